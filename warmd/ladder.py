@@ -1,0 +1,125 @@
+"""The words that every room shares: rungs, phases, stages of a start, why something isn't ready.
+
+Depends on nothing. The numbers in here end up on dashboards: they never change their meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Rung(StrEnum):
+    """How warm a replica is. Ordered: cold < staged < asleep < hot."""
+
+    COLD = "cold"
+    STAGED = "staged"
+    ASLEEP = "asleep"
+    HOT = "hot"
+
+    @property
+    def height(self) -> int:
+        """The rung's number in metrics: 0 cold, 1 staged, 2 asleep, 3 hot."""
+        return _HEIGHTS[self]
+
+    # All four: str has its own, by the alphabet, which total_ordering would leave in force.
+    def __lt__(self, other: str) -> bool:
+        return self.height < Rung(other).height
+
+    def __le__(self, other: str) -> bool:
+        return self.height <= Rung(other).height
+
+    def __gt__(self, other: str) -> bool:
+        return self.height > Rung(other).height
+
+    def __ge__(self, other: str) -> bool:
+        return self.height >= Rung(other).height
+
+
+_HEIGHTS = {Rung.COLD: 0, Rung.STAGED: 1, Rung.ASLEEP: 2, Rung.HOT: 3}
+
+
+class Phase(StrEnum):
+    """What the engine of a replica is doing."""
+
+    DOWN = "down"
+    STARTING = "starting"
+    WARMING = "warming"  # the engine listens, its first real answer is awaited
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    BACKING_OFF = "backing-off"
+    FAILED = "failed"  # a crash loop was given up; an operator's word starts it again
+
+    @property
+    def is_coming_up(self) -> bool:
+        """Whether an engine is on its way to ready."""
+        return self in (Phase.STARTING, Phase.WARMING)
+
+    @property
+    def holds_the_device(self) -> bool:
+        """Whether an operation on the GPU is under way, beside which no other may run."""
+        return self in (Phase.STARTING, Phase.WARMING, Phase.DRAINING, Phase.STOPPING)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether an engine process exists or is being made."""
+        return self.holds_the_device or self is Phase.READY
+
+
+class Stage(StrEnum):
+    """The stages of an engine's start, in their order."""
+
+    PROGRAM = "program"
+    IMPORTS = "imports"
+    WEIGHTS = "weights"
+    COMPILE = "compile"
+    KV_CACHE = "kv-cache"
+    FIRST_ANSWER = "first-answer"
+
+    @property
+    def label(self) -> str:
+        """The stage's name for people."""
+        return _STAGE_LABELS[self]
+
+
+_STAGE_LABELS = {
+    Stage.PROGRAM: "program start",
+    Stage.IMPORTS: "imports",
+    Stage.WEIGHTS: "weights",
+    Stage.COMPILE: "compile",
+    Stage.KV_CACHE: "KV and warm-up",
+    Stage.FIRST_ANSWER: "first answer",
+}
+
+
+@dataclass(frozen=True)
+class StartTimes:
+    """How long a start took, by stage, in seconds from the decision to the first real answer."""
+
+    stages: Mapping[Stage, float]
+
+    @property
+    def total(self) -> float:
+        """Seconds from the decision to start until the first real answer."""
+        return sum(self.stages.values())
+
+
+def replica_name(model: str, index: int) -> str:
+    """Name the `index`-th engine of `model`: `qwen3-32b.0`."""
+    return f"{model}.{index}"
+
+
+class NotReadyError(Exception):
+    """A model can't answer within the time that the request may wait.
+
+    `reason` is a whole sentence for the person who waits; `retry_after_s` is an honest estimate in
+    seconds, from measured start times where there are any.
+    """
+
+    def __init__(self, model: str, reason: str, retry_after_s: int) -> None:
+        super().__init__(reason)
+        self.model = model
+        self.reason = reason
+        self.retry_after_s = retry_after_s

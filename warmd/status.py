@@ -1,0 +1,74 @@
+"""What the daemon tells about itself: frozen facts that `warmctl status`, metrics and logs read.
+
+Field names here are the stable JSON of `warmctl status --json`: add, never rename.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from warmd.ladder import Phase, Rung, Stage
+
+
+@dataclass(frozen=True)
+class StagingStatus:
+    """How much of a model's weights is in RAM, in bytes; `holding`: a process keeps it there."""
+
+    done: int
+    total: int
+    holding: bool
+
+
+@dataclass(frozen=True)
+class StartStatus:
+    """A start that is under way: seconds spent by stage so far, and what it is doing now."""
+
+    stage: Stage
+    seconds: dict[str, float]  # by Stage value
+    elapsed: float
+    expected: float | None  # seconds from decision to ready, from measured starts
+
+
+@dataclass(frozen=True)
+class ReplicaStatus:
+    """One replica. `since` is Unix seconds; `pid` is None where no engine runs."""
+
+    name: str
+    rung: Rung
+    phase: Phase
+    pid: int | None
+    since: float
+    reason: str  # why it stands where it stands, one sentence
+    in_flight: int
+    failures: int  # starts or runs that failed in a row
+    retry_at: float | None  # Unix seconds of the next try while backing off
+    start: StartStatus | None  # while it is coming up
+    last_start: dict[str, float] | None  # seconds by Stage value of the last start that got ready
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """One model: where it stands (`rung`), where it shall be (`target`) and why (`reason`)."""
+
+    name: str
+    aliases: tuple[str, ...]
+    rung: Rung
+    target: Rung
+    reason: str  # why the target is what it is
+    held_up_by: str | None  # why the target can't be approached at the moment, None if nothing
+    override_until: float | None  # Unix seconds; None where there is no override or no end
+    waiting: int  # requests that wait for it
+    oldest_wait: float  # seconds
+    staging: StagingStatus
+    replicas: tuple[ReplicaStatus, ...]
+
+
+@dataclass(frozen=True)
+class Status:
+    """The whole daemon at one moment."""
+
+    version: str
+    pid: int
+    started: float  # Unix seconds
+    time: float  # Unix seconds
+    models: dict[str, ModelStatus]
