@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from warmd.config import ConfigError, load
+
+DIGEST = hashlib.sha256(b"key").hexdigest()
+
+
+def config(tmp_path: Path, model: str = "", host: str = "", name: str = "m") -> Path:
+    """Write a config that is in order but for what is added to it."""
+    weights, python = tmp_path / "weights", tmp_path / "python"
+    weights.mkdir(exist_ok=True)
+    (weights / "config.json").touch()
+    python.touch(mode=0o755)
+    file = tmp_path / "warmd.toml"
+    engine = "" if "engine.python" in host else f'engine.python = "{python}"\n'
+    own = "" if "weights" in model else f'weights = "{weights}"\n'
+    file.write_text(f'{engine}{host}\n[models."{name}"]\n{own}{model}\n')
+    return file
+
+
+def problem(file: Path) -> str:
+    """The only problem of a config, without its place."""
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    [only] = caught.value.problems
+    return str(only).split(": ", 1)[1]
+
+
+def test_a_sound_config_is_sound(tmp_path: Path) -> None:
+    assert set(load(config(tmp_path)).models) == {"m"}
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ('["--model", "x"]', "args[0]: must not hold --model: warmd sets it itself; the folder"),
+        ('["--model=x"]', "must not hold --model:"),
+        ('["-v", "--served_model_name=gpt"]', "args[1]: must not hold --served-model-name:"),
+        ('["--uds", "/s"]', "private socket"),
+        ('["--host", "0.0.0.0"]', "private socket"),
+        ('["--port=1"]', "private socket"),
+        ('["--por=1"]', "must not hold --por, which vLLM reads as --port:"),
+        ('["--api-key=sk-secret"]', "set gateway.api_keys"),
+        ('["--ssl_keyfile", "k"]', "TLS in front"),
+        ('["--root-path=/v"]', "without a prefix"),
+        ('["--config", "c.yaml"]', "list them in `args`"),
+        ('["--hf-token=sk-secret"]', "set HF_TOKEN in `env`"),
+        ('["--max-model-len 4096"]', 'must be two strings, "--max-model-len" and its value'),
+        ('["4096"]', "args: must begin with a flag"),
+        ('["-x\\u0000sk-secret"]', "must not hold a NUL"),
+        ('"--enforce-eager sk-secret"', "args: must be an array"),
+    ],
+)
+def test_refused_args(tmp_path: Path, args: str, says: str) -> None:
+    text = problem(config(tmp_path, f"args = {args}"))
+    assert says in text
+    assert "sk-secret" not in text
+
+
+def test_args_that_only_look_like_refused_ones(tmp_path: Path) -> None:
+    args = '["--model-impl", "auto", "--config_format=hf", "-O0", "-tp", "2", "--x={\\"a\\": 1}"]'
+    assert load(config(tmp_path, f"args = {args}")).models["m"].args[2] == "--config_format=hf"
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ('{ TOKEN = ["sk-secret"] }', "env.TOKEN: must be a string (got an array)"),
+        ("{ TOKEN = 424242 }", "env.TOKEN: must be a string (got a number)"),
+        ('{ TOKEN = "sk-secret\\u0000" }', "env.TOKEN: must not hold a NUL"),
+        ('{ "MY-TOKEN" = "sk-secret" }', "env.MY-TOKEN: is no name of an environment variable"),
+        ('{ VLLM_API_KEY = "sk-secret" }', "env.VLLM_API_KEY: must not reach an engine: keys are"),
+        ('{ NOTIFY_SOCKET = "x" }', "systemd's word to warmd"),
+        ('"TOKEN=sk-secret"', "env: must be a table (got a string)"),
+    ],
+)
+@pytest.mark.parametrize("owner", ["engine", "model"])
+def test_environments_are_checked_and_never_shown(
+    tmp_path: Path, owner: str, env: str, says: str
+) -> None:
+    file = (
+        config(tmp_path, f"env = {env}")
+        if owner == "model"
+        else config(tmp_path, host=f"engine.env = {env}")
+    )
+    text = problem(file)
+    assert says in text
+    assert "secret" not in text
+    assert "424242" not in text
+
+
+def test_a_secret_under_an_unknown_key_is_not_shown(tmp_path: Path) -> None:
+    text = problem(config(tmp_path, 'HF_TOKEN = "sk-secret"'))
+    assert "models.m.HF_TOKEN: unknown key" in text
+    assert "sk-secret" not in text
+
+
+@pytest.mark.parametrize(
+    ("host", "says"),
+    [
+        ('gateway.listen = ["0.0.0.0:8400"]', "listen[0]: other machines could use the models"),
+        ('gateway.listen = ["gpu.lan:8400"]', "set gateway.api_keys, or listen on 127.0.0.1:8400"),
+        ("gateway.listen = []", "gateway.listen: must not be empty (got an empty array)"),
+        ('gateway.listen = ["localhost:8401"]', "metrics.listen[0]: can't be listened on beside"),
+        ('metrics.listen = ["127.0.0.1:1", "127.0.0.1:1"]', "beside metrics.listen[0] (127.0.0.1"),
+        ('gateway.max_wait = "0s"', "must be more than nothing"),
+        ("gateway.max_wait = 1.5", 'must be a string with a unit, such as "1.5s" (got 1.5)'),
+        ("gateway.max_wait = true", "must be a string (got true)"),
+        ('gateway.max_body = "0B"', "must be more than nothing"),
+        ("ram.staging = 50", 'must be a string with a unit, such as "50%" (got 50)'),
+        ("restart.give_up_after = true", "must be a whole number (got true)"),
+        ('control.group = ""', "must not be empty"),
+        (f'control.socket = "/{"s" * 107}"', "path of 108 bytes, and Linux allows 107"),
+        (f'host.run_dir = "/{"é" * 48}"', "host.run_dir: its socket /é"),
+        (f'host.run_dir = "/{"r" * 83}"', "models.m: its socket /r"),
+        ('engine.python = "/nowhere/python"', "there is no such file; name the Python of vLLM"),
+        ('engine.python = "/usr"', "must be a program that this user may run"),
+        ('engine.python = "/etc/passwd"', "must be a program that this user may run"),
+    ],
+)
+def test_host_checks(tmp_path: Path, host: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(config(tmp_path, host=host))
+    assert says in str(caught.value)
+
+
+def test_a_socket_path_may_have_107_bytes(tmp_path: Path) -> None:
+    fits = 107 - len("/engines/m.0/engine.sock")
+    file = config(tmp_path, host=f'host.run_dir = "/{"r" * (fits - 1)}"')
+    assert load(file).models["m"].replicas == 1
+    file = config(tmp_path, "replicas = 11", host=f'host.run_dir = "/{"r" * (fits - 1)}"')
+    assert "has a path of 108 bytes" in problem(file)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("replicas = 0", "must be at least 1"),
+        ("replicas = 65", "must be at most 64"),
+        ('aliases = ["a", "a"]', "aliases[1]: models.m.aliases[0] has this name already"),
+        ('aliases = ["m"]', "models.m has this name already"),
+        ('aliases = [" a"]', "no space around"),
+        ('aliases = ["--port"]', "must not begin with -"),
+        ('weights = "/nowhere"', "there is no such folder: download the model there first"),
+        ('weights = "/etc/passwd"', "must be the model's folder, not a file in it"),
+        ('weights = "/etc"', "holds no config.json"),
+        ('weights = "~/m"', "must be a whole path, beginning with /"),
+    ],
+)
+def test_model_checks(tmp_path: Path, model: str, says: str) -> None:
+    assert says in problem(config(tmp_path, model))
+
+
+def test_a_cache_entry_of_hugging_face_names_its_snapshot(tmp_path: Path) -> None:
+    entry = tmp_path / "models--Qwen--Qwen3"
+    snapshot = entry / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").touch()
+    assert f"write {snapshot}" in problem(config(tmp_path, f'weights = "{entry}"'))
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-32B", "", "-x", "x" * 65, "a b"])
+def test_model_names(tmp_path: Path, name: str) -> None:
+    text = problem(config(tmp_path, name=name))
+    assert "a model's name is up to 64 of a-z" in text
+    if name.startswith("Qwen"):
+        assert "call it 'qwen-qwen3-32b' and put 'Qwen/Qwen3-32B' in its aliases" in text
+
+
+def test_api_keys_open_the_gateway_to_others(tmp_path: Path) -> None:
+    keys = tmp_path / "api-keys"
+    keys.write_text(f"# who may ask\n\nalice@lab: {DIGEST.upper()}\nbob:{DIGEST} # old\n")
+    file = config(tmp_path, host=f'gateway = {{ listen = ["0.0.0.0:8400"], api_keys = "{keys}" }}')
+    assert load(file).gateway.api_keys == keys
+
+
+def test_faulty_api_keys_are_told_by_line_and_never_shown(tmp_path: Path) -> None:
+    keys = tmp_path / "api-keys"
+    file = config(tmp_path, host=f'gateway.api_keys = "{keys}"')
+    keys.write_text(f"sk-secret\nbob:sk-secret\nbob:{DIGEST}\n{DIGEST}\n:{DIGEST}\nx:{DIGEST}0\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    found = [(one.file, one.line, one.path) for one in caught.value.problems]
+    assert found == [(keys, line, "gateway.api_keys") for line in (1, 2, 4, 5, 6)]
+    assert "sk-secret" not in str(caught.value)
+    assert DIGEST not in str(caught.value)
+
+    keys.write_text("# nobody yet\n")
+    assert "holds no key, which would lock everybody out" in problem(file)
+    keys.unlink()
+    assert "there is no such file" in problem(file)

@@ -1,0 +1,55 @@
+"""TOML to frozen, validated settings; every error at once, with file, line and remedy."""
+
+from __future__ import annotations
+
+from warmd.config.address import Address
+from warmd.config.describe import describe
+from warmd.config.loading import DEFAULT_FILE, load
+from warmd.config.problem import ConfigError, Problem
+from warmd.config.settings import (
+    ControlSettings,
+    EngineSettings,
+    GatewaySettings,
+    HostSettings,
+    IdleSettings,
+    MetricsSettings,
+    ModelSettings,
+    RamSettings,
+    RestartSettings,
+    Settings,
+    WarmUpKind,
+    WarmUpSettings,
+)
+from warmd.config.units import (
+    Share,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_size,
+)
+
+__all__ = [
+    "DEFAULT_FILE",
+    "Address",
+    "ConfigError",
+    "ControlSettings",
+    "EngineSettings",
+    "GatewaySettings",
+    "HostSettings",
+    "IdleSettings",
+    "MetricsSettings",
+    "ModelSettings",
+    "Problem",
+    "RamSettings",
+    "RestartSettings",
+    "Settings",
+    "Share",
+    "WarmUpKind",
+    "WarmUpSettings",
+    "describe",
+    "format_duration",
+    "format_size",
+    "load",
+    "parse_duration",
+    "parse_size",
+]

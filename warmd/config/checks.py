@@ -1,0 +1,141 @@
+"""What must be true of a config beyond the types: names, addresses, socket paths, the disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+
+from warmd.config.address import Address
+from warmd.config.problem import Finding, KeyPath, dotted, quoted
+from warmd.config.reading import unreadable
+from warmd.config.settings import ModelSettings, Settings
+
+SOCKET_PATH_LIMIT = 107
+"""Bytes that a unix socket's path may have on Linux; unix(7), sun_path less its NUL."""
+
+
+def check(settings: Settings) -> Iterator[Finding]:
+    """Find what single values can't show."""
+    yield from _names(settings.models)
+    yield from _addresses(settings)
+    yield from _socket_paths(settings)
+    yield from _python(settings)
+    for name, model in settings.models.items():
+        yield from _weights(("models", name, "weights"), model.weights)
+
+
+def _names(models: dict[str, ModelSettings]) -> Iterator[Finding]:
+    taken: dict[str, KeyPath] = {name: ("models", name) for name in models}
+    for name, model in models.items():
+        for index, alias in enumerate(model.aliases):
+            path = ("models", name, "aliases", index)
+            other = taken.setdefault(alias, path)
+            if other != path:
+                yield Finding(
+                    path,
+                    f"{dotted(other)} has this name already: take one of the two away",
+                    quoted(alias),
+                )
+
+
+def _addresses(settings: Settings) -> Iterator[Finding]:
+    listeners: list[tuple[KeyPath, Address]] = [
+        ((table, "listen", index), address)
+        for table, addresses in (
+            ("gateway", settings.gateway.listen),
+            ("metrics", settings.metrics.listen),
+        )
+        for index, address in enumerate(addresses)
+    ]
+    for (one, address), (other, later) in combinations(listeners, 2):
+        if address.overlaps(later):
+            yield Finding(
+                other,
+                f"can't be listened on beside {dotted(one)} ({address}): take another port",
+                str(later),
+                rests_on=(one,),
+            )
+    if settings.gateway.api_keys is not None:
+        return
+    for index, address in enumerate(settings.gateway.listen):
+        if not address.is_loopback:
+            yield Finding(
+                ("gateway", "listen", index),
+                "other machines could use the models without a key: set gateway.api_keys, or "
+                f"listen on 127.0.0.1:{address.port}",
+                str(address),
+                rests_on=(("gateway", "api_keys"),),
+            )
+
+
+def _socket_paths(settings: Settings) -> Iterator[Finding]:
+    control = settings.control.socket
+    yield from _socket_path(
+        ("control", "socket") if control else ("host", "run_dir"),
+        settings.control_socket,
+        "choose a shorter path" if control else "choose a shorter host.run_dir",
+    )
+    for name, model in settings.models.items():
+        yield from _socket_path(
+            ("models", name),
+            settings.host.run_dir / "engines" / f"{name}.{model.replicas - 1}" / "engine.sock",
+            "choose a shorter model name (the long one can be an alias) or host.run_dir",
+        )
+
+
+def _socket_path(path: KeyPath, socket: Path, remedy: str) -> Iterator[Finding]:
+    length = len(os.fsencode(socket))
+    if length > SOCKET_PATH_LIMIT:
+        yield Finding(
+            path,
+            f"its socket {socket} has a path of {length} bytes, and Linux allows "
+            f"{SOCKET_PATH_LIMIT}: {remedy}",
+        )
+
+
+def _python(settings: Settings) -> Iterator[Finding]:
+    path: KeyPath = ("engine", "python")
+    python = settings.engine.interpreter
+    if python is None:
+        if settings.models:
+            yield Finding(
+                path,
+                "is missing, and models need it: the Python that vLLM is installed in, such as "
+                '"/opt/vllm/bin/python"',
+                rests_on=(path,),
+            )
+        return
+    try:
+        python.stat()
+    except OSError as error:
+        yield Finding(
+            path, f"{unreadable(error)}; name the Python of vLLM's venv", quoted(str(python))
+        )
+        return
+    if not python.is_file() or not os.access(python, os.X_OK):
+        yield Finding(path, "must be a program that this user may run", quoted(str(python)))
+
+
+def _weights(path: KeyPath, folder: Path) -> Iterator[Finding]:
+    got = quoted(str(folder))
+    try:
+        entries = {entry.name for entry in folder.iterdir()}
+    except NotADirectoryError:
+        yield Finding(path, "must be the model's folder, not a file in it", got)
+    except FileNotFoundError:
+        yield Finding(path, "there is no such folder: download the model there first", got)
+    except OSError as error:
+        yield Finding(path, unreadable(error), got)
+    else:
+        if "config.json" not in entries:
+            yield Finding(path, f"holds no config.json: {_likely_folder(folder)}", got)
+
+
+def _likely_folder(folder: Path) -> str:
+    """Say where the model probably is; a Hugging Face cache entry keeps it in a snapshot."""
+    found = sorted(folder.glob("*/config.json")) or sorted(folder.glob("snapshots/*/config.json"))
+    if found:
+        return f"write {found[-1].parent}"
+    return "name the folder that holds config.json and the weights"

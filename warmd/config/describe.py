@@ -1,0 +1,55 @@
+"""What a config resolves to, as TOML that could be loaded again but for its secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from warmd.config.problem import quoted, quoted_key
+from warmd.config.settings import Settings
+
+_WHEN_UNSET = {
+    "gateway.api_keys": "whoever reaches the addresses above may ask",
+    "engine.python": "no model needs it",
+}
+
+
+def describe(settings: Settings) -> str:
+    """Return every setting with its default filled in, and `********` for each secret."""
+    tree = _resolved(settings).model_dump(mode="json", by_alias=True)
+    sources = [f"# {file}" for file in settings.sources]
+    return "\n".join([*sources, *_table(tree, "")]).strip() + "\n"
+
+
+def _resolved(settings: Settings) -> Settings:
+    """Return the settings with what they inherit from each other written out."""
+    models = {
+        name: model.model_copy(
+            update={
+                "max_wait": settings.max_wait(name),
+                "start_timeout": settings.start_timeout(name),
+            }
+        )
+        for name, model in settings.models.items()
+    }
+    control = settings.control.model_copy(update={"socket": settings.control_socket})
+    return settings.model_copy(update={"models": models, "control": control})
+
+
+def _table(table: Mapping[str, object], name: str) -> Iterator[str]:
+    values = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    if values:
+        yield from ("", f"[{name}]")
+    for key, value in values.items():
+        if value is None:
+            yield f"# {key} is not set: {_WHEN_UNSET[f'{name}.{key}']}"
+        else:
+            yield f"{quoted_key(key)} = {_value(value)}"
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _table(value, f"{name}.{quoted_key(key)}" if name else quoted_key(key))
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    return quoted(value) if isinstance(value, str) else str(value)

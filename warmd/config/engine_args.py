@@ -1,0 +1,83 @@
+"""Which flags and variables of vLLM a config may not set, because warmd sets them itself."""
+
+from __future__ import annotations
+
+import re
+
+_NAMES = "clients ask for the table's own name and its `aliases`"
+_SOCKET = "engines listen on a private socket only, and clients come in through gateway.listen"
+_TLS = "engines speak plain HTTP on a private socket; put TLS in front of the gateway"
+
+_OWN_FLAGS = {
+    "--model": "the folder is the table's `weights`",
+    "--served-model-name": _NAMES,
+    "--uds": _SOCKET,
+    "--host": _SOCKET,
+    "--port": _SOCKET,
+    "--grpc": _SOCKET,
+    "--grpc-port": _SOCKET,
+    "--headless": _SOCKET,
+    "--api-key": "keys are asked for at the gateway: set gateway.api_keys",
+    "--ssl-keyfile": _TLS,
+    "--ssl-certfile": _TLS,
+    "--ssl-ca-certs": _TLS,
+    "--ssl-cert-reqs": _TLS,
+    "--ssl-ciphers": _TLS,
+    "--enable-ssl-refresh": _TLS,
+    "--root-path": "the gateway asks engines for paths without a prefix",
+    "--config": "a second config file would hide its flags from this check: list them in `args`",
+    "--hf-token": "every user can read a command line: set HF_TOKEN in `env`",
+}
+_OWN_VARIABLES = {
+    "VLLM_API_KEY": _OWN_FLAGS["--api-key"],
+    "NOTIFY_SOCKET": "it is systemd's word to warmd alone",
+    "WATCHDOG_USEC": "it is systemd's word to warmd alone",
+    "WATCHDOG_PID": "it is systemd's word to warmd alone",
+    "LISTEN_FDS": "it is systemd's word to warmd alone",
+    "LISTEN_PID": "it is systemd's word to warmd alone",
+    "LISTEN_FDNAMES": "it is systemd's word to warmd alone",
+}
+_FLAG_AND_VALUE = re.compile(r"(--?[A-Za-z][\w.-]*)\s")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def allowed_arg(arg: str) -> str:
+    """Return `arg`, or raise `ValueError` if it isn't the config's to set. Shows no flag's value.
+
+    vLLM takes `--served_model_name` for `--served-model-name`, and argparse takes any
+    beginning of a flag for the whole, so both are seen through.
+    """
+    no_nul(arg)
+    if match := _FLAG_AND_VALUE.match(arg):
+        raise ValueError(f'must be two strings, "{match[1]}" and its value')
+    flag = arg.split("=", 1)[0].replace("_", "-")
+    if not flag.startswith("--") or flag == "--":
+        return arg
+    for own, remedy in _OWN_FLAGS.items():
+        if own.startswith(flag):
+            meant = "" if own == flag else f", which vLLM reads as {own}"
+            raise ValueError(f"must not hold {flag}{meant}: warmd sets it itself; {remedy}")
+    return arg
+
+
+def begins_with_a_flag(args: tuple[str, ...]) -> tuple[str, ...]:
+    """Return `args`; raises `ValueError` where vLLM would take the first for a model's name."""
+    if args and not args[0].startswith("-"):
+        raise ValueError('must begin with a flag, such as "--max-model-len"')
+    return args
+
+
+def allowed_variable(name: str) -> str:
+    """Return an environment variable's name, or raise `ValueError` if it can't be set here."""
+    if not _VARIABLE.fullmatch(name):
+        raise ValueError("is no name of an environment variable (letters, digits and _)")
+    if remedy := _OWN_VARIABLES.get(name):
+        raise ValueError(f"must not reach an engine: {remedy}")
+    return name
+
+
+def no_nul(text: str) -> str:
+    """Return `text`; raises `ValueError` where exec could not pass it on."""
+    if "\0" in text:
+        raise ValueError("must not hold a NUL character")
+    return text

@@ -1,0 +1,145 @@
+"""The types of single settings: from what TOML gives to what the rooms want, and back to text.
+
+A validator here raises `ValueError`, whose text is the sentence for the operator.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, PlainSerializer, PlainValidator, SecretStr
+
+from warmd.config.address import Address
+from warmd.config.engine_args import allowed_arg, allowed_variable, no_nul
+from warmd.config.units import Share, format_duration, format_size, parse_duration, parse_size
+from warmd.ladder import Rung
+
+MASK = "********"
+_MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_Value = TypeVar("_Value")
+_Word = TypeVar("_Word", bound=StrEnum)
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """Return `, did you mean 'x'?`, or nothing where no word is close."""
+    close = get_close_matches(word, list(words), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def not_blank(text: str) -> str:
+    """Return `text`; raises `ValueError` where it says nothing."""
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return no_nul(text)
+
+
+def not_empty(items: tuple[_Value, ...]) -> tuple[_Value, ...]:
+    """Return `items`; raises `ValueError` where there are none."""
+    if not items:
+        raise ValueError("must not be empty")
+    return items
+
+
+def _text(
+    parse: Callable[[str], object], made: type | None = None, unit: str = ""
+) -> PlainValidator:
+    """Make a validator that takes text, and in code also a ready value of type `made`."""
+
+    def validate(value: object) -> object:
+        if made is not None and isinstance(value, made):
+            return value
+        if isinstance(value, str):
+            return parse(value)
+        if unit and isinstance(value, int | float) and not isinstance(value, bool):
+            raise ValueError(f'must be a string with a unit, such as "{value}{unit}"')
+        raise ValueError("must be a string")
+
+    return PlainValidator(validate)
+
+
+def _some(parse: Callable[[str], float]) -> Callable[[str], float]:
+    def positive(text: str) -> float:
+        value = parse(text)
+        if value <= 0:
+            raise ValueError("must be more than nothing")
+        return value
+
+    return positive
+
+
+def _parse_path(text: str) -> Path:
+    if not text.startswith("/"):
+        raise ValueError("must be a whole path, beginning with /")
+    return Path(no_nul(text))
+
+
+def _parse_model_name(name: str) -> str:
+    if _MODEL_NAME.fullmatch(name):
+        return name
+    likely = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).lstrip("._-")[:64]
+    instead = f"; call it {likely!r} and put {name!r} in its aliases" if likely else ""
+    raise ValueError(
+        "a model's name is up to 64 of a-z, 0-9, '.', '_' and '-', and begins with a letter or "
+        f"digit{instead}"
+    )
+
+
+def _parse_alias(alias: str) -> str:
+    if not alias or len(alias) > 256 or not alias.isprintable() or alias != alias.strip():
+        raise ValueError("must be 1 to 256 printable characters, with no space around them")
+    if alias.startswith("-"):
+        raise ValueError("must not begin with -, which vLLM would take for a flag")
+    return alias
+
+
+def one_of(words: type[_Word], refused: Mapping[_Word, str] | None = None) -> PlainValidator:
+    """Make the validator of one of an enum's words; those in `refused` say why not."""
+    reasons = refused or {}
+    known = [word.value for word in words if word not in reasons]
+
+    def parse(text: str) -> _Word:
+        if text in known:
+            return words(text)
+        for word, reason in reasons.items():
+            if text == word:
+                raise ValueError(reason)
+        listed = ", ".join(repr(word) for word in known[:-1])
+        raise ValueError(f"must be {listed} or {known[-1]!r}{did_you_mean(text, known)}")
+
+    return _text(parse, words)
+
+
+def _checked(secret: SecretStr) -> SecretStr:
+    no_nul(secret.get_secret_value())
+    return secret
+
+
+def _masked(env: Mapping[str, SecretStr]) -> dict[str, str]:
+    return dict.fromkeys(env, MASK)
+
+
+_NO_SLEEP = (
+    "models can't rest asleep yet: write 'staged', which keeps the weights in RAM and no engine"
+)
+
+Seconds = Annotated[float, _text(_some(parse_duration), unit="s"), PlainSerializer(format_duration)]
+Bytes = Annotated[int, _text(_some(parse_size), unit="MiB"), PlainSerializer(format_size)]
+ShareText = Annotated[Share, _text(Share.parse, Share, unit="%"), PlainSerializer(str)]
+AddressText = Annotated[Address, _text(Address.parse, Address), PlainSerializer(str)]
+WholePath = Annotated[Path, _text(_parse_path, Path), PlainSerializer(str)]
+RestingRung = Annotated[Rung, one_of(Rung, {Rung.ASLEEP: _NO_SLEEP}), PlainSerializer(str)]
+ModelName = Annotated[str, AfterValidator(_parse_model_name)]
+Alias = Annotated[str, AfterValidator(_parse_alias)]
+Arg = Annotated[str, AfterValidator(allowed_arg)]
+Environment = Annotated[
+    dict[
+        Annotated[str, AfterValidator(allowed_variable)],
+        Annotated[SecretStr, AfterValidator(_checked)],
+    ],
+    PlainSerializer(_masked),
+]

@@ -1,0 +1,211 @@
+"""The settings of a host and its models. Every default of warmd stands here.
+
+Lengths of time are seconds, sizes are bytes; in TOML both are strings with a unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, PrivateAttr
+
+from warmd.config.address import Address
+from warmd.config.engine_args import begins_with_a_flag
+from warmd.config.fields import (
+    AddressText,
+    Alias,
+    Arg,
+    Bytes,
+    Environment,
+    ModelName,
+    RestingRung,
+    Seconds,
+    ShareText,
+    WholePath,
+    not_blank,
+    not_empty,
+    one_of,
+)
+from warmd.config.problem import KeyPath
+from warmd.config.units import Share
+from warmd.ladder import Rung
+
+
+class Table(BaseModel):
+    """A table of the config: strict, closed and frozen."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class HostSettings(Table):
+    """Where warmd keeps its files on this machine."""
+
+    run_dir: WholePath = Path("/run/warmd")
+    state_dir: WholePath = Path("/var/lib/warmd")
+    cache_dir: WholePath = Path("/var/cache/warmd")
+
+
+class GatewaySettings(Table):
+    """The OpenAI-compatible front."""
+
+    listen: Annotated[tuple[AddressText, ...], Field(strict=False), AfterValidator(not_empty)] = (
+        Address("127.0.0.1", 8400),
+    )
+    api_keys: WholePath | None = None
+    max_wait: Seconds = 180.0
+    max_body: Bytes = 32 * 2**20
+    header_timeout: Seconds = 10.0
+    body_timeout: Seconds = 60.0
+
+
+class ControlSettings(Table):
+    """The admin socket. `socket` None: `control.sock` in `host.run_dir`."""
+
+    socket: WholePath | None = None
+    group: Annotated[str, AfterValidator(not_blank)] = "warmd"
+
+
+class MetricsSettings(Table):
+    """Where Prometheus may scrape; no address switches it off."""
+
+    listen: Annotated[tuple[AddressText, ...], Field(strict=False)] = (Address("127.0.0.1", 8401),)
+
+
+class EngineSettings(Table):
+    """The vLLM that all models run on."""
+
+    interpreter: WholePath | None = Field(default=None, alias="python")
+    env: Environment = {}
+    start_timeout: Seconds = 900.0
+    drain_timeout: Seconds = 30.0
+    stop_timeout: Seconds = 30.0
+
+    @property
+    def python(self) -> Path:
+        """The Python that has vLLM; the config check sees to it that models have one."""
+        if self.interpreter is None:
+            raise LookupError("engine.python is not set")
+        return self.interpreter
+
+
+class RamSettings(Table):
+    """What host memory may be used for."""
+
+    staging: ShareText = Share(percent=Decimal(50))
+
+
+class RestartSettings(Table):
+    """What happens after an engine failed."""
+
+    give_up_after: Annotated[int, Field(ge=1, le=1000)] = 6
+    max_delay: Seconds = 300.0
+    stable_after: Seconds = 60.0
+
+
+class IdleSettings(Table):
+    """How long demand keeps a model hot."""
+
+    after: Seconds = 300.0
+
+
+class WarmUpKind(StrEnum):
+    """Which endpoint the first real request of an engine goes to."""
+
+    AUTO = "auto"
+    CHAT = "chat"
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+
+
+class WarmUpSettings(Table):
+    """The first real request that an engine must answer before users reach it."""
+
+    prompt: Annotated[str, AfterValidator(not_blank)] = "Reply with one word: ok"
+    max_tokens: Annotated[int, Field(ge=1, le=1024)] = 1
+    kind: Annotated[WarmUpKind, one_of(WarmUpKind), PlainSerializer(str)] = WarmUpKind.AUTO
+    timeout: Seconds = 60.0
+
+
+class ModelSettings(Table):
+    """One model. `max_wait` and `start_timeout` None: the gateway's and the engine's."""
+
+    weights: WholePath
+    args: Annotated[tuple[Arg, ...], Field(strict=False), AfterValidator(begins_with_a_flag)] = ()
+    env: Environment = {}
+    aliases: Annotated[tuple[Alias, ...], Field(strict=False)] = ()
+    resting: RestingRung = Rung.STAGED
+    replicas: Annotated[int, Field(ge=1, le=64)] = 1
+    idle: IdleSettings = IdleSettings()
+    max_wait: Seconds | None = None
+    start_timeout: Seconds | None = None
+    warmup: WarmUpSettings = WarmUpSettings()
+
+
+class Settings(Table):
+    """A whole config."""
+
+    host: HostSettings = HostSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    control: ControlSettings = ControlSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    engine: EngineSettings = EngineSettings()
+    ram: RamSettings = RamSettings()
+    restart: RestartSettings = RestartSettings()
+    models: dict[ModelName, ModelSettings] = {}
+
+    _sources: tuple[Path, ...] = PrivateAttr(())
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The files that these settings were read from, in their order."""
+        return self._sources
+
+    def read_from(self, files: tuple[Path, ...]) -> Settings:
+        """Return the same settings, which came from `files`."""
+        settings: Settings = self.model_copy()
+        settings._sources = files
+        return settings
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the admin socket is."""
+        return self.control.socket or self.host.run_dir / "control.sock"
+
+    def max_wait(self, model: str) -> float:
+        """How long a request may be held until `model` is ready, in seconds."""
+        return self.models[model].max_wait or self.gateway.max_wait
+
+    def start_timeout(self, model: str) -> float:
+        """How long an engine of `model` may take to start, in seconds."""
+        return self.models[model].start_timeout or self.engine.start_timeout
+
+
+def keys_of(table: type[Table]) -> dict[str, object]:
+    """Return the keys of a table as TOML has them, each with the type that its field holds."""
+    return {field.alias or name: field.annotation for name, field in table.model_fields.items()}
+
+
+def _tables(table: type[Table], name: str) -> Iterator[tuple[str, type[Table]]]:
+    yield name, table
+    for key, annotation in keys_of(table).items():
+        path = f"{name}.{key}" if name else key
+        if get_origin(annotation) is dict:
+            inner, path = get_args(annotation)[1], f"{path}.NAME"
+        else:
+            inner = annotation
+        if isinstance(inner, type) and issubclass(inner, Table):
+            yield from _tables(inner, path)
+
+
+TABLES = dict(_tables(Settings, ""))
+"""Every table by its header; a model's stand under `models.NAME`, the whole under `""`."""
+
+
+def table_at(path: KeyPath) -> type[Table] | None:
+    """Return the table at a path such as `("models", "qwen", "idle")`, None if that is none."""
+    named = ("models", "NAME", *path[2:]) if path[:1] == ("models",) and path[1:] else path
+    return TABLES.get(".".join(str(key) for key in named))
