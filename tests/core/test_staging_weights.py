@@ -1,0 +1,154 @@
+"""Which files of a model's folder get staged, and which folders are refused with what words."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from warmd.staging import StagingError, weight_files
+
+
+def fill(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"w" * 5000)
+
+
+def index(folder: Path, name: str, *shards: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    weight_map = {f"layer.{number}": shard for number, shard in enumerate(shards)}
+    (folder / name).write_text(json.dumps({"weight_map": weight_map}))
+
+
+def chosen(folder: Path) -> set[str]:
+    return {file.name for file in weight_files(folder).files}
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        (["model.safetensors", "pytorch_model.bin"], {"model.safetensors"}),
+        (["model.safetensors", "consolidated.safetensors"], {"model.safetensors"}),
+        (["consolidated.00.pth", "consolidated.safetensors"], {"consolidated.safetensors"}),
+        (["pytorch_model.bin", "training_args.bin", "optimizer.pt"], {"pytorch_model.bin"}),
+        (["model.pt", "scheduler.pt"], {"model.pt"}),
+        (["model.Q4.gguf"], {"model.Q4.gguf"}),
+        (["model.safetensors", "model.Q4.gguf"], {"model.safetensors"}),
+        (
+            ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"],
+            {"m-00001-of-00002.gguf", "m-00002-of-00002.gguf"},
+        ),
+        (
+            ["model.safetensors", "model.onnx", "tf_model.h5", "flax_model.msgpack"],
+            {"model.safetensors"},
+        ),
+        (["model.safetensors", "model2.safetensors.incomplete", ".hidden"], {"model.safetensors"}),
+        (
+            ["model.safetensors", "config.json", "tokenizer.model", "chat.jinja", "merges.txt"],
+            {"model.safetensors", "config.json", "tokenizer.model", "chat.jinja", "merges.txt"},
+        ),
+    ],
+)
+def test_the_files_that_the_engine_reads(
+    tmp_path: Path, there: list[str], expected: set[str]
+) -> None:
+    fill(tmp_path, *there)
+    assert chosen(tmp_path) == expected
+    assert weight_files(tmp_path).total == 5000 * len(expected)
+
+
+def test_the_index_decides_which_shards_count(tmp_path: Path) -> None:
+    fill(tmp_path, "a.safetensors", "b.safetensors", "left-over.safetensors")
+    fill(tmp_path, "consolidated.safetensors")
+    index(tmp_path, "model.safetensors.index.json", "a.safetensors", "b.safetensors")
+    index(tmp_path, "consolidated.safetensors.index.json", "consolidated.safetensors")
+    assert {name for name in chosen(tmp_path) if name.endswith(".safetensors")} == {
+        "a.safetensors",
+        "b.safetensors",
+    }
+
+
+def test_a_cache_snapshot_gives_the_blobs_each_once(tmp_path: Path) -> None:
+    fill(tmp_path / "blobs", "aa11", "bb22")
+    snapshot = tmp_path / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    for name, blob in [("x.safetensors", "aa11"), ("y.safetensors", "aa11"), ("c.json", "bb22")]:
+        (snapshot / name).symlink_to(Path("../../blobs") / blob)
+    found = weight_files(snapshot)
+    assert found.files == (tmp_path / "blobs/aa11", tmp_path / "blobs/bb22")
+    assert found.total == 10000
+    with pytest.raises(StagingError, match="snapshots/"):
+        weight_files(tmp_path)
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(StagingError) as caught:
+        weight_files(folder)
+    return str(caught.value)
+
+
+def test_half_a_download_is_refused(tmp_path: Path) -> None:
+    one = tmp_path / "index-names-more"
+    fill(one, "a.safetensors")
+    index(one, "model.safetensors.index.json", "a.safetensors", "b.safetensors")
+    assert refused(one).startswith(f"{one}/b.safetensors: is missing")
+
+    two = tmp_path / "piece-gone"
+    fill(two, "model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors")
+    assert refused(two).startswith(f"{two}/model-00002-of-00003.safetensors: is missing")
+
+    three = tmp_path / "sparse"
+    three.mkdir()
+    with (three / "model.safetensors").open("wb") as file:
+        file.write(os.urandom(1 << 16))
+        file.truncate(1 << 20)
+        os.fsync(file.fileno())
+    assert "half-downloaded (960.0 KiB of 1.0 MiB are holes)" in refused(three)
+
+    four = tmp_path / "dangling"
+    four.mkdir()
+    (four / "model.safetensors").symlink_to("../blobs/gone")
+    assert "links to" in refused(four)
+    assert "finish the download" in refused(four)
+
+    five = tmp_path / "only-begun"
+    fill(five, "model.safetensors.incomplete", "config.json")
+    assert ".incomplete" in refused(five)
+
+    six = tmp_path / "links-to-a-part"
+    fill(six / "blobs", "aa.incomplete")
+    (six / "s").mkdir()
+    (six / "s/model.safetensors").symlink_to("../blobs/aa.incomplete")
+    assert "half-downloaded" in refused(six / "s")
+
+    seven = tmp_path / "empty"
+    seven.mkdir()
+    (seven / "model.safetensors").touch()
+    assert "it is empty" in refused(seven)
+
+
+def test_folders_that_hold_no_model(tmp_path: Path) -> None:
+    assert "no such folder" in refused(tmp_path / "gone")
+    fill(tmp_path / "f", "config.json", "model.onnx")
+    assert "holds no weights" in refused(tmp_path / "f")
+    assert "is no folder" in refused(tmp_path / "f" / "config.json")
+    fill(tmp_path / "g", "m.Q4.gguf", "m.Q8.gguf")
+    assert "2 different .gguf files" in refused(tmp_path / "g")
+    (tmp_path / "h" / "model.safetensors").mkdir(parents=True)
+    assert "no regular file" in refused(tmp_path / "h")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": {"a": 3}}', '{"weight_map": {}}'])
+def test_a_broken_index_is_named(tmp_path: Path, text: str) -> None:
+    fill(tmp_path, "a.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    assert "model.safetensors.index.json" in refused(tmp_path)
+
+
+def test_an_index_can_not_reach_out_of_its_folder(tmp_path: Path) -> None:
+    fill(tmp_path, "secret.safetensors")
+    index(tmp_path / "m", "model.safetensors.index.json", "../secret.safetensors")
+    assert "outside the folder" in refused(tmp_path / "m")

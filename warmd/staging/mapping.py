@@ -1,0 +1,197 @@
+"""Files mapped into this process: what holds them in the page cache.
+
+A part of the staging program, which has no packages: the standard library only, and little of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+TYPE_CHECKING = False  # `typing` would cost a megabyte in every process
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MADV_HUGEPAGE = 14
+MADV_POPULATE_READ = 22  # Linux 5.14, madvise(2)
+MAP_SHARED = 0x01
+MAP_POPULATE = 0x8000
+PROT_READ = 1
+
+PAGE = os.sysconf("SC_PAGESIZE")
+WINDOW = 16 << 20  # how much one call populates: the step of progress
+SEGMENT = 256 << 20  # contiguous bytes of one thread: taking turns breaks the kernel's read-ahead
+BLOCK = 1 << 20  # buffer of the fallback's reads
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int64,
+]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+class HoldError(Exception):
+    """The files can't be brought in or held. The text is one sentence."""
+
+
+class HeldFile:
+    """One file by its identity: a file that was replaced or written to is another one."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.status = os.fstat(self.fd)
+        self.size = self.status.st_size
+        self.segments = [
+            Segment(self, at, min(SEGMENT, self.size - at)) for at in range(0, self.size, SEGMENT)
+        ]
+
+    def check(self) -> None:
+        """Raise `HoldError` where the path no longer leads to the very file that is held."""
+        try:
+            now = os.stat(self.path)  # noqa: PTH116 - pathlib would double the process's size
+        except OSError as error:
+            raise HoldError(
+                f"{self.path}: was removed or became unreachable ({error.strerror}); "
+                "put it back or correct `weights`"
+            ) from None
+        self._compare(now)
+
+    def reopen(self) -> int:
+        """Open the same file once more: the kernel's read-ahead state belongs to the descriptor."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._compare(os.fstat(fd))
+        except HoldError:
+            os.close(fd)
+            raise
+        return fd
+
+    def _compare(self, now: os.stat_result) -> None:
+        was = self.status
+        if (now.st_dev, now.st_ino) != (was.st_dev, was.st_ino):
+            raise HoldError(f"{self.path}: was replaced by another file; stage the model again")
+        if now.st_size < was.st_size:
+            raise HoldError(
+                f"{self.path}: was truncated from {was.st_size} to {now.st_size} bytes; "
+                "download it again"
+            )
+        if (now.st_size, now.st_mtime_ns) != (was.st_size, was.st_mtime_ns):
+            raise HoldError(f"{self.path}: was written to; stage the model again when it is whole")
+
+    def is_ours(self) -> bool:
+        """Whether mincore(2) tells the truth: to others it calls every page resident."""
+        return self.status.st_uid == os.geteuid() or os.access(
+            self.path, os.W_OK, effective_ids=True
+        )
+
+
+class Segment:
+    """A contiguous part of a file; `address` is where it is mapped. Nobody ever reads there: a
+    file that got shorter would end the process with SIGBUS, while madvise just answers EFAULT.
+    """
+
+    __slots__ = ("address", "file", "length", "offset")
+
+    def __init__(self, file: HeldFile, offset: int, length: int) -> None:
+        self.file = file
+        self.offset = offset
+        self.length = length
+        self.address: int | None = None
+
+    def map(self, fd: int, flags: int = 0) -> int:
+        """Map the segment, in place of an older mapping of it; return its address."""
+        if self.address is not None:
+            libc.munmap(self.address, self.length)
+            self.address = None
+        address = libc.mmap(None, self.length, PROT_READ, MAP_SHARED | flags, fd, self.offset)
+        if address == ctypes.c_void_p(-1).value:
+            raise HoldError(
+                f"{self.file.path}: can't be mapped ({os.strerror(ctypes.get_errno())})"
+            )
+        self.address = int(address)
+        return self.address
+
+    def windows(self, step: int) -> Iterator[tuple[int, int]]:
+        """Its parts of at most `step` bytes: start within the segment, length."""
+        for at in range(0, self.length, step):
+            yield at, min(step, self.length - at)
+
+
+def madvise(address: int, length: int, advice: int) -> int:
+    """Call madvise(2); 0 or the error's number."""
+    return ctypes.get_errno() if libc.madvise(address, length, advice) else 0
+
+
+def populate(segment: Segment, advance: Callable[[int], None]) -> bool:
+    """Bring a segment in through its mapping. False where the kernel or file system can't.
+
+    Raises `HoldError` where the file changed, the disk fails or memory is short.
+    """
+    address = segment.address
+    if address is None:
+        fd = segment.file.reopen()
+        try:
+            address = segment.map(fd)  # the mapping keeps the file open
+        finally:
+            os.close(fd)
+        # Large folios: no dependence on read-ahead settings, a tenth of the CPU. Only a hint.
+        madvise(address, segment.length, MADV_HUGEPAGE)
+    for at, length in segment.windows(WINDOW):
+        while number := madvise(address + at, length, MADV_POPULATE_READ):
+            if number in (errno.EINTR, errno.EAGAIN):
+                continue
+            if at == 0 and number in (errno.EINVAL, errno.ENOSYS):
+                return False
+            segment.file.check()
+            if number == errno.ENOMEM:
+                raise HoldError(
+                    f"{segment.file.path}: no memory was left at byte {segment.offset + at}; "
+                    "look for a memory limit on the daemon's unit and for free memory"
+                )
+            raise HoldError(
+                f"{segment.file.path}: the disk or file system failed to read it near byte "
+                f"{segment.offset + at} ({os.strerror(number)}); look at the kernel's log"
+            )
+        advance(length)
+    return True
+
+
+def read(segment: Segment, advance: Callable[[int], None]) -> None:
+    """Bring a segment in by reading it, then map what is there: MAP_POPULATE never faults."""
+    buffer = memoryview(bytearray(min(BLOCK, segment.length)))
+    fd = segment.file.reopen()
+    try:
+        for at, length in segment.windows(BLOCK):
+            got = 0
+            while got < length:
+                count = os.preadv(fd, [buffer[: length - got]], segment.offset + at + got)
+                if not count:
+                    segment.file.check()
+                    raise HoldError(f"{segment.file.path}: ended early; download it again")
+                got += count
+            advance(length)
+        segment.map(fd, MAP_POPULATE)
+    finally:
+        os.close(fd)
+
+
+def can_populate() -> bool:
+    """Whether the kernel knows MADV_POPULATE_READ."""
+    fd = os.memfd_create("populate", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, PAGE)
+        address = libc.mmap(None, PAGE, PROT_READ, MAP_SHARED, fd, 0)
+        known = madvise(address, PAGE, MADV_POPULATE_READ) == 0
+        libc.munmap(address, PAGE)
+    finally:
+        os.close(fd)
+    return known
