@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from warmd.cli.render import status_table
+from warmd.cli.words import amount, model_doing, span
+from warmd.ladder import Phase, Rung, Stage
+from warmd.status import ModelStatus, ReplicaStatus, StagingStatus, StartStatus, Status
+
+NOW = 1_750_000_000.0
+GIB = 2**30
+HOT, STAGED, COLD = Rung.HOT, Rung.STAGED, Rung.COLD
+
+
+def replica(name: str, rung: Rung, phase: Phase, **more: Any) -> ReplicaStatus:
+    facts: dict[str, Any] = {"pid": None, "since": NOW - 4000, "reason": "idle", "in_flight": 0}
+    facts |= {"failures": 0, "retry_at": None, "start": None, "last_start": None}
+    return ReplicaStatus(name=name, rung=rung, phase=phase, **facts | more)
+
+
+def model(name: str, target: Rung, *replicas: ReplicaStatus, **more: Any) -> ModelStatus:
+    facts: dict[str, Any] = {"aliases": (), "reason": "2 requests wait", "held_up_by": None}
+    facts |= {"override_until": None, "waiting": 0, "oldest_wait": 0.0}
+    facts |= {"staging": StagingStatus(16 * GIB, 16 * GIB, holding=True)}
+    rung = max((replica.rung for replica in replicas), key=lambda rung: rung.height, default=COLD)
+    return ModelStatus(name=name, rung=rung, target=target, replicas=replicas, **facts | more)
+
+
+def as_json(*models: ModelStatus) -> dict[str, Any]:
+    status = Status("0.1.0", 7, NOW - 7500, NOW, {model.name: model for model in models})
+    parsed: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(status)))
+    return parsed
+
+
+BUSY = as_json(
+    model(
+        "qwen3-32b",
+        HOT,
+        replica("qwen3-32b.0", HOT, Phase.READY, in_flight=3),
+        override_until=NOW + 7100,
+    ),
+    model(
+        "a-model-with-a-rather-long-name",
+        HOT,
+        replica(
+            "x.0",
+            STAGED,
+            Phase.STARTING,
+            since=NOW - 15,
+            start=StartStatus(Stage.KV_CACHE, {}, 15.1, 24.0),
+        ),
+        waiting=2,
+        oldest_wait=14.2,
+    ),
+    model(
+        "gemma",
+        HOT,
+        replica(
+            "gemma.0",
+            COLD,
+            Phase.BACKING_OFF,
+            reason="the engine exited with status 1: CUDA out of memory.\nTried to \x1b[31mget",
+            retry_at=NOW + 4.2,
+            failures=2,
+        ),
+        held_up_by="the last start failed",
+    ),
+    model(
+        "two",
+        HOT,
+        replica("two.0", HOT, Phase.READY, in_flight=1),
+        replica("two.1", STAGED, Phase.FAILED, reason="6 starts failed", failures=6),
+    ),
+)
+
+AT_80_COLUMNS = """\
+MODEL         RUNG    TARGET  DOING                         BUSY  WAITING  SINCE
+qwen3-32b     hot     hot     ready                            3        -  1 h
+    set by an operator for another 1 h 58 min
+a-model-with-a-rather-long-name
+              staged  hot     starting 62 %: kv cache          -  2, 14 s  15 s
+    why hot: 2 requests wait
+gemma         cold    hot     backing off, next try in 4 s     -        -  1 h
+    why hot: 2 requests wait
+    the engine exited with status 1: CUDA out of memory. Tried to  [31mget (2
+    failures in a row)
+    held up: the last start failed
+two           hot     hot     1 failed, 1 ready                1        -  1 h
+ .0           hot     -       ready                            1        -  1 h
+ .1           staged  -       failed                           -        -  1 h
+    6 starts failed (6 failures in a row)
+warmd 0.1.0, up 2 h 5 min"""
+
+
+def test_a_terminal_of_80_columns() -> None:
+    screen = io.StringIO()
+    Console(file=screen, width=80, force_terminal=True, no_color=True, highlight=False).print(
+        status_table(BUSY, NOW, 80)
+    )
+    text = status_table(BUSY, NOW, 80).plain
+    assert text == AT_80_COLUMNS
+    assert screen.getvalue().count("\n") == text.count("\n") + 1  # nothing wrapped
+
+
+def test_a_wide_terminal_keeps_long_names_in_their_row() -> None:
+    lines = status_table(BUSY, NOW, 140).plain.splitlines()
+    assert lines[3].startswith("a-model-with-a-rather-long-name  staged  hot ")
+
+
+def test_a_pipe_gets_one_line_for_each_model_and_replica() -> None:
+    lines = status_table(BUSY, NOW, None).plain.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        *("MODEL", "qwen3-32b", "a-model-with-a-rather-long-name", "gemma", "two"),
+        *("two.0", "two.1"),
+    ]
+    assert lines[3].endswith(
+        "2 requests wait; the engine exited with status 1: CUDA out of memory. Tried to  "
+        "[31mget (2 failures in a row); held up: the last start failed"
+    )
+    assert "\x1b" not in "".join(lines)
+
+
+def test_no_models() -> None:
+    assert status_table(as_json(), NOW, 80).plain == (
+        "warmd 0.1.0, up 2 h 5 min: no model is configured"
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "staged_gib", "words"),
+    [
+        (HOT, replica("m.0", HOT, Phase.READY), 16, "ready"),
+        (STAGED, replica("m.0", COLD, Phase.DOWN), 1.25, "staging 1.2 of 16.0 GiB"),
+        (COLD, replica("m.0", COLD, Phase.DOWN), 1.25, "down"),
+        (STAGED, replica("m.0", STAGED, Phase.DOWN), 16, "16.0 GiB in RAM"),
+        (STAGED, replica("m.0", HOT, Phase.DRAINING), 16, "draining"),
+        (HOT, replica("m.0", STAGED, Phase.STARTING), 16, "starting"),
+        (
+            HOT,
+            replica(
+                "m.0",
+                STAGED,
+                Phase.WARMING,
+                start=StartStatus(Stage.FIRST_ANSWER, {}, 70.0, None),
+            ),
+            16,
+            "starting 1 min 10 s: first answer",
+        ),
+        (
+            HOT,
+            replica(
+                "m.0", STAGED, Phase.STARTING, start=StartStatus(Stage.WEIGHTS, {}, 50.0, 24.0)
+            ),
+            16,
+            "starting 99 %: weights",
+        ),
+    ],
+)
+def test_what_a_model_is_doing(
+    target: Rung, given: ReplicaStatus, staged_gib: float, words: str
+) -> None:
+    staging = StagingStatus(int(staged_gib * GIB), 16 * GIB, holding=False)
+    status = as_json(model("m", target, given, staging=staging))
+    assert model_doing(status["models"]["m"], NOW) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words", "short"),
+    [
+        (-1, "0 s", "0 s"),
+        (59.9, "59 s", "59 s"),
+        (60, "1 min", "1 min"),
+        (3599, "59 min 59 s", "59 min"),
+        (3605, "1 h", "1 h"),
+        (183_900, "2 d 3 h", "2 d"),
+    ],
+)
+def test_spans(seconds: float, words: str, short: str) -> None:
+    assert (span(seconds), span(seconds, 1)) == (words, short)
+
+
+def test_amounts_share_the_unit_of_the_whole() -> None:
+    assert amount(GIB // 2, 16 * GIB) == "0.5 of 16.0 GiB"
+    assert amount(12, 500) == "12 of 500 B"
+    assert amount(0, 0) == "0 of 0 B"

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import math
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from warmd.control import Metrics
+from warmd.gateway.models import RequestRecord
+from warmd.ladder import Phase, Rung, Stage, StartTimes
+from warmd.status import ModelStatus, ReplicaStatus, StagingStatus, Status
+
+CHAT = "/v1/chat/completions"
+
+
+class Daemon:
+    """Something whose state moves between scrapes."""
+
+    def __init__(self) -> None:
+        self.rung = Rung.STAGED
+        self.models = ["tiny"]
+
+    def snapshot(self) -> Status:
+        replica = ReplicaStatus(
+            "tiny.0", self.rung, Phase.READY, 1, 0.0, "", 3, 0, None, None, None
+        )
+        staging = StagingStatus(1000, 2000, holding=True)
+        return Status(
+            "0.1.0",
+            1,
+            0.0,
+            0.0,
+            {
+                name: ModelStatus(
+                    name, (), self.rung, Rung.HOT, "", None, None, 2, 1.5, staging, (replica,)
+                )
+                for name in self.models
+            },
+        )
+
+
+def scrape(metrics: Metrics) -> dict[str, float]:
+    """Read the exposition as Prometheus does: `name{a=b,...}` -> value."""
+    return {
+        sample.name + "".join(f" {k}={v}" for k, v in sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(metrics.expose().decode())
+        for sample in family.samples
+    }
+
+
+def request(
+    met: Rung, idle_s: float, first_byte_s: float | None = 0.2, **more: str
+) -> RequestRecord:
+    model, path = more.get("model", "tiny"), more.get("path", CHAT)
+    return RequestRecord(model, path, 200, met, idle_s, 0.0, first_byte_s, 1.0)
+
+
+def test_gauges_are_read_at_the_scrape() -> None:
+    daemon = Daemon()
+    metrics = Metrics(daemon.snapshot, [CHAT])
+    before = scrape(metrics)
+    assert before["warmd_rung model=tiny replica=tiny.0"] == 1
+    assert before["warmd_target_rung model=tiny"] == 3
+    assert before["warmd_waiting_requests model=tiny"] == 2
+    assert before["warmd_oldest_wait_seconds model=tiny"] == 1.5
+    assert before["warmd_in_flight replica=tiny.0"] == 3
+    assert before["warmd_staged_bytes model=tiny"] == 1000
+    assert before["process_resident_memory_bytes"] > 0
+    daemon.rung = Rung.HOT
+    assert scrape(metrics)["warmd_rung model=tiny replica=tiny.0"] == 3
+    daemon.models = []
+    assert not [name for name in scrape(metrics) if name.startswith("warmd_rung")]
+
+
+def test_first_delay_is_kept_apart_from_the_requests_of_a_warm_model() -> None:
+    metrics = Metrics(Daemon().snapshot, [CHAT])
+    metrics.request_done(request(Rung.HOT, 10, 0.0009))
+    metrics.request_done(request(Rung.HOT, 300, 0.002))
+    metrics.request_done(request(Rung.HOT, 301))
+    metrics.request_done(request(Rung.HOT, math.inf))
+    metrics.request_done(request(Rung.STAGED, 10, 250.0))
+    metrics.request_done(request(Rung.COLD, 10, first_byte_s=None))
+    values = scrape(metrics)
+    assert values["warmd_time_to_first_byte_seconds_count model=tiny"] == 2
+    assert values["warmd_time_to_first_byte_seconds_bucket le=0.001 model=tiny"] == 1
+    assert values["warmd_first_delay_seconds_count met=hot model=tiny"] == 2
+    assert values["warmd_first_delay_seconds_bucket le=180.0 met=staged model=tiny"] == 0
+    assert values["warmd_first_delay_seconds_bucket le=300.0 met=staged model=tiny"] == 1
+    assert "warmd_first_delay_seconds_count met=cold model=tiny" not in values
+    assert values[f"warmd_requests_total code=200 model=tiny path={CHAT}"] == 6
+
+
+def test_labels_are_bounded() -> None:
+    metrics = Metrics(Daemon().snapshot, [CHAT])
+    for n in range(50):
+        metrics.request_done(request(Rung.COLD, 0, model=f"m{n}", path=f"/{n}"))
+    counted = {k: v for k, v in scrape(metrics).items() if k.startswith("warmd_requests_total")}
+    assert counted == {"warmd_requests_total code=200 model=(other) path=(other)": 50}
+
+
+def test_starts_are_counted_from_zero_and_timed_by_stage() -> None:
+    daemon = Daemon()
+    metrics = Metrics(daemon.snapshot, [CHAT])
+    assert scrape(metrics)["warmd_starts_total model=tiny outcome=failed"] == 0
+    metrics.start_failed("tiny")
+    metrics.start_ready("tiny", StartTimes({Stage.IMPORTS: 8.5, Stage.WEIGHTS: 0.5}))
+    values = scrape(metrics)
+    assert values["warmd_starts_total model=tiny outcome=failed"] == 1
+    assert values["warmd_starts_total model=tiny outcome=ready"] == 1
+    assert values["warmd_start_stage_seconds_sum model=tiny stage=imports"] == 8.5
+    assert values["warmd_start_stage_seconds_count model=tiny stage=weights"] == 1

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from warmd.cli.main import main
+from warmd.control import ControlServer
+from warmd.ladder import Phase, Rung
+from warmd.status import ModelStatus, ReplicaStatus, StagingStatus, Status
+
+WARMCTL = [sys.executable, "-m", "warmd.cli.main"]
+ROOT = Path(__file__).parents[2]
+
+
+class Daemon:
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Rung | None, float | None]] = []
+        self.models = 1
+
+    def snapshot(self) -> Status:
+        now = time.time()
+        replica = ReplicaStatus(
+            "tiny.0", Rung.HOT, Phase.READY, 1, now, "caf\u00e9", 0, 0, None, None, None
+        )
+        staging = StagingStatus(1, 1, holding=True)
+        model = ModelStatus(
+            "tiny", (), Rung.HOT, Rung.HOT, "caf\u00e9", None, None, 0, 0.0, staging, (replica,)
+        )
+        return Status("0.1.0", 7, now, now, {f"tiny{n}": model for n in range(self.models)})
+
+    def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
+        self.asked.append((model, rung, for_s))
+        return "it goes hot"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "c.sock"
+
+
+@pytest.fixture
+async def daemon(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Daemon]:
+    monkeypatch.setenv("WARMD_SOCKET", str(path))
+    daemon = Daemon()
+    server = ControlServer(path, "no-such-group", daemon, bytes, lambda _: None)
+    await server.start()
+    yield daemon
+    await server.close()
+
+
+async def warmctl(*argv: str) -> int:
+    return await asyncio.to_thread(main, argv)
+
+
+async def test_status(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await warmctl("status") == 0
+    header, line = capsys.readouterr().out.splitlines()
+    assert header.split() == [
+        *("MODEL", "RUNG", "TARGET", "DOING", "BUSY", "WAITING", "SINCE", "WHY")
+    ]
+    assert line.split() == ["tiny", "hot", "hot", "ready", "-", "-", "0", "s", "caf\u00e9"]
+    assert await warmctl("status", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["models"]["tiny0"]["replicas"][0]["phase"] == "ready"
+
+
+async def test_set(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await warmctl("set", "tiny0", "hot", "--for", "1h30m") == 0
+    assert capsys.readouterr().out == "tiny0: it goes hot\n"
+    assert await warmctl("set", "tiny0", "auto") == 0
+    assert daemon.asked == [("tiny0", Rung.HOT, 5400.0), ("tiny0", None, None)]
+    capsys.readouterr()
+    assert await warmctl("set", "tony0", "hot") == 1
+    assert capsys.readouterr() == (
+        "",
+        "warmctl: no model is named tony0: did you mean tiny0?\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "COMMAND"),
+        (["set", "tiny", "asleep"], "can't put a model to sleep yet"),
+        (["set", "tiny", "warm"], "choose hot, staged, cold, auto"),
+        (["set", "tiny", "hot", "--for", "2"], "must be a duration"),
+        (["set", "tiny", "hot", "--for", "0s"], "more than 0"),
+        (["status", "--json", "--watch"], "not allowed with"),
+    ],
+)
+def test_wrong_usage(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    assert end.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_no_daemon(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--socket", str(path), "status"]) == 3
+    assert capsys.readouterr().err == (
+        f"warmctl: warmd doesn't answer at {path} (No such file or directory): "
+        "is it running? systemctl status warmd\n"
+    )
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+        assert main(["set", "--socket", str(path), "tiny", "hot"]) == 3
+    assert "(Connection refused)" in capsys.readouterr().err
+
+
+def test_permission(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)  # root is refused nowhere
+    assert main(["--socket", str(path), "status"]) == 1
+    assert "add yourself to the group warmd" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "answer", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhm"]
+)
+async def test_somebody_else_answers(
+    answer: bytes, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_unix_server(reply, path):
+        assert await warmctl("--socket", str(path), "status") == 3
+    assert "is not warmd" in capsys.readouterr().err
+
+
+async def test_a_status_of_another_version(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    async with await asyncio.start_unix_server(reply, path):
+        assert await warmctl("--socket", str(path), "status") == 1
+    assert "of another version" in capsys.readouterr().err
+
+
+async def ended(process: Process) -> tuple[int, bytes]:
+    assert process.stderr is not None
+    errors = await asyncio.wait_for(process.stderr.read(), 20)
+    return await asyncio.wait_for(process.wait(), 20), errors
+
+
+async def test_watch_in_a_pipe_ends_on_ctrl_c_and_outlives_the_daemon(
+    daemon: Daemon, path: Path
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *WARMCTL, "status", "--watch", cwd=ROOT, stdout=PIPE, stderr=PIPE
+    )
+    assert process.stdout is not None
+    header = await asyncio.wait_for(process.stdout.readline(), 20)
+    assert header.startswith(b"MODEL")
+    assert b"\x1b" not in await process.stdout.readline()
+    away = path.with_name("away")
+    os.rename(path, away)  # noqa: PTH104
+    seen = b""
+    while b"doesn't answer at" not in seen:
+        seen = await asyncio.wait_for(process.stdout.readline(), 20)
+    os.rename(away, path)  # noqa: PTH104
+    while not seen.startswith(b"MODEL"):
+        seen = await asyncio.wait_for(process.stdout.readline(), 20)
+    process.send_signal(signal.SIGINT)
+    await process.stdout.read()
+    assert await ended(process) == (0, b"")
+
+
+async def test_watch_on_a_terminal_gives_the_screen_back(daemon: Daemon) -> None:
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *WARMCTL,
+        *("status", "--watch"),
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=PIPE,
+    )
+    os.close(theirs)
+    screen = b""
+    while b"up 0 s" not in screen:
+        screen += await asyncio.wait_for(asyncio.to_thread(os.read, ours, 65536), 20)
+    assert b"\x1b[?1049h" in screen  # the alternate screen
+    assert b"\x1b[1;32mhot" in screen
+    process.send_signal(signal.SIGINT)
+    assert await ended(process) == (0, b"")
+    with suppress(OSError):  # EIO: all was read
+        while True:
+            screen += os.read(ours, 65536)
+    os.close(ours)
+    assert b"\x1b[?1049l" in screen
+
+
+async def test_a_reader_that_had_enough(daemon: Daemon) -> None:
+    daemon.models = 3000
+    process = await asyncio.create_subprocess_shell(
+        f"set -o pipefail; {' '.join(WARMCTL)} status | head -n 1",
+        executable="/bin/bash",
+        cwd=ROOT,
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    assert await ended(process) == (141, b"")
+
+
+async def test_a_full_disk_and_a_poor_locale_end_in_no_traceback(daemon: Daemon) -> None:
+    process = await asyncio.create_subprocess_shell(
+        f"{' '.join(WARMCTL)} status > /dev/full", cwd=ROOT, stderr=PIPE
+    )
+    assert await ended(process) == (
+        1,
+        b"warmctl: can't write the answer: No space left on device\n",
+    )
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [*WARMCTL, "status"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.endswith("caf\\xe9\n")
+
+
+def test_set_starts_without_rich_or_aiohttp() -> None:
+    program = (
+        "import sys; from warmd.cli.main import main;"
+        "main(['--socket', '/nowhere', 'set', 'tiny', 'hot']);"
+        "print(sorted({'rich', 'aiohttp', 'pydantic', 'asyncio'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"

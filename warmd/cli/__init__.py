@@ -1,0 +1,1 @@
+"""warmctl, the operator's tool. Its modules are imported by name: most calls need few of them."""

@@ -1,0 +1,137 @@
+"""warmctl: shows what warmd does, and tells it what to do.
+
+Exit status: 0 done, 1 refused, 2 wrong usage, 3 no daemon answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from warmd import __version__
+from warmd.cli.client import Client, NoDaemonError, RefusedError
+
+DEFAULT_SOCKET = "/run/warmd/control.sock"
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
+_RUNGS = ("hot", "staged", "cold", "auto")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run warmctl; return its exit status. Wrong usage ends in argparse's `SystemExit(2)`."""
+    args = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a C locale must not end in a traceback
+    try:
+        client = Client(Path(args.socket))
+        if args.command == "set":
+            _set(client, args)
+        elif args.json:
+            _print_json(client)
+        else:
+            # set and --json answer without loading rich.
+            from warmd.cli.screen import show_status  # noqa: PLC0415
+
+            show_status(client, watch=args.watch)
+        print(end="", flush=True)
+    except RefusedError as error:
+        print(f"warmctl: {error}", file=sys.stderr)
+        return 1
+    except NoDaemonError as error:
+        print(f"warmctl: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        return 0 if getattr(args, "watch", False) else _INTERRUPTED
+    except OSError as error:  # the client has named its own: this one is stdout's
+        # Python flushes stdout once more at exit and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):
+            return _BROKEN_PIPE
+        print(f"warmctl: can't write the answer: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="warmctl",
+        description="Shows what warmd does, and tells it what to do.",
+        epilog="Exit status: 0 done, 1 refused, 2 wrong usage, 3 no daemon answers.",
+    )
+    parser.add_argument("--version", action="version", version=f"warmctl {__version__}")
+    parser.add_argument(
+        "--socket",
+        metavar="PATH",
+        default=os.environ.get("WARMD_SOCKET") or DEFAULT_SOCKET,
+        help=f"the daemon's control socket (default: $WARMD_SOCKET, or {DEFAULT_SOCKET})",
+    )
+    anywhere = argparse.ArgumentParser(add_help=False)
+    anywhere.add_argument("--socket", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    status = commands.add_parser(
+        "status", parents=[anywhere], help="show each model: where it stands, and what it is doing"
+    )
+    form = status.add_mutually_exclusive_group()
+    form.add_argument("--watch", action="store_true", help="refresh each second until Ctrl-C")
+    form.add_argument(
+        "--json",
+        action="store_true",
+        help="print the daemon's JSON as it is; fields may be added, none is renamed",
+    )
+
+    change = commands.add_parser(
+        "set", parents=[anywhere], help="keep a model on a rung, or give it back to policy (auto)"
+    )
+    change.add_argument("model", metavar="MODEL", help="a model's name or alias")
+    change.add_argument("rung", type=_rung, metavar="|".join(_RUNGS))
+    change.add_argument(
+        "--for",
+        dest="for_s",
+        type=_duration,
+        metavar="TIME",
+        help='for how long, such as "2h" or "1h30m" (default: until the next set)',
+    )
+    return parser
+
+
+def _rung(word: str) -> str:
+    if word == "asleep":
+        raise argparse.ArgumentTypeError("warmd can't put a model to sleep yet")
+    if word not in _RUNGS:
+        raise argparse.ArgumentTypeError(f"no rung is named {word}: choose {', '.join(_RUNGS)}")
+    return word
+
+
+def _duration(text: str) -> float:
+    # Brings the whole config room and pydantic along; only --for needs it.
+    from warmd.config.units import parse_duration  # noqa: PLC0415
+
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error} (got {text!r})") from error
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"must be more than 0 (got {text!r})")
+    return seconds
+
+
+def _set(client: Client, args: argparse.Namespace) -> None:
+    asked = {"model": args.model, "rung": args.rung, "for": args.for_s}
+    answer = client.post("/set", asked)
+    for model, sentence in answer["models"].items():
+        print(f"{model}: {sentence}")
+
+
+def _print_json(client: Client) -> None:
+    body = client.get("/status")
+    client.parse(body)
+    sys.stdout.write(body.decode() + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

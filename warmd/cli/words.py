@@ -1,0 +1,111 @@
+"""What a status says, in words: pure functions of the daemon's JSON, in plain ASCII."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_SIZES = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
+_SPANS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+_HEIGHTS = {"staged": 1, "asleep": 2, "hot": 3}
+# Of many replicas, the phase that an operator must hear of first.
+_URGENCY = ("failed", "backing-off", "starting", "warming", "draining", "stopping", "down", "ready")
+
+
+def span(seconds: float, units: int = 2) -> str:
+    """Say a time span: `12 s`, `4 min 10 s`, `2 h 5 min`; with `units` 1 `2 h`."""
+    rest = max(0, int(seconds))
+    parts: list[tuple[int, str]] = []
+    for unit, length in _SPANS:
+        count, rest = divmod(rest, length)
+        if parts or count or unit == "s":
+            parts.append((count, unit))
+    return " ".join(f"{n} {unit}" for n, unit in parts[:units] if n or len(parts) == 1)
+
+
+def amount(done: int, total: int) -> str:
+    """Say a part of some bytes in the whole's unit: `1.2 of 16.1 GiB`."""
+    unit, size = next((pair for pair in _SIZES if total >= pair[1]), _SIZES[-1])
+    digits = 0 if size == 1 else 1
+    return f"{done / size:.{digits}f} of {total / size:.{digits}f} {unit}"
+
+
+def model_doing(model: Mapping[str, Any], now: float) -> str:
+    """Say what a model is doing; of several replicas, how many do what. `now` is Unix seconds."""
+    replicas = model["replicas"]
+    if len(replicas) == 1:
+        return replica_doing(replicas[0], model, now)
+    phases = [replica["phase"] for replica in replicas]
+    known = [phase for phase in _URGENCY if phase in phases]
+    known += sorted(set(phases) - set(_URGENCY))
+    counts = (f"{phases.count(phase)} {phase.replace('-', ' ')}" for phase in known)
+    return ", ".join(counts) or "no replica"
+
+
+def replica_doing(replica: Mapping[str, Any], model: Mapping[str, Any], now: float) -> str:
+    """Say what one replica is doing: `starting 63 %: weights`. `now` is Unix seconds."""
+    match replica["phase"]:
+        case "starting" | "warming":
+            return _start(replica["start"])
+        case "backing-off" if replica["retry_at"] is not None:
+            return f"backing off, next try in {span(replica['retry_at'] - now, 1)}"
+        case "down":
+            return _down(replica, model)
+        case phase:
+            return str(phase).replace("-", " ")
+
+
+def model_notes(model: Mapping[str, Any], now: float) -> list[str]:
+    """Sentences on a model that need a line of their own: an override's end, what holds it up."""
+    notes = []
+    if model["override_until"] is not None:
+        notes.append(f"set by an operator for another {span(model['override_until'] - now)}")
+    if model["held_up_by"]:
+        notes.append(f"held up: {model['held_up_by']}")
+    return [clean(note) for note in notes]
+
+
+def trouble(replica: Mapping[str, Any]) -> str | None:
+    """Why a replica is in trouble, None where it isn't."""
+    if replica["phase"] not in ("failed", "backing-off"):
+        return None
+    failures = replica["failures"]
+    times = f" ({failures} failures in a row)" if failures > 1 else ""
+    return clean(f"{replica['reason']}{times}")
+
+
+def rung_reached(model: Mapping[str, Any]) -> float | None:
+    """When the model came to stand where it stands (Unix seconds): its warmest replica's time."""
+    heights = [_HEIGHTS.get(replica["rung"], 0) for replica in model["replicas"]]
+    warmest = max(heights, default=0)
+    times = [
+        replica["since"]
+        for replica, height in zip(model["replicas"], heights, strict=True)
+        if height == warmest
+    ]
+    return min(times, default=None)
+
+
+def clean(text: str) -> str:
+    """Make one harmless line of it: an engine's last words may carry escape codes."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+
+
+def _start(start: Mapping[str, Any] | None) -> str:
+    if start is None:
+        return "starting"
+    stage = str(start["stage"]).replace("-", " ")
+    if not start["expected"]:
+        return f"starting {span(start['elapsed'])}: {stage}"
+    # Past the expected time, 100 % would be a promise that is already broken.
+    percent = min(99, int(100 * start["elapsed"] / start["expected"]))
+    return f"starting {percent} %: {stage}"
+
+
+def _down(replica: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    staging = model["staging"]
+    if staging["done"] < staging["total"] and model["target"] != "cold":
+        return f"staging {amount(staging['done'], staging['total'])}"
+    if replica["rung"] == "staged":
+        return f"{amount(staging['total'], staging['total']).split(' of ')[1]} in RAM"
+    return "down"

@@ -1,0 +1,191 @@
+"""The admin API: what warmctl asks of the daemon, as HTTP on a unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from warmd.control.unix_socket import listen_privately
+from warmd.ladder import Rung
+from warmd.status import Status
+
+_MAX_BODY = 64 * 1024
+_SHUTDOWN_S = 1.0
+_AUTO = "auto"
+_CHOICES = (Rung.HOT.value, Rung.STAGED.value, Rung.COLD.value, _AUTO)
+
+
+class Operations(Protocol):
+    """The owner of the models, as an operator sees it."""
+
+    def snapshot(self) -> Status:
+        """Everything that is so at this moment."""
+
+    def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
+        """Keep `model` (its own name) on `rung` for `for_s` seconds or until further notice.
+
+        `rung` None gives it back to policy. Returns a sentence that says what happens now. Raises
+        `ValueError` with a sentence where it is refused.
+        """
+
+
+class UnknownModelError(LookupError):
+    """No model has this name or alias. The text names the nearest one, or all."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=1)
+        if near:
+            hint = f"did you mean {near[0]}?"
+        else:
+            hint = f"there are {', '.join(names)}" if names else "none is configured"
+        super().__init__(f"no model is named {name}: {hint}")
+
+
+class ControlServer:
+    """GET /status, POST /set and GET /metrics on the unix socket at `path`.
+
+    `expose` returns the metrics. `report` gets a sentence where the socket's group can't be set.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        group: str,
+        operations: Operations,
+        expose: Callable[[], bytes],
+        report: Callable[[str], None],
+    ) -> None:
+        self._path = path
+        self._group = group
+        self._report = report
+        self._runner = web.AppRunner(
+            _application(operations, expose), access_log=None, shutdown_timeout=_SHUTDOWN_S
+        )
+        self._server: asyncio.Server | None = None
+        self._inode = 0
+
+    async def start(self) -> None:
+        """Open the socket and answer. Raises `warmd.control.ControlError`."""
+        sock = listen_privately(self._path, self._group, self._report)
+        self._inode = self._path.stat().st_ino
+        await self._runner.setup()
+        server = self._runner.server
+        assert server is not None  # noqa: S101  # setup() has made it
+        self._server = await asyncio.get_running_loop().create_unix_server(server, sock=sock)
+
+    async def close(self) -> None:
+        """Stop answering and take the socket's file away."""
+        if self._server is None:
+            return
+        self._server.close()
+        await self._runner.cleanup()
+        # Whoever came after us may have its own socket there by now.
+        if self._path.exists() and self._path.stat().st_ino == self._inode:
+            self._path.unlink()
+        self._server = None
+
+
+def _application(operations: Operations, expose: Callable[[], bytes]) -> web.Application:
+    async def status(_: web.Request) -> web.Response:
+        return web.json_response(dataclasses.asdict(operations.snapshot()))
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def set_target(request: web.Request) -> web.Response:
+        asked = _asked(await request.read())
+        model = _resolve(_word(asked, "model"), operations.snapshot())
+        rung = _rung(_word(asked, "rung"))
+        try:
+            sentence = operations.set_target(model, rung, _seconds(asked.get("for"), rung))
+        except ValueError as refused:
+            raise _RefusedError(409, str(refused)) from refused
+        return web.json_response({"models": {model: sentence}})
+
+    app = web.Application(client_max_size=_MAX_BODY, middlewares=[_errors_in_json])
+    app.router.add_get("/status", status)
+    app.router.add_get("/metrics", metrics)
+    app.router.add_post("/set", set_target)
+    return app
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+@web.middleware
+async def _errors_in_json(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except _RefusedError as refused:
+        return web.json_response({"error": str(refused)}, status=refused.status)
+    except UnknownModelError as unknown:
+        return web.json_response({"error": str(unknown)}, status=404)
+    except web.HTTPException as error:
+        sentence = f"{request.method} {request.path}: {error.reason.lower()}"
+        allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return web.json_response({"error": sentence}, status=error.status, headers=allow)
+
+
+def _asked(body: bytes) -> Mapping[str, object]:
+    try:
+        asked = json.loads(body)
+    except ValueError as error:
+        raise _RefusedError(400, f"the body is no JSON: {error}") from error
+    if not isinstance(asked, dict):
+        raise _RefusedError(400, 'the body must be an object: {"model": …, "rung": …, "for": …}')
+    unknown = asked.keys() - {"model", "rung", "for"}
+    if unknown:
+        raise _RefusedError(
+            400, f"unknown: {', '.join(sorted(unknown))}; there are model, rung, for"
+        )
+    return asked
+
+
+def _word(asked: Mapping[str, object], key: str) -> str:
+    word = asked.get(key)
+    if not isinstance(word, str):
+        raise _RefusedError(400, f'"{key}" must be a string')
+    return word
+
+
+def _resolve(name: str, status: Status) -> str:
+    own = {alias: model.name for model in status.models.values() for alias in model.aliases}
+    own |= {model: model for model in status.models}
+    if name not in own:
+        raise UnknownModelError(name, own)
+    return own[name]
+
+
+def _rung(word: str) -> Rung | None:
+    if word == Rung.ASLEEP:
+        raise _RefusedError(400, "warmd can't put a model to sleep yet: choose staged or hot")
+    if word not in _CHOICES:
+        raise _RefusedError(400, f"no rung is named {word}: choose {', '.join(_CHOICES)}")
+    return None if word == _AUTO else Rung(word)
+
+
+def _seconds(value: object, rung: Rung | None) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _RefusedError(400, '"for" must be a number of seconds, or null')
+    if not (0 < value < math.inf):
+        raise _RefusedError(400, f'"for" must be more than 0 seconds, not {value}')
+    if rung is None:
+        raise _RefusedError(400, "auto has no end: it gives the model back to policy at once")
+    return float(value)

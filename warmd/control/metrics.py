@@ -1,0 +1,165 @@
+"""What the daemon counts, for Prometheus. Every label has a bounded set of values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from warmd.gateway.models import RequestRecord
+from warmd.ladder import Rung, StartTimes
+from warmd.status import ModelStatus, Status
+
+LONG_IDLE_S = 300.0
+"""After this long without a request a hot model counts as not in use, as idle-unloaders see it:
+the first request then measures what warmth is worth."""
+
+SECONDS_BUCKETS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300),
+)
+
+_OTHER = "(other)"
+
+
+class Metrics:
+    """The daemon's counters, fed by events, and its gauges, read from `snapshot` at each scrape.
+
+    A request's path is counted by name where it is one of `paths`, as "(other)" elsewhere; a model
+    that `snapshot` does not know likewise. `snapshot` is first called when something is counted.
+    """
+
+    def __init__(self, snapshot: Callable[[], Status], paths: Collection[str]) -> None:
+        # They would double the series.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._snapshot = snapshot
+        self._paths = frozenset(paths)
+        self._models: set[str] = set()
+        registry = self._registry = CollectorRegistry()
+        registry.register(_Gauges(snapshot))
+        ProcessCollector(registry=registry)
+        self._requests = Counter(
+            "warmd_requests",
+            "Requests that ended, by HTTP status (499: the client left first).",
+            ("model", "path", "code"),
+            registry=registry,
+        )
+        self._first_delay = Histogram(
+            "warmd_first_delay_seconds",
+            "From arrival to the engine's first byte, for requests that met their model not hot, "
+            "or idle for more than 5 minutes.",
+            ("model", "met"),
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._first_byte = Histogram(
+            "warmd_time_to_first_byte_seconds",
+            "From arrival to the engine's first byte, for all other requests.",
+            ("model",),
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._starts = Counter(
+            "warmd_starts",
+            "Engine starts that ended, ready or failed.",
+            ("model", "outcome"),
+            registry=registry,
+        )
+        self._stages = Histogram(
+            "warmd_start_stage_seconds",
+            "How long each stage of an engine's start took, for starts that got ready.",
+            ("model", "stage"),
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+
+    def request_done(self, record: RequestRecord) -> None:
+        """Count a request that is over."""
+        model = self._known(record.model)
+        path = record.path if record.path in self._paths else _OTHER
+        self._requests.labels(model, path, str(record.status)).inc()
+        if record.first_byte_s is None:
+            return
+        if record.met is not Rung.HOT or record.idle_s > LONG_IDLE_S:
+            self._first_delay.labels(model, record.met.value).observe(record.first_byte_s)
+        else:
+            self._first_byte.labels(model).observe(record.first_byte_s)
+
+    def start_ready(self, model: str, times: StartTimes) -> None:
+        """Count a start that got ready, stage by stage."""
+        self._starts.labels(self._known(model), "ready").inc()
+        for stage, seconds in times.stages.items():
+            self._stages.labels(self._known(model), stage.value).observe(seconds)
+
+    def start_failed(self, model: str) -> None:
+        """Count a start that failed."""
+        self._starts.labels(self._known(model), "failed").inc()
+
+    def expose(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        self._models = set(self._snapshot().models)
+        for model in self._models:
+            for outcome in ("ready", "failed"):  # from 0, or the first failure is no increase
+                self._starts.labels(model, outcome)
+        return generate_latest(self._registry)
+
+    def _known(self, model: str) -> str:
+        if model not in self._models:
+            self._models = set(self._snapshot().models)
+        return model if model in self._models else _OTHER
+
+
+class _Gauges(Collector):
+    """The snapshot as gauges: what is gone from it is gone from the next scrape."""
+
+    def __init__(self, snapshot: Callable[[], Status]) -> None:
+        self._snapshot = snapshot
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """No snapshot is taken before the first scrape."""
+        return _gauges([])
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Read the snapshot, once for each scrape."""
+        yield from _gauges(list(self._snapshot().models.values()))
+
+
+def _gauges(models: list[ModelStatus]) -> list[GaugeMetricFamily]:
+    rung = GaugeMetricFamily(
+        "warmd_rung",
+        "The rung a replica stands on: 0 cold, 1 staged, 2 asleep, 3 hot.",
+        labels=("model", "replica"),
+    )
+    in_flight = GaugeMetricFamily(
+        "warmd_in_flight", "Requests that a replica is answering.", labels=("replica",)
+    )
+    target = GaugeMetricFamily(
+        "warmd_target_rung", "The rung a model shall be on, as in warmd_rung.", labels=("model",)
+    )
+    waiting = GaugeMetricFamily(
+        "warmd_waiting_requests", "Requests that wait for their model.", labels=("model",)
+    )
+    oldest = GaugeMetricFamily(
+        "warmd_oldest_wait_seconds", "How long the oldest of them has waited.", labels=("model",)
+    )
+    staged = GaugeMetricFamily(
+        "warmd_staged_bytes", "Bytes of a model's weights that are in RAM.", labels=("model",)
+    )
+    for model in models:
+        target.add_metric((model.name,), model.target.height)
+        waiting.add_metric((model.name,), model.waiting)
+        oldest.add_metric((model.name,), model.oldest_wait)
+        staged.add_metric((model.name,), model.staging.done)
+        for replica in model.replicas:
+            rung.add_metric((model.name, replica.name), replica.rung.height)
+            in_flight.add_metric((replica.name,), replica.in_flight)
+    return [rung, target, waiting, oldest, in_flight, staged]

@@ -1,0 +1,49 @@
+"""Metrics over TCP, for Prometheus: GET /metrics and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from warmd.config.address import Address
+from warmd.control.unix_socket import ControlError
+
+_SHUTDOWN_S = 1.0
+
+
+class MetricsServer:
+    """Serves what `expose` returns at /metrics on each of `addresses`."""
+
+    def __init__(self, addresses: Sequence[Address], expose: Callable[[], bytes]) -> None:
+        self._addresses = addresses
+        app = web.Application()
+
+        async def metrics(_: web.Request) -> web.Response:
+            return web.Response(body=expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+        app.router.add_get("/metrics", metrics)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+
+    @property
+    def listening(self) -> tuple[tuple[str, int], ...]:
+        """The addresses that are served, with the real ports."""
+        return tuple((address[0], address[1]) for address in self._runner.addresses)
+
+    async def start(self) -> None:
+        """Listen on all addresses. Raises `ControlError` and listens on none where one fails."""
+        await self._runner.setup()
+        for address in self._addresses:
+            try:
+                await web.TCPSite(self._runner, address.host, address.port).start()
+            except OSError as error:
+                await self.close()
+                raise ControlError(
+                    f"metrics can't be served on {address}: "
+                    f"{error.strerror or error}; change [metrics] listen, or stop what is there"
+                ) from error
+
+    async def close(self) -> None:
+        """Stop serving."""
+        await self._runner.cleanup()
