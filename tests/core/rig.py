@@ -1,0 +1,251 @@
+"""Recording fakes for the core: a clock that is set by hand, engines that do as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import aiohttp
+
+from warmd.engine.errors import EngineError
+from warmd.ladder import Phase, Rung, StartTimes
+from warmd.launch import EngineExit, LaunchError, LaunchSpec, LogLine
+from warmd.planner.ledger import RamLedger
+from warmd.policy import BackOff, Override, Wish
+from warmd.replica import Limits, Replica
+from warmd.staged import Holding, StagedWeights
+from warmd.staging import StagingError, StagingProgress, WeightFiles
+from warmd.supervisor import Clock, EngineFailure, Managed, RungChange, Supervisor
+
+UP = "INFO:     Application startup complete."
+
+
+@dataclass
+class FakeTime:
+    """Stands still until a test moves it. The wall clock runs 1000 s ahead of the other."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(monotonic=self, wall=lambda: self.now + 1000.0)
+
+
+class FakeEngine:
+    """A process tree that lives until it is stopped or a test ends it."""
+
+    def __init__(self, spec: LaunchSpec, on_line: LogLine, now: float, pid: int) -> None:
+        self.name = spec.name
+        self.pid = pid
+        self.exec_at = now
+        self.say = lambda text: on_line(self.exec_at, text)
+        self.stopped_with: float | None = None
+        self._exit: asyncio.Future[EngineExit] = asyncio.get_running_loop().create_future()
+
+    def end(self, ending: EngineExit) -> None:
+        if not self._exit.done():
+            self._exit.set_result(ending)
+
+    async def wait(self) -> EngineExit:
+        return await asyncio.shield(self._exit)
+
+    async def stop(self, grace_s: float) -> EngineExit:
+        self.stopped_with = grace_s
+        self.end(EngineExit(0, asked_for=True))
+        return await self.wait()
+
+
+class FakeLauncher:
+    """Starts fake engines, unless told to refuse."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.started: list[FakeEngine] = []
+        self.refusal: str | None = None
+
+    async def start(self, spec: LaunchSpec, on_line: LogLine) -> FakeEngine:
+        if self.refusal is not None:
+            raise LaunchError(self.refusal)
+        engine = FakeEngine(spec, on_line, self.clock(), 100 + len(self.started))
+        self.started.append(engine)
+        return engine
+
+    async def close(self) -> None:
+        for engine in self.started:
+            await engine.stop(0)
+
+
+class FakeMake:
+    """Both the make of an engine and the way to it."""
+
+    session = cast("aiohttp.ClientSession", object())
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lines: list[str] = []
+        self.up = asyncio.Event()
+        self.answers = asyncio.Event()
+        self.wrong: str | None = None
+        self.closed = 0
+
+    def prepare(self) -> LaunchSpec:
+        self.up.clear()
+        return LaunchSpec(self.name, ("vllm",), {}, Path("/"))
+
+    def log(self, line: str) -> None:
+        self.lines.append(line)
+
+    def cause(self, ending: str) -> str:
+        return f"{ending}; its last line was {self.lines[-1] if self.lines else 'none'!r}"
+
+    def connect(self) -> FakeMake:
+        return self
+
+    async def listening(self) -> bool:
+        await self.up.wait()
+        return True
+
+    async def warm_up(self) -> None:
+        await self.answers.wait()
+        if self.wrong is not None:
+            raise EngineError(self.wrong)
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+class FakeHolding:
+    def __init__(self) -> None:
+        self.loss: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.released = False
+
+    async def lost(self) -> str:
+        return await asyncio.shield(self.loss)
+
+    async def release(self) -> None:
+        self.released = True
+
+
+class FakeStager:
+    """Stages when `done` is set; refuses with `problem`."""
+
+    def __init__(self) -> None:
+        self.done = asyncio.Event()
+        self.problem: str | None = None
+        self.holdings: list[FakeHolding] = []
+
+    async def stage(
+        self, name: str, weights: WeightFiles, on_progress: Callable[[StagingProgress], None]
+    ) -> Holding:
+        await self.done.wait()
+        if self.problem is not None:
+            raise StagingError(self.problem)
+        self.holdings.append(FakeHolding())
+        return self.holdings[-1]
+
+
+@dataclass
+class Recorder:
+    """Every event as one line, and a bell that rings at each."""
+
+    lines: list[str] = field(default_factory=list)
+    bell: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def rung_changed(self, change: RungChange) -> None:
+        self.lines.append(f"{change.replica} {change.old} -> {change.new}: {change.reason}")
+        self.bell.set()
+
+    def start_ready(self, model: str, replica: str, met: Rung, times: StartTimes) -> None:
+        self.lines.append(f"{replica} ready from {met} in {times.total:g} s")
+
+    def engine_failed(self, failure: EngineFailure) -> None:
+        self.lines.append(f"{failure.replica} failed: {failure.cause} ({failure.follows})")
+        self.bell.set()
+
+    def staging_failed(self, model: str, problem: str) -> None:
+        self.lines.append(f"{model} not staged: {problem}")
+        self.bell.set()
+
+    def override_changed(self, model: str, override: Override | None, sentence: str) -> None:
+        self.lines.append(sentence)
+
+
+class House:
+    """A supervisor over fakes. `until` lets its tasks run until a condition holds."""
+
+    def __init__(self, *names: str, resting: Rung = Rung.COLD, replicas: int = 1) -> None:
+        self.time = FakeTime()
+        self.launcher = FakeLauncher(self.time)
+        self.recorder = Recorder()
+        self.stager = FakeStager()
+        self.makes: dict[str, FakeMake] = {}
+        self.supervisor = Supervisor(
+            self.time.clock, self.recorder, lambda held: RamLedger(10**9, held, 10**9)
+        )
+        for name in names:
+            self._add(name, resting, replicas)
+
+    def _add(self, name: str, resting: Rung, count: int) -> None:
+        def scan() -> WeightFiles:
+            return WeightFiles((Path("/w"),), 10)
+
+        staged = StagedWeights(name, scan, self.stager, self.time, self.supervisor)
+        staged.look()
+        replicas = [self._replica(name, index) for index in range(count)]
+        wish = Wish(resting, count, idle_after=60.0)
+        self.supervisor.add(Managed(name, (f"{name}-alias",), wish, 5.0, replicas, staged))
+
+    def _replica(self, model: str, index: int) -> Replica:
+        name = f"{model}.{index}"
+        self.makes[name] = FakeMake(name)
+        return Replica(
+            name,
+            model,
+            make=self.makes[name],
+            launcher=self.launcher,
+            limits=Limits(start=100.0, drain=1.0, stop=7.0, last_words=0.0),
+            back_off=BackOff(give_up_after=3, max_delay=300.0, stable_after=60.0),
+            clock=self.time,
+            listener=self.supervisor,
+        )
+
+    def replica(self, name: str) -> Replica:
+        model = self.supervisor.models[name.rpartition(".")[0]]
+        return next(r for r in model.replicas if r.name == name)
+
+    def phase(self, name: str) -> Phase:
+        return self.replica(name).state.phase
+
+    async def until(self, condition: Callable[[], bool], steps: int = 2000) -> None:
+        """Tick and let tasks run until `condition` holds; no time passes."""
+        for _ in range(steps):
+            if condition():
+                return
+            self.supervisor.tick()
+            await next_step()
+        raise AssertionError(f"it never came to that; events: {self.recorder.lines}")
+
+    async def rest(self) -> None:
+        """Let everything that can happen at this moment happen."""
+        for _ in range(50):
+            self.supervisor.tick()
+            await next_step()
+
+    async def make_ready(self, name: str) -> None:
+        await self.until(lambda: self.phase(name) is Phase.STARTING)
+        self.makes[name].up.set()
+        self.makes[name].answers.set()
+        await self.until(lambda: self.phase(name) is Phase.READY)
+
+
+async def next_step() -> None:
+    """Give every task that can run one turn."""
+    turn = asyncio.Event()
+    asyncio.get_running_loop().call_soon(turn.set)
+    await turn.wait()

@@ -1,0 +1,177 @@
+"""The planner: two lanes, no neighbour disturbed, a reason for everything that can't move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warmd.ladder import Phase, Rung
+from warmd.planner import (
+    ModelFacts,
+    Plan,
+    ReleaseWeights,
+    ReplicaFacts,
+    StageWeights,
+    StagingFacts,
+    StartEngine,
+    StopEngine,
+    make_plan,
+)
+from warmd.planner.ledger import RamLedger
+from warmd.policy import Target
+
+PLENTY = RamLedger(budget=10**12, held=0, available=10**12)
+
+
+def model(
+    name: str,
+    target: Rung,
+    *phases: Phase,
+    staging: StagingFacts | None = None,
+    replicas: int = 1,
+    wait: float = 0.0,
+) -> ModelFacts:
+    facts = [ReplicaFacts(f"{name}.{i}", p, 0.0, "because") for i, p in enumerate(phases)]
+    staged = staging or StagingFacts(total=10)
+    return ModelFacts(name, Target(target, replicas, f"{name} shall"), facts, staged, wait)
+
+
+def plan(*models: ModelFacts, ram: RamLedger = PLENTY, now: float = 0.0) -> Plan:
+    return make_plan(models, ram, now)
+
+
+HELD = StagingFacts(total=10, held=True)
+
+
+def test_a_cold_model_starts_at_once_and_its_weights_come_beside() -> None:
+    made = plan(model("a", Rung.HOT, Phase.DOWN))
+    assert made.actions == (StartEngine("a.0", "a shall"), StageWeights("a", "a shall"))
+    assert made.held_up == {}
+
+
+def test_one_operation_on_the_device_at_a_time() -> None:
+    for busy in (Phase.STARTING, Phase.WARMING, Phase.DRAINING, Phase.STOPPING):
+        made = plan(
+            model("a", Rung.HOT, busy, staging=HELD), model("b", Rung.HOT, Phase.DOWN, staging=HELD)
+        )
+        assert made.actions == ()
+        assert made.held_up == {"b": f"a.0 is {busy} on the same device"}
+
+
+def test_a_start_that_is_no_longer_wanted_is_called_off() -> None:
+    made = plan(model("a", Rung.COLD, Phase.STARTING))
+    assert made.actions == (StopEngine("a.0", "a shall"),)
+
+
+def test_a_hot_model_that_may_rest_is_stopped_and_staged() -> None:
+    made = plan(model("a", Rung.STAGED, Phase.READY))
+    assert made.actions == (StopEngine("a.0", "a shall"), StageWeights("a", "a shall"))
+
+
+def test_the_longest_wait_goes_first() -> None:
+    made = plan(
+        model("a", Rung.HOT, Phase.DOWN, staging=HELD, wait=1.0),
+        model("b", Rung.HOT, Phase.DOWN, staging=HELD, wait=9.0),
+    )
+    assert made.actions == (StartEngine("b.0", "b shall"),)
+
+
+def test_replicas_beyond_the_target_are_stopped_from_the_end() -> None:
+    made = plan(model("a", Rung.HOT, Phase.READY, Phase.READY, replicas=1))
+    assert made.actions == (StopEngine("a.1", "a shall"),)
+
+
+def test_weights_are_let_go_once_every_engine_has_loaded_them() -> None:
+    loaded = plan(model("a", Rung.HOT, Phase.READY, staging=HELD))
+    assert loaded.actions == (ReleaseWeights("a", "its engines have loaded them"),)
+    half = plan(model("a", Rung.HOT, Phase.READY, Phase.STARTING, staging=HELD, replicas=2))
+    assert half.actions == ()
+
+
+def test_back_off_is_waited_for_and_said() -> None:
+    failed = model("a", Rung.HOT, Phase.BACKING_OFF, staging=HELD)
+    failed = replace(failed, replicas=[replace(failed.replicas[0], retry_at=10.0)])
+    early = plan(failed, now=6.0)
+    assert early.actions == ()
+    assert early.held_up == {"a": "a.0 is tried again in 4 s: because"}
+    assert plan(failed, now=10.0).actions == (StartEngine("a.0", "a shall"),)
+
+
+def test_a_crash_loop_is_not_restarted_and_its_name_is_said() -> None:
+    made = plan(model("a", Rung.HOT, Phase.FAILED))
+    assert not any(isinstance(a, StartEngine) for a in made.actions)
+    assert made.held_up == {"a": "a.0 failed: because"}
+
+
+def test_one_model_is_staged_at_a_time_the_wanted_one_first() -> None:
+    made = plan(model("a", Rung.STAGED, Phase.DOWN), model("b", Rung.HOT, Phase.READY, Phase.DOWN))
+    assert made.actions == (StageWeights("a", "a shall"),)
+    made = plan(model("a", Rung.STAGED, Phase.DOWN), model("b", Rung.HOT, Phase.DOWN))
+    assert made.actions == (StartEngine("b.0", "b shall"), StageWeights("b", "b shall"))
+    busy = StagingFacts(total=10, busy=True)
+    assert plan(model("a", Rung.STAGED, Phase.DOWN, staging=busy)).actions == ()
+
+
+def test_what_does_not_fit_is_not_staged_and_says_why() -> None:
+    big = model("a", Rung.STAGED, Phase.DOWN, staging=StagingFacts(total=6 * 2**30))
+    small = model("b", Rung.STAGED, Phase.DOWN, staging=StagingFacts(total=2**30))
+    ram = RamLedger(budget=8 * 2**30, held=3 * 2**30, available=2**40)
+    made = plan(big, small, ram=ram)
+    assert made.actions == (StageWeights("b", "b shall"),)
+    assert made.held_up == {
+        "a": "its weights (6.0 GiB) don't fit in ram.staging: 3.0 GiB of 8.0 GiB are taken"
+    }
+    scarce = plan(big, ram=RamLedger(budget=2**40, held=0, available=2**30))
+    assert "1.0 GiB are to spare" in scarce.held_up["a"]
+
+
+def test_failed_staging_is_tried_again_after_a_while_and_holds_up_no_start() -> None:
+    broken = StagingFacts(total=10, retry_at=30.0, problem="the disk is gone")
+    made = plan(model("a", Rung.HOT, Phase.DOWN, staging=broken), now=1.0)
+    assert made.actions == (StartEngine("a.0", "a shall"),)
+    assert made.held_up == {"a": "the disk is gone"}
+    later = plan(
+        model("a", Rung.HOT, Phase.READY, Phase.DOWN, staging=broken, replicas=2), now=30.0
+    )
+    assert StageWeights("a", "a shall") in later.actions
+
+
+RUNGS = st.sampled_from([Rung.COLD, Rung.STAGED, Rung.HOT])
+STAGINGS = st.builds(StagingFacts, total=st.integers(0, 40), held=st.booleans(), busy=st.booleans())
+
+
+@st.composite
+def houses(draw: st.DrawFn) -> Sequence[ModelFacts]:
+    return [
+        model(
+            f"m{n}",
+            draw(RUNGS),
+            *draw(st.lists(st.sampled_from(Phase), min_size=1, max_size=3)),
+            staging=draw(STAGINGS),
+            replicas=draw(st.integers(1, 3)),
+            wait=draw(st.floats(0, 100)),
+        )
+        for n in range(draw(st.integers(1, 4)))
+    ]
+
+
+@given(houses(), st.integers(0, 100), st.integers(0, 100))
+def test_no_plan_breaks_a_promise(house: Sequence[ModelFacts], budget: int, held: int) -> None:
+    made = plan(*house, ram=RamLedger(budget, held, available=10**9))
+    replicas = {r.name: r for m in house for r in m.replicas}
+    begun = [a for a in made.actions if isinstance(a, StartEngine)]
+    ended = [a for a in made.actions if isinstance(a, StopEngine)]
+    staged = [a for a in made.actions if isinstance(a, StageWeights)]
+    busy = any(r.phase.holds_the_device for r in replicas.values())
+    new = begun + [a for a in ended if replicas[a.replica].phase is Phase.READY]
+    assert len(new) <= (0 if busy else 1), "one operation on the device at a time"
+    assert all(replicas[a.replica].phase in (Phase.DOWN, Phase.BACKING_OFF) for a in begun)
+    totals = {m.name: m.staging.total for m in house}
+    assert sum(totals[a.model] for a in staged) + held <= max(budget, held), "within the budget"
+    assert len(staged) <= 1
+    wanted = {m.name for m in house if m.target.rung is not Rung.COLD}
+    assert all(a.model in wanted for a in staged)
+    assert all(reason.strip() for reason in made.held_up.values())

@@ -1,0 +1,253 @@
+"""The supervisor and its replicas over recording fakes: who waits, who starts, what is said."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from rig import UP, House
+
+from warmd.ladder import NotReadyError, Phase, Rung, Stage
+from warmd.launch import EngineExit
+from warmd.replica import Limits
+
+
+async def test_many_first_requests_start_one_engine() -> None:
+    house = House("m")
+    requests = [asyncio.create_task(house.supervisor.acquire("m")) for _ in range(50)]
+    await house.make_ready("m.0")
+    leases = await asyncio.gather(*requests)
+    assert len(house.launcher.started) == 1
+    assert {lease.replica for lease in leases} == {"m.0"}
+    assert house.replica("m.0").in_flight == 50
+    for lease in leases:
+        lease.release()
+        lease.release()
+    assert house.replica("m.0").in_flight == 0, "a place is given back once"
+
+
+async def test_no_request_reaches_an_engine_before_its_first_real_answer() -> None:
+    house = House("m")
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.until(lambda: house.phase("m.0") is Phase.STARTING)
+    house.makes["m.0"].up.set()
+    await house.until(lambda: house.phase("m.0") is Phase.WARMING)
+    await house.rest()
+    assert not request.done()
+    house.makes["m.0"].answers.set()
+    await house.until(request.done)
+    assert request.result().replica == "m.0"
+
+
+async def test_a_start_is_told_by_rung_stage_and_reason() -> None:
+    house = House("m")
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.until(lambda: bool(house.launcher.started))
+    house.stager.done.set()
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    engine = house.launcher.started[0]
+    engine.say("Starting to load model /m")
+    assert house.replica("m.0").stage is Stage.WEIGHTS
+    house.time.now = 20.0
+    engine.say(UP)
+    await house.make_ready("m.0")
+    (await request).release()
+    assert house.recorder.lines == [
+        "m.0 cold -> staged: 1 request waits for it",
+        "m.0 ready from cold in 20 s",
+        "m.0 staged -> hot: 1 request waits for it",
+    ]
+    await house.until(lambda: house.stager.holdings[0].released)
+
+
+async def test_a_second_replica_waits_for_its_turn_on_the_device() -> None:
+    house = House("m", resting=Rung.HOT, replicas=2)
+    await house.until(lambda: house.phase("m.0") is Phase.STARTING)
+    await house.rest()
+    assert house.phase("m.1") is Phase.DOWN
+    await house.make_ready("m.0")
+    await house.make_ready("m.1")
+    first, second = await house.supervisor.acquire("m"), await house.supervisor.acquire("m")
+    assert {first.replica, second.replica} == {"m.0", "m.1"}, "the fewest in flight"
+
+
+async def test_a_crash_is_told_with_its_cause_and_tried_again_until_it_is_a_loop() -> None:
+    house = House("m", resting=Rung.HOT)
+    for n, follows in enumerate(("next try in 0 s", "next try in 1 s", "given up after 3")):
+        await house.until(lambda n=n: len(house.launcher.started) == n + 1)
+        engine = house.launcher.started[-1]
+        engine.say("CUDA out of memory")
+        engine.end(EngineExit(0))
+        await house.until(lambda: house.phase("m.0") in (Phase.BACKING_OFF, Phase.FAILED))
+        assert "exited with status 0; its last line was 'CUDA out of" in house.recorder.lines[-1]
+        assert follows in house.recorder.lines[-1]
+        house.time.now += 2.0
+    await house.rest()
+    assert house.phase("m.0") is Phase.FAILED
+    assert len(house.launcher.started) == 3
+    with pytest.raises(NotReadyError, match="needs an operator: exited with status 0"):
+        await house.supervisor.acquire("m")
+    house.supervisor.set_target("m", Rung.HOT, None)
+    await house.make_ready("m.0")
+
+
+async def test_a_crash_while_serving_wakes_nobody_to_a_dead_engine() -> None:
+    house = House("m", resting=Rung.HOT)
+    await house.make_ready("m.0")
+    house.launcher.started[0].end(EngineExit(None, signal=9))
+    house.makes["m.0"].answers.clear()
+    await house.until(lambda: house.phase("m.0") is Phase.BACKING_OFF)
+    assert house.makes["m.0"].closed == 1
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.make_ready("m.0")
+    assert (await request).replica == "m.0"
+    assert len(house.launcher.started) == 2
+
+
+async def test_a_wrong_first_answer_is_a_failed_start() -> None:
+    house = House("m", resting=Rung.HOT)
+    house.makes["m.0"].wrong = "the warm-up got 500"
+    await house.until(lambda: house.phase("m.0") is Phase.STARTING)
+    house.makes["m.0"].up.set()
+    house.makes["m.0"].answers.set()
+    await house.until(lambda: house.phase("m.0") is Phase.BACKING_OFF)
+    assert house.launcher.started[0].stopped_with == 7.0, "it is stopped, never served"
+    assert "failed: the warm-up got 500" in house.recorder.lines[-1]
+
+
+async def test_a_launch_that_is_refused_is_a_failed_start() -> None:
+    house = House("m", resting=Rung.HOT)
+    house.launcher.refusal = "no such file: /opt/vllm/bin/python"
+    await house.until(lambda: house.phase("m.0") is Phase.BACKING_OFF)
+    assert "no such file: /opt/vllm/bin/python" in house.recorder.lines[0]
+
+
+async def test_a_fault_of_our_own_does_not_wedge_a_replica() -> None:
+    house = House("m", resting=Rung.HOT)
+
+    def broken() -> None:
+        raise ZeroDivisionError("oops")
+
+    house.makes["m.0"].prepare = broken  # type: ignore[assignment,method-assign]  # a bug, on purpose
+    await house.until(lambda: house.phase("m.0") is Phase.BACKING_OFF)
+    assert "a fault of warmd's own" in house.recorder.lines[0]
+
+
+async def test_draining_lets_requests_finish_and_takes_no_new_ones() -> None:
+    house = House("m", resting=Rung.HOT)
+    await house.make_ready("m.0")
+    lease = await house.supervisor.acquire("m")
+    house.supervisor.set_target("m", Rung.COLD, None)
+    await house.until(lambda: house.phase("m.0") is Phase.DRAINING)
+    with pytest.raises(NotReadyError, match="m is kept cold: an operator set it to cold"):
+        await house.supervisor.acquire("m")
+    assert house.launcher.started[0].stopped_with is None
+    lease.release()
+    await house.until(lambda: house.phase("m.0") is Phase.DOWN)
+    assert house.recorder.lines[-1] == "m.0 hot -> cold: an operator set it to cold"
+
+
+async def test_a_start_is_called_off_when_an_operator_says_so() -> None:
+    house = House("m")
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.until(lambda: house.phase("m.0") is Phase.STARTING)
+    house.supervisor.set_target("m", Rung.COLD, 30.0)
+    with pytest.raises(NotReadyError) as refused:
+        await request
+    assert refused.value.retry_after_s == 30
+    await house.until(lambda: house.phase("m.0") is Phase.DOWN)
+    assert house.launcher.started[0].stopped_with == 7.0
+    house.time.now += 31.0
+    again = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.make_ready("m.0")
+    assert (await again).replica == "m.0", "the order has run out"
+
+
+async def test_a_wait_ends_with_an_honest_estimate() -> None:
+    house = House("m")
+    house.supervisor.restore("m", None, [40.0])
+    house.supervisor.models["m"].max_wait = 0.01
+    waiting = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.until(lambda: bool(house.launcher.started))
+    with pytest.raises(
+        NotReadyError, match=r"m is starting \(imports\), ready in about 40 s"
+    ) as no:
+        await waiting
+    assert no.value.retry_after_s == 40
+    assert house.supervisor.models["m"].waiting == {}
+
+
+async def test_who_gives_up_waiting_is_forgotten() -> None:
+    house = House("m")
+    waiting = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.until(lambda: bool(house.launcher.started))
+    waiting.cancel()
+    await house.until(waiting.done)
+    assert house.supervisor.models["m"].waiting == {}
+    await house.make_ready("m.0")
+    assert house.replica("m.0").in_flight == 0
+
+
+async def test_quiet_lets_a_model_rest_on_its_rung() -> None:
+    house = House("m", resting=Rung.STAGED)
+    house.stager.done.set()
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.make_ready("m.0")
+    (await request).release()
+    house.time.now += 59.0
+    await house.rest()
+    assert house.supervisor.rung("m") is Rung.HOT
+    house.time.now += 1.0
+    await house.until(lambda: house.phase("m.0") is Phase.DOWN)
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    assert "hot -> " in "".join(house.recorder.lines)
+
+
+async def test_weights_that_are_lost_bring_the_rung_down_and_are_staged_again() -> None:
+    house = House("m", resting=Rung.STAGED)
+    house.stager.done.set()
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    house.stager.holdings[0].loss.set_result("memory ran short")
+    await house.until(lambda: house.supervisor.rung("m") is Rung.COLD)
+    assert house.recorder.lines[-2:] == [
+        "m not staged: memory ran short",
+        "m.0 staged -> cold: memory ran short",
+    ]
+    house.time.now += 31.0
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+
+
+async def test_the_end_stops_engines_and_refuses_who_waits() -> None:
+    house = House("a", "b", resting=Rung.HOT)
+    await house.make_ready("a.0")
+    await house.until(lambda: house.phase("b.0") is Phase.STARTING)
+    waiting = asyncio.create_task(house.supervisor.acquire("b"))
+    await house.rest()
+    await asyncio.wait_for(house.supervisor.close("warmd is stopped"), 5)
+    with pytest.raises(NotReadyError, match="shutting down"):
+        await waiting
+    assert [e.stopped_with for e in house.launcher.started] == [7.0, 7.0]
+    assert house.phase("a.0") is house.phase("b.0") is Phase.DOWN
+
+
+async def test_a_lease_is_only_to_be_had_from_a_ready_replica() -> None:
+    house = House("m")
+    assert house.replica("m.0").lease() is None
+    await house.until(lambda: True)
+    house.replica("m.0").begin_start("one")
+    with pytest.raises(RuntimeError, match="can't be started"):
+        house.replica("m.0").begin_start("two")
+    house.replica("m.0").begin_stop("enough")
+    await house.until(lambda: house.phase("m.0") is Phase.DOWN)
+
+
+async def test_a_start_that_outlasts_its_limit_is_ended_and_says_where_it_stood() -> None:
+    house = House("m", resting=Rung.HOT)
+    house.replica("m.0")._limits = Limits(0.01, 1.0, 7.0, 0.0)
+    await house.until(lambda: bool(house.launcher.started))
+    house.launcher.started[0].say("Starting to load model /m")
+    while house.phase("m.0") is not Phase.BACKING_OFF:
+        await asyncio.wait_for(house.recorder.bell.wait(), 5)
+        house.recorder.bell.clear()
+    assert "not ready within 0 s and stood at 'weights'" in house.recorder.lines[-1]

@@ -1,0 +1,107 @@
+"""Targets follow from facts: config, clock, demand, and what an operator set."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warmd.ladder import Phase, Rung, Stage
+from warmd.policy import (
+    Demand,
+    Override,
+    Progress,
+    Wish,
+    decide_target,
+    ready_in,
+    why_not_ready,
+)
+from warmd.spoken import duration
+
+NOBODY = Demand(waiting=0, in_flight=0, idle_s=math.inf)
+STAGED = Wish(resting=Rung.STAGED, replicas=2, idle_after=300.0)
+
+
+@pytest.mark.parametrize(
+    ("demand", "rung", "reason"),
+    [
+        (NOBODY, Rung.STAGED, "it rests staged and nobody asks for it"),
+        (Demand(1, 0, math.inf), Rung.HOT, "1 request waits for it"),
+        (Demand(3, 1, 0.0), Rung.HOT, "3 requests wait for it"),
+        (Demand(0, 2, 5.0), Rung.HOT, "2 requests in flight"),
+        (Demand(0, 0, 299.0), Rung.HOT, "it had a request within the last 5 min"),
+        (Demand(0, 0, 300.0), Rung.STAGED, "it had no request for 5 min and rests staged"),
+    ],
+)
+def test_demand_makes_hot_and_quiet_lets_rest(demand: Demand, rung: Rung, reason: str) -> None:
+    target = decide_target(STAGED, None, demand, now=0.0)
+    assert (target.rung, target.reason, target.replicas) == (rung, reason, 2)
+
+
+def test_a_model_that_rests_hot_needs_no_demand() -> None:
+    assert decide_target(Wish(Rung.HOT, 1, 0.0), None, NOBODY, 0.0).rung is Rung.HOT
+
+
+def test_an_operator_wins_over_demand_until_the_time_is_over() -> None:
+    cold = Override(Rung.COLD, until=100.0)
+    waiting = Demand(1, 0, 0.0)
+    held = decide_target(STAGED, cold, waiting, now=40.0)
+    assert (held.rung, held.ordered) == (Rung.COLD, True)
+    assert held.reason == "an operator set it to cold for another 1 min"
+    assert decide_target(STAGED, cold, waiting, now=100.0).rung is Rung.HOT
+    assert decide_target(STAGED, Override(Rung.HOT, None), NOBODY, 1e12).rung is Rung.HOT
+
+
+@given(st.floats(0, 1e9), st.floats(0, 1e9))
+def test_the_target_is_the_same_whichever_moments_were_missed(now: float, other: float) -> None:
+    override = Override(Rung.HOT, until=5e8)
+    first = decide_target(STAGED, override, NOBODY, now)
+    decide_target(STAGED, override, NOBODY, other)
+    assert decide_target(STAGED, override, NOBODY, now) == first
+
+
+def progress(phase: Phase, **known: object) -> Progress:
+    facts: dict[str, object] = {
+        "stage": None,
+        "elapsed": 0.0,
+        "retry_in": 0.0,
+        "starts": [30.0, 40.0, 500.0],
+        "reason": "it broke",
+    }
+    return Progress(phase=phase, **(facts | known))  # type: ignore[arg-type]  # a table of facts
+
+
+def test_estimates_rest_on_measured_starts() -> None:
+    assert ready_in(progress(Phase.DOWN)) == 40.0
+    assert ready_in(progress(Phase.BACKING_OFF, retry_in=8.0)) == 48.0
+    assert ready_in(progress(Phase.STARTING, elapsed=25.0)) == 15.0
+    assert ready_in(progress(Phase.STARTING, elapsed=400.0)) == 4.0, "late, so not yet nothing"
+    assert ready_in(progress(Phase.DOWN, starts=[])) == 90.0
+    assert ready_in(progress(Phase.READY)) == 1.0
+
+
+def test_who_waits_is_told_what_the_model_does() -> None:
+    starting = progress(Phase.STARTING, stage=Stage.WEIGHTS, elapsed=25.0)
+    assert why_not_ready("m", starting) == "m is starting (weights), ready in about 15 s"
+    failed = why_not_ready("m", progress(Phase.FAILED))
+    assert failed == "m can't be started and needs an operator: it broke"
+    assert all(why_not_ready("m", progress(phase)).startswith("m ") for phase in Phase)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.04, "0 s"),
+        (0.4, "0.4 s"),
+        (3.0, "3 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min"),
+        (200.0, "3 min 20 s"),
+        (7500.0, "2 h 5 min"),
+        (3600.0, "1 h"),
+    ],
+)
+def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> None:
+    assert duration(seconds) == said

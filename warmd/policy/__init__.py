@@ -1,0 +1,19 @@
+"""What is wanted: pure functions of config, clock, demand and overrides."""
+
+from warmd.policy.backoff import BackOff, GiveUp, RetryIn
+from warmd.policy.estimate import Progress, ready_in, why_not_ready
+from warmd.policy.target import Demand, Override, Target, Wish, decide_target
+
+__all__ = [
+    "BackOff",
+    "Demand",
+    "GiveUp",
+    "Override",
+    "Progress",
+    "RetryIn",
+    "Target",
+    "Wish",
+    "decide_target",
+    "ready_in",
+    "why_not_ready",
+]

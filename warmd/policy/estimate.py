@@ -1,0 +1,68 @@
+"""When a model will be ready, said honestly from measured starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from warmd.ladder import Phase, Stage
+from warmd.spoken import duration
+
+UNMEASURED_START_S = 90.0
+"""Seconds that a start is taken to last before the first was measured (vLLM cold: 45 to 120)."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the replica that will be ready first has come.
+
+    `elapsed`: seconds since its start was decided; `retry_in`: seconds until the next try while it
+    backs off; `starts`: seconds that earlier starts took from decision to ready.
+    """
+
+    phase: Phase
+    stage: Stage | None
+    elapsed: float
+    retry_in: float
+    starts: Sequence[float]
+    reason: str
+
+
+def expected_start(starts: Sequence[float]) -> float:
+    """Return the seconds that a start takes: the median of the measured ones."""
+    return median(starts) if starts else UNMEASURED_START_S
+
+
+def ready_in(progress: Progress) -> float:
+    """Estimate the seconds until the model is ready; at least one."""
+    whole = expected_start(progress.starts)
+    match progress.phase:
+        case Phase.READY:
+            left = 0.0
+        case Phase.STARTING | Phase.WARMING:
+            # A start that has outlived its estimate is taken to need a tenth more, not nothing.
+            left = max(whole - progress.elapsed, whole * 0.1)
+        case Phase.DOWN | Phase.DRAINING | Phase.STOPPING | Phase.BACKING_OFF | Phase.FAILED:
+            left = whole + max(0.0, progress.retry_in)
+    return max(1.0, left)
+
+
+def why_not_ready(model: str, progress: Progress) -> str:
+    """Say in one sentence, to somebody who waits, what the model is doing."""
+    about = f"ready in about {duration(round(ready_in(progress)))}"
+    match progress.phase:
+        case Phase.STARTING if progress.stage is not None:
+            return f"{model} is starting ({progress.stage.label}), {about}"
+        case Phase.STARTING:
+            return f"{model} is starting, {about}"
+        case Phase.WARMING:
+            return f"{model} has started and its first answer is awaited, {about}"
+        case Phase.BACKING_OFF:
+            return f"{model} failed and will be tried again: {progress.reason}"
+        case Phase.FAILED:
+            return f"{model} can't be started and needs an operator: {progress.reason}"
+        case Phase.DOWN | Phase.DRAINING | Phase.STOPPING:
+            return f"{model} has not been started yet, {about}"
+        case Phase.READY:
+            return f"{model} is ready"

@@ -1,0 +1,233 @@
+"""The loop: observe, ask policy, ask planner, carry out. Owns the replicas and who waits for them.
+
+Everything here runs on one event loop, and nothing in a tick waits: an action is begun, its result
+comes back as an event, and the next tick sees the new facts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from warmd.ladder import Phase, Rung
+from warmd.planner import Plan, ReleaseWeights, StageWeights, StartEngine, StopEngine, make_plan
+from warmd.planner.ledger import RamLedger
+from warmd.policy import Override, decide_target
+from warmd.replica import Replica, ReplicaListener, ReplicaState
+from warmd.spoken import duration
+from warmd.staged import StagedListener, StagedState, StagedWeights
+from warmd.status import ModelStatus
+from warmd.supervisor.events import Clock, EngineFailure, Events, RungChange
+from warmd.supervisor.model import Managed
+from warmd.supervisor.snapshot import model_status
+from warmd.supervisor.waiting import Lease, WaitingRoom
+
+TICK_S = 1.0
+"""The longest time between two looks at the facts; every event brings the next look forward."""
+
+REMEMBERED_STARTS = 20
+"""How many measured starts of a model an estimate rests on."""
+
+
+class Supervisor(ReplicaListener, StagedListener):
+    """Keeps every model on the way to its target; hands out places on ready replicas."""
+
+    def __init__(self, clock: Clock, events: Events, ram: Callable[[int], RamLedger]) -> None:
+        """`ram` returns the ledger of the moment for the bytes that are held already."""
+        self.models: dict[str, Managed] = {}
+        self._names: dict[str, str] = {}
+        self._clock = clock
+        self._events = events
+        self._ram = ram
+        self._changed = asyncio.Event()
+        self._closing = False
+        self._waiting_room = WaitingRoom(clock, self._changed.set)
+
+    def add(self, model: Managed) -> None:
+        """Take a model into care, before `run`."""
+        model.told = {r.name: model.rung_of(r) for r in model.replicas}
+        self.models[model.name] = model
+        self._names |= dict.fromkeys((model.name, *model.aliases), model.name)
+
+    # The loop
+
+    async def run(self, after_tick: Callable[[], None]) -> None:
+        """Tick until cancelled; `after_tick` is called after each completed tick."""
+        while True:
+            self._changed.clear()
+            self.tick()
+            after_tick()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self._changed.wait()
+
+    def tick(self) -> None:
+        """Look at the facts, decide, and begin what can be begun."""
+        if self._closing:
+            return
+        for model in self.models.values():
+            self._retarget(model)
+        self._carry_out(self._plan())
+
+    def _retarget(self, model: Managed) -> None:
+        wall = self._clock.wall()
+        if model.override is not None and not model.override.holds_at(wall):
+            self._set_override(model, None, f"the time set for {model.name} is over")
+        demand = model.demand(self._clock.monotonic())
+        model.target = decide_target(model.wish, model.override, demand, wall)
+
+    def _plan(self) -> Plan:
+        now = self._clock.monotonic()
+        models = self.models.values()
+        staged = [m.staged.state for m in models]
+        held = sum(s.total for s in staged if s.held or s.busy)
+        plan = make_plan([m.facts(now) for m in models], self._ram(held), now)
+        for model in models:
+            model.held_up_by = plan.held_up.get(model.name)
+        return plan
+
+    def _carry_out(self, plan: Plan) -> None:
+        replicas = {r.name: r for m in self.models.values() for r in m.replicas}
+        for action in plan.actions:
+            match action:
+                case StartEngine(replica=name, reason=reason):
+                    replicas[name].begin_start(reason)
+                case StopEngine(replica=name, reason=reason):
+                    replicas[name].begin_stop(reason)
+                case StageWeights(model=name, reason=reason):
+                    self.models[name].staged.begin_stage(reason)
+                case ReleaseWeights(model=name, reason=reason):
+                    self.models[name].staged.begin_release(reason)
+
+    # What replicas and weights tell
+
+    def replica_changed(self, replica: Replica, old: ReplicaState, new: ReplicaState) -> None:
+        """Hear that a replica changed: write it down, wake who waits, look again."""
+        model = self.models[replica.model]
+        took: float | None = None
+        if new.phase is Phase.STARTING:
+            model.met[replica.name] = model.told[replica.name]
+        if new.phase is Phase.READY and new.last_start is not None:
+            took = new.last_start.total
+            model.starts = [*model.starts, took][-REMEMBERED_STARTS:]
+            met = model.met[replica.name]
+            self._events.start_ready(model.name, replica.name, met, new.last_start)
+        if new.phase in (Phase.BACKING_OFF, Phase.FAILED):
+            self._events.engine_failed(
+                EngineFailure(
+                    model.name,
+                    replica.name,
+                    model.met[replica.name],
+                    cause=new.reason,
+                    follows=_what_follows(model.name, new),
+                    seconds=new.since - (new.since if new.started_at is None else new.started_at),
+                    was_ready=new.ready_at is not None,
+                )
+            )
+        self._tell_rungs(model, new.reason, took)
+        self._wake(model)
+
+    def staged_changed(self, staged: StagedWeights, old: StagedState, new: StagedState) -> None:
+        """Hear that a model's weights came or went."""
+        model = self.models[staged.model]
+        if new.problem is not None and new.problem != old.problem:
+            self._events.staging_failed(model.name, new.problem)
+        self._tell_rungs(model, new.reason, None)
+        self._changed.set()
+
+    def _tell_rungs(self, model: Managed, reason: str, seconds: float | None) -> None:
+        for replica in model.replicas:
+            old, new = model.told[replica.name], model.rung_of(replica)
+            if old is not new:
+                model.told[replica.name] = new
+                change = RungChange(model.name, replica.name, old, new, reason, seconds)
+                self._events.rung_changed(change)
+
+    def _wake(self, model: Managed) -> None:
+        for woken in model.waiting:
+            woken.set()
+        self._changed.set()
+
+    # What the gateway asks
+
+    def resolve(self, name: str) -> str | None:
+        """Return the model's own name for a name or an alias, None where there is none."""
+        return self._names.get(name)
+
+    def rung(self, model: str) -> Rung:
+        """Return the highest rung that a replica of `model` stands on."""
+        return self.models[model].rung
+
+    def idle_s(self, model: str) -> float:
+        """Return the seconds since the last request for `model` ended; 0 while one is there."""
+        managed = self.models[model]
+        if managed.in_flight or managed.waiting:
+            return 0.0
+        return self._clock.monotonic() - managed.last_request
+
+    async def acquire(self, model: str) -> Lease:
+        """Return a place on a ready replica of `model`; raises `NotReadyError`."""
+        return await self._waiting_room.acquire(self.models[model])
+
+    # What an operator asks
+
+    def statuses(self) -> dict[str, ModelStatus]:
+        """Return what is known of each model at this moment."""
+        return {name: model_status(m, self._clock) for name, m in self.models.items()}
+
+    def set_target(self, name: str, rung: Rung | None, for_s: float | None) -> str:
+        """Set a model's target, or give it back to the policy with None; return a sentence.
+
+        Raises `KeyError` for a name that no model has.
+        """
+        model = self.models[name]
+        if rung is None:
+            override, sentence = None, f"{name} follows its own policy again"
+        elif for_s is None:
+            override = Override(rung, None)
+            sentence = f"{name} is to be {rung} until it is set otherwise"
+        else:
+            override = Override(rung, self._clock.wall() + for_s)
+            sentence = f"{name} is to be {rung} for {duration(for_s)}"
+        for replica in model.replicas:
+            replica.forgive("an operator asked for another try")
+        self._set_override(model, override, sentence)
+        self._wake(model)
+        return sentence
+
+    def _set_override(self, model: Managed, override: Override | None, sentence: str) -> None:
+        if model.override != override:
+            model.override = override
+            self._events.override_changed(model.name, override, sentence)
+
+    def restore(self, name: str, override: Override | None, starts: Sequence[float]) -> None:
+        """Take over what an earlier life of the daemon knew of a model; `starts` in seconds."""
+        self.models[name].override = override
+        self.models[name].starts = list(starts)[-REMEMBERED_STARTS:]
+
+    # The end
+
+    async def close(self, reason: str) -> None:
+        """Drain and stop every engine, let every weight go; return when nothing is left."""
+        self._closing = True
+        self._waiting_room.close()
+        for model in self.models.values():
+            self._wake(model)
+            model.staged.begin_release(reason)
+            for replica in model.replicas:
+                replica.begin_stop(reason)
+        for model in self.models.values():
+            await model.staged.ended()
+            for replica in model.replicas:
+                await replica.ended()
+
+
+def _what_follows(model: str, state: ReplicaState) -> str:
+    if state.phase is Phase.FAILED:
+        return (
+            f"given up after {state.failures} failures in a row: mend the cause, "
+            f"then `warmctl set {model} auto`"
+        )
+    delay = 0.0 if state.retry_at is None else max(0.0, state.retry_at - state.since)
+    return f"failure {state.failures} in a row, next try in {duration(delay)}"

@@ -1,0 +1,126 @@
+"""Requests that wait for a model: none is sent to a cold engine, none is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+
+import aiohttp
+
+from warmd.ladder import NotReadyError, Phase, Rung
+from warmd.policy import Demand, Progress, decide_target, ready_in, why_not_ready
+from warmd.replica import Replica, ReplicaLease
+from warmd.supervisor.events import Clock
+from warmd.supervisor.model import Managed
+
+HELD_RETRY_AFTER_S = 300.0
+"""What somebody is told who asks for a model that an operator keeps down until further notice."""
+
+
+class Lease:
+    """A place on a ready replica; its end counts as the model's last request."""
+
+    def __init__(self, place: ReplicaLease, ended: Callable[[], None]) -> None:
+        self._place = place
+        self._ended = ended
+
+    @property
+    def replica(self) -> str:
+        """The replica's name."""
+        return self._place.replica
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """A session whose every connection leads to this replica."""
+        return self._place.session
+
+    def release(self) -> None:
+        """Give the place back."""
+        self._place.release()
+        self._ended()
+
+
+class WaitingRoom:
+    """Hands out places on ready replicas, and holds who finds none until one is ready."""
+
+    def __init__(self, clock: Clock, changed: Callable[[], None]) -> None:
+        """`changed` is called whenever the demand for a model changes."""
+        self._clock = clock
+        self._changed = changed
+        self._closed = False
+
+    def close(self) -> None:
+        """Refuse everybody from now on."""
+        self._closed = True
+
+    async def acquire(self, model: Managed) -> Lease:
+        """Return a place on the ready replica with the fewest requests in flight.
+
+        Waits for one up to the model's `max_wait`; raises `NotReadyError` after it, and at once
+        where no waiting would help.
+        """
+        if (place := _take(model)) is not None:
+            return self._lease(model, place)
+        woken = asyncio.Event()
+        model.waiting[woken] = self._clock.monotonic()
+        self._changed()
+        try:
+            async with asyncio.timeout(model.max_wait):
+                while True:
+                    self._refuse_the_hopeless(model)
+                    woken.clear()
+                    await woken.wait()
+                    if (place := _take(model)) is not None:
+                        return self._lease(model, place)
+        except TimeoutError:
+            raise self._not_ready(model) from None
+        finally:
+            del model.waiting[woken]
+            self._ended(model)
+
+    def _lease(self, model: Managed, place: ReplicaLease) -> Lease:
+        return Lease(place, lambda: self._ended(model))
+
+    def _ended(self, model: Managed) -> None:
+        model.last_request = self._clock.monotonic()
+        self._changed()
+
+    def _refuse_the_hopeless(self, model: Managed) -> None:
+        if self._closed:
+            raise NotReadyError(model.name, "warmd is shutting down", 30)
+        wall = self._clock.wall()
+        wanted = decide_target(model.wish, model.override, Demand(1, 0, 0.0), wall)
+        if wanted.rung is not Rung.HOT:
+            until = model.override.until if model.override else None
+            left = HELD_RETRY_AFTER_S if until is None else until - wall
+            reason = f"{model.name} is kept {wanted.rung}: {wanted.reason}"
+            raise NotReadyError(model.name, reason, max(1, math.ceil(left)))
+        if all(r.state.phase is Phase.FAILED for r in model.replicas):
+            raise self._not_ready(model)
+
+    def _not_ready(self, model: Managed) -> NotReadyError:
+        progress = min((self._progress(model, r) for r in model.replicas), key=ready_in)
+        sentence = why_not_ready(model.name, progress)
+        if model.held_up_by is not None and progress.phase is Phase.DOWN:
+            sentence = f"{model.name} can't be started at the moment: {model.held_up_by}"
+        return NotReadyError(model.name, sentence, math.ceil(ready_in(progress)))
+
+    def _progress(self, model: Managed, replica: Replica) -> Progress:
+        now = self._clock.monotonic()
+        state = replica.state
+        return Progress(
+            phase=state.phase,
+            stage=replica.stage,
+            elapsed=now - (now if state.started_at is None else state.started_at),
+            retry_in=0.0 if state.retry_at is None else state.retry_at - now,
+            starts=model.starts,
+            reason=state.reason,
+        )
+
+
+def _take(model: Managed) -> ReplicaLease | None:
+    for replica in sorted(model.replicas, key=lambda r: r.in_flight):
+        if (place := replica.lease()) is not None:
+            return place
+    return None
