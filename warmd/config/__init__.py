@@ -17,8 +17,8 @@ from warmd.config.settings import (
     RamSettings,
     RestartSettings,
     Settings,
-    WarmUpKind,
-    WarmUpSettings,
+    WarmupKind,
+    WarmupSettings,
 )
 from warmd.config.units import (
     Share,
@@ -44,8 +44,8 @@ __all__ = [
     "RestartSettings",
     "Settings",
     "Share",
-    "WarmUpKind",
-    "WarmUpSettings",
+    "WarmupKind",
+    "WarmupSettings",
     "describe",
     "format_duration",
     "format_size",

@@ -112,7 +112,7 @@ class IdleSettings(Table):
     after: Seconds = 300.0
 
 
-class WarmUpKind(StrEnum):
+class WarmupKind(StrEnum):
     """Which endpoint the first real request of an engine goes to."""
 
     AUTO = "auto"
@@ -121,12 +121,12 @@ class WarmUpKind(StrEnum):
     EMBEDDING = "embedding"
 
 
-class WarmUpSettings(Table):
+class WarmupSettings(Table):
     """The first real request that an engine must answer before users reach it."""
 
     prompt: Annotated[str, AfterValidator(not_blank)] = "Reply with one word: ok"
     max_tokens: Annotated[int, Field(ge=1, le=1024)] = 1
-    kind: Annotated[WarmUpKind, one_of(WarmUpKind), PlainSerializer(str)] = WarmUpKind.AUTO
+    kind: Annotated[WarmupKind, one_of(WarmupKind), PlainSerializer(str)] = WarmupKind.AUTO
     timeout: Seconds = 60.0
 
 
@@ -142,7 +142,7 @@ class ModelSettings(Table):
     idle: IdleSettings = IdleSettings()
     max_wait: Seconds | None = None
     start_timeout: Seconds | None = None
-    warmup: WarmUpSettings = WarmUpSettings()
+    warmup: WarmupSettings = WarmupSettings()
 
 
 class Settings(Table):

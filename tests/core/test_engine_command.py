@@ -1,0 +1,154 @@
+"""The command line, the environment and the files of an engine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from warmd.engine import (
+    EngineError,
+    EngineHome,
+    EngineRecipe,
+    engine_command,
+    engine_home,
+    first_port,
+    point_at,
+    prepare_home,
+    stable_path,
+)
+
+INHERITED = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/var/lib/warmd",
+    "CUDA_VISIBLE_DEVICES": "0",
+}
+
+
+def recipe(**changes: object) -> EngineRecipe:
+    facts: dict[str, object] = {
+        "python": Path("/opt/vllm/bin/python"),
+        "model": "qwen3-32b",
+        "weights": stable_path(Path("/var/cache/warmd"), "qwen3-32b"),
+        "home": engine_home(Path("/run/warmd"), "qwen3-32b.0"),
+        "cache_dir": Path("/var/cache/warmd"),
+        "slot": 3,
+    }
+    return EngineRecipe(**{**facts, **changes})  # type: ignore[arg-type]
+
+
+def test_the_command_line_names_model_aliases_and_socket_and_leaves_args_untouched() -> None:
+    made = engine_command(
+        recipe(aliases=("gpt-4o", "default"), args=("--max-model-len", "32768", "-tp=2")), INHERITED
+    )
+    assert made.argv == (
+        "/opt/vllm/bin/python",
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        "/var/cache/warmd/models/qwen3-32b",
+        "--served-model-name",
+        "qwen3-32b",
+        "gpt-4o",
+        "default",
+        "--uds",
+        "/run/warmd/engines/qwen3-32b.0/engine.sock",
+        "--max-model-len",
+        "32768",
+        "-tp=2",
+    )
+    assert made.cwd == Path("/run/warmd/engines/qwen3-32b.0")
+
+
+def test_the_models_environment_wins_over_the_engines_and_both_over_ours() -> None:
+    made = engine_command(
+        recipe(
+            engine_env={"HF_HUB_OFFLINE": SecretStr("0"), "A": SecretStr("engine")},
+            model_env={"A": SecretStr("model"), "HF_TOKEN": SecretStr("hf_s3cret")},
+        ),
+        INHERITED,
+    )
+    assert (made.env["HF_HUB_OFFLINE"], made.env["A"]) == ("0", "model")
+    assert made.env["HF_TOKEN"] == "hf_s3cret"
+    assert "s3cret" not in repr(made)
+    assert "s3cret" not in made.shown
+
+
+def test_engines_that_start_together_look_for_ports_in_different_places() -> None:
+    firsts = [first_port(slot) for slot in range(200)]
+    assert len({port // 50 for port in firsts}) == 200
+    assert min(firsts) >= 1024
+    assert max(firsts) + 50 < 32768  # where the kernel's own choice begins
+    assert first_port(200) == first_port(0)
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose path leaves room for a socket's name."""
+    with tempfile.TemporaryDirectory(prefix="w-") as folder:
+        yield Path(folder)
+
+
+def test_a_home_is_private_and_free_of_what_an_earlier_engine_left(short: Path) -> None:
+    home = EngineHome(short / "engines" / "m.0")
+    home.folder.mkdir(parents=True, mode=0o755)
+    home.socket.touch()
+    assert home.rpc is not None
+    home.rpc.mkdir()
+    (home.rpc / "117d5986-2938-4b21-a542-8dab72fca209").touch()
+    home.log.write_text("earlier\n")
+    prepare_home(home)
+    assert home.folder.stat().st_mode & 0o777 == 0o700
+    assert not home.socket.exists()
+    assert list(home.rpc.iterdir()) == []
+    assert home.log.read_text() == "earlier\n"
+
+
+def test_a_home_that_is_a_link_to_somewhere_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "m.0").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EngineError, match=r"must be a folder of warmd's own, not a link"):
+        prepare_home(EngineHome(tmp_path / "m.0"))
+
+
+def test_a_socket_path_that_the_kernel_refuses_is_said_before_the_start(tmp_path: Path) -> None:
+    home = EngineHome(tmp_path / ("m" * 100))
+    assert home.rpc is None
+    with pytest.raises(EngineError, match=r"where the kernel takes 107; give \[host\]\.run_dir"):
+        prepare_home(home)
+    assert not home.folder.exists()
+
+
+def test_a_file_in_the_way_of_the_folder_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "engines").touch()
+    with pytest.raises(EngineError, match=r"can't be prepared: (File exists|Not a directory)"):
+        prepare_home(engine_home(tmp_path, "m.0"))
+
+
+def test_the_stable_path_keeps_its_name_while_what_is_behind_it_changes(tmp_path: Path) -> None:
+    link = stable_path(tmp_path, "m")
+    for weights in (tmp_path / "disk", tmp_path / "tmpfs", tmp_path / "tmpfs"):
+        point_at(link, weights)
+        assert link.readlink() == weights
+    assert [entry.name for entry in link.parent.iterdir()] == ["m"]
+
+
+def test_a_real_folder_in_the_links_place_is_left_alone(tmp_path: Path) -> None:
+    link = stable_path(tmp_path, "m")
+    link.mkdir(parents=True)
+    (link / "precious.safetensors").touch()
+    with pytest.raises(EngineError, match="something else stands there; move it away"):
+        point_at(link, tmp_path / "weights")
+    assert (link / "precious.safetensors").exists()
+
+
+def test_the_environment_keeps_what_was_allowed_and_adds_what_vllm_needs() -> None:
+    env = engine_command(recipe(), INHERITED).env
+    assert env["HOME"] == "/var/lib/warmd"
+    assert env["CUDA_VISIBLE_DEVICES"] == "0"
+    assert env["PATH"] == "/opt/vllm/bin:/usr/bin:/bin"  # ninja stands beside the engine's Python
+    assert env["VLLM_CACHE_ROOT"] == "/var/cache/warmd/vllm"
+    assert env["VLLM_RPC_BASE_PATH"] == "/run/warmd/engines/qwen3-32b.0/rpc"

@@ -1,0 +1,1 @@
+"""Not vLLM: a fake of it for tests."""

@@ -1,0 +1,35 @@
+"""All that knows vLLM: its command line, its log, its HTTP server."""
+
+from __future__ import annotations
+
+from warmd.engine.client import EngineClient
+from warmd.engine.command import EngineCommand, EngineRecipe, engine_command, first_port
+from warmd.engine.errors import EngineError, WarmupError
+from warmd.engine.failure import failure_cause
+from warmd.engine.home import EngineHome, engine_home, point_at, prepare_home, stable_path
+from warmd.engine.log import EngineLog
+from warmd.engine.stages import StartTracker
+from warmd.engine.vllm import Vllm
+from warmd.engine.warmup import WarmupAnswer, WarmupSpec, warm_up
+
+__all__ = [
+    "EngineClient",
+    "EngineCommand",
+    "EngineError",
+    "EngineHome",
+    "EngineLog",
+    "EngineRecipe",
+    "StartTracker",
+    "Vllm",
+    "WarmupAnswer",
+    "WarmupError",
+    "WarmupSpec",
+    "engine_command",
+    "engine_home",
+    "failure_cause",
+    "first_port",
+    "point_at",
+    "prepare_home",
+    "stable_path",
+    "warm_up",
+]

@@ -1,0 +1,58 @@
+"""The way to one engine: HTTP over its unix socket."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import aiohttp
+
+BASE_URL = "http://engine"
+_CONNECT_S = 5.0
+_PROBE_S = 5.0
+# vLLM's server closes idle connections after 5 s; a request on a closing one would be lost.
+_KEEPALIVE_S = 4.0
+
+
+class EngineClient:
+    """One session, whose every connection leads to one engine. Made inside a running loop."""
+
+    def __init__(self, socket: Path) -> None:
+        self._session = aiohttp.ClientSession(
+            BASE_URL,
+            connector=aiohttp.UnixConnector(str(socket), limit=0, keepalive_timeout=_KEEPALIVE_S),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """What requests are relayed through: no total timeout, bodies left as they come."""
+        return self._session
+
+    async def listening(self) -> bool:
+        """Whether the engine's server says that it is well: `GET /health` is 200."""
+        try:
+            async with self._session.get("/health", timeout=_probe_timeout()) as response:
+                return response.status == 200
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            return False
+
+    async def version(self) -> str | None:
+        """Return the engine's version, None where it doesn't tell."""
+        try:
+            async with self._session.get("/version", timeout=_probe_timeout()) as response:
+                told = json.loads(await response.read()) if response.status == 200 else None
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
+            return None
+        version = told.get("version") if isinstance(told, dict) else None
+        return version if isinstance(version, str) else None
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._session.close()
+
+
+def _probe_timeout() -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=_PROBE_S)

@@ -1,0 +1,93 @@
+"""The command line and the environment of one vLLM engine. Pure."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from warmd.engine.home import EngineHome
+
+FIRST_PORT = 21000
+PORTS_EACH = 50
+_PORT_RANGES = 200  # ends at 31000, below the kernel's ephemeral ports (ip(7): from 32768)
+
+
+@dataclass(frozen=True)
+class EngineRecipe:
+    """All that an engine's command is made of. `slot` numbers the replicas of this host."""
+
+    python: Path
+    model: str
+    weights: Path  # the stable path
+    home: EngineHome
+    cache_dir: Path
+    slot: int
+    aliases: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    engine_env: Mapping[str, SecretStr] = field(default_factory=dict)
+    model_env: Mapping[str, SecretStr] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EngineCommand:
+    """What to exec. The environment is whole and may hold secrets, so it isn't shown."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)
+    cwd: Path
+
+    @property
+    def shown(self) -> str:
+        """The command line as one would type it."""
+        return shlex.join(self.argv)
+
+
+def first_port(slot: int) -> int:
+    """Where an engine begins to look for free TCP ports: engines that start together collide.
+
+    See vllm-project/vllm#43206.
+    """
+    return FIRST_PORT + PORTS_EACH * (slot % _PORT_RANGES)
+
+
+def engine_command(recipe: EngineRecipe, inherited: Mapping[str, str]) -> EngineCommand:
+    """Build the command of one engine; `inherited` is what it may have of the daemon's environment.
+
+    The module is started rather than the `vllm` command, which looks for a distribution of that
+    name and fails where vLLM was built under another one.
+    """
+    argv = (
+        str(recipe.python),
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(recipe.weights),
+        "--served-model-name",
+        recipe.model,
+        *recipe.aliases,
+        "--uds",
+        str(recipe.home.socket),
+        *recipe.args,
+    )
+    env = dict(inherited)
+    # Kernels are built at run time with ninja and friends, which live beside the engine's Python.
+    env["PATH"] = os.pathsep.join((str(recipe.python.parent), env.get("PATH", os.defpath)))
+    env |= {
+        "VLLM_CACHE_ROOT": str(recipe.cache_dir / "vllm"),
+        "TORCHINDUCTOR_CACHE_DIR": str(recipe.cache_dir / "torchinductor"),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_PORT": str(first_port(recipe.slot)),
+        "PYTHONUNBUFFERED": "1",  # the stages of a start are timed by the arrival of lines
+    }
+    if recipe.home.rpc is not None:
+        env["VLLM_RPC_BASE_PATH"] = str(recipe.home.rpc)
+    for overrides in (recipe.engine_env, recipe.model_env):
+        env |= {name: secret.get_secret_value() for name, secret in overrides.items()}
+    return EngineCommand(argv, env, recipe.home.folder)

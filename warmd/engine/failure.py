@@ -1,0 +1,224 @@
+"""Why an engine failed, in one sentence, from its own log. Pure.
+
+The patterns are the texts of vLLM 0.26 to 0.33, of torch and of safetensors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from warmd.engine.traces import Complaint, complaints, last_words
+
+_LONGEST = 240
+_SEE_ALSO = re.compile(r"\s*See https?://\S+( for more (details|tips|information))?\.?")
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A failure that we can explain: `says` may use the pattern's named groups."""
+
+    pattern: re.Pattern[str]
+    says: str
+
+
+def _known(pattern: str, says: str) -> _Known:
+    return _Known(re.compile(pattern, re.DOTALL | re.IGNORECASE), says)
+
+
+_MORE_MEMORY = "raise --gpu-memory-utilization or --kv-cache-memory-bytes"
+
+_KNOWN = (
+    # memory of the device
+    _known(
+        r"No available memory for the cache blocks",
+        "No available memory for the cache blocks: the weights leave no room for a KV cache;"
+        f" {_MORE_MEMORY}, or lower --max-model-len",
+    ),
+    _known(
+        r"To serve at least one request with the models?'s max seq len \((?P<want>\d+)\),"
+        r" \(?(?P<need>[\d.]+) GiB KV cache is needed.*?\((?P<have>[\d.]+) GiB\)"
+        r".*?estimated maximum model length is (?P<fits>\d+)",
+        "a KV cache of {have} GiB can't hold one request of {want} tokens, which takes {need} GiB;"
+        f" lower --max-model-len to {{fits}} or less, or {_MORE_MEMORY}",
+    ),
+    _known(
+        r"To serve at least one request with the models?'s max seq len \((?P<want>\d+)\),"
+        r" \(?(?P<need>[\d.]+) GiB KV cache is needed.*?\((?P<have>[\d.]+) GiB\)",
+        "a KV cache of {have} GiB can't hold one request of {want} tokens, which takes {need} GiB;"
+        f" lower --max-model-len, or {_MORE_MEMORY}",
+    ),
+    _known(
+        r"Free memory on device (?:(?P<device>\S+) )?\((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\)"
+        r" on startup is less than desired GPU memory utilization"
+        r" \((?P<share>[\d.]+), (?P<want>[\d.]+) GiB\)",
+        "only {free} of {total} GiB are free on the device, and --gpu-memory-utilization {share}"
+        " asks for {want} GiB; lower it, or end what else uses the device (see nvidia-smi)",
+    ),
+    _known(
+        r"(?P<what>(?:CUDA|HIP|XPU) out of memory\.(?: Tried to allocate [\d.]+ \wiB)?)"
+        r"(?:.*?of which (?P<free>[\d.]+ \wiB) is free)?",
+        "{what}; lower --gpu-memory-utilization, --max-model-len or --max-num-seqs, or end what"
+        " else uses the device (see nvidia-smi)",
+    ),
+    _known(
+        r"not enough GPU memory|CUDA error: out of memory",
+        "the device's memory is too small for this model; lower --gpu-memory-utilization, use more"
+        " GPUs (--tensor-parallel-size) or --quantization",
+    ),
+    _known(
+        r"Error in memory profiling",
+        "another process freed memory of the device while vLLM measured its own; start it again,"
+        " or set --kv-cache-memory-bytes, which needs no measuring",
+    ),
+    # the device itself
+    _known(
+        r"World size \((?P<want>\d+)\) is larger than the number of available GPUs"
+        r" \((?P<have>\d+)\)",
+        "the model wants {want} GPUs and the engine sees {have}; lower --tensor-parallel-size or"
+        " --pipeline-parallel-size, or check CUDA_VISIBLE_DEVICES",
+    ),
+    _known(
+        r"(?P<what>No CUDA GPUs are available|Failed to infer device type"
+        r"|Found no NVIDIA driver on your system|NVIDIA driver on your system is too old)",
+        "{what}; check that nvidia-smi works, and what CUDA_VISIBLE_DEVICES says",
+    ),
+    # the command line and the installation
+    _known(
+        r"^(?P<what>unrecognized arguments: .*|argument -.*?|expected .*? arguments?.*)$",
+        "vLLM refuses its command line: {what}; correct the model's args",
+    ),
+    _known(
+        r"No module named '?vllm\b",
+        "vLLM is not installed in the engine's Python; set [engine].python to the one that has it",
+    ),
+    _known(
+        r"No module named '?(?P<what>[\w.]+)",
+        "the module {what} is missing in the engine's Python; install it there",
+    ),
+    # the model's files
+    _known(
+        r"has model type `(?P<what>[^`]+)` but Transformers does not recognize",
+        "the model's type {what} is unknown to this version of Transformers; upgrade vLLM and"
+        " Transformers, or check the model's config.json",
+    ),
+    _known(
+        r"Model architectures (?P<what>\[[^\]]*\]) (?:are not supported|failed to be inspected)",
+        "the architecture {what} is not supported by this vLLM; upgrade vLLM, or check the model's"
+        " config.json",
+    ),
+    _known(
+        r"Cannot find any model weights with [`'](?P<what>[^`']+)",
+        "there are no weights in {what}; check `weights`, or finish the download",
+    ),
+    _known(
+        r"Repo id must be .*?: '(?P<what>/[^']+)'"
+        r"|Invalid repository ID or local directory specified: '(?P<there>[^']+)'"
+        r"|(?P<where>/\S+) is not a local folder and is not a valid model identifier",
+        "there is no model at {what}{there}{where}; check that `weights` is a folder with a"
+        " config.json that the engine may read",
+    ),
+    _known(
+        r"SafetensorError: (?P<what>.*)|Error while deserializing header: (?P<there>.*)",
+        "a weights file is damaged or cut short ({what}{there}); download it again",
+    ),
+    _known(
+        r"User-specified max_model_len \((?P<want>\d+)\) is greater than the derived max_model_len"
+        r" \(\w+=(?P<most>\d+)",
+        "--max-model-len {want} is more than the {most} tokens that the model was made for;"
+        " lower it",
+    ),
+    _known(
+        r"trust_remote_code=True|--trust-remote-code",
+        "the model brings its own code; add --trust-remote-code to its args if you trust it",
+    ),
+    # the host
+    _known(
+        r"address already in use|EADDRINUSE",
+        "a network port or socket that vLLM wants is already in use; start it again, or give it"
+        " another VLLM_PORT in the model's env",
+    ),
+    _known(
+        r"/dev/shm|insufficient shared memory",  # noqa: S108  a text to look for
+        "shared memory (/dev/shm) is full or not writable; remove what dead engines left there, or"
+        " make it larger",
+    ),
+    _known(
+        r"No space left on device: '(?P<what>[^']+)'",
+        "no space left on the disk of {what}; free some",
+    ),
+    _known(
+        r"No space left on device|\[Errno 28\]",
+        "no space left on a disk; free some: the compile cache and /tmp need it",
+    ),
+    _known(
+        r"Errno 13\] Permission denied: '(?P<what>[^']+)'",
+        "the engine may not read or write {what}; change its owner or mode",
+    ),
+    _known(
+        r"Errno 12\]|Cannot allocate memory|std::bad_alloc",
+        "the host's memory is used up; stage or run less beside this model",
+    ),
+    _known(
+        r"\[Errno 24\]",
+        "too many open files; raise LimitNOFILE of the engine",
+    ),
+    _known(
+        r"(?:exit code: |exit code |'\w+': )-9\b",
+        "one of the engine's processes was killed by SIGKILL, most likely by the kernel for want"
+        " of memory; see `journalctl -k`, and stage or run less beside this model",
+    ),
+)
+
+# What other processes say once the one with the real cause is gone, and handlers of signals.
+_CONSEQUENCE = re.compile(
+    r"see (?:root cause|stack ?trace)|please check the stack trace above|root cause of the error"
+    r"|Failed core proc|failed to start\.?$|died unexpectedly|EngineDeadError|EngineCore died"
+    r"|EngineCore (?:encountered|failed)|Connection reset by peer|Broken ?pipe"
+    r"|TCPStore|ProcessGroup\w+|^(?:KeyboardInterrupt|SystemExit|CancelledError|EOFError)"
+    r"|Exception in ASGI application|EngineCore hit an exception|output_handler failed",
+    re.IGNORECASE,
+)
+
+
+def failure_cause(lines: Sequence[str], exit_sentence: str) -> str:
+    """Say in one sentence, without a full stop, why the engine ended, and what helps.
+
+    `lines` are the last lines that it printed, `exit_sentence` is how its main process ended:
+    `exited with status 1`.
+    """
+    found = list(complaints(lines))
+    for complaint in found:
+        if (known := _explain(complaint)) is not None:
+            return known
+    if "SIGKILL" in exit_sentence:
+        return (
+            "it was killed by SIGKILL and its log doesn't say why, most likely by the kernel for"
+            " want of memory; see `journalctl -k`, and stage or run less beside this model"
+        )
+    firsthand = [each for each in found if not _CONSEQUENCE.search(each.sentence)]
+    exceptions = [each for each in firsthand if each.name]
+    if exceptions or firsthand:
+        last = (exceptions or firsthand)[-1]
+        if last.root is last:
+            return _shorten(last.sentence)
+        return f"{_shorten(last.sentence)}, caused by {_shorten(last.root.sentence)}"
+    if found:
+        return f"it {exit_sentence}: {_shorten(found[-1].sentence)}"
+    if words := last_words(lines):
+        return f"it {exit_sentence}, and its last words were: {_shorten(words)}"
+    return f"it {exit_sentence} and printed nothing"
+
+
+def _explain(complaint: Complaint) -> str | None:
+    for known in _KNOWN:
+        if (match := known.pattern.search(complaint.sentence)) is not None:
+            groups = {name: text or "" for name, text in match.groupdict().items()}
+            return _shorten(known.says.format(**groups), 2 * _LONGEST)
+    return None
+
+
+def _shorten(text: str, longest: int = _LONGEST) -> str:
+    text = " ".join(_SEE_ALSO.sub("", text).split()).rstrip(".")
+    return text if len(text) <= longest else f"{text[: longest - 1].rstrip()}…"

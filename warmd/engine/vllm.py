@@ -1,0 +1,93 @@
+"""One replica's vLLM: its files, its command, its log and the way to it, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from warmd.engine.client import EngineClient
+from warmd.engine.command import EngineRecipe, engine_command
+from warmd.engine.failure import failure_cause
+from warmd.engine.home import point_at, prepare_home
+from warmd.engine.log import EngineLog
+from warmd.engine.warmup import WarmupSpec, warm_up
+from warmd.launch import LaunchSpec
+
+
+@dataclass(frozen=True)
+class VllmConnection:
+    """The way to one engine, and the first question that it will be asked."""
+
+    client: EngineClient
+    question: WarmupSpec
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The session through which users' requests are relayed as well."""
+        return self.client.session
+
+    async def listening(self) -> bool:
+        """Whether the engine's server says that it is well."""
+        return await self.client.listening()
+
+    async def warm_up(self) -> None:
+        """Get one real answer through the session that users take; raises `WarmupError`."""
+        await warm_up(self.client.session, self.question)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.client.close()
+
+
+class Vllm:
+    """What a replica needs to know of its vLLM. `report` is told, in a sentence, of a lost log."""
+
+    def __init__(
+        self,
+        replica: str,
+        recipe: EngineRecipe,
+        question: WarmupSpec,
+        *,
+        source: Path,
+        inherited: Mapping[str, str],
+        report: Callable[[str], None],
+    ) -> None:
+        """`source` is the model's folder, which the recipe's stable path shall lead to."""
+        self._replica = replica
+        self._recipe = recipe
+        self._source = source
+        self._question = question
+        self._inherited = inherited
+        self._report = report
+        self._log = EngineLog(recipe.home.log)
+
+    def prepare(self) -> LaunchSpec:
+        """Make the engine's folder fresh and say what to run; raises `EngineError`."""
+        prepare_home(self._recipe.home)
+        point_at(self._recipe.weights, self._source)
+        command = engine_command(self._recipe, self._inherited)
+        self._log.begin(command.shown)
+        self._report_trouble()
+        return LaunchSpec(self._replica, command.argv, command.env, command.cwd)
+
+    def log(self, line: str) -> None:
+        """Keep a line of the engine's output."""
+        had = self._log.trouble
+        self._log.line(line)
+        if had is None:
+            self._report_trouble()
+
+    def _report_trouble(self) -> None:
+        if self._log.trouble is not None:
+            self._report(self._log.trouble)
+
+    def cause(self, ending: str) -> str:
+        """Say in one sentence, from its log, why an engine that `ending` failed."""
+        return failure_cause(self._log.lines, ending)
+
+    def connect(self) -> VllmConnection:
+        """Return the way to the engine; nothing is sent yet."""
+        return VllmConnection(EngineClient(self._recipe.home.socket), self._question)
