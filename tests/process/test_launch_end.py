@@ -1,0 +1,256 @@
+"""The end of an engine: asked for or not, nothing of its tree is left, whoever was killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from launch_scene import DEAF_ORPHAN, alive, eventually, launching, pids, shim_of
+
+import warmd
+from warmd.launch import EngineExit, LaunchError
+
+POLITE = """
+import os, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b"bye\\n"), os._exit(0)))
+print("up", flush=True)
+while True:
+    signal.pause()
+"""
+DEAF = POLITE.replace('lambda *_: (os.write(1, b"bye\\n"), os._exit(0))', "signal.SIG_IGN")
+HANGS_ON = DEAF_ORPHAN + "signal.pause()\n"
+
+
+async def test_sigterm_is_honoured(tmp_path: Path) -> None:
+    async with launching(tmp_path) as scene:
+        engine = await scene.start_python(POLITE)
+        assert await engine.stop(30) == EngineExit(0, asked_for=True)
+        assert scene.text == ["up", "bye"]
+        assert await engine.stop(30) == await engine.wait()
+
+
+async def test_an_exit_nobody_asked_for_says_so(tmp_path: Path) -> None:
+    async with launching(tmp_path) as scene:
+        engine = await scene.start("/bin/sh", "-c", "exit 0")
+        assert await engine.wait() == EngineExit(0, asked_for=False)
+        engine = await scene.start("/bin/sh", "-c", "kill -SEGV $$")
+        assert await engine.wait() == EngineExit(None, signal.SIGSEGV, asked_for=False)
+
+
+async def test_sigkill_follows_when_the_grace_is_over(tmp_path: Path) -> None:
+    async with launching(tmp_path) as scene:
+        engine = await scene.start_python(DEAF)
+        asked = time.monotonic()
+        assert await engine.stop(0.3) == EngineExit(None, signal.SIGKILL, asked_for=True)
+        assert time.monotonic() - asked >= 0.3
+
+
+async def test_a_second_stop_may_be_less_patient(tmp_path: Path) -> None:
+    async with launching(tmp_path) as scene:
+        engine = await scene.start_python(DEAF)
+        patient = asyncio.create_task(engine.stop(600))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            assert await engine.stop(0) == await patient
+
+
+async def test_stop_takes_what_has_left_session_and_parent(tmp_path: Path) -> None:
+    async with launching(tmp_path) as scene:
+        engine = await scene.start_python(HANGS_ON)
+        assert (await engine.stop(5)).signal == signal.SIGTERM
+        assert not alive(pids(scene.notes)["orphan"])
+
+
+@pytest.mark.parametrize("end", ["is killed", "exits 0"])
+async def test_when_the_main_process_ends_nothing_outlives_it(tmp_path: Path, end: str) -> None:
+    async with launching(tmp_path) as scene:
+        engine = await scene.start_python(HANGS_ON if end == "is killed" else DEAF_ORPHAN)
+        if end == "is killed":
+            os.kill(engine.pid, signal.SIGKILL)
+        # The orphan holds the output pipe and ignores SIGTERM.
+        async with asyncio.timeout(2):
+            ended = await engine.wait()
+        assert not alive(pids(scene.notes)["orphan"])
+        assert ended == EngineExit(*((None, 9) if end == "is killed" else (0,)))
+
+
+async def test_a_tree_that_keeps_forking_is_ended(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys, time
+print("up", flush=True)
+for _ in range(4):
+    os.fork()
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+while True:
+    if os.fork():
+        time.sleep(0.01)
+    else:
+        os.setsid()
+        time.sleep(0.05)
+        os._exit(0)
+"""
+    async with launching(tmp_path) as scene:
+        engine = await scene.start_python(program)
+        async with asyncio.timeout(10):
+            await engine.stop(0.1)
+        marked = f"WARMD_RUN_DIR={tmp_path}/run".encode()
+        assert [pid for pid in psutil.pids() if marked in environ(pid)] == []
+
+
+async def test_the_moment_after_the_end_lets_a_child_tidy_up(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys
+if os.fork() == 0:
+    signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b"tidied\\n"), os._exit(0)))
+    print("up", flush=True)
+    while True:
+        signal.pause()
+signal.pause()
+"""
+    async with launching(tmp_path) as scene:
+        engine = await scene.start_python(program)
+        os.kill(engine.pid, signal.SIGKILL)
+        await engine.wait()
+        assert scene.text == ["up", "tidied"]
+
+
+async def test_close_ends_every_tree(tmp_path: Path) -> None:
+    async with launching(tmp_path) as scene:
+        engines = [await scene.start_python(DEAF, name=f"tiny.{number}") for number in range(3)]
+        server = scene.forkserver
+    assert not any(alive(pid) for pid in [server, *(engine.pid for engine in engines)])
+    assert (await engines[0].wait()).asked_for
+    with pytest.raises(LaunchError, match="closed"):
+        await scene.start("/bin/true")
+
+
+async def test_a_killed_forkserver_is_replaced_and_engines_run_on(tmp_path: Path) -> None:
+    async with launching(tmp_path) as scene:
+        engine = await scene.start_python(POLITE)
+        os.kill(scene.forkserver, signal.SIGKILL)
+        other = await scene.start("/bin/sh", "-c", "exit 7", name="other.0")
+        assert (await other.wait()).status == 7
+        assert await engine.stop(5) == EngineExit(0, asked_for=True)
+
+
+async def test_a_forkserver_killed_with_a_request_in_its_hands_costs_nothing(
+    tmp_path: Path,
+) -> None:
+    async with launching(tmp_path) as scene:
+        first = scene.forkserver
+        os.kill(first, signal.SIGSTOP)
+        start = asyncio.create_task(scene.start("/bin/sh", "-c", "exit 7"))
+        await eventually(lambda: scene.launcher._engines)
+        os.kill(first, signal.SIGKILL)
+        assert (await (await start).wait()).status == 7
+        assert scene.forkserver != first
+
+
+async def test_a_killed_shim_takes_the_whole_tree_with_it(tmp_path: Path) -> None:
+    async with launching(tmp_path) as scene:
+        neighbour = await scene.start_python(POLITE, name="neighbour.0")
+        engine = await scene.start_python(HANGS_ON)
+        os.kill(shim_of(engine), signal.SIGKILL)
+        async with asyncio.timeout(2):
+            ended = await engine.wait()
+        assert ended.sentence == "was killed by SIGKILL"
+        assert not any(alive(pid) for pid in pids(scene.notes).values())
+        assert alive(neighbour.pid)
+        assert await neighbour.stop(5) == EngineExit(0, asked_for=True)
+
+
+async def test_without_shim_and_forkserver_the_marks_are_enough(tmp_path: Path) -> None:
+    async with launching(tmp_path) as scene:
+        neighbour = await scene.start_python(POLITE, name="neighbour.0")
+        engine = await scene.start_python(HANGS_ON)
+        os.kill(scene.forkserver, signal.SIGKILL)
+        os.kill(shim_of(engine), signal.SIGKILL)
+        async with asyncio.timeout(5):
+            await engine.wait()
+        assert not any(alive(pid) for pid in pids(scene.notes).values())
+        assert await neighbour.stop(5) == EngineExit(0, asked_for=True)
+
+
+DAEMON = f"""
+import asyncio, json, signal, sys
+from pathlib import Path
+from warmd.launch import DirectLauncher, LaunchSpec
+
+async def main():
+    folder = Path(sys.argv[1])
+    interrupted = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
+    launcher = DirectLauncher(folder / "run")
+    up = asyncio.Event()
+    argv = (sys.executable, "-I", "-S", "-c", {HANGS_ON!r}, str(folder / "notes"))
+    engine = await launcher.start(
+        LaunchSpec("tiny.0", argv, {{}}, folder), lambda at, line: up.set()
+    )
+    await up.wait()
+    print(json.dumps([launcher._server.pid, engine.pid]), flush=True)
+    await interrupted.wait()
+    print("interrupted", flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def daemon(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """Run a daemon with one engine; give its whole line: forkserver, shim, main, orphan."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", DAEMON, str(folder)],
+        cwd=Path(warmd.__file__).parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        server, main = json.loads(process.stdout.readline())
+        yield process, [server, psutil.Process(main).ppid(), *pids(folder / "notes").values()]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+async def test_nothing_outlives_a_killed_daemon(tmp_path: Path) -> None:
+    with daemon(tmp_path) as (process, line):
+        assert len(line) == 4
+        assert all(alive(pid) for pid in line)
+        process.kill()
+        await eventually(lambda: not any(alive(pid) for pid in line), within_s=2)
+
+
+async def test_ctrl_c_at_the_terminal_is_for_the_daemon_alone(tmp_path: Path) -> None:
+    with daemon(tmp_path) as (process, line):
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "interrupted\n"
+        assert all(alive(pid) for pid in line)
+        # Nor do signals that a service manager sends to every process of the service.
+        for pid in line[:2]:
+            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGHUP)
+        await asyncio.sleep(0.1)
+        assert all(alive(pid) for pid in line)
+
+
+def environ(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,74 @@
+"""What every launcher promises, however it runs a process tree."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+LogLine = Callable[[float, str], None]
+"""Takes each line of an engine's output: arrival (`time.monotonic()`, seconds) and its text."""
+
+
+@dataclass(frozen=True)
+class LaunchSpec:
+    """A program to run: exactly this argv and exactly this environment, no shell."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: Path
+
+
+@dataclass(frozen=True)
+class EngineExit:
+    """How an engine's main process ended. `status` is None where a signal ended it."""
+
+    status: int | None
+    signal: int | None = None
+    asked_for: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """Say it for an operator: `exited with status 1`, `was killed by SIGKILL`."""
+        if self.signal is not None:
+            return f"was killed by {signal.Signals(self.signal).name}"
+        return f"exited with status {self.status}"
+
+
+class LaunchError(Exception):
+    """A program could not be started. The text is one sentence: what, why, what to do."""
+
+
+class RunningEngine(Protocol):
+    """One process tree that was started."""
+
+    @property
+    def name(self) -> str:
+        """The name it was launched under."""
+
+    @property
+    def pid(self) -> int:
+        """The main process."""
+
+    @property
+    def exec_at(self) -> float:
+        """When the program was exec'ed, in seconds of `time.monotonic()`."""
+
+    async def wait(self) -> EngineExit:
+        """Return once the main process has ended AND no process of its tree is left."""
+
+    async def stop(self, grace_s: float) -> EngineExit:
+        """SIGTERM, then SIGKILL to the whole tree after `grace_s`; return when nothing is left."""
+
+
+class Launcher(Protocol):
+    """Starts process trees and ends them whole."""
+
+    async def start(self, spec: LaunchSpec, on_line: LogLine) -> RunningEngine:
+        """Start `spec`; raises `LaunchError`. Every line it prints goes to `on_line`."""
+
+    async def close(self) -> None:
+        """End every process tree that still runs, and whatever the launcher itself needs."""
