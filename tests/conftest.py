@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+
+# The rig that runs a real daemon serves the tiers process and vllm alike.
+sys.path.append(str(Path(__file__).parent / "process"))
 
 TIERS = ("core", "process", "vllm")
 

@@ -44,9 +44,12 @@ class FakeEngine:
         self.name = spec.name
         self.pid = pid
         self.exec_at = now
-        self.say = lambda text: on_line(self.exec_at, text)
+        self._on_line = on_line
         self.stopped_with: float | None = None
         self._exit: asyncio.Future[EngineExit] = asyncio.get_running_loop().create_future()
+
+    def say(self, text: str) -> None:
+        self._on_line(self.exec_at, text)
 
     def end(self, ending: EngineExit) -> None:
         if not self._exit.done():
@@ -159,6 +162,9 @@ class Recorder:
 
     def rung_changed(self, change: RungChange) -> None:
         self.lines.append(f"{change.replica} {change.old} -> {change.new}: {change.reason}")
+        self.bell.set()
+
+    def start_began(self, model: str, replica: str, reason: str) -> None:
         self.bell.set()
 
     def start_ready(self, model: str, replica: str, met: Rung, times: StartTimes) -> None:

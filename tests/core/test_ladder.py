@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from warmd.ladder import Rung
@@ -10,9 +12,9 @@ ORDER = [Rung.COLD, Rung.STAGED, Rung.ASLEEP, Rung.HOT]
 
 
 def test_rungs_are_ordered_by_warmth_not_by_the_alphabet() -> None:
-    assert sorted(reversed(ORDER)) == ORDER
+    assert sorted([Rung.HOT, Rung.STAGED, Rung.ASLEEP, Rung.COLD]) == ORDER
     assert [r.height for r in ORDER] == [0, 1, 2, 3], "dashboards rest on these numbers"
-    for low, high in zip(ORDER, ORDER[1:], strict=False):
+    for low, high in pairwise(ORDER):
         assert low < high
         assert low <= high
         assert high > low

@@ -73,8 +73,9 @@ async def test_a_second_replica_waits_for_its_turn_on_the_device() -> None:
 
 async def test_a_crash_is_told_with_its_cause_and_tried_again_until_it_is_a_loop() -> None:
     house = House("m", resting=Rung.HOT)
-    for n, follows in enumerate(("next try in 0 s", "next try in 1 s", "given up after 3")):
-        await house.until(lambda n=n: len(house.launcher.started) == n + 1)
+    for follows in ("next try in 0 s", "next try in 1 s", "given up after 3"):
+        await house.until(lambda: house.phase("m.0") is Phase.STARTING)
+        await house.until(lambda: house.replica("m.0").state.pid is not None)
         engine = house.launcher.started[-1]
         engine.say("CUDA out of memory")
         engine.end(EngineExit(0))

@@ -52,6 +52,9 @@ class Events(Protocol):
     def rung_changed(self, change: RungChange) -> None:
         """Write down a change of rung."""
 
+    def start_began(self, model: str, replica: str, reason: str) -> None:
+        """Write down that a start was decided, and why."""
+
     def start_ready(self, model: str, replica: str, met: Rung, times: StartTimes) -> None:
         """Write down a start that got ready; `met` is the rung it began on."""
 

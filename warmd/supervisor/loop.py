@@ -108,6 +108,7 @@ class Supervisor(ReplicaListener, StagedListener):
         took: float | None = None
         if new.phase is Phase.STARTING:
             model.met[replica.name] = model.told[replica.name]
+            self._events.start_began(model.name, replica.name, new.reason)
         if new.phase is Phase.READY and new.last_start is not None:
             took = new.last_start.total
             model.starts = [*model.starts, took][-REMEMBERED_STARTS:]

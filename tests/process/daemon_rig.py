@@ -1,0 +1,232 @@
+"""A real daemon over the fake engine: a config in a short folder, HTTP from outside, signals."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+FAKES = Path(__file__).parents[1] / "fakes"
+PATIENCE_S = 30.0
+_T = TypeVar("_T")
+
+
+def until(what: Callable[[], _T], doing: str, patience: float = PATIENCE_S) -> _T:
+    """Poll `what` until it is true and return it."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        if found := what():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"not within {patience:g} s: {doing}")
+
+
+@dataclass
+class Answer:
+    """An HTTP answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("warmd", timeout=PATIENCE_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(self._path))
+
+
+@dataclass
+class Daemon:
+    """One daemon's folder, and its process while it runs. `knobs` are the fake engine's."""
+
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+    port: int = 0
+    starts: int = 0
+    knobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "warmd.toml"
+
+    @property
+    def run_dir(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def write_config(self, models: dict[str, str], rest: str = "", gateway: str = "") -> None:
+        """`models` maps names to further lines of their tables."""
+        self.port = self.port or _free_port()
+        text = f"""
+[host]
+run_dir = "{self.run_dir}"
+state_dir = "{self.folder}/state"
+cache_dir = "{self.folder}/cache"
+[gateway]
+listen = ["127.0.0.1:{self.port}"]
+{gateway}
+[metrics]
+listen = []
+[engine]
+python = "{sys.executable}"
+stop_timeout = "1s"
+drain_timeout = "5s"
+[engine.env]
+PYTHONPATH = "{FAKES / "site"}"
+{rest}
+"""
+        for name, lines in models.items():
+            weights = self.folder / f"weights-{name}"
+            weights.mkdir(exist_ok=True)
+            (weights / "config.json").write_text("{}")
+            if not (weights / "model.safetensors").exists():
+                (weights / "model.safetensors").write_bytes(os.urandom(1 << 20))
+            knobs = json.dumps({"file": str(self.folder / f"knobs-{name}.json")})
+            text += f"""
+[models.{name}]
+weights = "{weights}"
+{lines}
+[models.{name}.env]
+FAKE_VLLM = '{knobs}'
+"""
+        self.config.write_text(text)
+
+    def turn(self, model: str = "m", **knobs: Any) -> None:
+        """Set the fake engine's knobs from its next start on."""
+        self.knobs[model] = knobs | {"record": str(self.folder / f"record-{model}")}
+        (self.folder / f"knobs-{model}.json").write_text(json.dumps(self.knobs[model]))
+
+    def record(self, model: str = "m") -> list[dict[str, Any]]:
+        """What the fake engine saw."""
+        file = self.folder / f"record-{model}"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def start(self) -> None:
+        self.starts += 1
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "warmd", "run", "--config", str(self.config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"NO_COLOR": "1"},
+            )
+        until(self._is_up, f"the daemon is up; its log: {self.log}")
+
+    def _is_up(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log
+        return self.log.count(" serves ") == self.starts
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        status = self.process.wait(PATIENCE_S)
+        self.process = None
+        return status
+
+    def control(self, method: str, path: str, body: object = None) -> Answer:
+        return _ask(_UnixConnection(self.run_dir / "control.sock"), method, path, body)
+
+    @property
+    def status(self) -> Any:
+        return self.control("GET", "/status").json
+
+    def replica(self, name: str = "m.0") -> Any:
+        model = name.rpartition(".")[0]
+        return next(r for r in self.status["models"][model]["replicas"] if r["name"] == name)
+
+    def wait_for(self, phase: str, name: str = "m.0") -> Any:
+        return until(
+            lambda: (r := self.replica(name))["phase"] == phase and r,
+            f"{name} is {phase}; {self.log}",
+        )
+
+    def wait_for_rung(self, rung: str, model: str = "m") -> Any:
+        return until(
+            lambda: (m := self.status["models"][model])["rung"] == rung and m,
+            f"{model} is {rung}; {self.log}",
+        )
+
+    def post(self, path: str, body: object, patience: float = PATIENCE_S) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=patience)
+        return _ask(connection, "POST", path, body)
+
+    def chat(self, model: str = "m", patience: float = PATIENCE_S, **more: object) -> Answer:
+        messages = [{"role": "user", "content": "hi"}]
+        body = {"model": model, "messages": messages, **more}
+        return self.post("/v1/chat/completions", body, patience)
+
+    def engine_processes(self) -> list[psutil.Process]:
+        """Every process that any engine of this daemon left anywhere."""
+        mark = str(self.run_dir.resolve())
+        return [p for p in psutil.process_iter() if _env(p).get("WARMD_RUN_DIR") == mark]
+
+
+def _env(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ() if process.status() != psutil.STATUS_ZOMBIE else {}
+    except psutil.Error:
+        return {}
+
+
+def _ask(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    body: object,
+) -> Answer:
+    try:
+        sent = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        connection.request(method, path, sent, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return Answer(response.status, dict(response.getheaders()), response.read())
+    finally:
+        connection.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextmanager
+def a_daemon() -> Iterator[Daemon]:
+    """A daemon that leaves nothing behind, whatever the test did to it."""
+    folder = Path(tempfile.mkdtemp(prefix="warmd-"))  # short: unix sockets live below it
+    daemon = Daemon(folder)
+    try:
+        yield daemon
+    finally:
+        if daemon.process is not None:
+            daemon.process.kill()
+            daemon.process.wait()
+        until(lambda: not daemon.engine_processes(), "every engine has ended")
+        shutil.rmtree(folder)

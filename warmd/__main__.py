@@ -1,0 +1,48 @@
+"""The command `warmd`: run the daemon, or check a config."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import warmd
+from warmd.config import ConfigError, describe, load
+from warmd.daemon import run, set_up_log
+
+EX_CONFIG = 78
+"""sysexits.h; systemd is told not to restart after it: a bad config doesn't mend itself."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return the exit status: 0, 69 where the daemon can't start, 78 for a bad config."""
+    parser = argparse.ArgumentParser(prog="warmd", description=warmd.__doc__)
+    parser.add_argument("--version", action="version", version=f"warmd {warmd.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, what in (
+        ("run", "run the daemon in the foreground"),
+        ("check-config", "say what is wrong with the config, or what it resolves to"),
+    ):
+        command = commands.add_parser(name, help=what, description=what)
+        command.add_argument(
+            "--config",
+            type=Path,
+            metavar="FILE",
+            help="default: /etc/warmd/warmd.toml and models.d beside it",
+        )
+    asked = parser.parse_args(argv)
+    try:
+        settings = load(asked.config)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return EX_CONFIG
+    if asked.command == "check-config":
+        print(describe(settings))
+        return 0
+    set_up_log()
+    return run(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

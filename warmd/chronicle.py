@@ -1,0 +1,99 @@
+"""What happens goes to the log, the history and the metrics. The one place that logs decisions."""
+
+from __future__ import annotations
+
+import logging
+
+from warmd.control import Metrics
+from warmd.history import History
+from warmd.ladder import Rung, StartTimes
+from warmd.policy import Override
+from warmd.supervisor import Clock, EngineFailure, RungChange
+
+log = logging.getLogger("warmd")
+
+
+class Chronicle:
+    """Writes down the supervisor's events."""
+
+    def __init__(self, history: History, metrics: Metrics, clock: Clock) -> None:
+        self._history = history
+        self._metrics = metrics
+        self._clock = clock
+
+    def rung_changed(self, change: RungChange) -> None:
+        """One line and one row for each change of rung, with its reason."""
+        took = "" if change.seconds is None else f" in {change.seconds:.1f} s"
+        log.info(
+            "%s: %s -> %s%s: %s",
+            *(change.replica, change.old, change.new, took, change.reason),
+            extra={
+                "warmd": {
+                    "model": change.model,
+                    "replica": change.replica,
+                    "from": change.old.value,
+                    "to": change.new.value,
+                    "reason": change.reason,
+                    "seconds": change.seconds,
+                }
+            },
+        )
+        self._history.record_decision(
+            self._clock.wall(),
+            change.model,
+            change.replica,
+            from_rung=change.old,
+            to_rung=change.new,
+            reason=change.reason,
+            seconds=change.seconds,
+        )
+
+    def start_began(self, model: str, replica: str, reason: str) -> None:
+        """Say that a start begins: the line that tells of its end may be minutes away."""
+        log.info(
+            "%s: starting: %s",
+            *(replica, reason),
+            extra={"warmd": {"model": model, "replica": replica, "reason": reason}},
+        )
+
+    def start_ready(self, model: str, replica: str, met: Rung, times: StartTimes) -> None:
+        """Count a start and keep its stages: estimates rest on them."""
+        self._metrics.start_ready(model, times)
+        self._history.record_start(model, replica, met, times, self._clock.wall())
+
+    def engine_failed(self, failure: EngineFailure) -> None:
+        """Say what failed, why, and what follows."""
+        log.error(
+            "%s: %s; %s",
+            *(failure.replica, failure.cause, failure.follows),
+            extra={
+                "warmd": {
+                    "model": failure.model,
+                    "replica": failure.replica,
+                    "reason": failure.cause,
+                    "seconds": failure.seconds,
+                }
+            },
+        )
+        if failure.was_ready:
+            return  # it was no start that failed; the change of rung is written down by itself
+        self._metrics.start_failed(failure.model)
+        self._history.record_failure(
+            failure.model,
+            failure.replica,
+            failure.met,
+            reason=failure.cause,
+            seconds=failure.seconds,
+            at=self._clock.wall(),
+        )
+
+    def staging_failed(self, model: str, problem: str) -> None:
+        """Say why weights are not in RAM; the model can be started all the same."""
+        log.warning("%s: not staged: %s", model, problem, extra={"warmd": {"model": model}})
+
+    def override_changed(self, model: str, override: Override | None, sentence: str) -> None:
+        """Keep an operator's word across restarts."""
+        log.info("%s", sentence, extra={"warmd": {"model": model}})
+        rung = None if override is None else override.rung
+        until = None if override is None else override.until
+        self._history.set_override(model, rung, until, self._clock.wall())

@@ -1,0 +1,331 @@
+"""The composition root: builds every room, hands it what it needs, and takes all down again."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import sys
+import time
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import sdnotify
+import uvloop
+
+import warmd
+from warmd.chronicle import Chronicle
+from warmd.config import Settings
+from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
+from warmd.devices import host_memory
+from warmd.engine import EngineRecipe, Vllm, WarmupSpec, engine_home, stable_path
+from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, ModelCard
+from warmd.gateway.paths import ENDPOINTS
+from warmd.history import History, journal_handler, terminal_format
+from warmd.ladder import Rung, replica_name
+from warmd.launch import DirectLauncher, Launcher, LaunchError, clean_environment, sweep
+from warmd.planner.ledger import RamLedger
+from warmd.policy import BackOff, Override, Wish
+from warmd.replica import Limits, Replica
+from warmd.staged import StagedWeights
+from warmd.staging import Stager, weight_files
+from warmd.status import Status
+from warmd.supervisor import Clock, Managed, Supervisor
+
+log = logging.getLogger("warmd")
+
+EX_UNAVAILABLE = 69
+"""sysexits.h: a port or a socket is taken, a folder can't be written to."""
+
+CLOCK = Clock(monotonic=time.monotonic, wall=time.time)
+
+
+class StartUpError(Exception):
+    """The daemon can't start. The text is one sentence: what, why, what to do."""
+
+
+def set_up_log() -> None:
+    """Log to the journal with fields where stderr is the journal, else to stderr for people."""
+    handler = journal_handler()
+    if handler is None:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(terminal_format(sys.stderr))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def run(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; return the exit status."""
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(Daemon(settings).run())
+    except (StartUpError, GatewayError, ControlError, LaunchError) as error:
+        log.critical("%s", error)
+        return EX_UNAVAILABLE
+    return 0
+
+
+class Daemon:
+    """One life of the daemon. It is what the gateway and the admin API ask."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._started = CLOCK.wall()
+        self._notify = sdnotify.SystemdNotifier()
+        self._told_systemd = ""
+        self._metrics = Metrics(self.snapshot, ENDPOINTS)
+        self._supervisor: Supervisor
+
+    async def run(self) -> None:
+        """Run until told to stop. Raises the rooms' own errors where one can't be opened."""
+        settings = self._settings
+        async with AsyncExitStack() as house:
+            house.enter_context(_Folders(settings))
+            _sweep(settings.host.run_dir)
+            history = History(settings.host.state_dir / "history.db", _warn)
+            house.callback(history.close)
+            launcher = DirectLauncher(settings.host.run_dir)
+            house.push_async_callback(launcher.close)
+            await launcher.open()
+            self._supervisor = self._furnish(launcher, history)
+
+            control = ControlServer(
+                settings.control_socket,
+                settings.control.group,
+                self,
+                self._metrics.expose,
+                _warn,
+            )
+            house.push_async_callback(control.close)
+            await control.start()
+            scrapes = MetricsServer(settings.metrics.listen, self._metrics.expose)
+            house.push_async_callback(scrapes.close)
+            await scrapes.start()
+            gateway = self._gateway()
+            house.push_async_callback(gateway.close)
+            bound = await gateway.start([(a.host, a.port) for a in settings.gateway.listen])
+
+            stop = _stop_signal()
+            fronts = ", ".join(f"http://{_bracketed(host)}:{port}" for host, port in bound)
+            log.info("warmd %s serves %d models on %s", *self._what_serves(), fronts)
+            self._notify.notify("READY=1")
+            loop = asyncio.create_task(self._supervisor.run(self._after_tick), name="supervisor")
+            ends: list[asyncio.Future[Any]] = [loop, stop]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            reason = stop.result() if stop.done() else "the supervisor failed"
+            await self._shut_down(gateway, loop, reason)
+            if not stop.done():
+                loop.result()  # raises: it is our bug, and its traceback belongs in the journal
+
+    def _what_serves(self) -> tuple[str, int]:
+        return warmd.__version__, len(self._settings.models)
+
+    async def _shut_down(self, gateway: Gateway, loop: asyncio.Task[None], reason: str) -> None:
+        self._notify.notify("STOPPING=1")
+        log.info("stopping: %s; engines are drained first", reason)
+        gateway.stop_accepting()
+        # Replicas drain themselves; whoever still waits for one is refused at once.
+        await self._supervisor.close(reason)
+        await gateway.drain(self._settings.engine.drain_timeout)
+        loop.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await loop
+
+    # What the rooms are made of
+
+    def _furnish(self, launcher: Launcher, history: History) -> Supervisor:
+        settings = self._settings
+        budget = settings.ram.staging.of(host_memory().total)
+
+        def ram(held: int) -> RamLedger:
+            return RamLedger(budget, held, host_memory().available)
+
+        chronicle = Chronicle(history, self._metrics, CLOCK)
+        supervisor = Supervisor(CLOCK, chronicle, ram)
+        stager = Stager()
+        overrides = history.overrides()
+        slot = 0
+        for name, model in settings.models.items():
+            folder = model.weights
+            staged = StagedWeights(
+                name,
+                lambda folder=folder: weight_files(folder),  # type: ignore[misc]  # bound now
+                stager,
+                CLOCK.monotonic,
+                supervisor,
+            )
+            staged.look()
+            replicas = [
+                self._replica(name, index, slot + index, launcher, supervisor)
+                for index in range(model.replicas)
+            ]
+            slot += model.replicas
+            wish = Wish(model.resting, model.replicas, model.idle.after)
+            supervisor.add(
+                Managed(name, model.aliases, wish, settings.max_wait(name), replicas, staged)
+            )
+            stored = overrides.get(name)
+            override = None if stored is None else Override(stored.rung, stored.until)
+            starts = [times.total for times in reversed(history.recent_starts(name))]
+            supervisor.restore(name, override, starts)
+        return supervisor
+
+    def _replica(
+        self, model: str, index: int, slot: int, launcher: Launcher, supervisor: Supervisor
+    ) -> Replica:
+        settings = self._settings
+        table = settings.models[model]
+        name = replica_name(model, index)
+        recipe = EngineRecipe(
+            python=settings.engine.python,
+            model=model,
+            weights=stable_path(settings.host.cache_dir, model),
+            home=engine_home(settings.host.run_dir, name),
+            cache_dir=settings.host.cache_dir,
+            slot=slot,
+            aliases=table.aliases,
+            args=table.args,
+            engine_env=settings.engine.env,
+            model_env=table.env,
+        )
+        warmup = table.warmup
+        question = WarmupSpec(model, warmup.prompt, warmup.max_tokens, warmup.kind, warmup.timeout)
+        inherited = clean_environment(os.environ)
+        return Replica(
+            name,
+            model,
+            make=Vllm(
+                name, recipe, question, source=table.weights, inherited=inherited, report=_warn
+            ),
+            launcher=launcher,
+            limits=Limits(
+                start=settings.start_timeout(model),
+                drain=settings.engine.drain_timeout,
+                stop=settings.engine.stop_timeout,
+            ),
+            back_off=BackOff(
+                settings.restart.give_up_after,
+                settings.restart.max_delay,
+                settings.restart.stable_after,
+            ),
+            clock=CLOCK.monotonic,
+            listener=supervisor,
+        )
+
+    def _gateway(self) -> Gateway:
+        table = self._settings.gateway
+        keys = None if table.api_keys is None else Keys(table.api_keys, _warn)
+        limits = GatewayLimits(table.max_body, table.header_timeout, table.body_timeout)
+        return Gateway(
+            _Front(self._supervisor, int(self._started)), limits, self._metrics.request_done, keys
+        )
+
+    # What the admin API asks
+
+    def snapshot(self) -> Status:
+        """Return everything that is so at this moment."""
+        return Status(
+            version=warmd.__version__,
+            pid=os.getpid(),
+            started=self._started,
+            time=CLOCK.wall(),
+            models=self._supervisor.statuses(),
+        )
+
+    def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
+        """Keep `model` on `rung`, or give it back to policy; return a sentence."""
+        return self._supervisor.set_target(model, rung, for_s)
+
+    # What systemd is told
+
+    def _after_tick(self) -> None:
+        """Feed the watchdog: only a loop that completes its ticks is alive (sd_notify(3))."""
+        rungs = [self._supervisor.rung(name) for name in self._supervisor.models]
+        counts = ", ".join(f"{rungs.count(rung)} {rung}" for rung in Rung if rung in rungs)
+        status = f"STATUS={counts or 'no models configured'}"
+        self._notify.notify("WATCHDOG=1" if status == self._told_systemd else status)
+        self._told_systemd = status
+
+
+class _Front:
+    """The supervisor as the gateway sees it."""
+
+    def __init__(self, supervisor: Supervisor, created: int) -> None:
+        self._supervisor = supervisor
+        self._created = created
+        self.resolve = supervisor.resolve
+        self.rung = supervisor.rung
+        self.idle_s = supervisor.idle_s
+        self.acquire = supervisor.acquire
+
+    def cards(self) -> list[ModelCard]:
+        """Every model that exists."""
+        return [
+            ModelCard(m.name, m.aliases, m.rung, self._created)
+            for m in self._supervisor.models.values()
+        ]
+
+
+class _Folders:
+    """The daemon's folders, its own while it lives: a second daemon on them is refused."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._host = settings.host
+        self._lock: int | None = None
+
+    def __enter__(self) -> None:
+        try:
+            for folder in (self._host.run_dir, self._host.state_dir, self._host.cache_dir):
+                folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            lock = self._host.run_dir / "warmd.lock"
+            self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartUpError(
+                f"another warmd runs on {self._host.run_dir}; stop it first, "
+                "or give this one its own host.run_dir"
+            ) from None
+        except OSError as error:
+            raise StartUpError(
+                f"{error.filename} can't be made or written to: {error.strerror}; make it, "
+                "or set the folder under [host] to one that this user may write to"
+            ) from None
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+
+
+def _sweep(run_dir: Path) -> None:
+    for leftover in sweep(run_dir):
+        log.warning(
+            "killed process %d of %s, which an earlier warmd had left behind",
+            *(leftover.pid, leftover.name),
+        )
+
+
+def _stop_signal() -> asyncio.Future[str]:
+    """Return a future that the first SIGTERM or SIGINT completes; a second changes nothing."""
+    loop = asyncio.get_running_loop()
+    asked: asyncio.Future[str] = loop.create_future()
+
+    def ask(number: signal.Signals) -> None:
+        if not asked.done():
+            asked.set_result(f"{number.name} came")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask, number)
+    loop.add_signal_handler(
+        signal.SIGHUP, _warn, "SIGHUP came; restart warmd to apply a changed config, ignoring"
+    )
+    return asked
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _warn(sentence: str) -> None:
+    log.warning("%s", sentence)
