@@ -1,0 +1,21 @@
+"""The OpenAI-compatible front: find the model, hold until ready, stream."""
+
+from warmd.gateway.app import Gateway
+from warmd.gateway.errors import GatewayError
+from warmd.gateway.keys import Keys
+from warmd.gateway.limits import GatewayLimits
+from warmd.gateway.models import Lease, ModelCard, Models, RequestDone, RequestRecord
+from warmd.gateway.server import Address
+
+__all__ = [
+    "Address",
+    "Gateway",
+    "GatewayError",
+    "GatewayLimits",
+    "Keys",
+    "Lease",
+    "ModelCard",
+    "Models",
+    "RequestDone",
+    "RequestRecord",
+]

@@ -1,0 +1,138 @@
+"""A request for a model that exists: a place on a ready replica, a second try, the record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from warmd.gateway.body import HeldBody
+from warmd.gateway.errors import RefusedError
+from warmd.gateway.headers import request_headers
+from warmd.gateway.models import Lease, Models, RequestDone, RequestRecord
+from warmd.gateway.paths import Endpoint
+from warmd.gateway.relay import EngineLostError, ask, pass_on
+from warmd.ladder import NotReadyError, Rung
+
+_ATTEMPTS = 2
+_CLIENT_LEFT = 499
+
+
+@dataclass
+class _Visit:
+    """What becomes of a request, as far as it has come."""
+
+    model: str
+    path: str
+    met: Rung
+    idle_s: float
+    arrived: float
+    status: int = 500  # until something else is known
+    waited_s: float | None = None
+    first_byte_s: float | None = None
+
+    def record(self, now: float) -> RequestRecord:
+        total = now - self.arrived
+        return RequestRecord(
+            model=self.model,
+            path=self.path,
+            status=self.status,
+            met=self.met,
+            idle_s=self.idle_s,
+            waited_s=total if self.waited_s is None else self.waited_s,
+            first_byte_s=self.first_byte_s,
+            total_s=total,
+        )
+
+
+class Forwarder:
+    """Passes requests on to the engines of `models`."""
+
+    def __init__(
+        self,
+        models: Models,
+        on_done: RequestDone,
+        clock: Callable[[], float],
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._models = models
+        self._on_done = on_done
+        self._clock = clock
+        self._stopping = stopping
+
+    async def forward(
+        self,
+        request: web.BaseRequest,
+        endpoint: Endpoint,
+        model: str,
+        body: HeldBody,
+        arrived: float,
+    ) -> web.StreamResponse:
+        """Answer `request` from an engine of `model`, to the last byte.
+
+        Raises `RefusedError`, and `ConnectionError` where the client has gone.
+        """
+        visit = _Visit(
+            model=model,
+            path=endpoint.path,
+            met=self._models.rung(model),
+            idle_s=self._models.idle_s(model),
+            arrived=arrived,
+        )
+        try:
+            for _ in range(_ATTEMPTS):
+                lease = await self._acquire(visit)
+                try:
+                    return await self._relay(request, endpoint, body, lease, visit)
+                except EngineLostError:
+                    continue
+                finally:
+                    lease.release()
+            raise RefusedError(
+                502,
+                f"Two engines of {model} broke off before their first byte: "
+                "try again; if it stays so, the daemon's log says why they end.",
+                code="engine_lost",
+            )
+        except RefusedError as refused:
+            visit.status = refused.status
+            raise
+        except (asyncio.CancelledError, ConnectionError):
+            visit.status = 503 if self._stopping() else _CLIENT_LEFT
+            raise
+        finally:
+            self._on_done(visit.record(self._clock()))
+
+    async def _acquire(self, visit: _Visit) -> Lease:
+        try:
+            lease = await self._models.acquire(visit.model)
+        except NotReadyError as error:
+            raise RefusedError(
+                503, error.reason, code="model_not_ready", retry_after_s=error.retry_after_s
+            ) from None
+        visit.waited_s = self._clock() - visit.arrived
+        return lease
+
+    async def _relay(
+        self,
+        request: web.BaseRequest,
+        endpoint: Endpoint,
+        body: HeldBody,
+        lease: Lease,
+        visit: _Visit,
+    ) -> web.StreamResponse:
+        headers = request_headers(request.headers)
+        answer = await ask(lease.session, endpoint.path, headers, body.data)
+        try:
+            if answer.first:
+                visit.first_byte_s = self._clock() - visit.arrived
+            body.drop()  # no second try from here on
+            response, whole = await pass_on(
+                request, answer, endpoint, visit.model, last=self._stopping()
+            )
+            visit.status = response.status if whole else 502
+            return response
+        finally:
+            answer.response.close()

@@ -1,0 +1,75 @@
+"""What the gateway needs to know and to ask of whoever owns the models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import aiohttp
+
+from warmd.ladder import Rung
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A model as `/v1/models` shows it."""
+
+    name: str
+    aliases: tuple[str, ...]
+    rung: Rung
+    created: int  # Unix seconds
+
+
+class Lease(Protocol):
+    """One request's place on a ready replica; `release` must be called exactly once."""
+
+    @property
+    def replica(self) -> str:
+        """The replica's name."""
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """A session whose every connection leads to this replica; base URL `http://engine`."""
+
+    def release(self) -> None:
+        """Give the place back."""
+
+
+class Models(Protocol):
+    """The owner of the models, as the gateway sees it."""
+
+    def resolve(self, name: str) -> str | None:
+        """Return the model's own name for a name or an alias, None where there is none."""
+
+    def cards(self) -> Sequence[ModelCard]:
+        """Every model that exists."""
+
+    def rung(self, model: str) -> Rung:
+        """The highest rung that a replica of `model` stands on now."""
+
+    def idle_s(self, model: str) -> float:
+        """Seconds since the last request for `model` ended; infinite before the first."""
+
+    async def acquire(self, model: str) -> Lease:
+        """Return a place on a ready replica, waiting for one up to the model's `max_wait`.
+
+        Raises `warmd.ladder.NotReadyError`. Cancelling the wait gives up the claim.
+        """
+
+
+@dataclass(frozen=True)
+class RequestRecord:
+    """What is known of a request once it is over. Never its content."""
+
+    model: str
+    path: str
+    status: int  # 499 where the client left first
+    met: Rung  # the model's rung when the request came
+    idle_s: float  # how long the model had had no request when this one came
+    waited_s: float  # from arrival to a place on a ready replica
+    first_byte_s: float | None  # from arrival to the engine's first byte of body
+    total_s: float
+
+
+RequestDone = Callable[[RequestRecord], None]

@@ -1,0 +1,183 @@
+"""The listening sockets, the connections that came in, and how both end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiohttp import web
+
+from warmd.gateway.connection import Connection
+from warmd.gateway.errors import GatewayError
+from warmd.gateway.limits import GatewayLimits
+
+Address = tuple[str, int]
+"""A host and a port."""
+
+Answering = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+_BACKLOG = 1024
+# A client's host that vanished is noticed within a minute, also while its request waits.
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+_FLUSH_S = 1.0  # for what is already written to reach the client when its connection is closed
+_LOOK_EVERY_S = 0.01
+
+
+class _ConnectionFactory(web.Server):
+    """Makes a `Connection` for every client; a client that leaves cancels its request."""
+
+    def __init__(self, answer: Answering, limits: GatewayLimits) -> None:
+        super().__init__(answer, handler_cancellation=True)
+        self._limits = limits
+
+    def __call__(self) -> Connection:
+        return Connection(self, self._limits, asyncio.get_running_loop())
+
+
+class Listener:
+    """Takes requests in and hands them to `answer`, which returns a response written to its end."""
+
+    def __init__(self, answer: Answering, limits: GatewayLimits) -> None:
+        self._answer = answer
+        self._limits = limits
+        self._factory: _ConnectionFactory | None = None
+        self._servers: list[asyncio.Server] = []
+        self._in_flight = 0
+        self._none_in_flight = asyncio.Event()
+        self._none_in_flight.set()
+        self.stopping = False
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are being answered, those that wait for an engine included."""
+        return self._in_flight
+
+    async def start(self, addresses: Sequence[Address]) -> list[Address]:
+        """Listen on every address, or on none and raise `GatewayError`; port 0 takes a free one."""
+        self._factory = _ConnectionFactory(self._handle, self._limits)
+        sockets: list[socket.socket] = []
+        try:
+            for address in addresses:
+                sockets += await _bind(address)
+        except GatewayError:
+            for bound in sockets:
+                bound.close()
+            raise
+        names: list[Address] = [bound.getsockname()[:2] for bound in sockets]
+        loop = asyncio.get_running_loop()
+        for bound in sockets:
+            self._servers.append(
+                await loop.create_server(self._factory, sock=bound, backlog=_BACKLOG)
+            )
+        return names
+
+    def stop_accepting(self) -> None:
+        """Close the listening sockets and the idle connections; requests under way go on."""
+        self.stopping = True
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        for connection in self._connections():
+            connection.close_if_idle()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until no request is in flight; False where some still are after `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._none_in_flight.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """End every connection, whatever is on it, and return when nothing of it is left."""
+        self.stop_accepting()
+        loop = asyncio.get_running_loop()
+        flushed_by = loop.time() + _FLUSH_S
+        for connection in self._connections():
+            connection.end(at_once=False)
+        while self._connections():
+            await asyncio.sleep(_LOOK_EVERY_S)
+            if loop.time() >= flushed_by:
+                for connection in self._connections():
+                    connection.end(at_once=True)
+        await self._none_in_flight.wait()
+
+    def _connections(self) -> list[Connection]:
+        connections = [] if self._factory is None else self._factory.connections
+        return [each for each in connections if isinstance(each, Connection)]
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = request.protocol
+        assert isinstance(connection, Connection)  # noqa: S101  # made by our factory
+        connection.request_began()
+        self._in_flight += 1
+        self._none_in_flight.clear()
+        try:
+            return await self._answer(request)
+        finally:
+            if request.content.is_eof():
+                connection.request_ended()
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._none_in_flight.set()
+            if self.stopping:
+                connection.close()
+
+
+async def _bind(address: Address) -> list[socket.socket]:
+    host, port = address
+    bound: list[socket.socket] = []
+    try:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, name in dict.fromkeys(found):
+            listening = socket.socket(family, kind, protocol)
+            bound.append(listening)
+            listening.setblocking(False)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            for level, option, value in _KEEPALIVE:
+                listening.setsockopt(level, option, value)
+            listening.bind(name)
+            listening.listen(_BACKLOG)
+    except OSError as error:
+        for listening in bound:
+            listening.close()
+        raise GatewayError(_cannot_listen(host, port, error)) from None
+    return bound
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> str:
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if isinstance(error, socket.gaierror):
+        return (
+            f"The gateway can't listen on {where}: the name {host} has no address here; "
+            "write an address of this machine in gateway.listen."
+        )
+    match error.errno:
+        case errno.EADDRINUSE:
+            why = "the port is in use"
+            remedy = (
+                f"`ss -ltnp sport = :{port}` shows by whom; "
+                "stop that program or change gateway.listen"
+            )
+        case errno.EACCES:
+            why = "ports below 1024 are for root"
+            remedy = "change gateway.listen or give the daemon CAP_NET_BIND_SERVICE"
+        case errno.EADDRNOTAVAIL:
+            why = "this machine does not have that address"
+            remedy = "`ip address` shows those it has; change gateway.listen"
+        case _:
+            why = os.strerror(error.errno) if error.errno else str(error)
+            remedy = "change gateway.listen"
+    return f"The gateway can't listen on {where}: {why}; {remedy}."
