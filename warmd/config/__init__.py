@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from warmd.config.address import Address
+from warmd.config.api_keys import ApiKey, read_api_keys
 from warmd.config.describe import describe
 from warmd.config.loading import DEFAULT_FILE, load
 from warmd.config.problem import ConfigError, Problem
@@ -31,6 +32,7 @@ from warmd.config.units import (
 __all__ = [
     "DEFAULT_FILE",
     "Address",
+    "ApiKey",
     "ConfigError",
     "ControlSettings",
     "EngineSettings",
@@ -52,4 +54,5 @@ __all__ = [
     "load",
     "parse_duration",
     "parse_size",
+    "read_api_keys",
 ]

@@ -1,4 +1,4 @@
-"""What is wrong with a file of API keys: `name:sha256hex` a line, `#` begins a comment.
+"""The file of API keys: `name:sha256hex` a line, `#` begins a comment.
 
 No message ever shows what a line holds: it might be a key that was pasted in place of its digest.
 """
@@ -7,18 +7,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from warmd.config.problem import Problem
+from warmd.config.problem import ConfigError, Problem
 from warmd.config.reading import unreadable
 
-_ENTRY = re.compile(r"[^\s:#][^:]*:\s*[0-9a-fA-F]{64}")
+_ENTRY = re.compile(r"([^\s:#][^:]*?)\s*:\s*([0-9a-fA-F]{64})")
 _HOW = 'make a digest with: printf %s "$KEY" | sha256sum'
 _IF_MISSING = "there is no such file: make it, with one line NAME:SHA256 for each key"
 
 
-def check_api_keys(file: Path) -> Iterator[Problem]:
+@dataclass(frozen=True)
+class ApiKey:
+    """Who may ask, and the SHA-256 of the key that they show, in lower-case hex."""
+
+    name: str
+    digest: str = field(repr=False)
+
+
+def read_api_keys(file: Path) -> tuple[ApiKey, ...]:
+    """Return the keys in `file`. Raises `ConfigError` with every faulty line."""
+    found = list(_read(file))
+    if problems := [each for each in found if isinstance(each, Problem)]:
+        raise ConfigError(problems)
+    return tuple(each for each in found if isinstance(each, ApiKey))
+
+
+def check_api_keys(file: Path) -> tuple[Problem, ...]:
     """Find every faulty line, or why the file can't be used at all."""
+    return tuple(each for each in _read(file) if isinstance(each, Problem))
+
+
+def _read(file: Path) -> Iterator[ApiKey | Problem]:
     try:
         text = file.read_bytes().decode()
     except UnicodeDecodeError:
@@ -29,7 +50,11 @@ def check_api_keys(file: Path) -> Iterator[Problem]:
         return
     entries = [line.partition("#")[0].strip() for line in text.splitlines()]
     for number, entry in enumerate(entries, start=1):
-        if entry and not _ENTRY.fullmatch(entry):
+        if not entry:
+            continue
+        if (match := _ENTRY.fullmatch(entry)) is not None:
+            yield ApiKey(match[1], match[2].lower())
+        else:
             yield _problem(file, number, f"must be NAME:SHA256, with 64 hex digits; {_HOW}")
     if not any(entries):
         yield _problem(file, None, f"holds no key, which would lock everybody out; {_HOW}")
