@@ -30,6 +30,7 @@ from warmd.launch import DirectLauncher, Launcher, LaunchError, clean_environmen
 from warmd.planner.ledger import RamLedger
 from warmd.policy import BackOff, Override, Wish
 from warmd.replica import Limits, Replica
+from warmd.spoken import count
 from warmd.staged import StagedWeights
 from warmd.staging import Stager, weight_files
 from warmd.status import Status
@@ -109,7 +110,8 @@ class Daemon:
 
             stop = _stop_signal()
             fronts = ", ".join(f"http://{_bracketed(host)}:{port}" for host, port in bound)
-            log.info("warmd %s serves %d models on %s", *self._what_serves(), fronts)
+            models = count(len(settings.models), "model")
+            log.info("warmd %s serves %s on %s", warmd.__version__, models, fronts)
             self._notify.notify("READY=1")
             loop = asyncio.create_task(self._supervisor.run(self._after_tick), name="supervisor")
             ends: list[asyncio.Future[Any]] = [loop, stop]
@@ -118,9 +120,6 @@ class Daemon:
             await self._shut_down(gateway, loop, reason)
             if not stop.done():
                 loop.result()  # raises: it is our bug, and its traceback belongs in the journal
-
-    def _what_serves(self) -> tuple[str, int]:
-        return warmd.__version__, len(self._settings.models)
 
     async def _shut_down(self, gateway: Gateway, loop: asyncio.Task[None], reason: str) -> None:
         self._notify.notify("STOPPING=1")

@@ -103,7 +103,12 @@ def test_change_that_an_editor_hid_behind_the_old_mtime(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(b"", "holds no key"), (b"x\n", ":1: gateway.api_keys: must be"), (b"\xff", "not UTF-8"), (None, "no such file")],
+    [
+        (b"", "holds no key"),
+        (b"x\n", ":1: gateway.api_keys: must be"),
+        (b"\xff", "not UTF-8"),
+        (None, "no such file"),
+    ],
 )
 def test_broken_file_at_the_start_is_one_sentence(
     tmp_path: Path, content: bytes | None, why: str

@@ -87,6 +87,8 @@ def test_replicas_beyond_the_target_are_stopped_from_the_end() -> None:
 def test_weights_are_let_go_once_every_engine_has_loaded_them() -> None:
     loaded = plan(model("a", Rung.HOT, Phase.READY, staging=HELD))
     assert loaded.actions == (ReleaseWeights("a", "its engines have loaded them"),)
+    failed = plan(model("a", Rung.HOT, Phase.FAILED, staging=HELD))
+    assert failed.actions == (), "an operator's next try may find them in RAM"
     half = plan(model("a", Rung.HOT, Phase.READY, Phase.STARTING, staging=HELD, replicas=2))
     assert half.actions == ()
 

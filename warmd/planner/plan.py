@@ -172,8 +172,7 @@ def _wants_weights(model: ModelFacts) -> bool:
         case Rung.STAGED | Rung.ASLEEP:
             return True
         case Rung.HOT:
-            wanted = model.replicas[: model.target.replicas]
-            return not all(r.phase in (Phase.READY, Phase.FAILED) for r in wanted)
+            return not all(r.phase is Phase.READY for r in model.replicas[: model.target.replicas])
 
 
 def _releases(models: Sequence[ModelFacts]) -> Iterable[Action]:
