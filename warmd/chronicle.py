@@ -91,9 +91,14 @@ class Chronicle:
         """Say why weights are not in RAM; the model can be started all the same."""
         log.warning("%s: not staged: %s", model, problem, extra={"warmd": {"model": model}})
 
-    def override_changed(self, model: str, override: Override | None, sentence: str) -> None:
+    def override_changed(self, model: str, override: Override | None, reason: str) -> None:
         """Keep an operator's word across restarts."""
-        log.info("%s", sentence, extra={"warmd": {"model": model}})
+        what = "follows its own policy again" if override is None else f"is set to {override.rung}"
+        log.info(
+            "%s: %s: %s",
+            *(model, what, reason),
+            extra={"warmd": {"model": model, "reason": reason}},
+        )
         rung = None if override is None else override.rung
         until = None if override is None else override.until
         self._history.set_override(model, rung, until, self._clock.wall())

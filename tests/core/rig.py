@@ -178,8 +178,8 @@ class Recorder:
         self.lines.append(f"{model} not staged: {problem}")
         self.bell.set()
 
-    def override_changed(self, model: str, override: Override | None, sentence: str) -> None:
-        self.lines.append(sentence)
+    def override_changed(self, model: str, override: Override | None, reason: str) -> None:
+        self.lines.append(f"{model} set to {override.rung if override else 'auto'}: {reason}")
 
 
 class House:

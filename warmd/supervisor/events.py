@@ -64,5 +64,5 @@ class Events(Protocol):
     def staging_failed(self, model: str, problem: str) -> None:
         """Write down that weights could not be staged or held."""
 
-    def override_changed(self, model: str, override: Override | None, sentence: str) -> None:
-        """Write down what an operator set."""
+    def override_changed(self, model: str, override: Override | None, reason: str) -> None:
+        """Write down what holds against policy from now on; None: nothing any more."""

@@ -73,7 +73,7 @@ class Supervisor(ReplicaListener, StagedListener):
     def _retarget(self, model: Managed) -> None:
         wall = self._clock.wall()
         if model.override is not None and not model.override.holds_at(wall):
-            self._set_override(model, None, f"the time set for {model.name} is over")
+            self._set_override(model, None, "the time that an operator set is over")
         demand = model.demand(self._clock.monotonic())
         model.target = decide_target(model.wish, model.override, demand, wall)
 
@@ -193,14 +193,14 @@ class Supervisor(ReplicaListener, StagedListener):
             sentence = f"{name} is to be {rung} for {duration(for_s)}"
         for replica in model.replicas:
             replica.forgive("an operator asked for another try")
-        self._set_override(model, override, sentence)
+        self._set_override(model, override, "an operator said so")
         self._wake(model)
         return sentence
 
-    def _set_override(self, model: Managed, override: Override | None, sentence: str) -> None:
+    def _set_override(self, model: Managed, override: Override | None, reason: str) -> None:
         if model.override != override:
             model.override = override
-            self._events.override_changed(model.name, override, sentence)
+            self._events.override_changed(model.name, override, reason)
 
     def restore(self, name: str, override: Override | None, starts: Sequence[float]) -> None:
         """Take over what an earlier life of the daemon knew of a model; `starts` in seconds."""
