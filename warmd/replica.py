@@ -234,9 +234,10 @@ class Replica:
 
     async def _launch(self, tracker: StartTracker) -> RunningEngine:
         def on_line(at: float, text: str) -> None:
+            was_listening = tracker.is_listening
             tracker.line(at, text)
             self._make.log(text)
-            if tracker.is_listening:
+            if tracker.is_listening and not was_listening:
                 self._said_listening.set()
 
         spec = self._make.prepare()

@@ -159,3 +159,10 @@ def test_no_order_of_lines_turns_a_start_back_or_loses_time(
     order = list(Stage)
     assert all(order.index(a) <= order.index(b) for a, b in pairwise(stages))
     assert tracker.ready(now + 1).total == pytest.approx(now + 1)
+
+
+def test_a_first_line_that_overtakes_the_word_of_the_exec_changes_nothing() -> None:
+    tracker = StartTracker(10.0)
+    tracker.line(10.5, "a warning before anything else")
+    tracker.exec(10.1)
+    assert tracker.so_far(11.0) == pytest.approx({Stage.PROGRAM: 0.1, Stage.IMPORTS: 0.9})

@@ -252,3 +252,21 @@ async def test_a_start_that_outlasts_its_limit_is_ended_and_says_where_it_stood(
         await asyncio.wait_for(house.recorder.bell.wait(), 5)
         house.recorder.bell.clear()
     assert "not ready within 0 s and stood at 'weights'" in house.recorder.lines[-1]
+
+
+async def test_an_engine_that_listens_and_prints_is_not_asked_at_every_line() -> None:
+    house = House("m", resting=Rung.HOT)
+    asked: list[float] = []
+    make = house.makes["m.0"]
+
+    async def unwell() -> bool:
+        asked.append(house.time.now)
+        return False
+
+    make.listening = unwell  # type: ignore[method-assign]  # an engine that is never well
+    await house.until(lambda: bool(house.launcher.started))
+    for _ in range(100):
+        house.launcher.started[0].say(UP)
+        await house.until(lambda: True)
+    await house.rest()
+    assert len(asked) <= 2, "once at first, once when the log spoke"

@@ -91,7 +91,12 @@ class StartTracker:
 
     def exec(self, at: float) -> None:
         """Take note that the program was exec'ed."""
-        self._begin(Stage.IMPORTS, self._clock(at))
+        begun = self._begun.get(Stage.IMPORTS)
+        if begun is not None and self._begun[Stage.PROGRAM].at <= at < begun.at:
+            # The engine's first line was quicker than the word of its exec.
+            self._begun[Stage.IMPORTS] = _Begun(at, seen=True)
+        else:
+            self._begin(Stage.IMPORTS, self._clock(at))
 
     def line(self, at: float, text: str) -> None:
         """Take one line of the engine's output; a line that says nothing is fine."""

@@ -45,7 +45,7 @@ class WaitingRoom:
     """Hands out places on ready replicas, and holds who finds none until one is ready."""
 
     def __init__(self, clock: Clock, changed: Callable[[], None]) -> None:
-        """`changed` is called whenever the demand for a model changes."""
+        """`changed` is called when somebody begins to wait."""
         self._clock = clock
         self._changed = changed
         self._closed = False
@@ -83,8 +83,9 @@ class WaitingRoom:
         return Lease(place, lambda: self._ended(model))
 
     def _ended(self, model: Managed) -> None:
+        # That a model falls idle is seen by the next tick: waking the loop here would cost a look
+        # at every model for every request.
         model.last_request = self._clock.monotonic()
-        self._changed()
 
     def _refuse_the_hopeless(self, model: Managed) -> None:
         if self._closed:
