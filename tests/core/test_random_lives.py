@@ -1,0 +1,159 @@
+"""Random lives of a house: whatever happens in whatever order, no request is lost or misled."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rig import House
+
+from warmd.ladder import NotReadyError, Phase, Rung
+from warmd.launch import EngineExit
+from warmd.supervisor.waiting import Lease
+
+MODELS = ("a", "b")
+MODEL = st.sampled_from(MODELS)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("ask"), MODEL),
+        st.tuples(st.just("leave"), MODEL),
+        st.tuples(st.just("finish"), MODEL),
+        st.tuples(st.just("up"), MODEL),
+        st.tuples(st.just("answer"), MODEL),
+        st.tuples(st.just("wrong"), MODEL),
+        st.tuples(st.just("crash"), MODEL),
+        st.tuples(st.just("refuse"), MODEL),
+        st.tuples(st.just("set"), MODEL, st.sampled_from([None, *Rung])),
+        st.tuples(st.just("stage"), MODEL),
+        st.tuples(st.just("unstage"), MODEL),
+        st.tuples(st.just("pass"), st.sampled_from([0.5, 3.0, 61.0, 400.0])),
+        st.tuples(st.just("settle"), MODEL),
+    ),
+    max_size=60,
+)
+
+
+@dataclass
+class Life:
+    """A house, its clients, and what has been done to it."""
+
+    house: House
+    asked: dict[str, list[asyncio.Task[Lease]]] = field(
+        default_factory=lambda: {m: [] for m in MODELS}
+    )
+    served: dict[str, list[Lease]] = field(default_factory=lambda: {m: [] for m in MODELS})
+
+    async def do(self, step: tuple[object, ...]) -> None:
+        match step:
+            case ("ask", str(model)):
+                acquire = self.house.supervisor.acquire(model)
+                self.asked[model].append(asyncio.create_task(acquire))
+            case ("leave", str(model)) if self.asked[model]:
+                task = self.asked[model].pop()
+                task.cancel()
+                with suppress(asyncio.CancelledError, NotReadyError):
+                    (await task).release()
+            case ("finish", str(model)) if self.served[model]:
+                self.served[model].pop().release()
+            case ("up", str(model)):
+                self.house.makes[f"{model}.0"].up.set()
+            case ("answer", str(model)):
+                self.house.makes[f"{model}.0"].answers.set()
+            case ("wrong", str(model)):
+                make = self.house.makes[f"{model}.0"]
+                make.wrong = None if make.wrong else "the warm-up got 500"
+            case ("crash", str(model)):
+                for engine in self.house.launcher.started:
+                    if engine.name == f"{model}.0":
+                        engine.end(EngineExit(0))
+            case ("refuse", _):
+                launcher = self.house.launcher
+                launcher.refusal = None if launcher.refusal else "no such file"
+            case ("set", str(model), rung):
+                assert rung is None or isinstance(rung, Rung)
+                self.house.supervisor.set_target(model, rung, 30.0 if rung else None)
+            case ("stage", _):
+                self.house.stager.done.set()
+            case ("unstage", _):
+                for holding in self.house.stager.holdings:
+                    if not holding.loss.done():
+                        holding.loss.set_result("memory ran short")
+            case ("pass", float(seconds)):
+                self.house.time.now += seconds
+            case ("settle", _):
+                await self.house.rest()
+            case _:
+                pass
+        self.house.supervisor.tick()
+
+    def collect(self) -> None:
+        """Take what has been answered; hold the promises that hold at every moment."""
+        for model in MODELS:
+            for task in [t for t in self.asked[model] if t.done()]:
+                self.asked[model].remove(task)
+                if task.exception() is None:
+                    self.served[model].append(task.result())
+                else:
+                    assert isinstance(task.exception(), NotReadyError)
+        replicas = [r for m in self.house.supervisor.models.values() for r in m.replicas]
+        assert sum(r.state.phase.holds_the_device for r in replicas) <= 1
+        for model in MODELS:
+            managed = self.house.supervisor.models[model]
+            assert managed.in_flight >= len(self.served[model]) >= 0
+            if managed.rung is Rung.HOT:
+                assert any(r.state.ready_at is not None for r in managed.replicas)
+
+    async def end_well(self) -> None:
+        """Let everything go right from now on: then nobody may be left waiting."""
+        house = self.house
+        house.launcher.refusal = None
+        house.stager.done.set()
+        for model in MODELS:
+            house.supervisor.set_target(model, None, None)
+            make = house.makes[f"{model}.0"]
+            make.wrong = None
+            for lease in self.served[model]:
+                lease.release()
+            self.served[model].clear()
+            self.asked[model].append(asyncio.create_task(house.supervisor.acquire(model)))
+        for _ in range(40):
+            if not any(self.asked.values()):
+                break
+            for model in MODELS:
+                house.makes[f"{model}.0"].up.set()
+                house.makes[f"{model}.0"].answers.set()
+            await house.rest()
+            self.collect()
+            for model in MODELS:
+                for lease in self.served[model]:
+                    lease.release()
+                self.served[model].clear()
+            house.time.now += 30.0
+        states = {r.name: r.state for m in house.supervisor.models.values() for r in m.replicas}
+        assert not any(self.asked.values()), f"somebody waits for ever: {states}"
+        for managed in house.supervisor.models.values():
+            assert managed.waiting == {}
+            assert managed.in_flight == 0, "every place was given back"
+
+
+async def live(steps: list[tuple[object, ...]]) -> None:
+    house = House(*MODELS, resting=Rung.STAGED)
+    for managed in house.supervisor.models.values():
+        managed.max_wait = 3600.0
+    life = Life(house)
+    for step in steps:
+        await life.do(step)
+        life.collect()
+    await life.end_well()
+    await asyncio.wait_for(house.supervisor.close("the end"), 10)
+    phases = {r.state.phase for m in house.supervisor.models.values() for r in m.replicas}
+    assert phases <= {Phase.DOWN, Phase.BACKING_OFF, Phase.FAILED}
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS)
+def test_no_request_is_lost_and_no_replica_is_wedged(steps: list[tuple[object, ...]]) -> None:
+    asyncio.run(live(steps))
