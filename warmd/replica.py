@@ -23,6 +23,9 @@ _T = TypeVar("_T")
 LISTENING_POLL_S = 1.0
 """The engine's own log says when it listens; asking it as well covers a line that never comes."""
 
+SAID_LISTENING_POLL_S = 0.02
+"""The first pause once the log has said it; each further one is twice as long."""
+
 log = logging.getLogger(__name__)
 
 
@@ -266,12 +269,16 @@ class Replica:
         self._become(Phase.READY, self.state.reason, ready_at=now, last_start=times)
 
     async def _listen(self, connection: EngineConnection) -> None:
+        pause = LISTENING_POLL_S
         while not await connection.listening():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LISTENING_POLL_S):
+            try:
+                async with asyncio.timeout(pause):
                     await self._said_listening.wait()
-            # One more question is enough once the log has spoken; then back to the slow poll.
-            self._said_listening.clear()
+                # vLLM's log speaks a moment before its socket answers.
+                self._said_listening.clear()
+                pause = SAID_LISTENING_POLL_S
+            except TimeoutError:
+                pause = min(2 * pause, LISTENING_POLL_S)
 
     async def _drain(self, exit_watch: asyncio.Task[EngineExit]) -> None:
         self._become(Phase.DRAINING, self._stop_reason or self.state.reason)

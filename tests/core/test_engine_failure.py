@@ -164,6 +164,18 @@ OOM = (
             "ValueError: Model architectures ['FooForCausalLM'] are not supported for now.",
             "the architecture ['FooForCausalLM'] is not supported",
         ),
+        (
+            "AttributeError: '_OpNamespace' '_C' object has no attribute 'init_cpu_memory_env'",
+            "compiled kernels could not be loaded",
+        ),
+        (
+            "ImportError: libcudart.so.13: cannot open shared object file: No such file",
+            "the shared library libcudart.so.13 is missing",
+        ),
+        (
+            "RuntimeError: Worker failed with error 'CppCompileError: C++ compile error",
+            "apt install g++ python3-dev",
+        ),
         ("ModuleNotFoundError: No module named 'flashinfer'", "the module flashinfer is missing"),
         (
             "PermissionError: [Errno 13] Permission denied: '/srv/models/m/config.json'",

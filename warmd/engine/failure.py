@@ -140,6 +140,20 @@ _KNOWN = (
         " another VLLM_PORT in the model's env",
     ),
     _known(
+        r"(?P<what>[\w.+-]+\.so[\w.]*): cannot open shared object file",
+        "the shared library {what} is missing on this host; install the package that holds it",
+    ),
+    _known(
+        r"_OpNamespace' '_\w*C' object has no attribute",
+        "vLLM's compiled kernels could not be loaded, mostly for want of a shared library (on the"
+        " CPU: apt install libnuma1); its log says which after 'Failed to import'",
+    ),
+    _known(
+        r"CppCompileError|InvalidCxxCompiler|Python\.h: No such file",
+        "the kernels could not be compiled: a C++ compiler or Python's headers are missing;"
+        " apt install g++ python3-dev, or add --enforce-eager to the model's args",
+    ),
+    _known(
         r"/dev/shm|insufficient shared memory",  # noqa: S108  a text to look for
         "shared memory (/dev/shm) is full or not writable; remove what dead engines left there, or"
         " make it larger",
