@@ -203,6 +203,7 @@ class Daemon:
                 start=settings.start_timeout(model),
                 drain=settings.engine.drain_timeout,
                 stop=settings.engine.stop_timeout,
+                hang=settings.engine.hang_after,
             ),
             back_off=BackOff(
                 settings.restart.give_up_after,

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 
@@ -15,7 +15,7 @@ from warmd.engine.errors import EngineError
 from warmd.engine.stages import StartTracker
 from warmd.ladder import Phase, Stage, StartTimes
 from warmd.launch import EngineExit, Launcher, LaunchError, LaunchSpec, RunningEngine
-from warmd.policy import BackOff, GiveUp, RetryIn
+from warmd.policy import BackOff, Counters, GiveUp, Hung, Pulse, RetryIn, feel
 from warmd.spoken import duration
 
 _T = TypeVar("_T")
@@ -25,6 +25,9 @@ LISTENING_POLL_S = 1.0
 
 SAID_LISTENING_POLL_S = 0.02
 """The first pause once the log has said it; each further one is twice as long."""
+
+LOOKS = 8
+"""How often an engine's pulse is felt in the time after which it would count as hung."""
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,9 @@ class EngineConnection(Protocol):
 
     async def warm_up(self) -> None:
         """Get one real answer; raises `EngineError` with a sentence."""
+
+    async def counters(self, within_s: float) -> Counters | None:
+        """Return what the engine has counted; None where it doesn't answer in time."""
 
     async def close(self) -> None:
         """Let go of every connection."""
@@ -66,12 +72,14 @@ class EngineMake(Protocol):
 class Limits:
     """How long each step of an engine's life may take, in seconds.
 
-    `last_words`: how long an engine that broke its connection is given to show that it has ended.
+    `hang`: how long a ready engine may stand still; `last_words`: how long an engine that broke its
+    connection is given to show that it has ended.
     """
 
     start: float
     drain: float
     stop: float
+    hang: float
     last_words: float = 1.0
 
 
@@ -129,6 +137,7 @@ class Replica:
         back_off: BackOff,
         clock: Callable[[], float],
         listener: ReplicaListener,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.name = name
         self.model = model
@@ -140,6 +149,7 @@ class Replica:
         self._back_off = back_off
         self._clock = clock
         self._listener = listener
+        self._sleep = sleep
         self._tracker: StartTracker | None = None
         self._connection: EngineConnection | None = None
         self._life: asyncio.Task[None] | None = None
@@ -212,17 +222,21 @@ class Replica:
     async def _live(self, tracker: StartTracker) -> None:
         engine: RunningEngine | None = None
         failure: str | None = None
+        grace = self._limits.stop
         try:
             engine = await self._launch(tracker)
             exit_watch = asyncio.create_task(engine.wait(), name=f"exit of {self.name}")
             try:
                 await self._come_up(tracker, exit_watch)
-                await self._first(self._stop_asked.wait(), exit_watch)
+                await self._first(self._serve(), exit_watch)
                 await self._drain(exit_watch)
             finally:
                 exit_watch.cancel()
         except _CalledOffError:
             pass
+        except _HungError as hung:
+            failure = str(hung)
+            grace = 0.0  # what stands still can't end in good order
         except _EngineEndedError as ended:
             failure = None if self._stop_reason else self._make.cause(ended.exit.sentence)
         except (LaunchError, EngineError) as error:
@@ -232,7 +246,7 @@ class Replica:
             log.exception("%s: a fault of warmd's own while its engine ran", self.name)
             failure = f"a fault of warmd's own ({bug!r}); please report it with the journal"
         finally:
-            await self._clear_away(engine, failure)
+            await self._clear_away(engine, failure, grace)
         self._conclude(failure)
 
     async def _launch(self, tracker: StartTracker) -> RunningEngine:
@@ -280,6 +294,32 @@ class Replica:
             except TimeoutError:
                 pause = min(2 * pause, LISTENING_POLL_S)
 
+    async def _serve(self) -> None:
+        """Return when a stop is asked for; raises `_HungError` where the engine stands still."""
+        stop = asyncio.create_task(self._stop_asked.wait())
+        pulse = asyncio.create_task(self._feel_pulse(), name=f"pulse of {self.name}")
+        both: set[asyncio.Future[Any]] = {stop, pulse}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not stop.done():
+                pulse.result()
+        finally:
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+
+    async def _feel_pulse(self) -> None:
+        """Look at the engine's counters again and again; never returns, raises `_HungError`."""
+        pulse = Pulse(self._clock())
+        while self._connection is not None:
+            await self._sleep(self._limits.hang / LOOKS)
+            counters = await self._connection.counters(self._limits.hang / 2)
+            match feel(pulse, counters, self.in_flight, self._clock(), self._limits.hang):
+                case Hung(reason):
+                    raise _HungError(reason)
+                case Pulse() as pulse:
+                    pass
+
     async def _drain(self, exit_watch: asyncio.Task[EngineExit]) -> None:
         self._become(Phase.DRAINING, self._stop_reason or self.state.reason)
         with suppress(TimeoutError):
@@ -315,12 +355,14 @@ class Replica:
                     with suppress(asyncio.CancelledError):
                         await loser
 
-    async def _clear_away(self, engine: RunningEngine | None, failure: str | None) -> None:
+    async def _clear_away(
+        self, engine: RunningEngine | None, failure: str | None, grace: float
+    ) -> None:
         connection, self._connection = self._connection, None
         if engine is not None:
             reason = failure or self._stop_reason or self.state.reason
             self._become(Phase.STOPPING, reason)
-            await engine.stop(self._limits.stop)
+            await engine.stop(grace)
         if connection is not None:
             await connection.close()
 
@@ -351,6 +393,10 @@ class Replica:
 
 class _CalledOffError(Exception):
     """The start was called off."""
+
+
+class _HungError(Exception):
+    """The engine lives and stands still. The text is a sentence."""
 
 
 class _EngineEndedError(Exception):

@@ -32,6 +32,12 @@ class FakeTime:
     def __call__(self) -> float:
         return self.now
 
+    async def sleep(self, seconds: float) -> None:
+        """Return once a test has moved the time on by so much."""
+        end = self.now + seconds
+        while self.now < end:
+            await next_step()
+
     @property
     def clock(self) -> Clock:
         return Clock(monotonic=self, wall=lambda: self.now + 1000.0)
@@ -96,6 +102,7 @@ class FakeMake:
         self.answers = asyncio.Event()
         self.wrong: str | None = None
         self.closed = 0
+        self.counted: tuple[float, ...] | None = (1.0,)
 
     def prepare(self) -> LaunchSpec:
         self.up.clear()
@@ -118,6 +125,9 @@ class FakeMake:
         await self.answers.wait()
         if self.wrong is not None:
             raise EngineError(self.wrong)
+
+    async def counters(self, within_s: float) -> tuple[float, ...] | None:
+        return self.counted
 
     async def close(self) -> None:
         self.closed += 1
@@ -215,10 +225,11 @@ class House:
             model,
             make=self.makes[name],
             launcher=self.launcher,
-            limits=Limits(start=100.0, drain=1.0, stop=7.0, last_words=0.0),
+            limits=Limits(start=100.0, drain=1.0, stop=7.0, hang=80.0, last_words=0.0),
             back_off=BackOff(give_up_after=3, max_delay=300.0, stable_after=60.0),
             clock=self.time,
             listener=self.supervisor,
+            sleep=self.time.sleep,
         )
 
     def replica(self, name: str) -> Replica:

@@ -245,7 +245,7 @@ async def test_a_lease_is_only_to_be_had_from_a_ready_replica() -> None:
 
 async def test_a_start_that_outlasts_its_limit_is_ended_and_says_where_it_stood() -> None:
     house = House("m", resting=Rung.HOT)
-    house.replica("m.0")._limits = Limits(0.01, 1.0, 7.0, 0.0)
+    house.replica("m.0")._limits = Limits(0.01, 1.0, 7.0, 80.0, 0.0)
     await house.until(lambda: bool(house.launcher.started))
     house.launcher.started[0].say("Starting to load model /m")
     while house.phase("m.0") is not Phase.BACKING_OFF:
@@ -270,3 +270,18 @@ async def test_an_engine_that_listens_and_prints_is_not_asked_at_every_line() ->
         await house.until(lambda: True)
     await house.rest()
     assert len(asked) < 20, "the log speaks once, then it is asked ever more slowly"
+
+
+async def test_an_engine_that_hangs_is_killed_at_once_and_replaced() -> None:
+    house = House("m", resting=Rung.HOT)
+    await house.make_ready("m.0")
+    lease = await house.supervisor.acquire("m")
+    for _ in range(12):
+        house.time.now += 10.0
+        await house.rest()
+    await house.until(lambda: len(house.launcher.started) == 2)
+    assert house.launcher.started[0].stopped_with == 0.0, "what stands still gets no grace"
+    assert any("it has hung: 1 request in flight" in line for line in house.recorder.lines)
+    lease.release()
+    await house.make_ready("m.0")
+    assert house.replica("m.0").in_flight == 0

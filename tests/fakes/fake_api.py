@@ -210,7 +210,10 @@ class FakeApi:
         return response
 
     async def _tokens(self, dialect: Dialect) -> AsyncIterator[int]:
-        await asyncio.sleep(self.knobs.first_token_s)
+        wedged = (
+            self.knobs.wedge_after is not None and self.counts.finished >= self.knobs.wedge_after
+        )
+        await asyncio.sleep(3600.0 if wedged else self.knobs.first_token_s)
         for position, _ in enumerate(dialect.tokens):
             if position:
                 await asyncio.sleep(self.knobs.token_s)

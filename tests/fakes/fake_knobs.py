@@ -68,6 +68,8 @@ class Knobs:
     answer: str = "right"
     """`garbage`: no JSON; `500`; `empty-choices`; `wrong-shape`; `no-tokens`: 0 generated;
     `nan`: an embedding of NaN; `silence`: never."""
+    wedge_after: int | None = None
+    """After so many answered requests no further token comes, while every probe stays well."""
     unhealthy: bool = False
     """/health answers 503."""
 

@@ -80,7 +80,9 @@ class Daemon:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
-    def write_config(self, models: dict[str, str], rest: str = "", gateway: str = "") -> None:
+    def write_config(
+        self, models: dict[str, str], rest: str = "", gateway: str = "", engine: str = ""
+    ) -> None:
         """`models` maps names to further lines of their tables."""
         self.port = self.port or _free_port()
         text = f"""
@@ -97,6 +99,7 @@ listen = []
 python = "{sys.executable}"
 stop_timeout = "1s"
 drain_timeout = "5s"
+{engine}
 [engine.env]
 PYTHONPATH = "{FAKES / "site"}"
 {rest}

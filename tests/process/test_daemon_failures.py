@@ -137,6 +137,40 @@ def test_an_exit_with_status_0_that_nobody_asked_for_is_a_failure(daemon: Daemon
     assert "failure 1 in a row" in daemon.log
 
 
+def test_a_stopped_engine_is_found_and_its_request_answered_by_the_next(daemon: Daemon) -> None:
+    """Failure 11 of the field: something lives and nothing moves (vllm#39863)."""
+    daemon.write_config(HOT, engine='hang_after = "1s"')
+    daemon.start()
+    first = daemon.wait_for("ready")["pid"]
+    os.kill(first, signal.SIGSTOP)
+    assert daemon.chat().status == 200, "no byte had come: it is tried once more"
+    assert daemon.replica()["pid"] != first
+    assert "it has hung: it answered nothing for" in daemon.log
+    assert not psutil.pid_exists(first)
+
+
+def test_an_engine_that_is_well_and_generates_nothing_is_replaced(daemon: Daemon) -> None:
+    """The probes stay green while no token comes (vllm#39863)."""
+    daemon.turn(wedge_after=1)
+    daemon.write_config(HOT, engine='hang_after = "1s"')
+    daemon.start()
+    first = daemon.wait_for("ready")["pid"]
+    daemon.turn()
+    assert daemon.chat().status == 200
+    assert daemon.replica()["pid"] != first
+    assert "1 request in flight and not one token for" in daemon.log
+
+
+def test_a_slow_engine_is_left_alone(daemon: Daemon) -> None:
+    daemon.turn(token_s=0.4, tokens=6)
+    daemon.write_config(HOT, engine='hang_after = "1s"')
+    daemon.start()
+    first = daemon.wait_for("ready")["pid"]
+    assert daemon.chat().status == 200
+    assert daemon.replica()["pid"] == first
+    assert "hung" not in daemon.log
+
+
 def test_a_crash_in_a_stream_never_looks_complete(daemon: Daemon) -> None:
     daemon.turn(crash_mid_stream=3, token_s=0.05)
     daemon.write_config(HOT)

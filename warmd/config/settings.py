@@ -83,6 +83,7 @@ class EngineSettings(Table):
     start_timeout: Seconds = 900.0
     drain_timeout: Seconds = 30.0
     stop_timeout: Seconds = 30.0
+    hang_after: Seconds = 120.0
 
     @property
     def python(self) -> Path:

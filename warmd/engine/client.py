@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import aiohttp
 
 BASE_URL = "http://engine"
+_MOVES = re.compile(
+    r"^vllm:(?:generation_tokens_total|prompt_tokens_total|iteration_tokens_total_count"
+    r"|request_success_total|num_requests_running|num_requests_waiting)(?:{[^}]*})? ([0-9.eE+-]+)",
+    re.MULTILINE,
+)
 _CONNECT_S = 5.0
 _PROBE_S = 5.0
 # vLLM's server closes idle connections after 5 s; a request on a closing one would be lost.
@@ -48,6 +54,19 @@ class EngineClient:
             return None
         version = told.get("version") if isinstance(told, dict) else None
         return version if isinstance(version, str) else None
+
+    async def counters(self, within_s: float) -> tuple[float, ...] | None:
+        """Return the counters of tokens and requests that move while the engine works.
+
+        Empty where it keeps none (`--disable-log-stats`); None where it doesn't answer in time.
+        """
+        timeout = aiohttp.ClientTimeout(total=within_s)
+        try:
+            async with self._session.get("/metrics", timeout=timeout) as response:
+                text = (await response.read()).decode("utf-8", "replace")
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            return None
+        return tuple(float(value) for value in _MOVES.findall(text))
 
     async def close(self) -> None:
         """Close every connection."""

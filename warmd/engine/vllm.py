@@ -37,6 +37,10 @@ class VllmConnection:
         """Get one real answer through the session that users take; raises `WarmupError`."""
         await warm_up(self.client.session, self.question)
 
+    async def counters(self, within_s: float) -> tuple[float, ...] | None:
+        """Return what the engine has counted; None where it doesn't answer in time."""
+        return await self.client.counters(within_s)
+
     async def close(self) -> None:
         """Close every connection."""
         await self.client.close()
