@@ -87,6 +87,16 @@ class Chronicle:
             at=self._clock.wall(),
         )
 
+    def engine_stuck(self, model: str, replica: str, pid: int) -> None:
+        """Say that an engine can't be ended."""
+        log.error(
+            "%s: its processes (main process %d) outlive SIGKILL, and nothing else is started on "
+            "its device before they end; a driver may hold them: look at their state in ps and at "
+            "the kernel's log",
+            *(replica, pid),
+            extra={"warmd": {"model": model, "replica": replica}},
+        )
+
     def staging_failed(self, model: str, problem: str) -> None:
         """Say why weights are not in RAM; the model can be started all the same."""
         log.warning("%s: not staged: %s", model, problem, extra={"warmd": {"model": model}})

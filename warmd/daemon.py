@@ -41,6 +41,9 @@ log = logging.getLogger("warmd")
 EX_UNAVAILABLE = 69
 """sysexits.h: a port or a socket is taken, a folder can't be written to."""
 
+_LAST_RESORT_S = 15.0
+"""How long beyond drain and stop an engine may take to go before the daemon goes without it."""
+
 CLOCK = Clock(monotonic=time.monotonic, wall=time.time)
 
 
@@ -126,7 +129,12 @@ class Daemon:
         log.info("stopping: %s; engines are drained first", reason)
         gateway.stop_accepting()
         # Replicas drain themselves; whoever still waits for one is refused at once.
-        await self._supervisor.close(reason)
+        engine = self._settings.engine
+        try:
+            async with asyncio.timeout(engine.drain_timeout + engine.stop_timeout + _LAST_RESORT_S):
+                await self._supervisor.close(reason)
+        except TimeoutError:
+            log.error("engines or stagers outlive their end; they are left to the kernel")
         await gateway.drain(self._settings.engine.drain_timeout)
         loop.cancel()
         with suppress(asyncio.CancelledError, Exception):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from warmd.staging import StagingError, StagingProgress, WeightFiles
+
+_T = TypeVar("_T")
 
 RETRY_S = 30.0
 """How long after a failure staging is tried again; memory that was short may be back by then."""
@@ -70,27 +73,27 @@ class StagedWeights:
         self._clock = clock
         self._listener = listener
         self._task: asyncio.Task[None] | None = None
-        self._release_reason: str | None = None
+        self._release = asyncio.Event()
+        self._release_reason = ""
 
     def look(self) -> None:
         """See what files there are now, so that the ledger knows their size."""
-        try:
+        with suppress(StagingError):  # staging them will say what is wrong with them
             self.state = replace(self.state, total=self._scan().total)
-        except StagingError as error:
-            self.state = replace(self.state, total=0, problem=str(error))
 
     def begin_stage(self, reason: str) -> None:
         """Bring the weights into RAM and hold them. Does nothing where that is under way."""
-        if self.state.busy or self.state.held or self._task is not None:
+        if self._task is not None:
             return
         self._become(busy=True, done=0, reason=reason, retry_at=None)
+        self._release.clear()
         self._task = asyncio.create_task(self._hold(), name=f"weights of {self.model}")
 
     def begin_release(self, reason: str) -> None:
         """Let the weights go, or stop bringing them in."""
-        if self._task is not None and self._release_reason is None:
+        if self._task is not None and not self._release.is_set():
             self._release_reason = reason
-            self._task.cancel()
+            self._release.set()
 
     async def ended(self) -> None:
         """Return when nothing is held and nothing is being brought in."""
@@ -101,33 +104,47 @@ class StagedWeights:
         holding: Holding | None = None
         problem: str | None = None
         try:
-            # The files are looked at anew: they may have been replaced since the daemon's start.
-            weights = await asyncio.to_thread(self._scan)
-            self.state = replace(self.state, total=weights.total)
-            holding = await self._stager.stage(self.model, weights, self._progress)
-            self._become(busy=False, held=True, done=weights.total, problem=None)
-            problem = await holding.lost()
+            holding = await self._unless_released(self._bring_in())
+            self._become(busy=False, held=True, done=self.state.total, problem=None)
+            problem = await self._unless_released(holding.lost())
+        except _ReleasedError:
+            pass
         except StagingError as error:
             problem = str(error)
-        except asyncio.CancelledError:
-            if self._release_reason is None:
-                raise
-        finally:
-            if holding is not None:
+        if holding is not None:
+            try:
                 await holding.release()
-            self._task = None
-        reason, self._release_reason = self._release_reason, None
-        if problem is None:
-            self._become(busy=False, held=False, done=0, reason=reason or self.state.reason)
-            return
+            except StagingError as error:
+                problem = problem or str(error)
+        self._task = None
         self._become(
             busy=False,
             held=False,
             done=0,
-            reason=problem,
+            reason=problem or self._release_reason,
             problem=problem,
-            retry_at=self._clock() + RETRY_S,
+            retry_at=None if problem is None else self._clock() + RETRY_S,
         )
+
+    async def _bring_in(self) -> Holding:
+        # The files are looked at anew: they may have been replaced since the daemon's start.
+        weights = await asyncio.to_thread(self._scan)
+        self.state = replace(self.state, total=weights.total)
+        return await self._stager.stage(self.model, weights, self._progress)
+
+    async def _unless_released(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Await `work`, unless the weights are to be let go before."""
+        doing = asyncio.create_task(work)
+        released = asyncio.create_task(self._release.wait())
+        try:
+            await asyncio.wait([doing, released], return_when=asyncio.FIRST_COMPLETED)
+            if doing.done():
+                return doing.result()
+            raise _ReleasedError
+        finally:
+            for task in (doing, released):
+                task.cancel()
+            await asyncio.gather(doing, released, return_exceptions=True)
 
     def _progress(self, progress: StagingProgress) -> None:
         # Progress alone is no change that anybody decides upon: it is only shown.
@@ -137,3 +154,7 @@ class StagedWeights:
         old = self.state
         self.state = replace(old, **changes)  # type: ignore[arg-type]  # the fields are StagedState's own
         self._listener.staged_changed(self, old, self.state)
+
+
+class _ReleasedError(Exception):
+    """The weights are to be let go."""

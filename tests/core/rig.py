@@ -61,6 +61,9 @@ class FakeEngine:
         if not self._exit.done():
             self._exit.set_result(ending)
 
+    async def main_ended(self) -> None:
+        await asyncio.shield(self._exit)
+
     async def wait(self) -> EngineExit:
         return await asyncio.shield(self._exit)
 
@@ -182,6 +185,10 @@ class Recorder:
 
     def engine_failed(self, failure: EngineFailure) -> None:
         self.lines.append(f"{failure.replica} failed: {failure.cause} ({failure.follows})")
+        self.bell.set()
+
+    def engine_stuck(self, model: str, replica: str, pid: int) -> None:
+        self.lines.append(f"{replica} stuck: {pid}")
         self.bell.set()
 
     def staging_failed(self, model: str, problem: str) -> None:

@@ -58,7 +58,7 @@ def test_one_operation_on_the_device_at_a_time() -> None:
             model("a", Rung.HOT, busy, staging=HELD), model("b", Rung.HOT, Phase.DOWN, staging=HELD)
         )
         assert made.actions == ()
-        assert made.held_up == {"b": f"a.0 is {busy} on the same device"}
+        assert made.held_up["b"] == f"a.0 is {busy} on the same device"
 
 
 def test_a_start_that_is_no_longer_wanted_is_called_off() -> None:

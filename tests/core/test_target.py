@@ -67,8 +67,8 @@ def progress(phase: Phase, **known: object) -> Progress:
         "stage": None,
         "elapsed": 0.0,
         "retry_in": 0.0,
+        "ahead": 0.0,
         "starts": [30.0, 40.0, 500.0],
-        "reason": "it broke",
     }
     return Progress(phase=phase, **(facts | known))  # type: ignore[arg-type]  # a table of facts
 
@@ -79,6 +79,8 @@ def test_estimates_rest_on_measured_starts() -> None:
     assert ready_in(progress(Phase.STARTING, elapsed=25.0)) == 15.0
     assert ready_in(progress(Phase.STARTING, elapsed=400.0)) == 4.0, "late, so not yet nothing"
     assert ready_in(progress(Phase.DOWN, starts=[])) == 90.0
+    assert ready_in(progress(Phase.DOWN, ahead=25.0)) == 65.0, "others are before it"
+    assert ready_in(progress(Phase.STOPPING)) == 45.0
     assert ready_in(progress(Phase.READY)) == 1.0
 
 
@@ -86,7 +88,7 @@ def test_who_waits_is_told_what_the_model_does() -> None:
     starting = progress(Phase.STARTING, stage=Stage.WEIGHTS, elapsed=25.0)
     assert why_not_ready("m", starting) == "m is starting (weights), ready in about 15 s"
     failed = why_not_ready("m", progress(Phase.FAILED))
-    assert failed == "m can't be started and needs an operator: it broke"
+    assert failed == "m can't be started and needs an operator"
     assert all(why_not_ready("m", progress(phase)).startswith("m ") for phase in Phase)
 
 

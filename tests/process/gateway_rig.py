@@ -130,6 +130,10 @@ class FakeLease:
     replica: str
     session: aiohttp.ClientSession
     released: int = 0
+    doubts: int = 0
+
+    def lost(self) -> None:
+        self.doubts += 1
 
     def release(self) -> None:
         self.released += 1
@@ -157,7 +161,7 @@ class FakeModels:
     def idle_s(self, model: str) -> float:
         return math.inf
 
-    async def acquire(self, model: str) -> FakeLease:
+    async def acquire(self, model: str, waited: float = 0.0) -> FakeLease:
         assert model == MODEL
         self.waiting += 1
         try:

@@ -126,6 +126,24 @@ def test_a_killed_api_server_leaves_no_child_and_is_replaced(daemon: Daemon) -> 
     assert "SIGKILL" in daemon.log
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_killed_engine_takes_no_request_with_it(daemon: Daemon, replicas: int) -> None:
+    """The rest of its tree may live on for a while: nobody is sent there."""
+    daemon.turn(children=2, leak=True)
+    daemon.write_config({"m": f'resting = "hot"\nreplicas = {replicas}'})
+    daemon.start()
+    for index in range(replicas):
+        daemon.wait_for("ready", f"m.{index}")
+    victim = daemon.replica()["pid"]
+    with ThreadPoolExecutor(4) as clients:
+        answers = [clients.submit(daemon.chat) for _ in range(8)]
+        os.kill(victim, signal.SIGKILL)
+        answers += [clients.submit(daemon.chat) for _ in range(24)]
+        assert [a.result().status for a in answers] == [200] * 32
+    daemon.wait_for("ready")
+    assert all(r["in_flight"] == 0 for r in daemon.status["models"]["m"]["replicas"])
+
+
 def test_an_exit_with_status_0_that_nobody_asked_for_is_a_failure(daemon: Daemon) -> None:
     """The death of vLLM's engine after readiness exits 0 (vllm#48966)."""
     daemon.turn(exit_after=2, bad_starts=None)

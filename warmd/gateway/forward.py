@@ -87,6 +87,7 @@ class Forwarder:
                 try:
                     return await self._relay(request, endpoint, body, lease, visit)
                 except EngineLostError:
+                    lease.lost()
                     continue
                 finally:
                     lease.release()
@@ -107,7 +108,7 @@ class Forwarder:
 
     async def _acquire(self, visit: _Visit) -> Lease:
         try:
-            lease = await self._models.acquire(visit.model)
+            lease = await self._models.acquire(visit.model, self._clock() - visit.arrived)
         except NotReadyError as error:
             raise RefusedError(
                 503, error.reason, code="model_not_ready", retry_after_s=error.retry_after_s

@@ -32,6 +32,9 @@ class Lease(Protocol):
     def session(self) -> aiohttp.ClientSession:
         """A session whose every connection leads to this replica; base URL `http://engine`."""
 
+    def lost(self) -> None:
+        """Say that the engine broke off: its owner sends nobody else there before it has looked."""
+
     def release(self) -> None:
         """Give the place back."""
 
@@ -51,9 +54,10 @@ class Models(Protocol):
     def idle_s(self, model: str) -> float:
         """Seconds since the last request for `model` ended; infinite before the first."""
 
-    async def acquire(self, model: str) -> Lease:
+    async def acquire(self, model: str, waited: float = 0.0) -> Lease:
         """Return a place on a ready replica, waiting for one up to the model's `max_wait`.
 
+        `waited`: seconds of it that are past already.
         Raises `warmd.ladder.NotReadyError`. Cancelling the wait gives up the claim.
         """
 

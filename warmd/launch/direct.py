@@ -40,6 +40,7 @@ class DirectEngine:
         self._exit: EngineExit | None = None
         self._refused: str | None = None
         self._answered: asyncio.Future[bool] = loop.create_future()
+        self._main_ended = asyncio.Event()
         self.gone: asyncio.Future[EngineExit] = loop.create_future()
         self._life = loop.create_task(self._live(), name=f"engine {spec.name}")
 
@@ -74,6 +75,10 @@ class DirectEngine:
         if self._refused is not None:
             raise LaunchError(self._refused)
         return False
+
+    async def main_ended(self) -> None:
+        """Return as soon as the main process has ended; others of its tree may live on."""
+        await self._main_ended.wait()
 
     async def wait(self) -> EngineExit:
         """Return once the main process has ended and no process of its tree is left."""
@@ -111,6 +116,7 @@ class DirectEngine:
                 # Where a dead shim could not say it: the kernel has SIGKILLed the main process.
                 ended = self._exit or EngineExit(None, _SIGKILL, asked_for=self._asked)
                 self.gone.set_result(ended)
+                self._main_ended.set()
 
     async def _hear(self) -> bool:
         """Follow what the shim says; return whether it vouched for the end of the tree."""
@@ -131,6 +137,7 @@ class DirectEngine:
                     return True
                 case {"status": status, "signal": number, "asked": bool(asked)}:
                     self._exit = EngineExit(status, number, asked_for=asked)
+                    self._main_ended.set()
                 case {"gone": True}:
                     return True
                 case said:

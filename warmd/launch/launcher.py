@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +18,7 @@ class LaunchSpec:
 
     name: str
     argv: tuple[str, ...]
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)  # it may hold secrets
     cwd: Path
 
 
@@ -56,6 +56,9 @@ class RunningEngine(Protocol):
     @property
     def exec_at(self) -> float:
         """When the program was exec'ed, in seconds of `time.monotonic()`."""
+
+    async def main_ended(self) -> None:
+        """Return as soon as the main process has ended; others of its tree may live on."""
 
     async def wait(self) -> EngineExit:
         """Return once the main process has ended AND no process of its tree is left."""

@@ -157,7 +157,9 @@ def _explain_failures(model: ModelFacts, now: float, held_up: dict[str, str]) ->
     if model.target.rung is not Rung.HOT:
         return
     for replica in model.replicas[: model.target.replicas]:
-        if replica.phase is Phase.FAILED:
+        if replica.phase in (Phase.DRAINING, Phase.STOPPING):
+            held_up[model.name] = f"{replica.name} is {replica.phase}: {replica.reason}"
+        elif replica.phase is Phase.FAILED:
             held_up[model.name] = f"{replica.name} failed: {replica.reason}"
         elif replica.phase is Phase.BACKING_OFF and replica.retry_at is not None:
             wait = duration(max(0.0, replica.retry_at - now))

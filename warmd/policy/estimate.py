@@ -1,4 +1,7 @@
-"""When a model will be ready, said honestly from measured starts."""
+"""When a model will be ready, said honestly from measured starts.
+
+These sentences go to clients: why an engine failed, with its paths, is for status and log.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,20 @@ class Progress:
     """How far the replica that will be ready first has come.
 
     `elapsed`: seconds since its start was decided; `retry_in`: seconds until the next try while it
-    backs off; `starts`: seconds that earlier starts took from decision to ready.
+    backs off; `ahead`: seconds until others are done with the device; `starts`: seconds that
+    earlier starts took from decision to ready.
     """
 
     phase: Phase
     stage: Stage | None
     elapsed: float
     retry_in: float
+    ahead: float
     starts: Sequence[float]
-    reason: str
+
+
+STOP_S = 5.0
+"""What an engine is taken to need to drain and to end; at most drain_timeout + stop_timeout."""
 
 
 def expected_start(starts: Sequence[float]) -> float:
@@ -41,11 +49,20 @@ def ready_in(progress: Progress) -> float:
         case Phase.READY:
             left = 0.0
         case Phase.STARTING | Phase.WARMING:
-            # A start that has outlived its estimate is taken to need a tenth more, not nothing.
-            left = max(whole - progress.elapsed, whole * 0.1)
-        case Phase.DOWN | Phase.DRAINING | Phase.STOPPING | Phase.BACKING_OFF | Phase.FAILED:
-            left = whole + max(0.0, progress.retry_in)
+            left = start_left(whole, progress.elapsed)
+        case Phase.DRAINING | Phase.STOPPING:
+            left = STOP_S + whole
+        case Phase.DOWN | Phase.BACKING_OFF | Phase.FAILED:
+            left = whole + max(0.0, progress.retry_in, progress.ahead)
     return max(1.0, left)
+
+
+def start_left(whole: float, elapsed: float) -> float:
+    """Estimate the rest of a start that takes `whole` seconds and began `elapsed` seconds ago.
+
+    One that has outlived its estimate is taken to need a tenth more, not nothing.
+    """
+    return max(whole - elapsed, whole * 0.1)
 
 
 def why_not_ready(model: str, progress: Progress) -> str:
@@ -59,10 +76,12 @@ def why_not_ready(model: str, progress: Progress) -> str:
         case Phase.WARMING:
             return f"{model} has started and its first answer is awaited, {about}"
         case Phase.BACKING_OFF:
-            return f"{model} failed and will be tried again: {progress.reason}"
+            return f"{model} failed and is tried again, {about}"
         case Phase.FAILED:
-            return f"{model} can't be started and needs an operator: {progress.reason}"
-        case Phase.DOWN | Phase.DRAINING | Phase.STOPPING:
-            return f"{model} has not been started yet, {about}"
+            return f"{model} can't be started and needs an operator"
+        case Phase.DRAINING | Phase.STOPPING:
+            return f"{model} is being stopped and is started again after that, {about}"
+        case Phase.DOWN:
+            return f"{model} waits for its turn to be started, {about}"
         case Phase.READY:
             return f"{model} is ready"

@@ -61,6 +61,9 @@ class Events(Protocol):
     def engine_failed(self, failure: EngineFailure) -> None:
         """Write down a failed start or run, and what follows from it."""
 
+    def engine_stuck(self, model: str, replica: str, pid: int) -> None:
+        """Write down that processes of an engine outlive SIGKILL."""
+
     def staging_failed(self, model: str, problem: str) -> None:
         """Write down that weights could not be staged or held."""
 

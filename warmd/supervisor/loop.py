@@ -14,6 +14,7 @@ from warmd.ladder import Phase, Rung
 from warmd.planner import Plan, ReleaseWeights, StageWeights, StartEngine, StopEngine, make_plan
 from warmd.planner.ledger import RamLedger
 from warmd.policy import Override, decide_target
+from warmd.policy.estimate import STOP_S, expected_start, start_left
 from warmd.replica import Replica, ReplicaListener, ReplicaState
 from warmd.spoken import duration
 from warmd.staged import StagedListener, StagedState, StagedWeights
@@ -42,7 +43,7 @@ class Supervisor(ReplicaListener, StagedListener):
         self._ram = ram
         self._changed = asyncio.Event()
         self._closing = False
-        self._waiting_room = WaitingRoom(clock, self._changed.set)
+        self._waiting_room = WaitingRoom(clock, self._changed.set, self._ahead)
 
     def add(self, model: Managed) -> None:
         """Take a model into care, before `run`."""
@@ -106,10 +107,10 @@ class Supervisor(ReplicaListener, StagedListener):
         """Hear that a replica changed: write it down, wake who waits, look again."""
         model = self.models[replica.model]
         took: float | None = None
-        if new.phase is Phase.STARTING:
+        if new.phase is Phase.STARTING and old.phase is not new.phase:
             model.met[replica.name] = model.told[replica.name]
             self._events.start_began(model.name, replica.name, new.reason)
-        if new.phase is Phase.READY and new.last_start is not None:
+        if new.phase is Phase.READY and old.phase is not new.phase and new.last_start is not None:
             took = new.last_start.total
             model.starts = [*model.starts, took][-REMEMBERED_STARTS:]
             met = model.met[replica.name]
@@ -128,6 +129,10 @@ class Supervisor(ReplicaListener, StagedListener):
             )
         self._tell_rungs(model, new.reason, took)
         self._wake(model)
+
+    def replica_stuck(self, replica: Replica, pid: int) -> None:
+        """Hear that an engine can't be ended: nothing else may start on its device meanwhile."""
+        self._events.engine_stuck(replica.model, replica.name, pid)
 
     def staged_changed(self, staged: StagedWeights, old: StagedState, new: StagedState) -> None:
         """Hear that a model's weights came or went."""
@@ -167,9 +172,24 @@ class Supervisor(ReplicaListener, StagedListener):
             return 0.0
         return self._clock.monotonic() - managed.last_request
 
-    async def acquire(self, model: str) -> Lease:
-        """Return a place on a ready replica of `model`; raises `NotReadyError`."""
-        return await self._waiting_room.acquire(self.models[model])
+    async def acquire(self, model: str, waited: float = 0.0) -> Lease:
+        """Return a place on a ready replica of `model`; raises `NotReadyError`.
+
+        `waited`: seconds for which the request has been held already.
+        """
+        return await self._waiting_room.acquire(self.models[model], waited)
+
+    def _ahead(self, model: Managed) -> float:
+        """Estimate the seconds until other models are done with the device."""
+        now = self._clock.monotonic()
+        left = 0.0
+        for other in self.models.values():
+            for state in (r.state for r in other.replicas if other is not model):
+                if state.phase.is_coming_up and state.started_at is not None:
+                    left += start_left(expected_start(other.starts), now - state.started_at)
+                elif state.phase.holds_the_device:
+                    left += STOP_S
+        return left
 
     # What an operator asks
 

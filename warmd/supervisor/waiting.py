@@ -35,6 +35,10 @@ class Lease:
         """A session whose every connection leads to this replica."""
         return self._place.session
 
+    def lost(self) -> None:
+        """Say that the engine broke off."""
+        self._place.lost()
+
     def release(self) -> None:
         """Give the place back."""
         self._place.release()
@@ -44,9 +48,15 @@ class Lease:
 class WaitingRoom:
     """Hands out places on ready replicas, and holds who finds none until one is ready."""
 
-    def __init__(self, clock: Clock, changed: Callable[[], None]) -> None:
-        """`changed` is called when somebody begins to wait."""
+    def __init__(
+        self, clock: Clock, changed: Callable[[], None], ahead: Callable[[Managed], float]
+    ) -> None:
+        """`changed` is called when somebody begins to wait.
+
+        `ahead` returns the seconds until other models are done with the device.
+        """
         self._clock = clock
+        self._ahead = ahead
         self._changed = changed
         self._closed = False
 
@@ -54,29 +64,31 @@ class WaitingRoom:
         """Refuse everybody from now on."""
         self._closed = True
 
-    async def acquire(self, model: Managed) -> Lease:
+    async def acquire(self, model: Managed, waited: float = 0.0) -> Lease:
         """Return a place on the ready replica with the fewest requests in flight.
 
-        Waits for one up to the model's `max_wait`; raises `NotReadyError` after it, and at once
-        where no waiting would help.
+        Waits for one until `max_wait` is over, of which `waited` seconds are past; raises
+        `NotReadyError` after it, and at once where no waiting would help.
         """
         if (place := _take(model)) is not None:
             return self._lease(model, place)
+        self._refuse_the_hopeless(model)
         woken = asyncio.Event()
         model.waiting[woken] = self._clock.monotonic()
         self._changed()
         try:
-            async with asyncio.timeout(model.max_wait):
+            async with asyncio.timeout(max(0.0, model.max_wait - waited)):
                 while True:
-                    self._refuse_the_hopeless(model)
-                    woken.clear()
                     await woken.wait()
                     if (place := _take(model)) is not None:
                         return self._lease(model, place)
+                    self._refuse_the_hopeless(model)
+                    woken.clear()
         except TimeoutError:
             raise self._not_ready(model) from None
         finally:
             del model.waiting[woken]
+            # Who gave up waiting wanted it all the same, and mostly comes back.
             self._ended(model)
 
     def _lease(self, model: Managed, place: ReplicaLease) -> Lease:
@@ -103,8 +115,6 @@ class WaitingRoom:
     def _not_ready(self, model: Managed) -> NotReadyError:
         progress = min((self._progress(model, r) for r in model.replicas), key=ready_in)
         sentence = why_not_ready(model.name, progress)
-        if model.held_up_by is not None and progress.phase is Phase.DOWN:
-            sentence = f"{model.name} can't be started at the moment: {model.held_up_by}"
         return NotReadyError(model.name, sentence, math.ceil(ready_in(progress)))
 
     def _progress(self, model: Managed, replica: Replica) -> Progress:
@@ -115,8 +125,8 @@ class WaitingRoom:
             stage=replica.stage,
             elapsed=now - (now if state.started_at is None else state.started_at),
             retry_in=0.0 if state.retry_at is None else state.retry_at - now,
+            ahead=self._ahead(model),
             starts=model.starts,
-            reason=state.reason,
         )
 
 

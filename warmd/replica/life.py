@@ -6,16 +6,18 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import aiohttp
 
 from warmd.engine.errors import EngineError
 from warmd.engine.stages import StartTracker
-from warmd.ladder import Phase, Stage, StartTimes
-from warmd.launch import EngineExit, Launcher, LaunchError, LaunchSpec, RunningEngine
-from warmd.policy import BackOff, Counters, GiveUp, Hung, Pulse, RetryIn, feel
+from warmd.ladder import Phase, Stage
+from warmd.launch import EngineExit, Launcher, LaunchError, RunningEngine
+from warmd.policy import BackOff, GiveUp, Hung, Pulse, RetryIn, feel
+from warmd.replica.ports import EngineConnection, EngineMake, ReplicaListener
+from warmd.replica.state import Limits, ReplicaState
 from warmd.spoken import duration
 
 _T = TypeVar("_T")
@@ -26,83 +28,16 @@ LISTENING_POLL_S = 1.0
 SAID_LISTENING_POLL_S = 0.02
 """The first pause once the log has said it; each further one is twice as long."""
 
+TREE_END_S = 10.0
+"""How long after SIGKILL a process tree may still be there before that is worth a word."""
+
+DOUBT_S = 0.05
+"""The pause before an engine that broke a connection off is asked whether it is well."""
+
 LOOKS = 8
 """How often an engine's pulse is felt in the time after which it would count as hung."""
 
 log = logging.getLogger(__name__)
-
-
-class EngineConnection(Protocol):
-    """The way to one engine that listens."""
-
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        """The session through which users' requests are relayed as well."""
-
-    async def listening(self) -> bool:
-        """Whether the engine answers at all."""
-
-    async def warm_up(self) -> None:
-        """Get one real answer; raises `EngineError` with a sentence."""
-
-    async def counters(self, within_s: float) -> Counters | None:
-        """Return what the engine has counted; None where it doesn't answer in time."""
-
-    async def close(self) -> None:
-        """Let go of every connection."""
-
-
-class EngineMake(Protocol):
-    """What a replica needs to know of its engine's make: its files, its log, its address."""
-
-    def prepare(self) -> LaunchSpec:
-        """Make the engine's folder fresh and say what to run; raises `EngineError`."""
-
-    def log(self, line: str) -> None:
-        """Keep a line of the engine's output."""
-
-    def cause(self, ending: str) -> str:
-        """Say in one sentence, from its log, why an engine that `ending` failed."""
-
-    def connect(self) -> EngineConnection:
-        """Return the way to the engine; nothing is sent yet."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How long each step of an engine's life may take, in seconds.
-
-    `hang`: how long a ready engine may stand still; `last_words`: how long an engine that broke its
-    connection is given to show that it has ended.
-    """
-
-    start: float
-    drain: float
-    stop: float
-    hang: float
-    last_words: float = 1.0
-
-
-@dataclass(frozen=True)
-class ReplicaState:
-    """Where a replica stands. Times are monotonic seconds."""
-
-    phase: Phase = Phase.DOWN
-    since: float = 0.0
-    reason: str = "it was not needed yet"
-    pid: int | None = None
-    failures: int = 0
-    retry_at: float | None = None
-    started_at: float | None = None  # when the start that led here was decided
-    ready_at: float | None = None  # when that start became ready
-    last_start: StartTimes | None = None
-
-
-class ReplicaListener(Protocol):
-    """Who hears of a replica's changes, at once and in order."""
-
-    def replica_changed(self, replica: Replica, old: ReplicaState, new: ReplicaState) -> None:
-        """Hear that `replica` went from `old` to `new`."""
 
 
 class ReplicaLease:
@@ -112,6 +47,11 @@ class ReplicaLease:
         self._replica: Replica | None = replica
         self.replica = replica.name
         self.session = session
+
+    def lost(self) -> None:
+        """Say that the engine broke off in the middle of this request."""
+        if self._replica is not None:
+            self._replica.doubt()
 
     def release(self) -> None:
         """Give the place back; a second call does nothing."""
@@ -156,6 +96,7 @@ class Replica:
         self._stop_reason: str | None = None
         self._stop_asked = asyncio.Event()
         self._said_listening = asyncio.Event()
+        self._doubted = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -169,6 +110,7 @@ class Replica:
         self._stop_reason = None
         self._stop_asked.clear()
         self._said_listening.clear()
+        self._doubted.clear()
         self._tracker = StartTracker(decided_at)
         self._become(Phase.STARTING, reason, retry_at=None, started_at=decided_at, ready_at=None)
         self._life = asyncio.create_task(self._live(self._tracker), name=f"life of {self.name}")
@@ -192,12 +134,21 @@ class Replica:
     # What the gateway takes
 
     def lease(self) -> ReplicaLease | None:
-        """Take a place on this replica; None where it isn't ready."""
-        if self.state.phase is not Phase.READY or self._connection is None:
+        """Take a place on this replica; None where it isn't ready, or in doubt."""
+        if (
+            self.state.phase is not Phase.READY
+            or self._connection is None
+            or self._doubted.is_set()
+        ):
             return None
         self.in_flight += 1
         self._idle.clear()
         return ReplicaLease(self, self._connection.session)
+
+    def doubt(self) -> None:
+        """Send nobody to the engine until it has answered again: it broke a connection off."""
+        if self.state.phase is Phase.READY:
+            self._doubted.set()
 
     def give_back(self) -> None:
         """Take a place back. Called by the lease, once."""
@@ -228,7 +179,7 @@ class Replica:
             exit_watch = asyncio.create_task(engine.wait(), name=f"exit of {self.name}")
             try:
                 await self._come_up(tracker, exit_watch)
-                await self._first(self._serve(), exit_watch)
+                await self._serve(engine, exit_watch)
                 await self._drain(exit_watch)
             finally:
                 exit_watch.cancel()
@@ -294,19 +245,44 @@ class Replica:
             except TimeoutError:
                 pause = min(2 * pause, LISTENING_POLL_S)
 
-    async def _serve(self) -> None:
-        """Return when a stop is asked for; raises `_HungError` where the engine stands still."""
-        stop = asyncio.create_task(self._stop_asked.wait())
-        pulse = asyncio.create_task(self._feel_pulse(), name=f"pulse of {self.name}")
-        both: set[asyncio.Future[Any]] = {stop, pulse}
+    async def _serve(self, engine: RunningEngine, exit_watch: asyncio.Task[EngineExit]) -> None:
+        """Return when a stop is asked for.
+
+        Raises `_HungError` where the engine stands still, `_EngineEndedError` where it ended.
+        """
+        watches: list[asyncio.Task[Any]] = [
+            asyncio.create_task(watch, name=f"{what} of {self.name}")
+            for what, watch in (
+                ("stop", self._stop_asked.wait()),
+                ("pulse", self._feel_pulse()),
+                ("doubts", self._settle_doubts()),
+                ("main process", engine.main_ended()),
+            )
+        ]
+        stop, *_, main_ended = watches
         try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
+            if main_ended.done():
+                # Nobody is sent to what is left of it while that is being ended.
+                self._become(Phase.STOPPING, "its main process has ended")
+                raise _EngineEndedError(await self._to_its_end(exit_watch, engine, TREE_END_S))
             if not stop.done():
-                pulse.result()
+                for watch in watches:
+                    if watch.done():
+                        watch.result()  # raises
         finally:
-            for task in both:
-                task.cancel()
-            await asyncio.gather(*both, return_exceptions=True)
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+
+    async def _settle_doubts(self) -> None:
+        """Ask a doubted engine until it answers, then let requests to it again; never returns."""
+        while True:
+            await self._doubted.wait()
+            await self._sleep(DOUBT_S)  # the end of a process takes a moment to be told
+            if self._connection is not None and await self._connection.listening():
+                self._doubted.clear()
+                self._listener.replica_changed(self, self.state, self.state)
 
     async def _feel_pulse(self) -> None:
         """Look at the engine's counters again and again; never returns, raises `_HungError`."""
@@ -362,9 +338,19 @@ class Replica:
         if engine is not None:
             reason = failure or self._stop_reason or self.state.reason
             self._become(Phase.STOPPING, reason)
-            await engine.stop(grace)
+            await self._to_its_end(engine.stop(grace), engine, grace + TREE_END_S)
         if connection is not None:
             await connection.close()
+
+    async def _to_its_end(
+        self, end: Awaitable[EngineExit], engine: RunningEngine, within: float
+    ) -> EngineExit:
+        """Await the engine's end, however long; where it takes longer than `within`, say so."""
+        task = asyncio.ensure_future(end)
+        await asyncio.wait([task], timeout=within)
+        if not task.done():
+            self._listener.replica_stuck(self, engine.pid)
+        return await task
 
     def _conclude(self, failure: str | None) -> None:
         ready_at = self.state.ready_at

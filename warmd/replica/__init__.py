@@ -1,0 +1,15 @@
+"""A replica: the n-th engine of a model, and its whole life."""
+
+from warmd.replica.life import Replica, ReplicaLease
+from warmd.replica.ports import EngineConnection, EngineMake, ReplicaListener
+from warmd.replica.state import Limits, ReplicaState
+
+__all__ = [
+    "EngineConnection",
+    "EngineMake",
+    "Limits",
+    "Replica",
+    "ReplicaLease",
+    "ReplicaListener",
+    "ReplicaState",
+]

@@ -1,0 +1,60 @@
+"""What a replica asks of the engine's make, and of those who hear of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import aiohttp
+
+from warmd.launch import LaunchSpec
+from warmd.policy import Counters
+
+if TYPE_CHECKING:
+    from warmd.replica.life import Replica
+    from warmd.replica.state import ReplicaState
+
+
+class EngineConnection(Protocol):
+    """The way to one engine that listens."""
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The session through which users' requests are relayed as well."""
+
+    async def listening(self) -> bool:
+        """Whether the engine answers at all."""
+
+    async def warm_up(self) -> None:
+        """Get one real answer; raises `EngineError` with a sentence."""
+
+    async def counters(self, within_s: float) -> Counters | None:
+        """Return what the engine has counted; None where it doesn't answer in time."""
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+
+
+class EngineMake(Protocol):
+    """What a replica needs to know of its engine's make: its files, its log, its address."""
+
+    def prepare(self) -> LaunchSpec:
+        """Make the engine's folder fresh and say what to run; raises `EngineError`."""
+
+    def log(self, line: str) -> None:
+        """Keep a line of the engine's output."""
+
+    def cause(self, ending: str) -> str:
+        """Say in one sentence, from its log, why an engine that `ending` failed."""
+
+    def connect(self) -> EngineConnection:
+        """Return the way to the engine; nothing is sent yet."""
+
+
+class ReplicaListener(Protocol):
+    """Who hears of a replica's changes, at once and in order."""
+
+    def replica_changed(self, replica: Replica, old: ReplicaState, new: ReplicaState) -> None:
+        """Hear that `replica` went from `old` to `new`."""
+
+    def replica_stuck(self, replica: Replica, pid: int) -> None:
+        """Hear that processes of `replica` outlive SIGKILL; `pid` is its main process."""
