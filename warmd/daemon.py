@@ -85,6 +85,7 @@ class Daemon:
     async def run(self) -> None:
         """Run until told to stop. Raises the rooms' own errors where one can't be opened."""
         settings = self._settings
+        stop = _stop_signal()
         async with AsyncExitStack() as house:
             house.enter_context(_Folders(settings))
             _sweep(settings.host.run_dir)
@@ -111,7 +112,6 @@ class Daemon:
             house.push_async_callback(gateway.close)
             bound = await gateway.start([(a.host, a.port) for a in settings.gateway.listen])
 
-            stop = _stop_signal()
             fronts = ", ".join(f"http://{_bracketed(host)}:{port}" for host, port in bound)
             models = count(len(settings.models), "model")
             log.info("warmd %s serves %s on %s", warmd.__version__, models, fronts)
@@ -280,20 +280,28 @@ class _Folders:
     """The daemon's folders, its own while it lives: a second daemon on them is refused."""
 
     def __init__(self, settings: Settings) -> None:
-        self._host = settings.host
-        self._lock: int | None = None
+        host = settings.host
+        self._folders = dict.fromkeys((host.run_dir, host.state_dir, host.cache_dir))
+        self._locks: list[int] = []
 
     def __enter__(self) -> None:
         try:
-            for folder in (self._host.run_dir, self._host.state_dir, self._host.cache_dir):
-                folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-            lock = self._host.run_dir / "warmd.lock"
-            self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for folder in self._folders:
+                self._take(folder)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _take(self, folder: Path) -> None:
+        try:
+            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._locks.append(os.open(folder / "warmd.lock", flags, 0o600))
+            fcntl.flock(self._locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StartUpError(
-                f"another warmd runs on {self._host.run_dir}; stop it first, "
-                "or give this one its own host.run_dir"
+                f"another warmd runs on {folder}; stop it first, or give this one folders of its "
+                "own: run_dir, state_dir and cache_dir under [host]"
             ) from None
         except OSError as error:
             raise StartUpError(
@@ -302,8 +310,8 @@ class _Folders:
             ) from None
 
     def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
+        for lock in self._locks:
+            os.close(lock)
 
 
 def _sweep(run_dir: Path) -> None:
@@ -326,7 +334,9 @@ def _stop_signal() -> asyncio.Future[str]:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask, number)
     loop.add_signal_handler(
-        signal.SIGHUP, _warn, "SIGHUP came; restart warmd to apply a changed config, ignoring"
+        signal.SIGHUP,
+        _warn,
+        "SIGHUP came and changes nothing: restart warmd to apply a changed config",
     )
     return asked
 

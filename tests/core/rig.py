@@ -114,6 +114,9 @@ class FakeMake:
     def log(self, line: str) -> None:
         self.lines.append(line)
 
+    def came_up(self) -> None:
+        self.lines.clear()
+
     def cause(self, ending: str) -> str:
         return f"{ending}; its last line was {self.lines[-1] if self.lines else 'none'!r}"
 

@@ -252,6 +252,18 @@ def test_a_process_that_the_kernel_killed(log: list[str], exit_sentence: str) ->
     assert "journalctl -k" in cause
 
 
+def test_what_an_engine_complained_of_before_it_was_killed_is_not_the_cause() -> None:
+    log = [
+        "(APIServer pid=1) ERROR [x.py:1] PermissionError: [Errno 13] Permission denied: '/a.png'"
+    ]
+    assert "/a.png" not in failure_cause(log, "was killed by SIGKILL")
+
+
+def test_the_dump_of_all_arguments_is_never_quoted() -> None:
+    log = ["(APIServer pid=1) INFO [api_utils.py:286] non-default args: {'secret': 'x'}"]
+    assert "secret" not in failure_cause(log, STATUS_1)
+
+
 def test_without_a_complaint_the_last_words_and_the_exit_must_do() -> None:
     log = ["INFO:     Application startup complete.", "  - leaked type 'x'", ""]
     assert failure_cause(log, "exited with status 0") == (

@@ -10,6 +10,7 @@ from rig import UP, House
 from warmd.ladder import NotReadyError, Phase, Rung, Stage
 from warmd.launch import EngineExit
 from warmd.replica import Limits
+from warmd.staging import StagingError
 
 
 async def test_many_first_requests_start_one_engine() -> None:
@@ -217,6 +218,46 @@ async def test_weights_that_are_lost_bring_the_rung_down_and_are_staged_again() 
     ]
     house.time.now += 31.0
     await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+
+
+async def test_a_stager_that_cannot_end_its_process_wedges_nothing() -> None:
+    house = House("m", resting=Rung.STAGED)
+    house.stager.done.set()
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+
+    async def hangs() -> None:
+        raise StagingError("a read hangs in the kernel")
+
+    house.stager.holdings[0].release = hangs  # type: ignore[method-assign]  # as on a dead mount
+    house.supervisor.set_target("m", Rung.COLD, None)
+    await house.until(lambda: house.supervisor.rung("m") is Rung.COLD)
+    house.supervisor.set_target("m", None, None)
+    house.time.now += 31.0
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+
+
+async def test_weights_released_before_their_task_has_begun_block_nobody() -> None:
+    house = House("a", "b", resting=Rung.STAGED)
+    house.supervisor.tick()
+    house.supervisor.set_target("a", Rung.COLD, None)
+    house.supervisor.tick()
+    house.stager.done.set()
+    await house.until(lambda: house.supervisor.rung("b") is Rung.STAGED)
+    assert house.supervisor.rung("a") is Rung.COLD
+
+
+async def test_a_lease_that_was_lost_sends_nobody_there_before_a_look() -> None:
+    house = House("m", resting=Rung.HOT, replicas=2)
+    await house.make_ready("m.0")
+    await house.make_ready("m.1")
+    first = await house.supervisor.acquire("m")
+    first.lost()
+    leases = [await house.supervisor.acquire("m") for _ in range(3)]
+    assert {lease.replica for lease in leases} == {"m.0", "m.1"} - {first.replica}
+    await house.rest()
+    house.time.now += 0.1
+    await house.rest()
+    assert (await house.supervisor.acquire("m")).replica == first.replica, "it has answered again"
 
 
 async def test_the_end_stops_engines_and_refuses_who_waits() -> None:

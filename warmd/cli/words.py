@@ -47,6 +47,8 @@ def replica_doing(replica: Mapping[str, Any], model: Mapping[str, Any], now: flo
     match replica["phase"]:
         case "starting" | "warming":
             return _start(replica["start"])
+        case "backing-off" if model["target"] != "hot":
+            return "failed, tried again when wanted"
         case "backing-off" if replica["retry_at"] is not None:
             return f"backing off, next try in {span(replica['retry_at'] - now, 1)}"
         case "down":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -44,16 +43,6 @@ class EngineClient:
                 return response.status == 200
         except (TimeoutError, aiohttp.ClientError, OSError):
             return False
-
-    async def version(self) -> str | None:
-        """Return the engine's version, None where it doesn't tell."""
-        try:
-            async with self._session.get("/version", timeout=_probe_timeout()) as response:
-                told = json.loads(await response.read()) if response.status == 200 else None
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
-            return None
-        version = told.get("version") if isinstance(told, dict) else None
-        return version if isinstance(version, str) else None
 
     async def counters(self, within_s: float) -> tuple[float, ...] | None:
         """Return the counters of tokens and requests that move while the engine works.

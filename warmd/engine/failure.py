@@ -185,6 +185,11 @@ _KNOWN = (
     ),
 )
 
+# What an engine may say when the kernel kills its processes one after the other.
+_KILLERS = re.compile(
+    r"out of memory|oom|Errno 12\]|Cannot allocate memory|bad_alloc", re.IGNORECASE
+)
+
 # What other processes say once the one with the real cause is gone, and handlers of signals.
 _CONSEQUENCE = re.compile(
     r"see (?:root cause|stack ?trace)|please check the stack trace above|root cause of the error"
@@ -202,6 +207,9 @@ def failure_cause(lines: Sequence[str], exit_sentence: str) -> str:
     `lines` are the last lines that it printed, `exit_sentence` is how its main process ended:
     `exited with status 1`.
     """
+    if "SIGKILL" in exit_sentence:
+        # Whatever it had complained of before, it did not live to be ended by that.
+        lines = [line for line in lines if _KILLERS.search(line)]
     found = list(complaints(lines))
     for complaint in found:
         if (known := _explain(complaint)) is not None:

@@ -65,7 +65,7 @@ def prepare_home(home: EngineHome) -> None:
             " or the model a shorter name"
         )
     try:
-        home.folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        home.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _private_folder(home.folder)
         _remove(home.socket)
         if home.rpc is not None:

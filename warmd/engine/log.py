@@ -7,6 +7,7 @@ from collections import deque
 from pathlib import Path
 
 KEPT_LINES = 400
+LAST_MOMENTS_LINES = 60  # a traceback of EngineCore and its echo in the API server
 FILE_BYTES = 8 << 20
 _LINE_CHARS = 4096  # vLLM prints its whole config as one line
 
@@ -35,7 +36,7 @@ class EngineLog:
     def begin(self, header: str) -> None:
         """Begin a new start: forget the lines in memory and write `header` to the file."""
         self.close()
-        self._lines.clear()
+        self._lines = deque(maxlen=KEPT_LINES)
         self.trouble = None
         self._open()
         self._write(f"--- {header} ---")
@@ -45,6 +46,14 @@ class EngineLog:
         text = text[:_LINE_CHARS]
         self._lines.append(text)
         self._write(text)
+
+    def forget(self) -> None:
+        """Forget the lines in memory, and keep only few from now on.
+
+        While it serves, an engine logs the errors of single requests: an hour later they explain
+        nothing. What it says in its last moments does.
+        """
+        self._lines = deque(maxlen=LAST_MOMENTS_LINES)
 
     def close(self) -> None:
         """Close the file; the lines stay."""
@@ -76,5 +85,5 @@ class EngineLog:
         self.close()
         self.trouble = (
             f"the engine's log {self._path} can't be written: {error.strerror or error};"
-            " the rest of this start is kept in memory only, ignoring"
+            " the last lines of this start are kept in memory only"
         )

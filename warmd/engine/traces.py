@@ -96,11 +96,15 @@ def complaints(lines: Sequence[str]) -> Iterator[Complaint]:
             yield Complaint("", line.text)
 
 
+# Noise at the end of a Python, and the dump of every argument, which may hold what is private.
+_NO_WORDS = re.compile(r"resource_tracker|leaked|non-default args|Initializing a V1 LLM engine")
+
+
 def last_words(lines: Sequence[str]) -> str:
     """Return the last line that a person would read, empty where there is none."""
     for line in reversed(lines):
         text = clean(line).text.strip()
-        if re.search(r"\w{3}", text) and "resource_tracker" not in text and "leaked" not in text:
+        if re.search(r"\w{3}", text) and not _NO_WORDS.search(text):
             return text
     return ""
 

@@ -88,6 +88,10 @@ class Vllm:
         if self._log.trouble is not None:
             self._report(self._log.trouble)
 
+    def came_up(self) -> None:
+        """Hear that it is ready: what it printed before explains no later failure."""
+        self._log.forget()
+
     def cause(self, ending: str) -> str:
         """Say in one sentence, from its log, why an engine that `ending` failed."""
         return failure_cause(self._log.lines, ending)

@@ -70,7 +70,7 @@ def open_database(path: Path, now: float, report: Callable[[str], None]) -> sqli
     `now` is Unix seconds. The connection belongs to the calling thread. Raises
     `sqlite3.OperationalError` or `OSError` where the disk or the rights to it are at fault.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     try:
         return _open(path, now)
     except sqlite3.DatabaseError as error:

@@ -17,7 +17,9 @@ from typing import IO
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
 _SEND_BUFFER = 8 * 1024 * 1024
 # An engine's last words may carry escape codes; they must not reach a terminal alive.
-_HARMLESS = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) not in "\n\t"}
+_HARMLESS = {
+    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"
+}
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 

@@ -42,7 +42,10 @@ class _Forkserver:
         self._lost: list[int] = []  # the ends of shims that were killed
 
     def serve(self) -> None:
-        self._requests.send(b"ready")
+        try:
+            self._requests.send(b"ready")
+        except BrokenPipeError:
+            return  # the daemon ended while we started
         # Orphans need us even after the daemon is dead, hence until the last shim has gone.
         while self._daemon_lives or self._shims or self._lost:
             readable = dict(self._poll.poll(_ROUND_MS if self._lost else None))

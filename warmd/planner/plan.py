@@ -190,12 +190,15 @@ def _releases(models: Sequence[ModelFacts]) -> Iterable[Action]:
 def _disk_lane(
     models: Sequence[ModelFacts], ledger: RamLedger, now: float, held_up: dict[str, str]
 ) -> Iterable[Action]:
-    if any(m.staging.busy for m in models):
-        return
+    busy = next((m.name for m in models if m.staging.busy), None)
     # A model on its way to hot needs its weights before one that only rests staged.
     for model in sorted(models, key=lambda m: (m.target.rung is not Rung.HOT, -m.oldest_wait)):
         staging = model.staging
         if staging.held or not _wants_weights(model):
+            continue
+        if busy is not None:
+            if not staging.busy:
+                held_up.setdefault(model.name, f"{busy} is being staged from the same disk")
             continue
         refusal = ledger.refuses(staging.total)
         if staging.retry_at is not None and now < staging.retry_at:

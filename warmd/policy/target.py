@@ -48,7 +48,6 @@ class Target:
     rung: Rung
     replicas: int
     reason: str
-    ordered: bool = False  # by an operator: requests don't change it
 
 
 def decide_target(wish: Wish, override: Override | None, demand: Demand, now: float) -> Target:
@@ -56,7 +55,7 @@ def decide_target(wish: Wish, override: Override | None, demand: Demand, now: fl
     if override is not None and override.holds_at(now):
         left = "" if override.until is None else f" for another {duration(override.until - now)}"
         reason = f"an operator set it to {override.rung}{left}"
-        return Target(override.rung, wish.replicas, reason, ordered=True)
+        return Target(override.rung, wish.replicas, reason)
     if demand.waiting:
         wait = "waits" if demand.waiting == 1 else "wait"
         return Target(Rung.HOT, wish.replicas, f"{count(demand.waiting, 'request')} {wait} for it")

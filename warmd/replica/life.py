@@ -231,6 +231,7 @@ class Replica:
             ) from None
         now = self._clock()
         times = tracker.ready(now)
+        self._make.came_up()
         self._become(Phase.READY, self.state.reason, ready_at=now, last_start=times)
 
     async def _listen(self, connection: EngineConnection) -> None:

@@ -43,6 +43,9 @@ class EngineMake(Protocol):
     def log(self, line: str) -> None:
         """Keep a line of the engine's output."""
 
+    def came_up(self) -> None:
+        """Hear that it is ready: what it printed before explains no later failure."""
+
     def cause(self, ending: str) -> str:
         """Say in one sentence, from its log, why an engine that `ending` failed."""
 

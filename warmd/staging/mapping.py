@@ -78,14 +78,14 @@ class HeldFile:
     def _compare(self, now: os.stat_result) -> None:
         was = self.status
         if (now.st_dev, now.st_ino) != (was.st_dev, was.st_ino):
-            raise HoldError(f"{self.path}: was replaced by another file; stage the model again")
+            raise HoldError(f"{self.path}: was replaced by another file")
         if now.st_size < was.st_size:
             raise HoldError(
                 f"{self.path}: was truncated from {was.st_size} to {now.st_size} bytes; "
                 "download it again"
             )
         if (now.st_size, now.st_mtime_ns) != (was.st_size, was.st_mtime_ns):
-            raise HoldError(f"{self.path}: was written to; stage the model again when it is whole")
+            raise HoldError(f"{self.path}: was written to")
 
     def is_ours(self) -> bool:
         """Whether mincore(2) tells the truth: to others it calls every page resident."""

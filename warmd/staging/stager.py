@@ -17,6 +17,9 @@ from warmd.staging.weights import StagingError, WeightFiles
 
 _PROGRAM = Path(__file__).with_name("process.py")
 _ENOUGH = 0.99  # share of the bytes that must be resident
+_SILENCE_S = 60.0
+"""Without a word for so long the process hangs in a read, as on a dead network mount."""
+
 _END_S = 10.0  # a killed process ends at once, unless a read hangs in the kernel
 
 
@@ -80,7 +83,15 @@ class Holding:
             stdin.write(request)
             await stdin.drain()
         while self.resident < _ENOUGH * self.total:
-            match await self._next():
+            try:
+                async with asyncio.timeout(_SILENCE_S):
+                    report = await self._next()
+            except TimeoutError:
+                raise StagingError(
+                    f"{self.name}: not one byte could be read for {_SILENCE_S:g} s; look at the "
+                    "disk or network mount of the weights"
+                ) from None
+            match report:
                 case {"progress": int(done)}:
                     on_progress(StagingProgress(done, self.total, None))
                 case {"resident": int(resident), "total": int(total)}:
@@ -139,7 +150,7 @@ class Holding:
             how = f"was killed by {signal.Signals(-status).name}"
         else:
             how = f"exited with status {status}"
-        return f"process {self.pid}, which held the weights in RAM, {how}; stage the model again"
+        return f"process {self.pid}, which held the weights in RAM, {how}"
 
 
 class Stager:

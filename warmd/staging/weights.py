@@ -28,7 +28,7 @@ class StagingError(Exception):
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """What to stage: real files (links resolved), each inode once, and their bytes together."""
+    """What to stage: files by the paths that lead there, each inode once, and their bytes."""
 
     files: tuple[Path, ...]
     total: int
@@ -184,7 +184,8 @@ def _checked(path: Path) -> _File:
             )
     finally:
         os.close(descriptor)
-    return _File(real, (status.st_dev, status.st_ino), status.st_size)
+    # The path as it was given: when a link on it leads elsewhere one day, the holder notices.
+    return _File(path.absolute(), (status.st_dev, status.st_ino), status.st_size)
 
 
 def _hole(descriptor: int, status: os.stat_result) -> int:

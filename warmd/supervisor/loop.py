@@ -212,7 +212,7 @@ class Supervisor(ReplicaListener, StagedListener):
             override = Override(rung, self._clock.wall() + for_s)
             sentence = f"{name} is to be {rung} for {duration(for_s)}"
         for replica in model.replicas:
-            replica.forgive("an operator asked for another try")
+            replica.forgive(f"an operator set it to {rung or 'auto'}")
         self._set_override(model, override, "an operator said so")
         self._wake(model)
         return sentence
