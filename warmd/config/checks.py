@@ -10,10 +10,9 @@ from pathlib import Path
 from warmd.config.address import Address
 from warmd.config.problem import Finding, KeyPath, dotted, quoted
 from warmd.config.reading import unreadable
+from warmd.config.run_files import ENGINE_SOCKET, SOCKET_PATH_MAX, engine_folder
 from warmd.config.settings import ModelSettings, Settings
-
-SOCKET_PATH_LIMIT = 107
-"""Bytes that a unix socket's path may have on Linux; unix(7), sun_path less its NUL."""
+from warmd.ladder import replica_name
 
 
 def check(settings: Settings) -> Iterator[Finding]:
@@ -80,18 +79,19 @@ def _socket_paths(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         yield from _socket_path(
             ("models", name),
-            settings.host.run_dir / "engines" / f"{name}.{model.replicas - 1}" / "engine.sock",
+            engine_folder(settings.host.run_dir, replica_name(name, model.replicas - 1))
+            / ENGINE_SOCKET,
             "choose a shorter model name (the long one can be an alias) or host.run_dir",
         )
 
 
 def _socket_path(path: KeyPath, socket: Path, remedy: str) -> Iterator[Finding]:
     length = len(os.fsencode(socket))
-    if length > SOCKET_PATH_LIMIT:
+    if length > SOCKET_PATH_MAX:
         yield Finding(
             path,
             f"its socket {socket} has a path of {length} bytes, and Linux allows "
-            f"{SOCKET_PATH_LIMIT}: {remedy}",
+            f"{SOCKET_PATH_MAX}: {remedy}",
         )
 
 

@@ -7,10 +7,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmd.config.run_files import ENGINE_SOCKET, SOCKET_PATH_MAX, engine_folder
 from warmd.engine.errors import EngineError
-
-SOCKET_PATH_MAX = 107
-"""Bytes that the kernel takes for a unix socket's path, without the final NUL (unix(7))."""
 
 _ZMQ_NAME_BYTES = 1 + 36  # vLLM's own sockets: "/" and a UUID
 
@@ -24,7 +22,7 @@ class EngineHome:
     @property
     def socket(self) -> Path:
         """The engine's HTTP socket."""
-        return self.folder / "engine.sock"
+        return self.folder / ENGINE_SOCKET
 
     @property
     def log(self) -> Path:
@@ -41,7 +39,7 @@ class EngineHome:
 
 def engine_home(run_dir: Path, replica: str) -> EngineHome:
     """Name the files of `replica`; touches nothing."""
-    return EngineHome(run_dir / "engines" / replica)
+    return EngineHome(engine_folder(run_dir, replica))
 
 
 def stable_path(cache_dir: Path, model: str) -> Path:

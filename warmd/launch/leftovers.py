@@ -9,9 +9,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmd.config.run_files import ENGINES
 from warmd.launch import tree
 from warmd.launch.launcher import LaunchError
-from warmd.launch.output import FOLDER, SUFFIX
+from warmd.launch.output import SUFFIX
 
 ENGINE_MARK = "WARMD_ENGINE"
 RUN_DIR_MARK = "WARMD_RUN_DIR"
@@ -101,7 +102,7 @@ def _engine_of(pid: int, real: str) -> str | None:
         engine = environ.get(ENGINE_MARK.encode())
         if engine:
             return os.fsdecode(engine)
-    before, after = f"{real}/{FOLDER}/", f"{SUFFIX} (deleted)"
+    before, after = f"{real}/{ENGINES}/", f"{SUFFIX} (deleted)"
     for output in outputs:
         if output.startswith(before) and output.endswith(after):
             return output[len(before) : -len(after)]

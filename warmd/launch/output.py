@@ -13,10 +13,10 @@ import os
 import time
 from pathlib import Path
 
+from warmd.config.run_files import ENGINES
 from warmd.launch.launcher import LogLine
 from warmd.launch.lines import LineSplitter
 
-FOLDER = "engines"
 SUFFIX = ".out"
 _TURN = 16 * 1024
 """Bytes taken in one turn of the loop: a flood must leave turns for everybody else."""
@@ -32,7 +32,7 @@ class EngineOutput:
         self._on_line = on_line
         self._splitter = LineSplitter()
         self._loop = asyncio.get_running_loop()
-        folder = run_dir / FOLDER
+        folder = run_dir / ENGINES
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / f"{name}{SUFFIX}"
         path.unlink(missing_ok=True)
