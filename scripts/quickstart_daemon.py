@@ -81,6 +81,7 @@ class Daemon:
             signal.signal(number, signal.SIG_IGN)  # the stop is under way and has an end
         family = self._family()
         self.process.terminate()
+        print("stopping     warmd and its engine", flush=True)
         try:
             self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:

@@ -121,6 +121,7 @@ class Daemon:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             reason = stop.result() if stop.done() else "the supervisor failed"
             await self._shut_down(gateway, loop, reason)
+            house.callback(log.info, "stopped")
             if not stop.done():
                 loop.result()  # raises: it is our bug, and its traceback belongs in the journal
 

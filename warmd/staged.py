@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -65,13 +65,19 @@ class StagedWeights:
         stager: Stager,
         clock: Callable[[], float],
         listener: StagedListener,
+        *,
+        in_thread: Callable[
+            [Callable[[], WeightFiles]], Awaitable[WeightFiles]
+        ] = asyncio.to_thread,
     ) -> None:
+        """`in_thread` runs the scan, which may hang on a network mount, beside the event loop."""
         self.model = model
         self.state = StagedState()
         self._scan = scan
         self._stager = stager
         self._clock = clock
         self._listener = listener
+        self._in_thread = in_thread
         self._task: asyncio.Task[None] | None = None
         self._release = asyncio.Event()
         self._release_reason = ""
@@ -128,7 +134,7 @@ class StagedWeights:
 
     async def _bring_in(self) -> Holding:
         # The files are looked at anew: they may have been replaced since the daemon's start.
-        weights = await asyncio.to_thread(self._scan)
+        weights = await self._in_thread(self._scan)
         self.state = replace(self.state, total=weights.total)
         return await self._stager.stage(self.model, weights, self._progress)
 

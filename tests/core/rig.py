@@ -221,7 +221,12 @@ class House:
         def scan() -> WeightFiles:
             return WeightFiles((Path("/w"),), 10)
 
-        staged = StagedWeights(name, scan, self.stager, self.time, self.supervisor)
+        async def at_once(work: Callable[[], WeightFiles]) -> WeightFiles:
+            return work()
+
+        staged = StagedWeights(
+            name, scan, self.stager, self.time, self.supervisor, in_thread=at_once
+        )
         staged.look()
         replicas = [self._replica(name, index) for index in range(count)]
         wish = Wish(resting, count, idle_after=60.0)

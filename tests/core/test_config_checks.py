@@ -149,7 +149,7 @@ def test_a_socket_path_may_have_107_bytes(tmp_path: Path) -> None:
         ('weights = "/nowhere"', "there is no such folder: download the model there first"),
         ('weights = "/etc/passwd"', "must be the model's folder, not a file in it"),
         ('weights = "/etc"', "holds no config.json"),
-        ('weights = "~/m"', "must be a whole path, beginning with /"),
+        ('weights = "~/m"', "must be a whole path on this host, beginning with /"),
     ],
 )
 def test_model_checks(tmp_path: Path, model: str, says: str) -> None:

@@ -118,7 +118,7 @@ models.d/other.toml:4: gateway.max_body: is already set in warmd.toml:7: keep on
 models.d/other.toml:5: models.second.weights: is missing, and has no default
 models.d/other.toml:6: models.second.resting: models can't rest asleep yet: write 'staged', which keeps the weights in RAM and no engine (got "asleep")
 models.d/other.toml:7: models.second.aliases[1]: models.qwen has this name already: take one of the two away (got "qwen")
-models.d/other.toml:9: models.third.weights: must be a whole path, beginning with / (got "third")
+models.d/other.toml:9: models.third.weights: must be a whole path on this host, beginning with / (nothing is downloaded) (got "third")
 models.d/other.toml:10: models.third.aliases[0]: models.second.aliases[0] has this name already: take one of the two away (got "gpt-4o")
 models.d/other.toml:11: models.third.idle: must be a table (got "5m")
 """  # noqa: E501  one problem a line

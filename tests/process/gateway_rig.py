@@ -58,7 +58,7 @@ def open_sockets() -> set[str]:
     links = set()
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
-            links.add(os.readlink(entry))  # noqa: PTH115
+            links.add(os.readlink(entry))
     return {link for link in links if link.startswith("socket:")}
 
 

@@ -204,7 +204,7 @@ async def test_a_dead_daemons_socket_is_replaced_a_live_ones_is_not(
         await second.start()
     await second.close()
     assert present(path)
-    os.unlink(path)  # noqa: PTH108
+    os.unlink(path)
     await second.start()  # as after `rm`: the path is free
     await first.close()
     assert present(path)  # the first takes only its own away

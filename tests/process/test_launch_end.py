@@ -18,7 +18,7 @@ import pytest
 from launch_scene import DEAF_ORPHAN, alive, eventually, launching, pids, shim_of
 
 import warmd
-from warmd.launch import EngineExit, LaunchError
+from warmd.launch import DirectLauncher, EngineExit, LaunchError, LaunchSpec
 
 POLITE = """
 import os, signal, sys
@@ -254,3 +254,40 @@ def environ(pid: int) -> bytes:
         return Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return b""
+
+
+async def test_shared_memory_of_a_killed_tree_is_removed_and_that_of_others_is_not(
+    tmp_path: Path,
+) -> None:
+    """Leftovers in /dev/shm block restarts (vllm#54002)."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import mmap, os, sys, time\n"
+        "from multiprocessing.shared_memory import SharedMemory\n"
+        "mine = SharedMemory(create=True, size=4096)\n"
+        "fd = os.open('/dev/shm/' + sys.argv[1], os.O_RDWR | os.O_CREAT)\n"
+        "os.truncate(fd, 4096)\n"
+        "others = mmap.mmap(fd, 4096)\n"
+        "print('segment', mine.name, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    others = f"/dev/shm/warmd-test-{os.getpid()}"
+    said: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def on_line(_: float, text: str) -> None:
+        if text.startswith("segment"):
+            said.set_result(text.split()[1])
+
+    launcher = DirectLauncher(tmp_path)
+    try:
+        argv = (sys.executable, str(program), others.rpartition("/")[2])
+        spec = LaunchSpec("m.0", argv, {"PATH": os.defpath}, tmp_path)
+        engine = await launcher.start(spec, on_line)
+        segment = f"/dev/shm/{await asyncio.wait_for(said, 20)}"
+        assert os.path.exists(segment)
+        await engine.stop(0)
+        assert not os.path.exists(segment)
+        assert os.path.exists(others), "a name that others may share is left alone"
+    finally:
+        os.unlink(others)
+        await launcher.close()

@@ -123,8 +123,8 @@ def _duration(text: str) -> float:
 def _set(client: Client, args: argparse.Namespace) -> None:
     asked = {"model": args.model, "rung": args.rung, "for": args.for_s}
     answer = client.post("/set", asked)
-    for model, sentence in answer["models"].items():
-        print(f"{model}: {sentence}")
+    for sentence in answer["models"].values():
+        print(sentence)
 
 
 def _print_json(client: Client) -> None:

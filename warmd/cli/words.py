@@ -45,10 +45,14 @@ def model_doing(model: Mapping[str, Any], now: float) -> str:
 def replica_doing(replica: Mapping[str, Any], model: Mapping[str, Any], now: float) -> str:
     """Say what one replica is doing: `starting 63 %: weights`. `now` is Unix seconds."""
     match replica["phase"]:
+        case "starting" | "warming" if replica["failures"]:
+            return f"try {replica['failures'] + 1}, {_start(replica['start'])}"
         case "starting" | "warming":
             return _start(replica["start"])
         case "backing-off" if model["target"] != "hot":
             return "failed, tried again when wanted"
+        case "backing-off" if replica["retry_at"] is not None and replica["retry_at"] <= now:
+            return "failed, waits for its next try"
         case "backing-off" if replica["retry_at"] is not None:
             return f"backing off, next try in {span(replica['retry_at'] - now, 1)}"
         case "down":
@@ -62,7 +66,8 @@ def model_notes(model: Mapping[str, Any], now: float) -> list[str]:
     notes = []
     if model["override_until"] is not None:
         notes.append(f"set by an operator for another {span(model['override_until'] - now)}")
-    if model["held_up_by"]:
+    told = [replica["reason"] for replica in model["replicas"] if trouble(replica)]
+    if model["held_up_by"] and not any(reason in model["held_up_by"] for reason in told):
         notes.append(f"held up: {model['held_up_by']}")
     return [clean(note) for note in notes]
 
@@ -73,7 +78,11 @@ def trouble(replica: Mapping[str, Any]) -> str | None:
         return None
     failures = replica["failures"]
     times = f" ({failures} failures in a row)" if failures > 1 else ""
-    return clean(f"{replica['reason']}{times}")
+    model = replica["name"].rpartition(".")[0]
+    remedy = (
+        f"; once that is mended: warmctl set {model} auto" if replica["phase"] == "failed" else ""
+    )
+    return clean(f"{replica['reason']}{times}{remedy}")
 
 
 def rung_reached(model: Mapping[str, Any]) -> float | None:

@@ -74,7 +74,9 @@ def _some(parse: Callable[[str], float]) -> Callable[[str], float]:
 
 def _parse_path(text: str) -> Path:
     if not text.startswith("/"):
-        raise ValueError("must be a whole path, beginning with /")
+        raise ValueError(
+            "must be a whole path on this host, beginning with / (nothing is downloaded)"
+        )
     return Path(no_nul(text))
 
 

@@ -71,7 +71,10 @@ def _give_to(path: Path, group: str, report: Callable[[str], None]) -> None:
         gid = grp.getgrnam(group).gr_gid
         os.chown(path, -1, gid)
     except KeyError:
-        why = f"there is no group {group}"
+        why = (
+            f"there is no group {group}; `groupadd --system {group}` makes it, "
+            "or name another one in [control] group"
+        )
     except PermissionError:
         why = f"this user may not give it to the group {group}: it is no member"
     else:

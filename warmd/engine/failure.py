@@ -57,6 +57,17 @@ _KNOWN = (
         " asks for {want} GiB; lower it, or end what else uses the device (see nvidia-smi)",
     ),
     _known(
+        r"Available memory on node \d+ \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\).*?"
+        r"\((?P<share>[\d.]+), (?P<want>[\d.]+) GiB\)",
+        "only {free} of {total} GiB of RAM are free, and --gpu-memory-utilization {share} asks for"
+        " {want} GiB; lower it, or set VLLM_CPU_KVCACHE_SPACE (GiB) in [engine.env]",
+    ),
+    _known(
+        r"Couldn't instantiate the backend tokenizer",
+        "the model's tokenizer can't be loaded: files such as tokenizer.json are missing beside"
+        " its weights; finish the download",
+    ),
+    _known(
         r"(?P<what>(?:CUDA|HIP|XPU) out of memory\.(?: Tried to allocate [\d.]+ \wiB)?)"
         r"(?:.*?of which (?P<free>[\d.]+ \wiB) is free)?",
         "{what}; lower --gpu-memory-utilization, --max-model-len or --max-num-seqs, or end what"
@@ -190,13 +201,16 @@ _KILLERS = re.compile(
     r"out of memory|oom|Errno 12\]|Cannot allocate memory|bad_alloc", re.IGNORECASE
 )
 
+_CORE_DIED = re.compile(r"EngineDeadError|EngineCore (?:encountered|died)|died unexpectedly")
+
 # What other processes say once the one with the real cause is gone, and handlers of signals.
 _CONSEQUENCE = re.compile(
     r"see (?:root cause|stack ?trace)|please check the stack trace above|root cause of the error"
     r"|Failed core proc|failed to start\.?$|died unexpectedly|EngineDeadError|EngineCore died"
     r"|EngineCore (?:encountered|failed)|Connection reset by peer|Broken ?pipe"
     r"|TCPStore|ProcessGroup\w+|^(?:KeyboardInterrupt|SystemExit|CancelledError|EOFError)"
-    r"|Exception in ASGI application|EngineCore hit an exception|output_handler failed",
+    r"|Exception in ASGI application|EngineCore hit an exception|output_handler failed"
+    r"|Error in [\w ]*generator",
     re.IGNORECASE,
 )
 
@@ -226,6 +240,11 @@ def failure_cause(lines: Sequence[str], exit_sentence: str) -> str:
         if last.root is last:
             return _shorten(last.sentence)
         return f"{_shorten(last.sentence)}, caused by {_shorten(last.root.sentence)}"
+    if any(_CORE_DIED.search(line) for line in lines):
+        return (
+            f"its EngineCore died and it {exit_sentence}; the last lines of its log, or"
+            " `journalctl -k`, may say why"
+        )
     if found:
         return f"it {exit_sentence}: {_shorten(found[-1].sentence)}"
     if words := last_words(lines):

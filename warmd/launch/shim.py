@@ -78,6 +78,7 @@ class _Shim:
         self._main = 0
         self._asked = False
         self._kill_at = float("inf")
+        self._segments: set[str] = set()
 
     def live(self, spec_fd: int, log_fd: int) -> None:
         with os.fdopen(spec_fd, "rb") as file:
@@ -91,6 +92,7 @@ class _Shim:
             os.close(log_fd)
         self._say(started=self._main, at=exec_at)
         self._until_nothing_is_left()
+        tree.unlink_all(self._segments)
         self._say(gone=True)
 
     def _until_nothing_is_left(self) -> None:
@@ -98,7 +100,9 @@ class _Shim:
         while self._reap():
             now = time.monotonic()
             if now >= self._kill_at:
-                tree.send_signal(tree.descendants(os.getpid()), signal.SIGKILL)
+                doomed = tree.descendants(os.getpid())
+                self._segments |= tree.shared_memory(doomed)
+                tree.send_signal(doomed, signal.SIGKILL)
                 wait_s, round_s = round_s, min(2 * round_s, _LONGEST_ROUND_S)
             else:
                 wait_s = self._kill_at - now
@@ -126,6 +130,7 @@ class _Shim:
         )
         self._kill_at = min(self._kill_at, time.monotonic() + MOMENT_S)
         here = os.getpid()
+        self._segments |= tree.shared_memory(tree.descendants(here))
         # Only the top of each orphaned branch: it knows best how to end its own workers.
         orphans = [pid for pid, parent in tree.parents().items() if parent == here]
         tree.send_signal(orphans, signal.SIGTERM)

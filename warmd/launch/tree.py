@@ -69,6 +69,35 @@ def descendants(root: int, spare: frozenset[int] = frozenset()) -> list[int]:
     return found
 
 
+def shared_memory(pids: list[int]) -> set[str]:
+    """List the segments that Python's multiprocessing made and `pids` map, from /proc/PID/maps.
+
+    Their makers unlink them in an orderly end; after a SIGKILL they stay in RAM (vllm#54002).
+    Segments of other names may be shared with others on purpose and are not listed.
+    """
+    found: set[str] = set()
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/maps", "rb") as maps:  # noqa: PTH123  as above
+                lines = maps.readlines()
+        except OSError:
+            continue  # it ended while we looked
+        for line in lines:
+            name = line.rstrip(b"\n").partition(b"/dev/shm/")[2]
+            if name.startswith((b"psm_", b"sem.mp-")) and b"/" not in name and b" " not in name:
+                found.add("/dev/shm/" + name.decode("ascii", "replace"))  # noqa: S108  shm_open(3)
+    return found
+
+
+def unlink_all(paths: set[str]) -> None:
+    """Remove each of the files that is still there."""
+    for path in paths:
+        try:
+            os.unlink(path)  # noqa: PTH108  as above
+        except OSError:
+            continue  # its maker was quicker
+
+
 def send_signal(pids: list[int], number: int) -> None:
     """Signal each process that is still there.
 

@@ -161,8 +161,12 @@ def _explain_failures(model: ModelFacts, now: float, held_up: dict[str, str]) ->
             held_up[model.name] = f"{replica.name} is {replica.phase}: {replica.reason}"
         elif replica.phase is Phase.FAILED:
             held_up[model.name] = f"{replica.name} failed: {replica.reason}"
-        elif replica.phase is Phase.BACKING_OFF and replica.retry_at is not None:
-            wait = duration(max(0.0, replica.retry_at - now))
+        elif (
+            replica.phase is Phase.BACKING_OFF
+            and replica.retry_at is not None
+            and now < replica.retry_at
+        ):
+            wait = duration(replica.retry_at - now)
             held_up[model.name] = f"{replica.name} is tried again in {wait}: {replica.reason}"
 
 

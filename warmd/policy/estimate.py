@@ -22,7 +22,7 @@ class Progress:
 
     `elapsed`: seconds since its start was decided; `retry_in`: seconds until the next try while it
     backs off; `ahead`: seconds until others are done with the device; `starts`: seconds that
-    earlier starts took from decision to ready.
+    earlier starts took from decision to ready; `failures`: in a row, until now.
     """
 
     phase: Phase
@@ -31,6 +31,7 @@ class Progress:
     retry_in: float
     ahead: float
     starts: Sequence[float]
+    failures: int = 0
 
 
 STOP_S = 5.0
@@ -68,7 +69,11 @@ def start_left(whole: float, elapsed: float) -> float:
 def why_not_ready(model: str, progress: Progress) -> str:
     """Say in one sentence, to somebody who waits, what the model is doing."""
     about = f"ready in about {duration(round(ready_in(progress)))}"
+    if not progress.starts:
+        about = "and how long that takes was never measured yet"
     match progress.phase:
+        case Phase.STARTING if progress.failures:
+            return f"{model} failed to start and is tried again, {about}"
         case Phase.STARTING if progress.stage is not None:
             return f"{model} is starting ({progress.stage.label}), {about}"
         case Phase.STARTING:

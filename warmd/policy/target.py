@@ -53,9 +53,7 @@ class Target:
 def decide_target(wish: Wish, override: Override | None, demand: Demand, now: float) -> Target:
     """Decide what a model shall be at `now` (Unix seconds), from facts alone."""
     if override is not None and override.holds_at(now):
-        left = "" if override.until is None else f" for another {duration(override.until - now)}"
-        reason = f"an operator set it to {override.rung}{left}"
-        return Target(override.rung, wish.replicas, reason)
+        return Target(override.rung, wish.replicas, f"an operator set it to {override.rung}")
     if demand.waiting:
         wait = "waits" if demand.waiting == 1 else "wait"
         return Target(Rung.HOT, wish.replicas, f"{count(demand.waiting, 'request')} {wait} for it")

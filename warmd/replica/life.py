@@ -28,6 +28,9 @@ LISTENING_POLL_S = 1.0
 SAID_LISTENING_POLL_S = 0.02
 """The first pause once the log has said it; each further one is twice as long."""
 
+CALLED_OFF_GRACE_S = 2.0
+"""How long an engine whose start is called off may take to end in good order."""
+
 TREE_END_S = 10.0
 """How long after SIGKILL a process tree may still be there before that is worth a word."""
 
@@ -184,7 +187,8 @@ class Replica:
             finally:
                 exit_watch.cancel()
         except _CalledOffError:
-            pass
+            # An importing vLLM heeds SIGTERM late, and nobody is served by it yet.
+            grace = min(grace, CALLED_OFF_GRACE_S)
         except _HungError as hung:
             failure = str(hung)
             grace = 0.0  # what stands still can't end in good order

@@ -13,10 +13,10 @@ from contextlib import suppress
 from warmd.ladder import Phase, Rung
 from warmd.planner import Plan, ReleaseWeights, StageWeights, StartEngine, StopEngine, make_plan
 from warmd.planner.ledger import RamLedger
-from warmd.policy import Override, decide_target
+from warmd.policy import Override, Target, decide_target
 from warmd.policy.estimate import STOP_S, expected_start, start_left
 from warmd.replica import Replica, ReplicaListener, ReplicaState
-from warmd.spoken import duration
+from warmd.spoken import count, duration
 from warmd.staged import StagedListener, StagedState, StagedWeights
 from warmd.status import ModelStatus
 from warmd.supervisor.events import Clock, EngineFailure, Events, RungChange
@@ -234,6 +234,8 @@ class Supervisor(ReplicaListener, StagedListener):
         self._closing = True
         self._waiting_room.close()
         for model in self.models.values():
+            model.target = Target(Rung.COLD, model.wish.replicas, f"warmd is stopping: {reason}")
+            model.held_up_by = None
             self._wake(model)
             model.staged.begin_release(reason)
             for replica in model.replicas:
@@ -247,8 +249,8 @@ class Supervisor(ReplicaListener, StagedListener):
 def _what_follows(model: str, state: ReplicaState) -> str:
     if state.phase is Phase.FAILED:
         return (
-            f"given up after {state.failures} failures in a row: mend the cause, "
-            f"then `warmctl set {model} auto`"
+            f"given up after {count(state.failures, 'failure')} in a row: mend the cause, then "
+            f"`warmctl set {model} auto`, or restart warmd where it was the config"
         )
     delay = 0.0 if state.retry_at is None else max(0.0, state.retry_at - state.since)
     return f"failure {state.failures} in a row, next try in {duration(delay)}"

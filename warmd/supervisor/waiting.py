@@ -127,6 +127,7 @@ class WaitingRoom:
             retry_in=0.0 if state.retry_at is None else state.retry_at - now,
             ahead=self._ahead(model),
             starts=model.starts,
+            failures=state.failures,
         )
 
 
