@@ -33,7 +33,7 @@ from warmd.replica import Limits, Replica
 from warmd.spoken import count
 from warmd.staged import StagedWeights
 from warmd.staging import Stager, weight_files
-from warmd.status import Status
+from warmd.status import Decision, Status
 from warmd.supervisor import Clock, Managed, Supervisor
 
 log = logging.getLogger("warmd")
@@ -68,6 +68,7 @@ def run(settings: Settings) -> int:
     except (StartUpError, GatewayError, ControlError, LaunchError) as error:
         log.critical("%s", error)
         return EX_UNAVAILABLE
+    log.info("stopped")
     return 0
 
 
@@ -81,6 +82,7 @@ class Daemon:
         self._told_systemd = ""
         self._metrics = Metrics(self.snapshot, ENDPOINTS)
         self._supervisor: Supervisor
+        self._history: History
 
     async def run(self) -> None:
         """Run until told to stop. Raises the rooms' own errors where one can't be opened."""
@@ -91,6 +93,7 @@ class Daemon:
             _sweep(settings.host.run_dir)
             history = History(settings.host.state_dir / "history.db", _warn)
             house.callback(history.close)
+            self._history = history
             launcher = DirectLauncher(settings.host.run_dir)
             house.push_async_callback(launcher.close)
             await launcher.open()
@@ -121,7 +124,6 @@ class Daemon:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             reason = stop.result() if stop.done() else "the supervisor failed"
             await self._shut_down(gateway, loop, reason)
-            house.callback(log.info, "stopped")
             if not stop.done():
                 loop.result()  # raises: it is our bug, and its traceback belongs in the journal
 
@@ -242,6 +244,10 @@ class Daemon:
             time=CLOCK.wall(),
             models=self._supervisor.statuses(),
         )
+
+    async def decisions(self, model: str) -> list[Decision]:
+        """Return the last changes of rung of `model`; the disk is waited for in a thread."""
+        return await asyncio.to_thread(self._history.decisions, model)
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""

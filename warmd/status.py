@@ -64,6 +64,18 @@ class ModelStatus:
 
 
 @dataclass(frozen=True)
+class Decision:
+    """A replica's change of rung: when (Unix seconds), why, and what it took in seconds."""
+
+    at: float
+    replica: str
+    from_rung: Rung
+    to_rung: Rung
+    reason: str
+    seconds: float | None
+
+
+@dataclass(frozen=True)
 class Status:
     """The whole daemon at one moment."""
 

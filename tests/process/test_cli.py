@@ -19,7 +19,7 @@ import pytest
 from warmd.cli.main import main
 from warmd.control import ControlServer
 from warmd.ladder import Phase, Rung
-from warmd.status import ModelStatus, ReplicaStatus, StagingStatus, Status
+from warmd.status import Decision, ModelStatus, ReplicaStatus, StagingStatus, Status
 
 WARMCTL = [sys.executable, "-m", "warmd.cli.main"]
 ROOT = Path(__file__).parents[2]
@@ -40,6 +40,13 @@ class Daemon:
             "tiny", (), Rung.HOT, Rung.HOT, "caf\u00e9", None, None, 0, 0.0, staging, (replica,)
         )
         return Status("0.1.0", 7, now, now, {f"tiny{n}": model for n in range(self.models)})
+
+    async def decisions(self, model: str) -> list[Decision]:
+        why = "1 request waits for it"
+        return [
+            Decision(1000.0, f"{model}.0", Rung.STAGED, Rung.HOT, why, 41.25),
+            Decision(900.0, f"{model}.0", Rung.COLD, Rung.STAGED, "it rests staged", None),
+        ]
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         self.asked.append((model, rung, for_s))
@@ -75,6 +82,17 @@ async def test_status(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> Non
     assert await warmctl("status", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["models"]["tiny0"]["replicas"][0]["phase"] == "ready"
+
+
+async def test_explain(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await warmctl("explain", "tiny0") == 0
+    said = capsys.readouterr().out
+    assert "staged -> hot in 41.2 s: 1 request waits for it" in said
+    assert said.index("cold -> staged") < said.index("staged -> hot")
+    assert await warmctl("explain", "tiny0", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["decisions"][0]["to_rung"] == "hot"
+    assert await warmctl("explain", "tniy0") == 1
+    assert "did you mean tiny0" in capsys.readouterr().err
 
 
 async def test_set(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:

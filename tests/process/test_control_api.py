@@ -18,7 +18,7 @@ import uvloop
 from warmd.config.address import Address
 from warmd.control import ControlError, ControlServer, MetricsServer, listen_privately
 from warmd.ladder import Rung
-from warmd.status import ModelStatus, StagingStatus, Status
+from warmd.status import Decision, ModelStatus, StagingStatus, Status
 
 GROUP = grp.getgrgid(os.getgid()).gr_name
 
@@ -33,6 +33,13 @@ class Daemon:
             "qwen3", ("gpt-4o",), Rung.COLD, Rung.HOT, "why", None, None, 0, 0.0, staging, ()
         )
         return Status("0.1.0", 7, 1.0, 2.0, {"qwen3": model})
+
+    async def decisions(self, model: str) -> list[Decision]:
+        why = "1 request waits for it"
+        return [
+            Decision(1000.0, f"{model}.0", Rung.STAGED, Rung.HOT, why, 41.25),
+            Decision(900.0, f"{model}.0", Rung.COLD, Rung.STAGED, "it rests staged", None),
+        ]
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         if for_s == 13:

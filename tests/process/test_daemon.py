@@ -39,6 +39,10 @@ def test_cold_to_staged_to_hot_and_one_chat(daemon: Daemon) -> None:
     assert second["model"] == "gpt-4o"
     # Once the engine has loaded the weights nobody needs to hold them any more.
     until(lambda: not daemon.status["models"]["m"]["staging"]["holding"], "let go")
+    explained = daemon.control("GET", "/explain?model=gpt-4o").json
+    assert explained["model"]["rung"] == "hot"
+    moves = [(d["from_rung"], d["to_rung"]) for d in explained["decisions"]]
+    assert moves == [("staged", "hot"), ("cold", "staged")], "newest first"
     lines = daemon.log.splitlines()
     assert any("m.0  cold -> staged  it rests staged" in line for line in lines)
     assert any("m.0  staged -> hot  in" in line and "1 request waits" in line for line in lines)

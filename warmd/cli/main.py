@@ -9,11 +9,14 @@ import argparse
 import io
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlencode
 
 from warmd import __version__
 from warmd.cli.client import Client, NoDaemonError, RefusedError
+from warmd.cli.explain import explanation
 
 DEFAULT_SOCKET = "/run/warmd/control.sock"
 _INTERRUPTED = 130
@@ -30,8 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         client = Client(Path(args.socket))
         if args.command == "set":
             _set(client, args)
+        elif args.command == "explain":
+            _explain(client, args)
         elif args.json:
-            _print_json(client)
+            _print_json(client, "/status")
         else:
             # set and --json answer without loading rich.
             from warmd.cli.screen import show_status  # noqa: PLC0415
@@ -84,6 +89,14 @@ def _parser() -> argparse.ArgumentParser:
         help="print the daemon's JSON as it is; fields may be added, none is renamed",
     )
 
+    explain = commands.add_parser(
+        "explain",
+        parents=[anywhere],
+        help="say why a model stands where it does, and what moved it",
+    )
+    explain.add_argument("model", metavar="MODEL", help="a model's name or alias")
+    explain.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
+
     change = commands.add_parser(
         "set", parents=[anywhere], help="keep a model on a rung, or give it back to policy (auto)"
     )
@@ -127,8 +140,17 @@ def _set(client: Client, args: argparse.Namespace) -> None:
         print(sentence)
 
 
-def _print_json(client: Client) -> None:
-    body = client.get("/status")
+def _explain(client: Client, args: argparse.Namespace) -> None:
+    target = f"/explain?{urlencode({'model': args.model})}"
+    if args.json:
+        _print_json(client, target)
+        return
+    told = client.parse(client.get(target))
+    print(explanation(told["model"], told["decisions"], told["time"], time.localtime))
+
+
+def _print_json(client: Client, target: str) -> None:
+    body = client.get(target)
     client.parse(body)
     sys.stdout.write(body.decode() + "\n")
 

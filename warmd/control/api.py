@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from warmd.control.unix_socket import listen_privately
 from warmd.ladder import Rung
-from warmd.status import Status
+from warmd.status import Decision, Status
 
 _MAX_BODY = 64 * 1024
 _SHUTDOWN_S = 1.0
@@ -29,6 +29,9 @@ class Operations(Protocol):
 
     def snapshot(self) -> Status:
         """Everything that is so at this moment."""
+
+    async def decisions(self, model: str) -> Sequence[Decision]:
+        """The last changes of rung of `model` (its own name), newest first."""
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         """Keep `model` (its own name) on `rung` for `for_s` seconds or until further notice.
@@ -52,7 +55,7 @@ class UnknownModelError(LookupError):
 
 
 class ControlServer:
-    """GET /status, POST /set and GET /metrics on the unix socket at `path`.
+    """GET /status, /explain and /metrics, and POST /set, on the unix socket at `path`.
 
     `expose` returns the metrics. `report` gets a sentence where the socket's group can't be set.
     """
@@ -99,6 +102,13 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
     async def status(_: web.Request) -> web.Response:
         return web.json_response(dataclasses.asdict(operations.snapshot()))
 
+    async def explain(request: web.Request) -> web.Response:
+        status = operations.snapshot()
+        model = _resolve(request.query.get("model", ""), status)
+        decisions = [dataclasses.asdict(each) for each in await operations.decisions(model)]
+        facts = dataclasses.asdict(status.models[model])
+        return web.json_response({"time": status.time, "model": facts, "decisions": decisions})
+
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
@@ -114,6 +124,7 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
 
     app = web.Application(client_max_size=_MAX_BODY, middlewares=[_errors_in_json])
     app.router.add_get("/status", status)
+    app.router.add_get("/explain", explain)
     app.router.add_get("/metrics", metrics)
     app.router.add_post("/set", set_target)
     return app

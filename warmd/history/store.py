@@ -14,6 +14,7 @@ from typing import Any
 
 from warmd.history.database import move_aside, must_be_replaced, open_database
 from warmd.ladder import Rung, Stage, StartTimes
+from warmd.status import Decision
 
 # A newer warmd may have written words that this one does not know.
 _RUNGS = frozenset(rung.value for rung in Rung)
@@ -89,7 +90,7 @@ class History:
         self,
         at: float,
         model: str,
-        replica: str | None,
+        replica: str,
         *,
         from_rung: Rung,
         to_rung: Rung,
@@ -135,6 +136,19 @@ class History:
             StartTimes({Stage(stage): seconds for stage, seconds in start.items()})
             for start in starts
             if start.keys() <= _STAGES
+        ]
+
+    def decisions(self, model: str, limit: int = 20) -> list[Decision]:
+        """The last changes of rung of `model`, newest first. Waits for the disk."""
+        rows = self._read(
+            "SELECT at, replica, from_rung, to_rung, reason, seconds FROM decisions"
+            " WHERE model = ? ORDER BY at DESC, id DESC LIMIT ?",
+            (model, limit),
+        )
+        return [
+            Decision(at, replica, Rung(old), Rung(new), reason, seconds)
+            for at, replica, old, new, reason, seconds in rows
+            if {old, new} <= _RUNGS
         ]
 
     def close(self) -> None:

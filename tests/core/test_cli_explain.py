@@ -1,0 +1,56 @@
+"""`warmctl explain` in words."""
+
+from __future__ import annotations
+
+import time
+
+from warmd.cli.explain import explanation
+
+REPLICA = {
+    "name": "m.0",
+    "rung": "staged",
+    "phase": "backing-off",
+    "since": 95.0,
+    "reason": "CUDA out of memory",
+    "retry_at": 104.0,
+    "failures": 2,
+    "start": None,
+}
+MODEL = {
+    "name": "m",
+    "rung": "staged",
+    "target": "hot",
+    "reason": "1 request waits for it",
+    "held_up_by": "m.0 is tried again in 4 s: CUDA out of memory",
+    "override_until": None,
+    "replicas": [REPLICA],
+    "staging": {"done": 0, "total": 10, "holding": True},
+}
+MOVED = {
+    "at": 60.0,
+    "replica": "m.0",
+    "from_rung": "cold",
+    "to_rung": "staged",
+    "reason": "it rests staged",
+    "seconds": None,
+}
+
+
+def test_what_it_waits_for_and_what_moved_it_oldest_first() -> None:
+    later = MOVED | {"at": 70.0, "from_rung": "staged", "to_rung": "hot", "seconds": 41.25}
+    assert explanation(MODEL, [later, MOVED], 100.0, time.gmtime).splitlines() == [
+        "m is staged and shall be hot: 1 request waits for it",
+        "  m.0: backing off, next try in 4 s",
+        "    for 5 s: CUDA out of memory (2 failures in a row)",
+        "what moved it",
+        "  1970-01-01 00:01:00  m.0  cold -> staged: it rests staged",
+        "  1970-01-01 00:01:10  m.0  staged -> hot in 41.2 s: it rests staged",
+    ]
+
+
+def test_a_model_that_stands_where_it_shall() -> None:
+    calm = REPLICA | {"phase": "down", "reason": "it was not needed yet", "failures": 0}
+    model = MODEL | {"target": "staged", "reason": "it rests staged", "held_up_by": None}
+    said = explanation(model | {"replicas": [calm]}, [], 100.0, time.gmtime)
+    assert said.startswith("m is staged, as it shall be: it rests staged\n")
+    assert said.endswith("nothing has moved it yet")
