@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(describe(settings))
         return 0
     set_up_log()
-    return run(settings)
+    return run(settings, lambda: load(asked.config))
 
 
 if __name__ == "__main__":

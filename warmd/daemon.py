@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -18,23 +19,24 @@ import uvloop
 
 import warmd
 from warmd.chronicle import Chronicle
-from warmd.config import Settings
+from warmd.config import ConfigError, Settings
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
 from warmd.devices import host_memory
-from warmd.engine import EngineRecipe, Vllm, WarmupSpec, engine_home, stable_path
+from warmd.fitting import Fitter
 from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, ModelCard
 from warmd.gateway.paths import ENDPOINTS
 from warmd.history import History, journal_handler, terminal_format
 from warmd.ladder import Rung, replica_name
-from warmd.launch import DirectLauncher, Launcher, LaunchError, clean_environment, sweep
+from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.planner.ledger import RamLedger
-from warmd.policy import BackOff, Override, Wish
-from warmd.replica import Limits, Replica
+from warmd.policy import Override
+from warmd.reload import applicable, changes
+from warmd.replica import Fit, Replica
 from warmd.spoken import count
 from warmd.staged import StagedWeights
-from warmd.staging import Stager, weight_files
+from warmd.staging import Stager, WeightFiles, weight_files
 from warmd.status import Decision, Status
-from warmd.supervisor import Clock, Managed, Supervisor
+from warmd.supervisor import Clock, Supervisor
 
 log = logging.getLogger("warmd")
 
@@ -60,11 +62,11 @@ def set_up_log() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
-def run(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT; return the exit status."""
+def run(settings: Settings, load: Callable[[], Settings]) -> int:
+    """Run until SIGTERM or SIGINT; return the exit status. `load` reads the config once more."""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(Daemon(settings).run())
+            runner.run(Daemon(settings, load).run())
     except (StartUpError, GatewayError, ControlError, LaunchError) as error:
         log.critical("%s", error)
         return EX_UNAVAILABLE
@@ -75,8 +77,11 @@ def run(settings: Settings) -> int:
 class Daemon:
     """One life of the daemon. It is what the gateway and the admin API ask."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, load: Callable[[], Settings]) -> None:
+        """`load` reads the config once more; it raises `ConfigError`."""
         self._settings = settings
+        self._load = load
+        self._fitter = Fitter(_warn)
         self._started = CLOCK.wall()
         self._notify = sdnotify.SystemdNotifier()
         self._told_systemd = ""
@@ -118,6 +123,7 @@ class Daemon:
             fronts = ", ".join(f"http://{_bracketed(host)}:{port}" for host, port in bound)
             models = count(len(settings.models), "model")
             log.info("warmd %s serves %s on %s", warmd.__version__, models, fronts)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_soon)
             self._notify.notify("READY=1")
             loop = asyncio.create_task(self._supervisor.run(self._after_tick), name="supervisor")
             ends: list[asyncio.Future[Any]] = [loop, stop]
@@ -153,77 +159,16 @@ class Daemon:
             return RamLedger(budget, held, host_memory().available)
 
         chronicle = Chronicle(history, self._metrics, CLOCK)
-        supervisor = Supervisor(CLOCK, chronicle, ram)
-        stager = Stager()
+        build = _Build(launcher)
+        supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
         overrides = history.overrides()
-        slot = 0
-        for name, model in settings.models.items():
-            folder = model.weights
-            staged = StagedWeights(
-                name,
-                lambda folder=folder: weight_files(folder),  # type: ignore[misc]  # bound now
-                stager,
-                CLOCK.monotonic,
-                supervisor,
-            )
-            staged.look()
-            replicas = [
-                self._replica(name, index, slot + index, launcher, supervisor)
-                for index in range(model.replicas)
-            ]
-            slot += model.replicas
-            wish = Wish(model.resting, model.replicas, model.idle.after)
-            supervisor.add(
-                Managed(name, model.aliases, wish, settings.max_wait(name), replicas, staged)
-            )
+        for name in settings.models:
+            supervisor.adopt(name, self._fitter.terms(settings, name))
             stored = overrides.get(name)
             override = None if stored is None else Override(stored.rung, stored.until)
             starts = [times.total for times in reversed(history.recent_starts(name))]
             supervisor.restore(name, override, starts)
         return supervisor
-
-    def _replica(
-        self, model: str, index: int, slot: int, launcher: Launcher, supervisor: Supervisor
-    ) -> Replica:
-        settings = self._settings
-        table = settings.models[model]
-        name = replica_name(model, index)
-        recipe = EngineRecipe(
-            python=settings.engine.python,
-            model=model,
-            weights=stable_path(settings.host.cache_dir, model),
-            home=engine_home(settings.host.run_dir, name),
-            cache_dir=settings.host.cache_dir,
-            slot=slot,
-            aliases=table.aliases,
-            args=table.args,
-            engine_env=settings.engine.env,
-            model_env=table.env,
-        )
-        warmup = table.warmup
-        question = WarmupSpec(model, warmup.prompt, warmup.max_tokens, warmup.kind, warmup.timeout)
-        inherited = clean_environment(os.environ)
-        return Replica(
-            name,
-            model,
-            make=Vllm(
-                name, recipe, question, source=table.weights, inherited=inherited, report=_warn
-            ),
-            launcher=launcher,
-            limits=Limits(
-                start=settings.start_timeout(model),
-                drain=settings.engine.drain_timeout,
-                stop=settings.engine.stop_timeout,
-                hang=settings.engine.hang_after,
-            ),
-            back_off=BackOff(
-                settings.restart.give_up_after,
-                settings.restart.max_delay,
-                settings.restart.stable_after,
-            ),
-            clock=CLOCK.monotonic,
-            listener=supervisor,
-        )
 
     def _gateway(self) -> Gateway:
         table = self._settings.gateway
@@ -253,6 +198,33 @@ class Daemon:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""
         return self._supervisor.set_target(model, rung, for_s)
 
+    async def reload(self) -> list[str]:
+        """Read the config again and apply what can be applied; return what changes, in sentences.
+
+        Raises `ConfigError`; then the running config stays in force.
+        """
+        loaded = await asyncio.to_thread(self._load)
+        settings, said = applicable(self._settings, loaded)
+        for change in changes(self._settings, settings):
+            said.append(change.sentence)
+            if change.gone:
+                self._supervisor.retire(change.model)
+            else:
+                self._supervisor.adopt(change.model, self._fitter.terms(settings, change.model))
+        self._settings = settings
+        for sentence in said or ["the config was read again and nothing has changed"]:
+            log.info("%s", sentence)
+        return said
+
+    def _reload_soon(self) -> None:
+        self._reloading = asyncio.create_task(self._reload_on_signal(), name="reload")
+
+    async def _reload_on_signal(self) -> None:
+        try:
+            await self.reload()
+        except ConfigError as error:
+            log.error("the config can't be used and the running one stays in force: %s", error)
+
     # What systemd is told
 
     def _after_tick(self) -> None:
@@ -262,6 +234,36 @@ class Daemon:
         status = f"STATUS={counts or 'no models configured'}"
         self._notify.notify("WATCHDOG=1" if status == self._told_systemd else status)
         self._told_systemd = status
+
+
+class _Build:
+    """Makes replicas and keepers of weights that tell the supervisor of their changes."""
+
+    supervisor: Supervisor
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+        self._stager = Stager()
+
+    def replica(self, model: str, index: int, fit: Fit) -> Replica:
+        """Make the `index`-th replica of `model`."""
+        return Replica(
+            replica_name(model, index),
+            model,
+            fit=fit,
+            launcher=self._launcher,
+            clock=CLOCK.monotonic,
+            listener=self.supervisor,
+        )
+
+    def staged(self, model: str, weights: Path) -> StagedWeights:
+        """Make the keeper of a model's weights."""
+        scan = self.scan(weights)
+        return StagedWeights(model, scan, self._stager, CLOCK.monotonic, self.supervisor)
+
+    def scan(self, weights: Path) -> Callable[[], WeightFiles]:
+        """Return what finds the files below `weights`."""
+        return lambda: weight_files(weights)
 
 
 class _Front:
@@ -278,8 +280,9 @@ class _Front:
     def cards(self) -> list[ModelCard]:
         """Every model that exists."""
         return [
-            ModelCard(m.name, m.aliases, m.rung, self._created)
+            ModelCard(m.name, m.terms.aliases, m.rung, self._created)
             for m in self._supervisor.models.values()
+            if not m.retired
         ]
 
 
@@ -340,11 +343,8 @@ def _stop_signal() -> asyncio.Future[str]:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask, number)
-    loop.add_signal_handler(
-        signal.SIGHUP,
-        _warn,
-        "SIGHUP came and changes nothing: restart warmd to apply a changed config",
-    )
+    # Until there is something to reload: its default would end a daemon that only starts.
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
     return asked
 
 

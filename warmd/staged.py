@@ -87,6 +87,12 @@ class StagedWeights:
         with suppress(StagingError):  # staging them will say what is wrong with them
             self.state = replace(self.state, total=self._scan().total)
 
+    def refit(self, scan: Callable[[], WeightFiles]) -> None:
+        """Let go of what is held: the weights are others now, which `scan` finds."""
+        self._scan = scan
+        self.begin_release("its weights are others now")
+        self.look()
+
     def begin_stage(self, reason: str) -> None:
         """Bring the weights into RAM and hold them. Does nothing where that is under way."""
         if self._task is not None:

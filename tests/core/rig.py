@@ -15,10 +15,10 @@ from warmd.ladder import Phase, Rung, StartTimes
 from warmd.launch import EngineExit, LaunchError, LaunchSpec, LogLine
 from warmd.planner.ledger import RamLedger
 from warmd.policy import BackOff, Override, Wish
-from warmd.replica import Limits, Replica
+from warmd.replica import Fit, Limits, Replica
 from warmd.staged import Holding, StagedWeights
 from warmd.staging import StagingError, StagingProgress, WeightFiles
-from warmd.supervisor import Clock, EngineFailure, Managed, RungChange, Supervisor
+from warmd.supervisor import Clock, EngineFailure, RungChange, Supervisor, Terms
 
 UP = "INFO:     Application startup complete."
 
@@ -212,47 +212,63 @@ class House:
         self.stager = FakeStager()
         self.makes: dict[str, FakeMake] = {}
         self.supervisor = Supervisor(
-            self.time.clock, self.recorder, lambda held: RamLedger(10**9, held, 10**9)
+            self.time.clock, self.recorder, lambda held: RamLedger(10**9, held, 10**9), self
         )
         for name in names:
-            self._add(name, resting, replicas)
+            self.supervisor.adopt(name, self.terms(name, resting, replicas))
 
-    def _add(self, name: str, resting: Rung, count: int) -> None:
-        def scan() -> WeightFiles:
-            return WeightFiles((Path("/w"),), 10)
-
-        async def at_once(work: Callable[[], WeightFiles]) -> WeightFiles:
-            return work()
-
-        staged = StagedWeights(
-            name, scan, self.stager, self.time, self.supervisor, in_thread=at_once
-        )
-        staged.look()
-        replicas = [self._replica(name, index) for index in range(count)]
+    def terms(
+        self,
+        name: str,
+        resting: Rung = Rung.COLD,
+        count: int = 1,
+        *,
+        spec: str = "",
+        max_wait: float = 5.0,
+        weights: str = "/w",
+    ) -> Terms:
+        """What a config would say of a model; `spec` stands for its engine's settings."""
         wish = Wish(resting, count, idle_after=60.0)
-        self.supervisor.add(Managed(name, (f"{name}-alias",), wish, 5.0, replicas, staged))
+        fits = tuple(self.fit(f"{name}.{index}", spec) for index in range(count))
+        return Terms((f"{name}-alias",), wish, max_wait, Path(weights), fits)
 
-    def _replica(self, model: str, index: int) -> Replica:
-        name = f"{model}.{index}"
-        self.makes[name] = FakeMake(name)
+    def fit(self, name: str, spec: str = "") -> Fit:
+        self.makes.setdefault(name, FakeMake(name))
+        return Fit(
+            spec,
+            self.makes[name],
+            Limits(start=100.0, drain=1.0, stop=7.0, hang=80.0, last_words=0.0),
+            BackOff(give_up_after=3, max_delay=300.0, stable_after=60.0),
+        )
+
+    def replica(self, model: str, index: int, fit: Fit) -> Replica:
         return Replica(
-            name,
+            f"{model}.{index}",
             model,
-            make=self.makes[name],
+            fit=fit,
             launcher=self.launcher,
-            limits=Limits(start=100.0, drain=1.0, stop=7.0, hang=80.0, last_words=0.0),
-            back_off=BackOff(give_up_after=3, max_delay=300.0, stable_after=60.0),
             clock=self.time,
             listener=self.supervisor,
             sleep=self.time.sleep,
         )
 
-    def replica(self, name: str) -> Replica:
+    def staged(self, model: str, weights: Path) -> StagedWeights:
+        async def at_once(work: Callable[[], WeightFiles]) -> WeightFiles:
+            return work()
+
+        return StagedWeights(
+            model, self.scan(weights), self.stager, self.time, self.supervisor, in_thread=at_once
+        )
+
+    def scan(self, weights: Path) -> Callable[[], WeightFiles]:
+        return lambda: WeightFiles((weights,), 10)
+
+    def one(self, name: str) -> Replica:
         model = self.supervisor.models[name.rpartition(".")[0]]
         return next(r for r in model.replicas if r.name == name)
 
     def phase(self, name: str) -> Phase:
-        return self.replica(name).state.phase
+        return self.one(name).state.phase
 
     async def until(self, condition: Callable[[], bool], steps: int = 2000) -> None:
         """Tick and let tasks run until `condition` holds; no time passes."""

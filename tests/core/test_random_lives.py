@@ -31,6 +31,7 @@ STEPS = st.lists(
         st.tuples(st.just("unstage"), MODEL),
         st.tuples(st.just("pass"), st.sampled_from([0.5, 3.0, 61.0, 400.0])),
         st.tuples(st.just("settle"), MODEL),
+        st.tuples(st.just("renew"), MODEL, st.sampled_from(["", "other"])),
     ),
     max_size=60,
 )
@@ -83,6 +84,9 @@ class Life:
                         holding.loss.set_result("memory ran short")
             case ("pass", float(seconds)):
                 self.house.time.now += seconds
+            case ("renew", str(model), str(spec)):
+                terms = self.house.terms(model, Rung.STAGED, spec=spec, max_wait=3600.0)
+                self.house.supervisor.adopt(model, terms)
             case ("settle", _):
                 await self.house.rest()
             case _:
@@ -141,8 +145,8 @@ class Life:
 
 async def live(steps: list[tuple[object, ...]]) -> None:
     house = House(*MODELS, resting=Rung.STAGED)
-    for managed in house.supervisor.models.values():
-        managed.max_wait = 3600.0
+    for model in MODELS:
+        house.supervisor.adopt(model, house.terms(model, Rung.STAGED, max_wait=3600.0))
     life = Life(house)
     for step in steps:
         await life.do(step)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
-from rig import UP, House
+from rig import UP, House, next_step
 
 from warmd.ladder import NotReadyError, Phase, Rung, Stage
 from warmd.launch import EngineExit
@@ -20,11 +21,11 @@ async def test_many_first_requests_start_one_engine() -> None:
     leases = await asyncio.gather(*requests)
     assert len(house.launcher.started) == 1
     assert {lease.replica for lease in leases} == {"m.0"}
-    assert house.replica("m.0").in_flight == 50
+    assert house.one("m.0").in_flight == 50
     for lease in leases:
         lease.release()
         lease.release()
-    assert house.replica("m.0").in_flight == 0, "a place is given back once"
+    assert house.one("m.0").in_flight == 0, "a place is given back once"
 
 
 async def test_no_request_reaches_an_engine_before_its_first_real_answer() -> None:
@@ -48,7 +49,7 @@ async def test_a_start_is_told_by_rung_stage_and_reason() -> None:
     await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
     engine = house.launcher.started[0]
     engine.say("Starting to load model /m")
-    assert house.replica("m.0").stage is Stage.WEIGHTS
+    assert house.one("m.0").stage is Stage.WEIGHTS
     house.time.now = 20.0
     engine.say(UP)
     await house.make_ready("m.0")
@@ -76,7 +77,7 @@ async def test_a_crash_is_told_with_its_cause_and_tried_again_until_it_is_a_loop
     house = House("m", resting=Rung.HOT)
     for follows in ("next try in 0 s", "next try in 1 s", "given up after 3"):
         await house.until(lambda: house.phase("m.0") is Phase.STARTING)
-        await house.until(lambda: house.replica("m.0").state.pid is not None)
+        await house.until(lambda: house.one("m.0").state.pid is not None)
         engine = house.launcher.started[-1]
         engine.say("CUDA out of memory")
         engine.end(EngineExit(0))
@@ -168,7 +169,7 @@ async def test_a_start_is_called_off_when_an_operator_says_so() -> None:
 async def test_a_wait_ends_with_an_honest_estimate() -> None:
     house = House("m")
     house.supervisor.restore("m", None, [40.0])
-    house.supervisor.models["m"].max_wait = 0.01
+    house.supervisor.adopt("m", house.terms("m", max_wait=0.01))
     waiting = asyncio.create_task(house.supervisor.acquire("m"))
     await house.until(lambda: bool(house.launcher.started))
     with pytest.raises(
@@ -187,7 +188,7 @@ async def test_who_gives_up_waiting_is_forgotten() -> None:
     await house.until(waiting.done)
     assert house.supervisor.models["m"].waiting == {}
     await house.make_ready("m.0")
-    assert house.replica("m.0").in_flight == 0
+    assert house.one("m.0").in_flight == 0
 
 
 async def test_quiet_lets_a_model_rest_on_its_rung() -> None:
@@ -275,18 +276,19 @@ async def test_the_end_stops_engines_and_refuses_who_waits() -> None:
 
 async def test_a_lease_is_only_to_be_had_from_a_ready_replica() -> None:
     house = House("m")
-    assert house.replica("m.0").lease() is None
+    assert house.one("m.0").lease() is None
     await house.until(lambda: True)
-    house.replica("m.0").begin_start("one")
+    house.one("m.0").begin_start("one")
     with pytest.raises(RuntimeError, match="can't be started"):
-        house.replica("m.0").begin_start("two")
-    house.replica("m.0").begin_stop("enough")
+        house.one("m.0").begin_start("two")
+    house.one("m.0").begin_stop("enough")
     await house.until(lambda: house.phase("m.0") is Phase.DOWN)
 
 
 async def test_a_start_that_outlasts_its_limit_is_ended_and_says_where_it_stood() -> None:
     house = House("m", resting=Rung.HOT)
-    house.replica("m.0")._limits = Limits(0.01, 1.0, 7.0, 80.0, 0.0)
+    slow = replace(house.fit("m.0"), limits=Limits(0.01, 1.0, 7.0, 80.0, 0.0))
+    house.one("m.0").refit(slow)
     await house.until(lambda: bool(house.launcher.started))
     house.launcher.started[0].say("Starting to load model /m")
     while house.phase("m.0") is not Phase.BACKING_OFF:
@@ -325,4 +327,84 @@ async def test_an_engine_that_hangs_is_killed_at_once_and_replaced() -> None:
     assert any("it has hung: 1 request in flight" in line for line in house.recorder.lines)
     lease.release()
     await house.make_ready("m.0")
-    assert house.replica("m.0").in_flight == 0
+    assert house.one("m.0").in_flight == 0
+
+
+async def test_new_terms_restart_only_the_engine_that_they_change() -> None:
+    house = House("a", "b", resting=Rung.HOT)
+    await house.make_ready("a.0")
+    await house.make_ready("b.0")
+    lease = await house.supervisor.acquire("a")
+    house.supervisor.adopt("a", house.terms("a", Rung.HOT, spec="other"))
+    house.supervisor.adopt("b", house.terms("b", Rung.HOT, max_wait=9.0))
+    await house.until(lambda: house.phase("a.0") is Phase.DRAINING)
+    waiting = asyncio.create_task(house.supervisor.acquire("a"))
+    await house.rest()
+    assert not waiting.done(), "who comes meanwhile is held"
+    lease.release()
+    await house.make_ready("a.0")
+    assert (await waiting).replica == "a.0"
+    assert [e.name for e in house.launcher.started] == ["a.0", "b.0", "a.0"]
+    assert "a.0 hot -> cold: its settings have changed" in house.recorder.lines
+
+
+async def test_replicas_are_made_anew_one_after_the_other() -> None:
+    house = House("m", resting=Rung.HOT, replicas=2)
+    await house.make_ready("m.0")
+    await house.make_ready("m.1")
+    house.supervisor.adopt("m", house.terms("m", Rung.HOT, 2, spec="other"))
+    for _ in range(200):
+        house.supervisor.tick()
+        phases = {house.phase("m.0"), house.phase("m.1")}
+        assert Phase.READY in phases, "one of them serves at every moment"
+        for make in house.makes.values():
+            make.up.set()
+            make.answers.set()
+        await next_step()
+    assert len(house.launcher.started) == 4
+    assert not house.one("m.0").is_stale
+    assert not house.one("m.1").is_stale
+
+
+async def test_a_model_that_is_gone_is_drained_and_forgotten() -> None:
+    house = House("a", resting=Rung.HOT)
+    await house.make_ready("a.0")
+    lease = await house.supervisor.acquire("a")
+    house.supervisor.retire("a")
+    assert house.supervisor.resolve("a") is None
+    assert house.supervisor.resolve("a-alias") is None
+    await house.until(lambda: house.phase("a.0") is Phase.DRAINING)
+    lease.release()
+    await house.until(lambda: "a" not in house.supervisor.models)
+    house.supervisor.adopt("a", house.terms("a"))
+    assert (house.supervisor.resolve("a-alias"), house.supervisor.rung("a")) == ("a", Rung.COLD)
+
+
+async def test_who_waits_for_a_model_that_goes_is_told() -> None:
+    house = House("a")
+    waiting = asyncio.create_task(house.supervisor.acquire("a"))
+    await house.until(lambda: house.phase("a.0") is Phase.STARTING)
+    house.supervisor.retire("a")
+    with pytest.raises(NotReadyError, match="no longer served"):
+        await waiting
+    await house.until(lambda: not house.supervisor.models)
+
+
+async def test_other_weights_are_staged_in_place_of_the_old() -> None:
+    house = House("m", resting=Rung.STAGED)
+    house.stager.done.set()
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    house.supervisor.adopt("m", house.terms("m", Rung.STAGED, weights="/other"))
+    await house.until(lambda: house.stager.holdings[0].released)
+    await house.until(lambda: len(house.stager.holdings) == 2)
+
+
+async def test_more_replicas_join_and_fewer_leave_without_touching_the_rest() -> None:
+    house = House("m", resting=Rung.HOT)
+    await house.make_ready("m.0")
+    house.supervisor.adopt("m", house.terms("m", Rung.HOT, 2))
+    await house.make_ready("m.1")
+    house.supervisor.adopt("m", house.terms("m", Rung.HOT, 1))
+    await house.until(lambda: house.phase("m.1") is Phase.DOWN)
+    assert [e.name for e in house.launcher.started] == ["m.0", "m.1"]
+    assert house.phase("m.0") is Phase.READY

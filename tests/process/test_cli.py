@@ -41,6 +41,9 @@ class Daemon:
         )
         return Status("0.1.0", 7, now, now, {f"tiny{n}": model for n in range(self.models)})
 
+    async def reload(self) -> list[str]:
+        return ["m is new"]
+
     async def decisions(self, model: str) -> list[Decision]:
         why = "1 request waits for it"
         return [

@@ -34,6 +34,9 @@ class Daemon:
         )
         return Status("0.1.0", 7, 1.0, 2.0, {"qwen3": model})
 
+    async def reload(self) -> list[str]:
+        return ["m is new"]
+
     async def decisions(self, model: str) -> list[Decision]:
         why = "1 request waits for it"
         return [

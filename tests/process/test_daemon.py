@@ -131,6 +131,40 @@ def test_what_an_operator_sets_holds_over_a_restart(daemon: Daemon) -> None:
     daemon.wait_for("ready")
 
 
+def test_a_reload_restarts_what_changed_and_nothing_else(daemon: Daemon) -> None:
+    for name in ("a", "b", "c"):
+        daemon.turn(name)
+    daemon.write_config({"a": 'resting = "hot"', "b": 'resting = "hot"'})
+    daemon.start()
+    pids = [daemon.wait_for("ready", f"{name}.0")["pid"] for name in ("a", "b")]
+    daemon.write_config({"a": 'restng = "hot"'})
+    refused = daemon.control("POST", "/reload", {})
+    assert refused.status == 422
+    assert "did you mean 'resting'" in refused.json["error"]
+    assert daemon.chat("b").status == 200, "the running config stays in force"
+    args = 'resting = "hot"\nargs = ["--max-model-len", "99"]'
+    daemon.write_config({"a": args, "c": 'resting = "cold"'}, gateway='max_body = "1MiB"')
+    told = daemon.control("POST", "/reload", {}).json["changes"]
+    assert sorted(told) == [
+        "[gateway] has changed: that holds from the next start on",
+        "a has other engine settings: its engine is drained and made anew",
+        "b is gone from the config: it is drained and stopped",
+        "c is new",
+    ]
+    until(lambda: daemon.replica("a.0")["pid"] not in (pids[0], None), "a is made anew")
+    daemon.wait_for("ready", "a.0")
+    assert "99" in psutil.Process(daemon.replica("a.0")["pid"]).cmdline()
+    assert daemon.chat("b").status == 404
+    assert daemon.chat("c").status == 200
+    until(lambda: "b" not in daemon.status["models"], "b is forgotten")
+    same = daemon.replica("a.0")["pid"]
+    daemon.write_config({"a": args, "c": 'resting = "cold"'})
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGHUP)
+    until(lambda: "nothing has changed" in daemon.log, "SIGHUP reads it too")
+    assert daemon.replica("a.0")["pid"] == same
+
+
 def test_a_wait_that_is_too_long_gets_503_with_an_estimate(daemon: Daemon) -> None:
     daemon.turn(hang_at="weights")
     daemon.write_config({"m": 'resting = "cold"'}, gateway='max_wait = "500ms"')

@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         client = Client(Path(args.socket))
         if args.command == "set":
             _set(client, args)
+        elif args.command == "reload":
+            _reload(client)
         elif args.command == "explain":
             _explain(client, args)
         elif args.json:
@@ -97,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("model", metavar="MODEL", help="a model's name or alias")
     explain.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
 
+    commands.add_parser(
+        "reload",
+        parents=[anywhere],
+        help="read the config again; models that it leaves alone go on",
+    )
+
     change = commands.add_parser(
         "set", parents=[anywhere], help="keep a model on a rung, or give it back to policy (auto)"
     )
@@ -138,6 +146,11 @@ def _set(client: Client, args: argparse.Namespace) -> None:
     answer = client.post("/set", asked)
     for sentence in answer["models"].values():
         print(sentence)
+
+
+def _reload(client: Client) -> None:
+    answer = client.post("/reload", {})
+    print("\n".join(answer["changes"] or ["nothing has changed"]))
 
 
 def _explain(client: Client, args: argparse.Namespace) -> None:

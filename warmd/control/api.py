@@ -14,6 +14,7 @@ from typing import Protocol
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from warmd.config import ConfigError
 from warmd.control.unix_socket import listen_privately
 from warmd.ladder import Rung
 from warmd.status import Decision, Status
@@ -29,6 +30,9 @@ class Operations(Protocol):
 
     def snapshot(self) -> Status:
         """Everything that is so at this moment."""
+
+    async def reload(self) -> Sequence[str]:
+        """Read the config again; return what changes. Raises `ConfigError`."""
 
     async def decisions(self, model: str) -> Sequence[Decision]:
         """The last changes of rung of `model` (its own name), newest first."""
@@ -55,7 +59,7 @@ class UnknownModelError(LookupError):
 
 
 class ControlServer:
-    """GET /status, /explain and /metrics, and POST /set, on the unix socket at `path`.
+    """GET /status, /explain and /metrics, POST /set and /reload, on the unix socket at `path`.
 
     `expose` returns the metrics. `report` gets a sentence where the socket's group can't be set.
     """
@@ -122,11 +126,18 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
             raise _RefusedError(409, str(refused)) from refused
         return web.json_response({"models": {model: sentence}})
 
+    async def reload(_: web.Request) -> web.Response:
+        try:
+            return web.json_response({"changes": list(await operations.reload())})
+        except ConfigError as error:
+            raise _RefusedError(422, f"the running config stays in force:\n{error}") from None
+
     app = web.Application(client_max_size=_MAX_BODY, middlewares=[_errors_in_json])
     app.router.add_get("/status", status)
     app.router.add_get("/explain", explain)
     app.router.add_get("/metrics", metrics)
     app.router.add_post("/set", set_target)
+    app.router.add_post("/reload", reload)
     return app
 
 

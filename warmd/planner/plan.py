@@ -25,6 +25,7 @@ class ReplicaFacts:
     phase: Phase
     retry_at: float | None = None
     reason: str = ""
+    stale: bool = False  # its engine was started with settings that have changed since
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,17 @@ def make_plan(models: Sequence[ModelFacts], ledger: RamLedger, now: float) -> Pl
     return Plan((*releases, *engines, *stagings), held_up)
 
 
-def _surplus(model: ModelFacts) -> list[ReplicaFacts]:
-    """Return the replicas that are up and not wanted: the highest first."""
-    wanted = model.target.replicas if model.target.rung is Rung.HOT else 0
-    return [r for r in reversed(model.replicas[wanted:]) if r.phase.is_up]
+def _unwanted(model: ModelFacts) -> list[tuple[ReplicaFacts, str]]:
+    """Return the replicas that are up and shall not be, the highest first, each with its reason."""
+    count = model.target.replicas if model.target.rung is Rung.HOT else 0
+    surplus = [r for r in reversed(model.replicas[count:]) if r.phase.is_up]
+    found = [(replica, model.target.reason) for replica in surplus]
+    wanted = model.replicas[:count]
+    # One after the other: while one is made anew the rest go on.
+    if all(r.phase is Phase.READY or r.stale for r in wanted):
+        stale = [r for r in wanted if r.stale]
+        found += [(replica, "its settings have changed") for replica in stale[:1]]
+    return found
 
 
 def _device_lane(
@@ -115,19 +123,19 @@ def _device_lane(
         for replica in model.replicas:
             if replica.phase.holds_the_device:
                 free = False
-        for replica in _surplus(model):
+        for replica, reason in _unwanted(model):
             if replica.phase.is_coming_up:  # calling off a start is part of that same operation
-                yield StopEngine(replica.name, model.target.reason)
+                yield StopEngine(replica.name, reason)
     if not free:
         busy = next(r for m in models for r in m.replicas if r.phase.holds_the_device)
         for model in models:
             if _startable(model, now) and not _coming_up(model):
                 held_up[model.name] = f"{busy.name} is {busy.phase} on the same device"
     for model in models:
-        for replica in _surplus(model):
+        for replica, reason in _unwanted(model):
             if free and replica.phase is Phase.READY:
                 free = False
-                yield StopEngine(replica.name, model.target.reason)
+                yield StopEngine(replica.name, reason)
     # Who has waited longest goes first; then the order of the config.
     for model in sorted(models, key=lambda m: -m.oldest_wait):
         _explain_failures(model, now, held_up)

@@ -15,9 +15,9 @@ from warmd.engine.errors import EngineError
 from warmd.engine.stages import StartTracker
 from warmd.ladder import Phase, Stage
 from warmd.launch import EngineExit, Launcher, LaunchError, RunningEngine
-from warmd.policy import BackOff, GiveUp, Hung, Pulse, RetryIn, feel
-from warmd.replica.ports import EngineConnection, EngineMake, ReplicaListener
-from warmd.replica.state import Limits, ReplicaState
+from warmd.policy import GiveUp, Hung, Pulse, RetryIn, feel
+from warmd.replica.ports import EngineConnection, Fit, ReplicaListener
+from warmd.replica.state import ReplicaState
 from warmd.spoken import duration
 
 _T = TypeVar("_T")
@@ -74,10 +74,8 @@ class Replica:
         name: str,
         model: str,
         *,
-        make: EngineMake,
+        fit: Fit,
         launcher: Launcher,
-        limits: Limits,
-        back_off: BackOff,
         clock: Callable[[], float],
         listener: ReplicaListener,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -86,10 +84,8 @@ class Replica:
         self.model = model
         self.state = ReplicaState(since=clock())
         self.in_flight = 0
-        self._make = make
+        self._fit = self._next_fit = fit
         self._launcher = launcher
-        self._limits = limits
-        self._back_off = back_off
         self._clock = clock
         self._listener = listener
         self._sleep = sleep
@@ -110,6 +106,7 @@ class Replica:
         if self.state.phase.is_up:
             raise RuntimeError(f"{self.name} is {self.state.phase} and can't be started")
         decided_at = self._clock()
+        self._fit = self._next_fit
         self._stop_reason = None
         self._stop_asked.clear()
         self._said_listening.clear()
@@ -128,6 +125,17 @@ class Replica:
         """Forget earlier failures: an operator wants it tried again."""
         if self.state.phase in (Phase.FAILED, Phase.BACKING_OFF):
             self._become(Phase.DOWN, reason, failures=0, retry_at=None)
+
+    def refit(self, fit: Fit) -> None:
+        """Run with `fit` from the next start on; where it is the same engine, from now on."""
+        self._next_fit = fit
+        if not self.is_stale:
+            self._fit = replace(fit, make=self._fit.make)  # which knows the engine that runs
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether its engine was started with settings that have changed since."""
+        return self.state.phase.is_up and self._fit.spec != self._next_fit.spec
 
     async def ended(self) -> None:
         """Return when no engine runs and none is being started."""
@@ -176,7 +184,7 @@ class Replica:
     async def _live(self, tracker: StartTracker) -> None:
         engine: RunningEngine | None = None
         failure: str | None = None
-        grace = self._limits.stop
+        grace = self._fit.limits.stop
         try:
             engine = await self._launch(tracker)
             exit_watch = asyncio.create_task(engine.wait(), name=f"exit of {self.name}")
@@ -193,7 +201,7 @@ class Replica:
             failure = str(hung)
             grace = 0.0  # what stands still can't end in good order
         except _EngineEndedError as ended:
-            failure = None if self._stop_reason else self._make.cause(ended.exit.sentence)
+            failure = None if self._stop_reason else self._fit.make.cause(ended.exit.sentence)
         except (LaunchError, EngineError) as error:
             failure = str(error)
         except Exception as bug:
@@ -208,11 +216,11 @@ class Replica:
         def on_line(at: float, text: str) -> None:
             was_listening = tracker.is_listening
             tracker.line(at, text)
-            self._make.log(text)
+            self._fit.make.log(text)
             if tracker.is_listening and not was_listening:
                 self._said_listening.set()
 
-        spec = self._make.prepare()
+        spec = self._fit.make.prepare()
         engine = await self._launcher.start(spec, on_line)
         tracker.exec(engine.exec_at)
         self.state = replace(self.state, pid=engine.pid)
@@ -220,22 +228,22 @@ class Replica:
 
     async def _come_up(self, tracker: StartTracker, exit_watch: asyncio.Task[EngineExit]) -> None:
         """Wait for the engine and its first real answer."""
-        self._connection = self._make.connect()
+        self._connection = self._fit.make.connect()
         try:
-            async with asyncio.timeout(self._limits.start):
+            async with asyncio.timeout(self._fit.limits.start):
                 await self._first(self._listen(self._connection), exit_watch, self._stop_asked)
                 self._become(Phase.WARMING, self.state.reason)
                 await self._first(self._connection.warm_up(), exit_watch, self._stop_asked)
         except TimeoutError:
-            limit = duration(self._limits.start)
+            limit = duration(self._fit.limits.start)
             doing = "nowhere known" if tracker.stage is None else f"at {tracker.stage.label!r}"
             raise EngineError(
                 f"it was not ready within {limit} and stood {doing}; see its log, "
-                f"or raise start_timeout: {self._make.cause('was still starting')}"
+                f"or raise start_timeout: {self._fit.make.cause('was still starting')}"
             ) from None
         now = self._clock()
         times = tracker.ready(now)
-        self._make.came_up()
+        self._fit.make.came_up()
         self._become(Phase.READY, self.state.reason, ready_at=now, last_start=times)
 
     async def _listen(self, connection: EngineConnection) -> None:
@@ -293,9 +301,9 @@ class Replica:
         """Look at the engine's counters again and again; never returns, raises `_HungError`."""
         pulse = Pulse(self._clock())
         while self._connection is not None:
-            await self._sleep(self._limits.hang / LOOKS)
-            counters = await self._connection.counters(self._limits.hang / 2)
-            match feel(pulse, counters, self.in_flight, self._clock(), self._limits.hang):
+            await self._sleep(self._fit.limits.hang / LOOKS)
+            counters = await self._connection.counters(self._fit.limits.hang / 2)
+            match feel(pulse, counters, self.in_flight, self._clock(), self._fit.limits.hang):
                 case Hung(reason):
                     raise _HungError(reason)
                 case Pulse() as pulse:
@@ -304,7 +312,7 @@ class Replica:
     async def _drain(self, exit_watch: asyncio.Task[EngineExit]) -> None:
         self._become(Phase.DRAINING, self._stop_reason or self.state.reason)
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._limits.drain):
+            async with asyncio.timeout(self._fit.limits.drain):
                 await self._first(self._idle.wait(), exit_watch)
 
     async def _first(
@@ -323,7 +331,7 @@ class Replica:
             await asyncio.wait(rivals, return_when=asyncio.FIRST_COMPLETED)
             if task.done() and not task.cancelled() and task.exception() is not None:
                 # A dying engine breaks its connection first; why it died says more.
-                await asyncio.wait([exit_watch], timeout=self._limits.last_words)
+                await asyncio.wait([exit_watch], timeout=self._fit.limits.last_words)
             if exit_watch.done():
                 raise _EngineEndedError(exit_watch.result())
             if called_off is not None and called_off.done():
@@ -366,8 +374,8 @@ class Replica:
             return
         now = self._clock()
         ready_for = None if ready_at is None else now - ready_at
-        failures = self._back_off.failures_after(self.state.failures, ready_for)
-        match self._back_off.next_try(failures):
+        failures = self._fit.back_off.failures_after(self.state.failures, ready_for)
+        match self._fit.back_off.next_try(failures):
             case RetryIn(seconds):
                 self._become(
                     Phase.BACKING_OFF, failure, pid=None, failures=failures, retry_at=now + seconds

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
 
 from warmd.launch import LaunchSpec
-from warmd.policy import Counters
+from warmd.policy import BackOff, Counters
+from warmd.replica.state import Limits
 
 if TYPE_CHECKING:
     from warmd.replica.life import Replica
@@ -51,6 +53,16 @@ class EngineMake(Protocol):
 
     def connect(self) -> EngineConnection:
         """Return the way to the engine; nothing is sent yet."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a replica is run with. Engines of fits with an equal `spec` are the same engine."""
+
+    spec: object
+    make: EngineMake
+    limits: Limits
+    back_off: BackOff
 
 
 class ReplicaListener(Protocol):

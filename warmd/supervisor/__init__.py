@@ -1,7 +1,16 @@
 """The supervisor: owns the replicas and their lanes; every decision is carried out here."""
 
 from warmd.supervisor.events import Clock, EngineFailure, Events, RungChange
-from warmd.supervisor.loop import Supervisor
-from warmd.supervisor.model import Managed
+from warmd.supervisor.loop import Build, Supervisor
+from warmd.supervisor.model import Managed, Terms
 
-__all__ = ["Clock", "EngineFailure", "Events", "Managed", "RungChange", "Supervisor"]
+__all__ = [
+    "Build",
+    "Clock",
+    "EngineFailure",
+    "Events",
+    "Managed",
+    "RungChange",
+    "Supervisor",
+    "Terms",
+]

@@ -9,18 +9,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
 
 from warmd.ladder import Phase, Rung
 from warmd.planner import Plan, ReleaseWeights, StageWeights, StartEngine, StopEngine, make_plan
 from warmd.planner.ledger import RamLedger
 from warmd.policy import Override, Target, decide_target
 from warmd.policy.estimate import STOP_S, expected_start, start_left
-from warmd.replica import Replica, ReplicaListener, ReplicaState
+from warmd.replica import Fit, Replica, ReplicaListener, ReplicaState
 from warmd.spoken import count, duration
 from warmd.staged import StagedListener, StagedState, StagedWeights
+from warmd.staging import WeightFiles
 from warmd.status import ModelStatus
 from warmd.supervisor.events import Clock, EngineFailure, Events, RungChange
-from warmd.supervisor.model import Managed
+from warmd.supervisor.model import Managed, Terms
 from warmd.supervisor.snapshot import model_status
 from warmd.supervisor.waiting import Lease, WaitingRoom
 
@@ -31,11 +34,27 @@ REMEMBERED_STARTS = 20
 """How many measured starts of a model an estimate rests on."""
 
 
+class Build(Protocol):
+    """Makes what the supervisor cares for."""
+
+    def replica(self, model: str, index: int, fit: Fit) -> Replica:
+        """Make a replica that tells the supervisor of its changes."""
+
+    def staged(self, model: str, weights: Path) -> StagedWeights:
+        """Make the keeper of a model's weights."""
+
+    def scan(self, weights: Path) -> Callable[[], WeightFiles]:
+        """Return what finds the files below `weights`."""
+
+
 class Supervisor(ReplicaListener, StagedListener):
     """Keeps every model on the way to its target; hands out places on ready replicas."""
 
-    def __init__(self, clock: Clock, events: Events, ram: Callable[[int], RamLedger]) -> None:
+    def __init__(
+        self, clock: Clock, events: Events, ram: Callable[[int], RamLedger], build: Build
+    ) -> None:
         """`ram` returns the ledger of the moment for the bytes that are held already."""
+        self._build = build
         self.models: dict[str, Managed] = {}
         self._names: dict[str, str] = {}
         self._clock = clock
@@ -45,11 +64,44 @@ class Supervisor(ReplicaListener, StagedListener):
         self._closing = False
         self._waiting_room = WaitingRoom(clock, self._changed.set, self._ahead)
 
-    def add(self, model: Managed) -> None:
-        """Take a model into care, before `run`."""
-        model.told = {r.name: model.rung_of(r) for r in model.replicas}
-        self.models[model.name] = model
-        self._names |= dict.fromkeys((model.name, *model.aliases), model.name)
+    def adopt(self, name: str, terms: Terms) -> None:
+        """Take a model into care, or care for it on new terms.
+
+        An engine that new terms change is drained and started anew; no other one notices.
+        """
+        model = self.models.get(name)
+        if model is None:
+            model = Managed(name, terms, (), self._build.staged(name, terms.weights))
+            model.staged.look()
+            self.models[name] = model
+        elif model.terms.weights != terms.weights:
+            model.staged.refit(self._build.scan(terms.weights))
+        model.terms, model.retired = terms, False
+        for replica, fit in zip(model.replicas, terms.fits, strict=False):
+            replica.refit(fit)
+            replica.forgive("its settings have changed")
+        new = range(len(model.replicas), len(terms.fits))
+        model.replicas = (
+            *model.replicas,
+            *(self._build.replica(name, index, terms.fits[index]) for index in new),
+        )
+        model.told |= {model.replicas[n].name: model.rung_of(model.replicas[n]) for n in new}
+        self._take_names()
+        self._wake(model)
+
+    def retire(self, name: str) -> None:
+        """Serve a model no longer: its engines are drained and stopped, then it is forgotten."""
+        self.models[name].retired = True
+        self._take_names()
+        self._wake(self.models[name])
+
+    def _take_names(self) -> None:
+        self._names = {
+            known: model.name
+            for model in self.models.values()
+            if not model.retired
+            for known in (model.name, *model.terms.aliases)
+        }
 
     # The loop
 
@@ -70,13 +122,17 @@ class Supervisor(ReplicaListener, StagedListener):
         for model in self.models.values():
             self._retarget(model)
         self._carry_out(self._plan())
+        for name in [m.name for m in self.models.values() if m.is_gone]:
+            del self.models[name]
 
     def _retarget(self, model: Managed) -> None:
         wall = self._clock.wall()
         if model.override is not None and not model.override.holds_at(wall):
             self._set_override(model, None, "the time that an operator set is over")
         demand = model.demand(self._clock.monotonic())
-        model.target = decide_target(model.wish, model.override, demand, wall)
+        model.target = decide_target(model.terms.wish, model.override, demand, wall)
+        if model.retired:
+            model.target = Target(Rung.COLD, 0, "it is no longer in the config")
 
     def _plan(self) -> Plan:
         now = self._clock.monotonic()
@@ -234,7 +290,7 @@ class Supervisor(ReplicaListener, StagedListener):
         self._closing = True
         self._waiting_room.close()
         for model in self.models.values():
-            model.target = Target(Rung.COLD, model.wish.replicas, f"warmd is stopping: {reason}")
+            model.target = Target(Rung.COLD, 0, f"warmd is stopping: {reason}")
             model.held_up_by = None
             self._wake(model)
             model.staged.begin_release(reason)
@@ -250,7 +306,7 @@ def _what_follows(model: str, state: ReplicaState) -> str:
     if state.phase is Phase.FAILED:
         return (
             f"given up after {count(state.failures, 'failure')} in a row: mend the cause, then "
-            f"`warmctl set {model} auto`, or restart warmd where it was the config"
+            f"`warmctl set {model} auto`, or `warmctl reload` where it was the config"
         )
     delay = 0.0 if state.retry_at is None else max(0.0, state.retry_at - state.since)
     return f"failure {state.failures} in a row, next try in {duration(delay)}"

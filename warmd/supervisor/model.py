@@ -6,14 +6,26 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from warmd.ladder import Phase, Rung
 from warmd.planner import ModelFacts, ReplicaFacts, StagingFacts
 from warmd.policy import Demand, Override, Target, Wish
-from warmd.replica import Replica
+from warmd.replica import Fit, Replica
 from warmd.staged import StagedWeights
 
 _NOTHING_YET = Target(Rung.COLD, 1, "warmd has just started")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the config says of a model. `max_wait` in seconds; one fit for each replica."""
+
+    aliases: tuple[str, ...]
+    wish: Wish
+    max_wait: float
+    weights: Path
+    fits: tuple[Fit, ...]
 
 
 @dataclass
@@ -21,11 +33,10 @@ class Managed:
     """One model. Times are monotonic seconds; written by the supervisor's rooms alone."""
 
     name: str
-    aliases: tuple[str, ...]
-    wish: Wish
-    max_wait: float
+    terms: Terms
     replicas: Sequence[Replica]
     staged: StagedWeights
+    retired: bool = False  # no longer in the config: it goes as soon as its engines have
     override: Override | None = None
     starts: list[float] = field(default_factory=list)  # seconds that measured starts took
     waiting: dict[asyncio.Event, float] = field(default_factory=dict)  # -> when it came
@@ -39,6 +50,13 @@ class Managed:
     def in_flight(self) -> int:
         """Requests that its replicas serve now."""
         return sum(r.in_flight for r in self.replicas)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is retired and nothing of it is left."""
+        weights = self.staged.state
+        idle = not any(r.state.phase.is_up or r.in_flight for r in self.replicas)
+        return self.retired and idle and not (weights.held or weights.busy or self.waiting)
 
     @property
     def rung(self) -> Rung:
@@ -66,7 +84,7 @@ class Managed:
             name=self.name,
             target=self.target,
             replicas=[
-                ReplicaFacts(r.name, r.state.phase, r.state.retry_at, r.state.reason)
+                ReplicaFacts(r.name, r.state.phase, r.state.retry_at, r.state.reason, r.is_stale)
                 for r in self.replicas
             ],
             staging=StagingFacts(

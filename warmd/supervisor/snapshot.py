@@ -15,7 +15,7 @@ def model_status(model: Managed, clock: Clock) -> ModelStatus:
     staged = model.staged.state
     return ModelStatus(
         name=model.name,
-        aliases=model.aliases,
+        aliases=model.terms.aliases,
         rung=model.rung,
         target=model.target.rung,
         reason=model.target.reason,

@@ -77,7 +77,7 @@ class WaitingRoom:
         model.waiting[woken] = self._clock.monotonic()
         self._changed()
         try:
-            async with asyncio.timeout(max(0.0, model.max_wait - waited)):
+            async with asyncio.timeout(max(0.0, model.terms.max_wait - waited)):
                 while True:
                     await woken.wait()
                     if (place := _take(model)) is not None:
@@ -102,8 +102,10 @@ class WaitingRoom:
     def _refuse_the_hopeless(self, model: Managed) -> None:
         if self._closed:
             raise NotReadyError(model.name, "warmd is shutting down", 30)
+        if model.retired:
+            raise NotReadyError(model.name, f"{model.name} is no longer served here", 300)
         wall = self._clock.wall()
-        wanted = decide_target(model.wish, model.override, Demand(1, 0, 0.0), wall)
+        wanted = decide_target(model.terms.wish, model.override, Demand(1, 0, 0.0), wall)
         if wanted.rung is not Rung.HOT:
             until = model.override.until if model.override else None
             left = HELD_RETRY_AFTER_S if until is None else until - wall
