@@ -19,6 +19,11 @@ PATIENCE_S = 400.0
 ROOT = Path(__file__).parents[2]
 
 
+pytestmark = pytest.mark.skipif(
+    "WARMD_TEST_ENGINE_PYTHON" not in os.environ, reason="no engine's Python: run scripts/test"
+)
+
+
 @pytest.fixture(scope="module")
 def hot() -> Iterator[tuple[Daemon, Answer]]:
     """A daemon whose model got hot by the first chat, and that chat's answer."""
