@@ -25,8 +25,8 @@ from warmd.devices import host_memory
 from warmd.fitting import Fitter
 from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, ModelCard
 from warmd.gateway.paths import ENDPOINTS
-from warmd.history import History, journal_handler, terminal_format
-from warmd.ladder import Rung, replica_name
+from warmd.history import History, StoredOverride, journal_handler, terminal_format
+from warmd.ladder import Rung, StartTimes, replica_name
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.planner.ledger import RamLedger
 from warmd.policy import Override
@@ -85,6 +85,8 @@ class Daemon:
         self._started = CLOCK.wall()
         self._notify = sdnotify.SystemdNotifier()
         self._told_systemd = ""
+        self._stopping = False
+        self._reloading = asyncio.Lock()
         self._metrics = Metrics(self.snapshot, ENDPOINTS)
         self._supervisor: Supervisor
         self._history: History
@@ -134,6 +136,7 @@ class Daemon:
                 loop.result()  # raises: it is our bug, and its traceback belongs in the journal
 
     async def _shut_down(self, gateway: Gateway, loop: asyncio.Task[None], reason: str) -> None:
+        self._stopping = True
         self._notify.notify("STOPPING=1")
         log.info("stopping: %s; engines are drained first", reason)
         gateway.stop_accepting()
@@ -163,12 +166,24 @@ class Daemon:
         supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
         overrides = history.overrides()
         for name in settings.models:
-            supervisor.adopt(name, self._fitter.terms(settings, name))
-            stored = overrides.get(name)
-            override = None if stored is None else Override(stored.rung, stored.until)
-            starts = [times.total for times in reversed(history.recent_starts(name))]
-            supervisor.restore(name, override, starts)
+            starts = history.recent_starts(name)
+            self._adopt(supervisor, settings, name, overrides.get(name), starts)
         return supervisor
+
+    def _adopt(
+        self,
+        supervisor: Supervisor,
+        settings: Settings,
+        name: str,
+        stored: StoredOverride | None,
+        starts: list[StartTimes],
+    ) -> None:
+        """Hand a model over; a new one with what was known of it. `starts` come newest first."""
+        new = name not in supervisor.models
+        supervisor.adopt(name, self._fitter.terms(settings, name))
+        if new:
+            override = None if stored is None else Override(stored.rung, stored.until)
+            supervisor.restore(name, override, [times.total for times in reversed(starts)])
 
     def _gateway(self) -> Gateway:
         table = self._settings.gateway
@@ -201,29 +216,43 @@ class Daemon:
     async def reload(self) -> list[str]:
         """Read the config again and apply what can be applied; return what changes, in sentences.
 
-        Raises `ConfigError`; then the running config stays in force.
+        Raises `ConfigError`, and then the running config stays in force; `ValueError` with a
+        sentence while warmd stops.
         """
-        loaded = await asyncio.to_thread(self._load)
-        settings, said = applicable(self._settings, loaded)
-        for change in changes(self._settings, settings):
-            said.append(change.sentence)
-            if change.gone:
-                self._supervisor.retire(change.model)
-            else:
-                self._supervisor.adopt(change.model, self._fitter.terms(settings, change.model))
-        self._settings = settings
+        async with self._reloading:  # in the order in which they were asked for
+            loaded = await asyncio.to_thread(self._load)
+            overrides = await asyncio.to_thread(self._history.overrides)
+            settings, said = applicable(self._settings, loaded)
+            found = list(changes(self._settings, settings))
+            starts = {
+                change.model: await asyncio.to_thread(self._history.recent_starts, change.model)
+                for change in found
+            }
+            if self._stopping:
+                raise ValueError("warmd is stopping and reads no config any more")
+            for change in found:
+                said.append(change.sentence)
+                if change.gone:
+                    self._supervisor.retire(change.model)
+                else:
+                    known = (overrides.get(change.model), starts[change.model])
+                    self._adopt(self._supervisor, settings, change.model, *known)
+            self._settings = settings
         for sentence in said or ["the config was read again and nothing has changed"]:
             log.info("%s", sentence)
         return said
 
     def _reload_soon(self) -> None:
-        self._reloading = asyncio.create_task(self._reload_on_signal(), name="reload")
+        # Kept, or nobody would hold the task; it ends by itself.
+        self._reload_task = asyncio.create_task(self._reload_on_signal(), name="reload")
 
     async def _reload_on_signal(self) -> None:
         try:
             await self.reload()
         except ConfigError as error:
             log.error("the config can't be used and the running one stays in force: %s", error)
+        except ValueError as refused:
+            log.warning("%s", refused)
 
     # What systemd is told
 

@@ -40,7 +40,10 @@ def changes(now: Settings, new: Settings) -> Iterator[Change]:
             sentence = f"{name} has other engine settings: its engine is drained and made anew"
             yield Change(name, sentence)
         elif table != now.models[name] or limits_changed:
-            yield Change(name, f"{name} has other settings: they hold from now on")
+            yield Change(
+                name,
+                f"{name} has other settings: they hold from now on, or its next start",
+            )
 
 
 def _engine(settings: Settings) -> object:

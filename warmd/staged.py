@@ -39,7 +39,7 @@ class Stager(Protocol):
 class StagedState:
     """How much of a model's weights is in RAM, in bytes. Times are monotonic seconds."""
 
-    total: int = 0
+    total: int | None = None  # None until the files have been looked at
     done: int = 0
     busy: bool = False
     held: bool = False
@@ -79,19 +79,26 @@ class StagedWeights:
         self._listener = listener
         self._in_thread = in_thread
         self._task: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._release = asyncio.Event()
         self._release_reason = ""
 
-    def look(self) -> None:
+    def begin_look(self) -> None:
         """See what files there are now, so that the ledger knows their size."""
+        self._looking = asyncio.create_task(self._look(), name=f"look at {self.model}")
+
+    async def _look(self) -> None:
+        total = 0
         with suppress(StagingError):  # staging them will say what is wrong with them
-            self.state = replace(self.state, total=self._scan().total)
+            total = (await self._in_thread(self._scan)).total
+        self._become(total=total)
 
     def refit(self, scan: Callable[[], WeightFiles]) -> None:
         """Let go of what is held: the weights are others now, which `scan` finds."""
         self._scan = scan
         self.begin_release("its weights are others now")
-        self.look()
+        self.state = replace(self.state, total=None, problem=None, retry_at=None)
+        self.begin_look()
 
     def begin_stage(self, reason: str) -> None:
         """Bring the weights into RAM and hold them. Does nothing where that is under way."""
@@ -117,7 +124,7 @@ class StagedWeights:
         problem: str | None = None
         try:
             holding = await self._unless_released(self._bring_in())
-            self._become(busy=False, held=True, done=self.state.total, problem=None)
+            self._become(busy=False, held=True, done=self.state.total or 0, problem=None)
             problem = await self._unless_released(holding.lost())
         except _ReleasedError:
             pass

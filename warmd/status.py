@@ -61,6 +61,7 @@ class ModelStatus:
     oldest_wait: float  # seconds
     staging: StagingStatus
     replicas: tuple[ReplicaStatus, ...]
+    retired: bool = False  # no longer in the config: it is drained and stopped
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,9 @@ class FakeMake:
     def came_up(self) -> None:
         self.lines.clear()
 
+    def ended(self) -> None:
+        self.lines.append("--- ended ---")
+
     def cause(self, ending: str) -> str:
         return f"{ending}; its last line was {self.lines[-1] if self.lines else 'none'!r}"
 

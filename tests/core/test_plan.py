@@ -141,6 +141,39 @@ def test_failed_staging_is_tried_again_after_a_while_and_holds_up_no_start() -> 
     assert StageWeights("a", "a shall") in later.actions
 
 
+def with_stale(facts: ModelFacts) -> ModelFacts:
+    return replace(facts, replicas=[replace(r, stale=True) for r in facts.replicas])
+
+
+def test_engines_with_changed_settings_are_made_anew_one_by_one_when_all_else_is_done() -> None:
+    a, b = (with_stale(model(name, Rung.HOT, Phase.READY)) for name in "ab")
+    assert plan(a, b).actions == (StopEngine("a.0", "its settings have changed"),)
+    anew = model("a", Rung.HOT, Phase.DOWN, staging=HELD)
+    assert plan(anew, b).actions == (StartEngine("a.0", "a shall"),), "it comes back first"
+    assert plan(model("a", Rung.HOT, Phase.STARTING, staging=HELD), b).actions == ()
+    ready = model("a", Rung.HOT, Phase.READY)
+    assert plan(ready, b).actions == (StopEngine("b.0", "its settings have changed"),)
+
+
+def test_changed_settings_that_do_not_work_take_one_engine_not_all() -> None:
+    b = with_stale(model("b", Rung.HOT, Phase.READY))
+    made = plan(model("a", Rung.HOT, Phase.FAILED, staging=HELD), b)
+    assert made.actions == ()
+    assert made.held_up["b"] == "b.0 goes on with its old settings: a.0 is failed"
+
+
+def test_a_start_with_settings_that_have_changed_is_called_off() -> None:
+    starting = model("m", Rung.HOT, Phase.STARTING, Phase.DOWN, staging=HELD, replicas=2)
+    stale = replace(
+        starting, replicas=[replace(starting.replicas[0], stale=True), starting.replicas[1]]
+    )
+    assert plan(stale).actions == (StopEngine("m.0", "its settings have changed"),)
+
+
+def test_weights_that_nobody_has_looked_at_yet_are_not_staged() -> None:
+    assert plan(model("a", Rung.STAGED, Phase.DOWN, staging=StagingFacts(total=None))).actions == ()
+
+
 RUNGS = st.sampled_from([Rung.COLD, Rung.STAGED, Rung.HOT])
 STAGINGS = st.builds(StagingFacts, total=st.integers(0, 40), held=st.booleans(), busy=st.booleans())
 
@@ -171,7 +204,7 @@ def test_no_plan_breaks_a_promise(house: Sequence[ModelFacts], budget: int, held
     new = begun + [a for a in ended if replicas[a.replica].phase is Phase.READY]
     assert len(new) <= (0 if busy else 1), "one operation on the device at a time"
     assert all(replicas[a.replica].phase in (Phase.DOWN, Phase.BACKING_OFF) for a in begun)
-    totals = {m.name: m.staging.total for m in house}
+    totals = {m.name: m.staging.total or 0 for m in house}
     assert sum(totals[a.model] for a in staged) + held <= max(budget, held), "within the budget"
     assert len(staged) <= 1
     wanted = {m.name for m in house if m.target.rung is not Rung.COLD}

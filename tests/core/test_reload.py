@@ -30,9 +30,18 @@ def test_nothing_changed_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
-        ({"resting": "hot"}, "a has other settings: they hold from now on"),
-        ({"replicas": 2}, "a has other settings: they hold from now on"),
-        ({"max_wait": "9s"}, "a has other settings: they hold from now on"),
+        (
+            {"resting": "hot"},
+            "a has other settings: they hold from now on, or its next start",
+        ),
+        (
+            {"replicas": 2},
+            "a has other settings: they hold from now on, or its next start",
+        ),
+        (
+            {"max_wait": "9s"},
+            "a has other settings: they hold from now on, or its next start",
+        ),
         ({"args": ["--x"]}, "a has other engine settings: its engine is drained and made anew"),
         ({"aliases": ["y"]}, "a has other engine settings: its engine is drained and made anew"),
         ({"env": {"X": "1"}}, "a has other engine settings: its engine is drained and made anew"),

@@ -408,3 +408,49 @@ async def test_more_replicas_join_and_fewer_leave_without_touching_the_rest() ->
     await house.until(lambda: house.phase("m.1") is Phase.DOWN)
     assert [e.name for e in house.launcher.started] == ["m.0", "m.1"]
     assert house.phase("m.0") is Phase.READY
+
+
+async def test_an_operators_word_on_a_model_that_goes_is_refused() -> None:
+    house = House("a", resting=Rung.HOT)
+    await house.make_ready("a.0")
+    lease = await house.supervisor.acquire("a")
+    house.supervisor.retire("a")
+    with pytest.raises(ValueError, match="no longer in the config"):
+        house.supervisor.set_target("a", Rung.HOT, None)
+    assert house.supervisor.statuses()["a"].retired
+    lease.release()
+    await house.until(lambda: not house.supervisor.statuses())
+
+
+async def test_replicas_that_left_the_config_count_no_longer() -> None:
+    house = House("m", resting=Rung.HOT, replicas=2)
+    house.launcher.refusal = "no such file"
+    for _ in range(5):
+        await house.rest()
+        house.time.now += 5.0
+    house.supervisor.adopt("m", house.terms("m", Rung.HOT, 1))
+    await house.until(lambda: len(house.supervisor.models["m"].replicas) == 1)
+    for _ in range(5):
+        await house.rest()
+        house.time.now += 5.0
+    assert house.phase("m.0") is Phase.FAILED
+    with pytest.raises(NotReadyError, match="needs an operator"):
+        await house.supervisor.acquire("m")
+
+
+async def test_an_engine_in_doubt_that_never_answers_is_replaced() -> None:
+    house = House("m", resting=Rung.HOT)
+    await house.make_ready("m.0")
+
+    async def unwell() -> bool:
+        return False
+
+    make = house.makes["m.0"]
+    make.listening = unwell  # type: ignore[method-assign]  # /health is red, /metrics answers
+    (lease := await house.supervisor.acquire("m")).lost()
+    lease.release()
+    for _ in range(30):
+        await house.rest()
+        house.time.now += 5.0
+    assert any("has not been well since" in line for line in house.recorder.lines)
+    await house.until(lambda: len(house.launcher.started) == 2)

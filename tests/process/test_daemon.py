@@ -165,6 +165,46 @@ def test_a_reload_restarts_what_changed_and_nothing_else(daemon: Daemon) -> None
     assert daemon.replica("a.0")["pid"] == same
 
 
+def test_a_model_that_comes_back_is_as_an_operator_left_it(daemon: Daemon) -> None:
+    daemon.turn("other")
+    both = {"m": 'resting = "hot"', "other": 'resting = "cold"'}
+    daemon.write_config(both)
+    daemon.start()
+    daemon.wait_for("ready")
+    daemon.control("POST", "/set", {"model": "m", "rung": "staged"})
+    daemon.write_config({"other": 'resting = "cold"'})
+    assert daemon.control("POST", "/reload", {}).status == 200
+    until(lambda: "m" not in daemon.status["models"], "m is forgotten")
+    daemon.write_config(both)
+    assert daemon.control("POST", "/reload", {}).json["changes"] == ["m is new"]
+    assert daemon.status["models"]["m"]["reason"] == "an operator set it to staged"
+
+
+def test_reloads_leak_no_files_and_none_is_heard_at_the_end(daemon: Daemon) -> None:
+    daemon.turn(token_s=0.2, tokens=8)
+    daemon.write_config({"m": 'resting = "hot"'})
+    daemon.start()
+    assert daemon.process is not None
+    process = psutil.Process(daemon.process.pid)
+    daemon.wait_for("ready")
+    before = process.num_fds()
+    for length in (11, 12, 13):
+        daemon.write_config({"m": f'resting = "hot"\nargs = ["--max-model-len", "{length}"]'})
+        assert daemon.control("POST", "/reload", {}).status == 200
+        _wait_for_line(daemon, f"--max-model-len {length}")
+        daemon.wait_for("ready")
+    assert process.num_fds() <= before + 2
+    with ThreadPoolExecutor(1) as client:
+        streaming = client.submit(daemon.chat, stream=True)
+        until(lambda: daemon.replica()["in_flight"], "it streams")
+        daemon.write_config({"m": 'resting = "cold"', "n": ""})
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.process.send_signal(signal.SIGHUP)
+        assert daemon.process.wait(20) == 0
+        assert streaming.result().body.endswith(b"data: [DONE]\n\n")
+    assert "Traceback" not in daemon.log
+
+
 def test_a_wait_that_is_too_long_gets_503_with_an_estimate(daemon: Daemon) -> None:
     daemon.turn(hang_at="weights")
     daemon.write_config({"m": 'resting = "cold"'}, gateway='max_wait = "500ms"')
@@ -260,3 +300,8 @@ def test_the_daemons_own_dealings_with_systemd_do_not_reach_an_engine(daemon: Da
 def _run(daemon: Daemon) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "warmd", "run", "--config", str(daemon.config)]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def _wait_for_line(daemon: Daemon, words: str) -> None:
+    log = daemon.run_dir / "engines" / "m.0" / "engine.log"
+    until(lambda: words in log.read_text(), f"the engine's log says {words}")

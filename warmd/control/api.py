@@ -131,6 +131,8 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
             return web.json_response({"changes": list(await operations.reload())})
         except ConfigError as error:
             raise _RefusedError(422, f"the running config stays in force:\n{error}") from None
+        except ValueError as refused:
+            raise _RefusedError(409, str(refused)) from None
 
     app = web.Application(client_max_size=_MAX_BODY, middlewares=[_errors_in_json])
     app.router.add_get("/status", status)
@@ -186,8 +188,10 @@ def _word(asked: Mapping[str, object], key: str) -> str:
 
 
 def _resolve(name: str, status: Status) -> str:
-    own = {alias: model.name for model in status.models.values() for alias in model.aliases}
-    own |= {model: model for model in status.models}
+    own = {known: known for known in status.models}
+    # A name that has passed on is the new model's, while the old one is still being stopped.
+    for model in (m for m in status.models.values() if not m.retired):
+        own |= dict.fromkeys((*model.aliases, model.name), model.name)
     if name not in own:
         raise UnknownModelError(name, own)
     return own[name]

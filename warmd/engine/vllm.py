@@ -92,6 +92,10 @@ class Vllm:
         """Hear that it is ready: what it printed before explains no later failure."""
         self._log.forget()
 
+    def ended(self) -> None:
+        """Let go of the log's file."""
+        self._log.close()
+
     def cause(self, ending: str) -> str:
         """Say in one sentence, from its log, why an engine that `ending` failed."""
         return failure_cause(self._log.lines, ending)

@@ -32,7 +32,7 @@ class ReplicaFacts:
 class StagingFacts:
     """What is held in RAM of one model's weights. Sizes in bytes, `retry_at` in monotonic s."""
 
-    total: int
+    total: int | None  # None until its files have been looked at
     busy: bool = False  # on its way into RAM
     held: bool = False  # resident by measurement and held there
     retry_at: float | None = None
@@ -82,6 +82,9 @@ class StopEngine:
     reason: str
 
 
+STALE = "its settings have changed"
+_BROKEN = (Phase.BACKING_OFF, Phase.FAILED)
+
 Action = StageWeights | ReleaseWeights | StartEngine | StopEngine
 
 
@@ -102,40 +105,34 @@ def make_plan(models: Sequence[ModelFacts], ledger: RamLedger, now: float) -> Pl
     return Plan((*releases, *engines, *stagings), held_up)
 
 
-def _unwanted(model: ModelFacts) -> list[tuple[ReplicaFacts, str]]:
-    """Return the replicas that are up and shall not be, the highest first, each with its reason."""
+def _surplus(model: ModelFacts) -> list[ReplicaFacts]:
+    """Return the replicas that are up and not wanted: the highest first."""
     count = model.target.replicas if model.target.rung is Rung.HOT else 0
-    surplus = [r for r in reversed(model.replicas[count:]) if r.phase.is_up]
-    found = [(replica, model.target.reason) for replica in surplus]
-    wanted = model.replicas[:count]
-    # One after the other: while one is made anew the rest go on.
-    if all(r.phase is Phase.READY or r.stale for r in wanted):
-        stale = [r for r in wanted if r.stale]
-        found += [(replica, "its settings have changed") for replica in stale[:1]]
-    return found
+    return [r for r in reversed(model.replicas[count:]) if r.phase.is_up]
+
+
+def _wanted(model: ModelFacts) -> Sequence[ReplicaFacts]:
+    return model.replicas[: model.target.replicas] if model.target.rung is Rung.HOT else ()
 
 
 def _device_lane(
     models: Sequence[ModelFacts], now: float, held_up: dict[str, str]
 ) -> Iterable[Action]:
-    free = True
+    busy = next((r for m in models for r in m.replicas if r.phase.holds_the_device), None)
+    free = busy is None
     for model in models:
-        for replica in model.replicas:
-            if replica.phase.holds_the_device:
-                free = False
-        for replica, reason in _unwanted(model):
-            if replica.phase.is_coming_up:  # calling off a start is part of that same operation
-                yield StopEngine(replica.name, reason)
-    if not free:
-        busy = next(r for m in models for r in m.replicas if r.phase.holds_the_device)
-        for model in models:
-            if _startable(model, now) and not _coming_up(model):
-                held_up[model.name] = f"{busy.name} is {busy.phase} on the same device"
+        # Calling off a start is part of that same operation.
+        for replica in (r for r in _surplus(model) if r.phase.is_coming_up):
+            yield StopEngine(replica.name, model.target.reason)
+        for replica in (r for r in _wanted(model) if r.phase.is_coming_up and r.stale):
+            yield StopEngine(replica.name, STALE)
+        if busy is not None and _startable(model, now) and not _coming_up(model):
+            held_up[model.name] = f"{busy.name} is {busy.phase} on the same device"
     for model in models:
-        for replica, reason in _unwanted(model):
-            if free and replica.phase is Phase.READY:
+        for replica in (r for r in _surplus(model) if r.phase is Phase.READY):
+            if free:
                 free = False
-                yield StopEngine(replica.name, reason)
+                yield StopEngine(replica.name, model.target.reason)
     # Who has waited longest goes first; then the order of the config.
     for model in sorted(models, key=lambda m: -m.oldest_wait):
         _explain_failures(model, now, held_up)
@@ -143,6 +140,24 @@ def _device_lane(
             if free:
                 free = False
                 yield StartEngine(replica.name, model.target.reason)
+    if free:
+        yield from _make_one_anew(models, held_up)
+
+
+def _make_one_anew(models: Sequence[ModelFacts], held_up: dict[str, str]) -> Iterable[Action]:
+    """Stop one engine whose settings have changed, where nothing else is left to do.
+
+    The next one waits until that one is ready again: so changed settings that don't work take
+    one engine, not all.
+    """
+    stale = [(m, r) for m in models for r in _wanted(m) if r.stale and r.phase is Phase.READY]
+    broken = next((r for m in models for r in _wanted(m) if r.phase in _BROKEN), None)
+    for model, replica in stale:
+        if broken is not None:
+            why = f"{replica.name} goes on with its old settings: {broken.name} is {broken.phase}"
+            held_up.setdefault(model.name, why)
+    if stale and broken is None:
+        yield StopEngine(stale[0][1].name, STALE)
 
 
 def _coming_up(model: ModelFacts) -> bool:
@@ -206,7 +221,7 @@ def _disk_lane(
     # A model on its way to hot needs its weights before one that only rests staged.
     for model in sorted(models, key=lambda m: (m.target.rung is not Rung.HOT, -m.oldest_wait)):
         staging = model.staging
-        if staging.held or not _wants_weights(model):
+        if staging.held or staging.total is None or not _wants_weights(model):
             continue
         if busy is not None:
             if not staging.busy:

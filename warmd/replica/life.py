@@ -289,13 +289,21 @@ class Replica:
             await asyncio.gather(*watches, return_exceptions=True)
 
     async def _settle_doubts(self) -> None:
-        """Ask a doubted engine until it answers, then let requests to it again; never returns."""
+        """Ask a doubted engine until it answers, then let requests to it again; never returns.
+
+        Raises `_HungError` where it isn't well for as long as a hang may last.
+        """
         while True:
             await self._doubted.wait()
-            await self._sleep(DOUBT_S)  # the end of a process takes a moment to be told
-            if self._connection is not None and await self._connection.listening():
-                self._doubted.clear()
-                self._listener.replica_changed(self, self.state, self.state)
+            since, pause = self._clock(), DOUBT_S  # the end of a process takes a moment to be told
+            while self._doubted.is_set():
+                await self._sleep(pause)
+                pause = min(2 * pause, LISTENING_POLL_S)
+                if self._connection is not None and await self._connection.listening():
+                    self._doubted.clear()
+                elif self._clock() - since >= self._fit.limits.hang:
+                    raise _HungError("it broke a request off and has not been well since")
+            self._listener.replica_changed(self, self.state, self.state)
 
     async def _feel_pulse(self) -> None:
         """Look at the engine's counters again and again; never returns, raises `_HungError`."""
@@ -354,6 +362,7 @@ class Replica:
             await self._to_its_end(engine.stop(grace), engine, grace + TREE_END_S)
         if connection is not None:
             await connection.close()
+        self._fit.make.ended()
 
     async def _to_its_end(
         self, end: Awaitable[EngineExit], engine: RunningEngine, within: float

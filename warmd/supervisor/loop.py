@@ -72,8 +72,8 @@ class Supervisor(ReplicaListener, StagedListener):
         model = self.models.get(name)
         if model is None:
             model = Managed(name, terms, (), self._build.staged(name, terms.weights))
-            model.staged.look()
             self.models[name] = model
+            model.staged.begin_look()
         elif model.terms.weights != terms.weights:
             model.staged.refit(self._build.scan(terms.weights))
         model.terms, model.retired = terms, False
@@ -122,6 +122,8 @@ class Supervisor(ReplicaListener, StagedListener):
         for model in self.models.values():
             self._retarget(model)
         self._carry_out(self._plan())
+        for model in self.models.values():
+            model.drop_surplus()
         for name in [m.name for m in self.models.values() if m.is_gone]:
             del self.models[name]
 
@@ -138,7 +140,7 @@ class Supervisor(ReplicaListener, StagedListener):
         now = self._clock.monotonic()
         models = self.models.values()
         staged = [m.staged.state for m in models]
-        held = sum(s.total for s in staged if s.held or s.busy)
+        held = sum(s.total or 0 for s in staged if s.held or s.busy)
         plan = make_plan([m.facts(now) for m in models], self._ram(held), now)
         for model in models:
             model.held_up_by = plan.held_up.get(model.name)
@@ -256,9 +258,11 @@ class Supervisor(ReplicaListener, StagedListener):
     def set_target(self, name: str, rung: Rung | None, for_s: float | None) -> str:
         """Set a model's target, or give it back to the policy with None; return a sentence.
 
-        Raises `KeyError` for a name that no model has.
+        Raises `ValueError` for a model that is no longer in the config.
         """
         model = self.models[name]
+        if model.retired:
+            raise ValueError(f"{name} is no longer in the config and is being stopped")
         if rung is None:
             override, sentence = None, f"{name} follows its own policy again"
         elif for_s is None:
@@ -296,7 +300,7 @@ class Supervisor(ReplicaListener, StagedListener):
             model.staged.begin_release(reason)
             for replica in model.replicas:
                 replica.begin_stop(reason)
-        for model in self.models.values():
+        for model in list(self.models.values()):
             await model.staged.ended()
             for replica in model.replicas:
                 await replica.ended()

@@ -63,6 +63,15 @@ class Managed:
         """The highest rung that a replica stands on."""
         return max(self.rung_of(r) for r in self.replicas)
 
+    def drop_surplus(self) -> None:
+        """Forget the replicas that the terms no longer have, once nothing of them is left."""
+        kept = list(self.replicas)
+        while len(kept) > len(self.terms.fits):
+            if kept[-1].state.phase.is_up or kept[-1].in_flight:
+                break
+            kept.pop()
+        self.replicas = tuple(kept)
+
     def rung_of(self, replica: Replica) -> Rung:
         """Return where a replica stands: a rung follows from facts, it is never set."""
         if replica.state.phase in (Phase.READY, Phase.DRAINING):

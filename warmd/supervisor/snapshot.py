@@ -23,7 +23,8 @@ def model_status(model: Managed, clock: Clock) -> ModelStatus:
         override_until=model.override.until if model.override else None,
         waiting=len(model.waiting),
         oldest_wait=model.oldest_wait(clock.monotonic()),
-        staging=StagingStatus(done=staged.done, total=staged.total, holding=staged.held),
+        staging=StagingStatus(done=staged.done, total=staged.total or 0, holding=staged.held),
+        retired=model.retired,
         replicas=tuple(_replica_status(model, replica, clock) for replica in model.replicas),
     )
 

@@ -111,11 +111,15 @@ class WaitingRoom:
             left = HELD_RETRY_AFTER_S if until is None else until - wall
             reason = f"{model.name} is kept {wanted.rung}: {wanted.reason}"
             raise NotReadyError(model.name, reason, max(1, math.ceil(left)))
-        if all(r.state.phase is Phase.FAILED for r in model.replicas):
+        wanted_replicas = model.replicas[: wanted.replicas]
+        if all(r.state.phase is Phase.FAILED for r in wanted_replicas):
             raise self._not_ready(model)
 
     def _not_ready(self, model: Managed) -> NotReadyError:
-        progress = min((self._progress(model, r) for r in model.replicas), key=ready_in)
+        progress = min(
+            (self._progress(model, r) for r in model.replicas[: model.terms.wish.replicas]),
+            key=ready_in,
+        )
         sentence = why_not_ready(model.name, progress)
         return NotReadyError(model.name, sentence, math.ceil(ready_in(progress)))
 
