@@ -454,3 +454,13 @@ async def test_an_engine_in_doubt_that_never_answers_is_replaced() -> None:
         house.time.now += 5.0
     assert any("has not been well since" in line for line in house.recorder.lines)
     await house.until(lambda: len(house.launcher.started) == 2)
+
+
+async def test_a_model_may_go_and_come_back_before_anybody_has_looked_at_its_files() -> None:
+    house = House("a", resting=Rung.STAGED)
+    house.supervisor.retire("a")
+    house.supervisor.tick()
+    assert house.supervisor.statuses() == {}
+    house.supervisor.adopt("a", house.terms("a", Rung.STAGED))
+    house.stager.done.set()
+    await house.until(lambda: house.supervisor.rung("a") is Rung.STAGED)

@@ -303,7 +303,7 @@ class Replica:
                     self._doubted.clear()
                 elif self._clock() - since >= self._fit.limits.hang:
                     raise _HungError("it broke a request off and has not been well since")
-            self._listener.replica_changed(self, self.state, self.state)
+            self._listener.replica_changed(self.model, self.name, self.state, self.state)
 
     async def _feel_pulse(self) -> None:
         """Look at the engine's counters again and again; never returns, raises `_HungError`."""
@@ -371,7 +371,7 @@ class Replica:
         task = asyncio.ensure_future(end)
         await asyncio.wait([task], timeout=within)
         if not task.done():
-            self._listener.replica_stuck(self, engine.pid)
+            self._listener.replica_stuck(self.model, self.name, engine.pid)
         return await task
 
     def _conclude(self, failure: str | None) -> None:
@@ -396,7 +396,7 @@ class Replica:
         old = self.state
         now = self._clock()
         self.state = replace(old, phase=phase, reason=reason, since=now, **changes)  # type: ignore[arg-type]  # the fields are ReplicaState's own
-        self._listener.replica_changed(self, old, self.state)
+        self._listener.replica_changed(self.model, self.name, old, self.state)
 
 
 class _CalledOffError(Exception):

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import aiohttp
 
 from warmd.launch import LaunchSpec
 from warmd.policy import BackOff, Counters
-from warmd.replica.state import Limits
-
-if TYPE_CHECKING:
-    from warmd.replica.life import Replica
-    from warmd.replica.state import ReplicaState
+from warmd.replica.state import Limits, ReplicaState
 
 
 class EngineConnection(Protocol):
@@ -71,8 +67,8 @@ class Fit:
 class ReplicaListener(Protocol):
     """Who hears of a replica's changes, at once and in order."""
 
-    def replica_changed(self, replica: Replica, old: ReplicaState, new: ReplicaState) -> None:
-        """Hear that `replica` went from `old` to `new`."""
+    def replica_changed(self, model: str, name: str, old: ReplicaState, new: ReplicaState) -> None:
+        """Hear that the replica `name` of `model` went from `old` to `new`."""
 
-    def replica_stuck(self, replica: Replica, pid: int) -> None:
-        """Hear that processes of `replica` outlive SIGKILL; `pid` is its main process."""
+    def replica_stuck(self, model: str, name: str, pid: int) -> None:
+        """Hear that processes of the replica outlive SIGKILL; `pid` is its main process."""

@@ -161,40 +161,42 @@ class Supervisor(ReplicaListener, StagedListener):
 
     # What replicas and weights tell
 
-    def replica_changed(self, replica: Replica, old: ReplicaState, new: ReplicaState) -> None:
+    def replica_changed(self, model: str, name: str, old: ReplicaState, new: ReplicaState) -> None:
         """Hear that a replica changed: write it down, wake who waits, look again."""
-        model = self.models[replica.model]
+        managed = self.models[model]
         took: float | None = None
         if new.phase is Phase.STARTING and old.phase is not new.phase:
-            model.met[replica.name] = model.told[replica.name]
-            self._events.start_began(model.name, replica.name, new.reason)
+            managed.met[name] = managed.told[name]
+            self._events.start_began(model, name, new.reason)
         if new.phase is Phase.READY and old.phase is not new.phase and new.last_start is not None:
             took = new.last_start.total
-            model.starts = [*model.starts, took][-REMEMBERED_STARTS:]
-            met = model.met[replica.name]
-            self._events.start_ready(model.name, replica.name, met, new.last_start)
+            managed.starts = [*managed.starts, took][-REMEMBERED_STARTS:]
+            met = managed.met[name]
+            self._events.start_ready(model, name, met, new.last_start)
         if new.phase in (Phase.BACKING_OFF, Phase.FAILED):
             self._events.engine_failed(
                 EngineFailure(
-                    model.name,
-                    replica.name,
-                    model.met[replica.name],
+                    model,
+                    name,
+                    managed.met[name],
                     cause=new.reason,
-                    follows=_what_follows(model.name, new),
+                    follows=_what_follows(model, new),
                     seconds=new.since - (new.since if new.started_at is None else new.started_at),
                     was_ready=new.ready_at is not None,
                 )
             )
-        self._tell_rungs(model, new.reason, took)
-        self._wake(model)
+        self._tell_rungs(managed, new.reason, took)
+        self._wake(managed)
 
-    def replica_stuck(self, replica: Replica, pid: int) -> None:
+    def replica_stuck(self, model: str, name: str, pid: int) -> None:
         """Hear that an engine can't be ended: nothing else may start on its device meanwhile."""
-        self._events.engine_stuck(replica.model, replica.name, pid)
+        self._events.engine_stuck(model, name, pid)
 
     def staged_changed(self, staged: StagedWeights, old: StagedState, new: StagedState) -> None:
         """Hear that a model's weights came or went."""
-        model = self.models[staged.model]
+        model = self.models.get(staged.model)
+        if model is None or model.staged is not staged:
+            return  # a look at the files of a model that was forgotten meanwhile
         if new.problem is not None and new.problem != old.problem:
             self._events.staging_failed(model.name, new.problem)
         self._tell_rungs(model, new.reason, None)
