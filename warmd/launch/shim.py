@@ -147,6 +147,8 @@ class _Shim:
         self._kill_at = min(self._kill_at, time.monotonic() + float(json.loads(packet)["stop"]))
         if self._main and not self._asked:
             self._asked = True
+            # Now: once a process has ended nobody can tell any more what it had mapped.
+            self._segments |= tree.shared_memory(tree.descendants(os.getpid()))
             os.kill(self._main, signal.SIGTERM)
 
     def _say(self, **packet: object) -> None:
