@@ -48,6 +48,10 @@ class Phase(StrEnum):
     WARMING = "warming"  # the engine listens, its first real answer is awaited
     READY = "ready"
     DRAINING = "draining"
+    FALLING_ASLEEP = "falling-asleep"
+    ASLEEP = "asleep"
+    WAKING = "waking"  # until a real answer and the canary's have come back
+    ADOPTING = "adopting"  # an earlier daemon's engine is checked, before it is taken over
     STOPPING = "stopping"
     BACKING_OFF = "backing-off"
     FAILED = "failed"  # a crash loop was given up; an operator's word starts it again
@@ -60,12 +64,24 @@ class Phase(StrEnum):
     @property
     def holds_the_device(self) -> bool:
         """Whether an operation on the GPU is under way, beside which no other may run."""
-        return self in (Phase.STARTING, Phase.WARMING, Phase.DRAINING, Phase.STOPPING)
+        return self in _OPERATIONS
 
     @property
     def is_up(self) -> bool:
         """Whether an engine process exists or is being made."""
-        return self.holds_the_device or self is Phase.READY
+        return self in (Phase.READY, Phase.ASLEEP, Phase.ADOPTING) or self.holds_the_device
+
+
+_OPERATIONS = frozenset(
+    {
+        Phase.STARTING,
+        Phase.WARMING,
+        Phase.DRAINING,
+        Phase.FALLING_ASLEEP,
+        Phase.WAKING,
+        Phase.STOPPING,
+    }
+)
 
 
 class Stage(StrEnum):
@@ -104,6 +120,20 @@ class StartTimes:
     def total(self) -> float:
         """Seconds from the decision to start until the first real answer."""
         return sum(self.stages.values())
+
+
+@dataclass(frozen=True)
+class WakeTimes:
+    """How long a wake took, in seconds: the engine's own part, the warm-up, the canary."""
+
+    engine: float
+    first_answer: float
+    canary: float
+
+    @property
+    def total(self) -> float:
+        """Seconds from the order to wake until requests may come."""
+        return self.engine + self.first_answer + self.canary
 
 
 def replica_name(model: str, index: int) -> str:

@@ -22,7 +22,8 @@ class Progress:
 
     `elapsed`: seconds since its start was decided; `retry_in`: seconds until the next try while it
     backs off; `ahead`: seconds until others are done with the device; `starts`: seconds that
-    earlier starts took from decision to ready; `failures`: in a row, until now.
+    earlier starts took from decision to ready, `wakes` the same of wakes; `failures`: in a row,
+    until now.
     """
 
     phase: Phase
@@ -32,7 +33,11 @@ class Progress:
     ahead: float
     starts: Sequence[float]
     failures: int = 0
+    wakes: Sequence[float] = ()
 
+
+UNMEASURED_WAKE_S = 6.0
+"""Seconds that a wake is taken to last before the first was measured (vLLM: 0.3 to 6)."""
 
 STOP_S = 5.0
 """What an engine is taken to need to drain and to end; at most drain_timeout + stop_timeout."""
@@ -43,12 +48,25 @@ def expected_start(starts: Sequence[float]) -> float:
     return median(starts) if starts else UNMEASURED_START_S
 
 
+def expected_wake(wakes: Sequence[float]) -> float:
+    """Return the seconds that a wake takes: the median of the measured ones."""
+    return median(wakes) if wakes else UNMEASURED_WAKE_S
+
+
 def ready_in(progress: Progress) -> float:
     """Estimate the seconds until the model is ready; at least one."""
     whole = expected_start(progress.starts)
     match progress.phase:
         case Phase.READY:
             left = 0.0
+        case Phase.WAKING:
+            left = start_left(expected_wake(progress.wakes), progress.elapsed)
+        case Phase.ASLEEP:
+            left = expected_wake(progress.wakes) + progress.ahead
+        case Phase.FALLING_ASLEEP:
+            left = STOP_S + expected_wake(progress.wakes)
+        case Phase.ADOPTING:
+            left = expected_wake(progress.wakes)
         case Phase.STARTING | Phase.WARMING:
             left = start_left(whole, progress.elapsed)
         case Phase.DRAINING | Phase.STOPPING:
@@ -69,7 +87,8 @@ def start_left(whole: float, elapsed: float) -> float:
 def why_not_ready(model: str, progress: Progress) -> str:
     """Say in one sentence, to somebody who waits, what the model is doing."""
     about = f"ready in about {duration(round(ready_in(progress)))}"
-    if not progress.starts:
+    wakes = progress.phase in (Phase.ASLEEP, Phase.FALLING_ASLEEP, Phase.WAKING, Phase.ADOPTING)
+    if not (progress.wakes if wakes else progress.starts):
         about = "and how long that takes was never measured yet"
     match progress.phase:
         case Phase.STARTING if progress.failures:
@@ -88,5 +107,13 @@ def why_not_ready(model: str, progress: Progress) -> str:
             return f"{model} is being stopped and is started again after that, {about}"
         case Phase.DOWN:
             return f"{model} waits for its turn to be started, {about}"
+        case Phase.ASLEEP:
+            return f"{model} is asleep and waits for its turn to be woken, {about}"
+        case Phase.FALLING_ASLEEP:
+            return f"{model} is just falling asleep and is woken after that, {about}"
+        case Phase.WAKING:
+            return f"{model} is waking, {about}"
+        case Phase.ADOPTING:
+            return f"{model} is being taken over from an earlier warmd, {about}"
         case Phase.READY:
             return f"{model} is ready"
