@@ -14,12 +14,17 @@ from warmd.config.settings import TABLES, keys_of
 
 EXAMPLE = Path(__file__).parents[2] / "etc" / "warmd.toml"
 MODEL = "qwen3-32b"
+TABLES_OF_A_MODEL = ("env", "idle", "warmup", "sleep")
 HAVE_NO_DEFAULT = {
     "gateway.api_keys",
     "engine.python",
     "models.NAME.weights",
     "models.NAME.args",
     "models.NAME.aliases",
+    "models.NAME.pool",
+    "models.NAME.vram",
+    "models.NAME.warmup.adapters",
+    "pools.NAME.vram",
 }
 
 
@@ -58,6 +63,7 @@ def test_as_it_stands_it_is_the_defaults() -> None:
 
 def test_it_shows_every_key_and_explains_it() -> None:
     text = uncommented().replace(f"models.{MODEL}", "models.NAME")
+    text = text.replace("pools.heavy", "pools.NAME")
     shown = tomli.loads(text)
     for name, table in TABLES.items():
         there = shown
@@ -76,7 +82,11 @@ def test_the_defaults_that_it_names_are_the_defaults(in_force: Path) -> None:
     resolved, expected = tomli.loads(describe(settings)), tomli.loads(describe(defaults))
     for name, table in TABLES.items():
         for key in keys_of(table):
-            if f"{name}.{key}" in HAVE_NO_DEFAULT or key in {*expected, "env", "idle", "warmup"}:
+            if (
+                f"{name}.{key}" in HAVE_NO_DEFAULT
+                or key in TABLES_OF_A_MODEL
+                or key in keys_of(Settings)
+            ):
                 continue
             path = [*name.replace("NAME", MODEL).split("."), key]
             one, other = resolved, expected

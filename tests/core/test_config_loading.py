@@ -107,7 +107,7 @@ warmd.toml:9: engine.python: is missing, and models need it: the Python that vLL
 warmd.toml:10: engine.listen: unknown key here; it belongs in [gateway] or [metrics]
 warmd.toml:11: engine.start_timeout: must be a duration such as "90s", "20m", "1h30m" or "500ms", with the units d, h, m, s, ms (got "15 minutes")
 warmd.toml:14: models.qwen.restng: unknown key, did you mean 'resting'?
-warmd.toml:15: models.qwen.resting: must be 'cold', 'staged' or 'hot', did you mean 'staged'? (got "stagd")
+warmd.toml:15: models.qwen.resting: must be 'cold', 'staged', 'asleep' or 'hot', did you mean 'staged'? (got "stagd")
 warmd.toml:16: models.qwen.replicas: must be a whole number (got "2")
 warmd.toml:17: models.qwen.args[1]: must be a string (got a number)
 warmd.toml:18: models.qwen.warmup.prompt: must not be empty (got " ")
@@ -116,7 +116,7 @@ warmd.toml:18: models.qwen.warmup.kind: must be 'auto', 'chat', 'completion' or 
 models.d/other.toml:1: models.qwen: is already set in warmd.toml:12: keep one of the two
 models.d/other.toml:4: gateway.max_body: is already set in warmd.toml:7: keep one of the two
 models.d/other.toml:5: models.second.weights: is missing, and has no default
-models.d/other.toml:6: models.second.resting: models can't rest asleep yet: write 'staged', which keeps the weights in RAM and no engine (got "asleep")
+models.d/other.toml:6: models.second.pool: there is no such pool: add [pools.heavy] (got "heavy")
 models.d/other.toml:7: models.second.aliases[1]: models.qwen has this name already: take one of the two away (got "qwen")
 models.d/other.toml:9: models.third.weights: must be a whole path on this host, beginning with / (nothing is downloaded) (got "third")
 models.d/other.toml:10: models.third.aliases[0]: models.second.aliases[0] has this name already: take one of the two away (got "gpt-4o")
@@ -153,7 +153,7 @@ weights = "/elsewhere"
 [gateway]
 max_body = "1MiB"
 [models.second]
-resting = "asleep"
+pool = "heavy"
 aliases = ["gpt-4o", "qwen"]
 [models.third]
 weights = "third"

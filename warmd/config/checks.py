@@ -8,11 +8,13 @@ from itertools import combinations
 from pathlib import Path
 
 from warmd.config.address import Address
+from warmd.config.fields import did_you_mean
 from warmd.config.problem import Finding, KeyPath, dotted, quoted
 from warmd.config.reading import unreadable
 from warmd.config.run_files import ENGINE_SOCKET, SOCKET_PATH_MAX, engine_folder
-from warmd.config.settings import ModelSettings, Settings
-from warmd.ladder import replica_name
+from warmd.config.settings import ModelSettings, Settings, SleepMode
+from warmd.ladder import Rung, replica_name
+from warmd.spoken import size
 
 
 def check(settings: Settings) -> Iterator[Finding]:
@@ -21,6 +23,8 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _addresses(settings)
     yield from _socket_paths(settings)
     yield from _python(settings)
+    yield from _pools(settings)
+    yield from _sleepers(settings)
     for name, model in settings.models.items():
         yield from _weights(("models", name, "weights"), model.weights)
 
@@ -28,8 +32,13 @@ def check(settings: Settings) -> Iterator[Finding]:
 def _names(models: dict[str, ModelSettings]) -> Iterator[Finding]:
     taken: dict[str, KeyPath] = {name: ("models", name) for name in models}
     for name, model in models.items():
-        for index, alias in enumerate(model.aliases):
-            path = ("models", name, "aliases", index)
+        of_model: KeyPath = ("models", name)
+        places: list[tuple[KeyPath, tuple[str, ...]]] = [
+            ((*of_model, "aliases"), model.aliases),
+            ((*of_model, "warmup", "adapters"), model.warmup.adapters),
+        ]
+        names = [((*path, n), each) for path, listed in places for n, each in enumerate(listed)]
+        for path, alias in names:
             other = taken.setdefault(alias, path)
             if other != path:
                 yield Finding(
@@ -37,6 +46,51 @@ def _names(models: dict[str, ModelSettings]) -> Iterator[Finding]:
                     f"{dotted(other)} has this name already: take one of the two away",
                     quoted(alias),
                 )
+
+
+def _pools(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        path: KeyPath = ("models", name, "pool")
+        if model.pool is None:
+            if model.vram is not None:
+                where = ("models", name, "vram")
+                yield Finding(where, "is counted in a pool only: name the model's `pool`")
+            continue
+        pool = settings.pools.get(model.pool)
+        if pool is None:
+            hint = did_you_mean(model.pool, settings.pools) or f": add [pools.{model.pool}]"
+            yield Finding(
+                path,
+                f"there is no such pool{hint}",
+                quoted(model.pool),
+                rests_on=(("pools", model.pool),),
+            )
+        elif model.vram is None:
+            yield Finding(
+                ("models", name, "vram"),
+                "is missing: what one engine of this model takes of its pool",
+                rests_on=(("models", name, "vram"),),
+            )
+        elif model.vram * model.replicas > pool.vram:
+            engines = "one engine" if model.replicas == 1 else f"{model.replicas} engines"
+            yield Finding(
+                ("models", name, "vram"),
+                f"{engines} of it would take {size(model.vram * model.replicas)}, and the pool "
+                f"{model.pool!r} has {size(pool.vram)}: give the pool more, or the model less",
+            )
+
+
+def _sleepers(settings: Settings) -> Iterator[Finding]:
+    if settings.engine.sleep is not SleepMode.OFF:
+        return
+    for name, model in settings.models.items():
+        if model.resting is Rung.ASLEEP:
+            yield Finding(
+                ("models", name, "resting"),
+                "can't be 'asleep' while engine.sleep is \"off\": write 'staged', or let engines "
+                "sleep",
+                rests_on=(("engine", "sleep"),),
+            )
 
 
 def _addresses(settings: Settings) -> Iterator[Finding]:

@@ -8,6 +8,8 @@ from warmd.config.problem import quoted, quoted_key
 from warmd.config.settings import Settings
 
 _WHEN_UNSET = {
+    "pool": "its VRAM is not counted",
+    "vram": "it counts for nothing in its pool",
     "gateway.api_keys": "whoever reaches the addresses above may ask",
     "engine.python": "no model needs it",
 }
@@ -41,7 +43,7 @@ def _table(table: Mapping[str, object], name: str) -> Iterator[str]:
         yield from ("", f"[{name}]")
     for key, value in values.items():
         if value is None:
-            yield f"# {key} is not set: {_WHEN_UNSET[f'{name}.{key}']}"
+            yield f"# {key} is not set: {_WHEN_UNSET.get(key) or _WHEN_UNSET[f'{name}.{key}']}"
         else:
             yield f"{quoted_key(key)} = {_value(value)}"
     for key, value in table.items():
@@ -52,4 +54,6 @@ def _table(table: Mapping[str, object], name: str) -> Iterator[str]:
 def _value(value: object) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_value(item) for item in value) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
     return quoted(value) if isinstance(value, str) else str(value)

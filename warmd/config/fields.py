@@ -16,7 +16,15 @@ from pydantic import AfterValidator, PlainSerializer, PlainValidator, SecretStr
 
 from warmd.config.address import Address
 from warmd.config.engine_args import allowed_arg, allowed_variable, no_nul
-from warmd.config.units import Share, format_duration, format_size, parse_duration, parse_size
+from warmd.config.units import (
+    Share,
+    format_duration,
+    format_percent,
+    format_size,
+    parse_duration,
+    parse_percent,
+    parse_size,
+)
 from warmd.ladder import Rung
 
 MASK = "********"
@@ -125,16 +133,16 @@ def _masked(env: Mapping[str, SecretStr]) -> dict[str, str]:
     return dict.fromkeys(env, MASK)
 
 
-_NO_SLEEP = (
-    "models can't rest asleep yet: write 'staged', which keeps the weights in RAM and no engine"
-)
+_ALWAYS_HOT = "a model that shall never cool down is one with resting = 'hot'"
 
 Seconds = Annotated[float, _text(_some(parse_duration), unit="s"), PlainSerializer(format_duration)]
 Bytes = Annotated[int, _text(_some(parse_size), unit="MiB"), PlainSerializer(format_size)]
+Percent = Annotated[float, _text(parse_percent, unit="%"), PlainSerializer(format_percent)]
 ShareText = Annotated[Share, _text(Share.parse, Share, unit="%"), PlainSerializer(str)]
 AddressText = Annotated[Address, _text(Address.parse, Address), PlainSerializer(str)]
 WholePath = Annotated[Path, _text(_parse_path, Path), PlainSerializer(str)]
-RestingRung = Annotated[Rung, one_of(Rung, {Rung.ASLEEP: _NO_SLEEP}), PlainSerializer(str)]
+RestingRung = Annotated[Rung, one_of(Rung), PlainSerializer(str)]
+IdleRung = Annotated[Rung, one_of(Rung, {Rung.HOT: _ALWAYS_HOT}), PlainSerializer(str)]
 ModelName = Annotated[str, AfterValidator(_parse_model_name)]
 Alias = Annotated[str, AfterValidator(_parse_alias)]
 Arg = Annotated[str, AfterValidator(allowed_arg)]

@@ -20,6 +20,8 @@ _WORDINGS = {
     "tuple_type": 'must be an array, such as ["…"]',
     "string_type": "must be a string",
     "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
 }
 _MANY_ROUNDS = 10
 

@@ -21,7 +21,9 @@ from warmd.config.fields import (
     Arg,
     Bytes,
     Environment,
+    IdleRung,
     ModelName,
+    Percent,
     RestingRung,
     Seconds,
     ShareText,
@@ -47,6 +49,7 @@ class HostSettings(Table):
     run_dir: WholePath = Path("/run/warmd")
     state_dir: WholePath = Path("/var/lib/warmd")
     cache_dir: WholePath = Path("/var/cache/warmd")
+    engines_outlive_daemon: bool = False
 
 
 class GatewaySettings(Table):
@@ -75,6 +78,15 @@ class MetricsSettings(Table):
     listen: Annotated[tuple[AddressText, ...], Field(strict=False)] = (Address("127.0.0.1", 8401),)
 
 
+class SleepMode(StrEnum):
+    """Whether engines can be put to sleep."""
+
+    AUTO = "auto"  # where there is an NVIDIA GPU
+    ON = "on"
+    OFF = "off"
+    DRILL = "drill"  # vLLM only plays asleep and frees nothing: all that a CPU can do
+
+
 class EngineSettings(Table):
     """The vLLM that all models run on."""
 
@@ -84,6 +96,7 @@ class EngineSettings(Table):
     drain_timeout: Seconds = 30.0
     stop_timeout: Seconds = 30.0
     hang_after: Seconds = 120.0
+    sleep: Annotated[SleepMode, one_of(SleepMode), PlainSerializer(str)] = SleepMode.AUTO
 
     @property
     def python(self) -> Path:
@@ -97,6 +110,21 @@ class RamSettings(Table):
     """What host memory may be used for."""
 
     staging: ShareText = Share(percent=Decimal(50))
+    sleeping: ShareText = Share(percent=Decimal(30))
+
+
+class FairnessSettings(Table):
+    """When a hot model makes room for another one of its pool. `stay` counts its switch costs."""
+
+    stay: Annotated[float, Field(ge=0, le=100, strict=False)] = 3.0
+    hold: Seconds = 5.0
+    bound: Seconds = 60.0
+
+
+class PoolSettings(Table):
+    """VRAM that only the pool's own models may use."""
+
+    vram: Bytes
 
 
 class RestartSettings(Table):
@@ -108,9 +136,22 @@ class RestartSettings(Table):
 
 
 class IdleSettings(Table):
-    """How long demand keeps a model hot."""
+    """How long demand keeps a model hot, where it stands then, and for how long."""
 
     after: Seconds = 300.0
+    then: IdleRung = Rung.ASLEEP
+    keep: Seconds = 72 * 3600.0
+
+
+class SleepSettings(Table):
+    """How a model sleeps. `slowest` is a share of the speed that it had before."""
+
+    level: Annotated[int, Field(ge=1, le=2)] = 1
+    timeout: Seconds = 120.0
+    rehearse: bool = True
+    cycles: Annotated[int, Field(ge=1, le=100_000)] = 50
+    growth: Bytes = 2 * 2**30
+    slowest: Percent = 0.3
 
 
 class WarmupKind(StrEnum):
@@ -129,6 +170,7 @@ class WarmupSettings(Table):
     max_tokens: Annotated[int, Field(ge=1, le=1024)] = 1
     kind: Annotated[WarmupKind, one_of(WarmupKind), PlainSerializer(str)] = WarmupKind.AUTO
     timeout: Seconds = 60.0
+    adapters: Annotated[tuple[Alias, ...], Field(strict=False)] = ()
 
 
 class ModelSettings(Table):
@@ -141,6 +183,9 @@ class ModelSettings(Table):
     resting: RestingRung = Rung.STAGED
     replicas: Annotated[int, Field(ge=1, le=64)] = 1
     idle: IdleSettings = IdleSettings()
+    sleep: SleepSettings = SleepSettings()
+    pool: str | None = None
+    vram: Bytes | None = None
     max_wait: Seconds | None = None
     start_timeout: Seconds | None = None
     warmup: WarmupSettings = WarmupSettings()
@@ -156,6 +201,8 @@ class Settings(Table):
     engine: EngineSettings = EngineSettings()
     ram: RamSettings = RamSettings()
     restart: RestartSettings = RestartSettings()
+    fairness: FairnessSettings = FairnessSettings()
+    pools: dict[ModelName, PoolSettings] = {}
     models: dict[ModelName, ModelSettings] = {}
 
     _sources: tuple[Path, ...] = PrivateAttr(())
@@ -205,8 +252,10 @@ def _tables(table: type[Table], name: str) -> Iterator[tuple[str, type[Table]]]:
 TABLES = dict(_tables(Settings, ""))
 """Every table by its header; a model's stand under `models.NAME`, the whole under `""`."""
 
+_NAMED = ("models", "pools")
+
 
 def table_at(path: KeyPath) -> type[Table] | None:
     """Return the table at a path such as `("models", "qwen", "idle")`, None if that is none."""
-    named = ("models", "NAME", *path[2:]) if path[:1] == ("models",) and path[1:] else path
+    named = (path[0], "NAME", *path[2:]) if path[:1] and path[0] in _NAMED and path[1:] else path
     return TABLES.get(".".join(str(key) for key in named))

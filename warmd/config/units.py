@@ -79,6 +79,19 @@ def format_duration(seconds: float) -> str:
     return text or "0s"
 
 
+def parse_percent(text: str) -> float:
+    """Return the part of one in `"30%"`. Raises `ValueError`."""
+    match = _PERCENT.fullmatch(text)
+    if match is None or Decimal(match[1]) > 100:
+        raise ValueError('must be a percentage such as "30%", at most "100%"')
+    return float(Decimal(match[1]) / 100)
+
+
+def format_percent(part: float) -> str:
+    """Write a part of one as `parse_percent` reads it."""
+    return f"{part * 100:.10g}%"
+
+
 @dataclass(frozen=True)
 class Share:
     """A part of something: a percentage of it, or a fixed size in bytes."""

@@ -1,0 +1,79 @@
+"""Pools and sleepers in a config: what can't come true is said when it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from warmd.config import ConfigError, load
+
+
+def problems(tmp_path: Path, text: str) -> list[str]:
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "config.json").touch()
+    (tmp_path / "python").touch(mode=0o755)
+    file = tmp_path / "warmd.toml"
+    head = f'engine.python = "{tmp_path}/python"\n'
+    file.write_text(head + text.replace("WEIGHTS", f'weights = "{tmp_path}/w"'))
+    try:
+        load(file)
+    except ConfigError as error:
+        return [f"{each.path}: {each.message}" for each in error.problems]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            '[pools.heavy]\nvram = "80GiB"\n[models.a]\nWEIGHTS\npool = "heavi"\nvram = "1GiB"',
+            "models.a.pool: there is no such pool, did you mean 'heavy'?",
+        ),
+        (
+            '[pools.heavy]\nvram = "80GiB"\n[models.a]\nWEIGHTS\npool = "heavy"',
+            "models.a.vram: is missing: what one engine of this model takes of its pool",
+        ),
+        (
+            '[pools.p]\nvram="80GiB"\n[models.a]\nWEIGHTS\npool="p"\nvram="50GiB"\nreplicas=2',
+            (
+                "models.a.vram: 2 engines of it would take 100.0 GiB, and the pool 'p' has "
+                "80.0 GiB: give the pool more, or the model less"
+            ),
+        ),
+        (
+            '[models.a]\nWEIGHTS\nvram = "50GiB"',
+            "models.a.vram: is counted in a pool only: name the model's `pool`",
+        ),
+        (
+            'engine.sleep = "off"\n[models.a]\nWEIGHTS\nresting = "asleep"',
+            (
+                "models.a.resting: can't be 'asleep' while engine.sleep is \"off\": write "
+                "'staged', or let engines sleep"
+            ),
+        ),
+        (
+            '[models.a]\nWEIGHTS\nidle.then = "hot"',
+            "models.a.idle.then: a model that shall never cool down is one with resting = 'hot'",
+        ),
+        (
+            "[models.a]\nWEIGHTS\n[models.a.sleep]\nlevel = 3",
+            "models.a.sleep.level: must be at most 2",
+        ),
+        (
+            '[models.a]\nWEIGHTS\nwarmup.adapters = ["b"]\n[models.b]\nWEIGHTS',
+            "models.a.warmup.adapters[0]: models.b has this name already: take one of the two away",
+        ),
+        (
+            '[models.a]\nWEIGHTS\n[models.a.sleep]\nslowest = "130%"',
+            'models.a.sleep.slowest: must be a percentage such as "30%", at most "100%"',
+        ),
+    ],
+)
+def test_what_cannot_come_true_is_said(tmp_path: Path, text: str, problem: str) -> None:
+    assert problems(tmp_path, text) == [problem]
+
+
+def test_a_pool_that_holds_its_models_is_fine(tmp_path: Path) -> None:
+    text = '[pools.p]\nvram = "80GiB"\n[models.a]\nWEIGHTS\npool = "p"\nvram = "80GiB"\n'
+    assert problems(tmp_path, text) == []
