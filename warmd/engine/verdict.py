@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-_QUOTED = 160
+from warmd.engine.quote import answered, quote
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,19 @@ class Wrong:
 Verdict = Answered | NotServed | Wrong
 
 
-def judge(kind: str, status: int, body: bytes) -> Verdict:
-    """Judge the answer to a request of `kind`: chat, completion or embedding."""
+def judge(kind: str, status: int, body: bytes, named_by: str = "--served-model-name") -> Verdict:
+    """Judge the answer to a request of `kind`: chat, completion or embedding.
+
+    `named_by` is the flag that gives the engine the name that was asked for.
+    """
     try:
         answer = json.loads(body)
     except ValueError:
         answer = None
     if status != 200:
-        return _refused(status, _error_text(answer, body))
+        return _refused(status, body, named_by)
     if not isinstance(answer, dict):
-        return Wrong(f"HTTP 200 with {_quote(body)}, which is no JSON object", _SEE_LOG)
+        return Wrong(f"HTTP 200 with {quote(body)}, which is no JSON object", _SEE_LOG)
     flaw = _embedding_flaw(answer) if kind == "embedding" else _generation_flaw(answer)
     return Answered() if flaw is None else Wrong(f"HTTP 200 with {flaw}", _SEE_LOG)
 
@@ -50,12 +53,12 @@ def judge(kind: str, status: int, body: bytes) -> Verdict:
 _SEE_LOG = "see the engine's log"
 
 
-def _refused(status: int, text: str) -> NotServed | Wrong:
-    said = f"HTTP {status}, {text}" if text else f"HTTP {status}"
-    lower = text.lower()
+def _refused(status: int, body: bytes, named_by: str) -> NotServed | Wrong:
+    said = answered(status, body)
+    lower = said.lower()
     # The same 404 stands for a path that isn't served and for a name that isn't.
     if status == 404 and "does not exist" in lower:
-        return Wrong(said, "check --served-model-name in the model's args")
+        return Wrong(said, f"check {named_by} in the model's args")
     if status == 404 or "does not support" in lower:
         return NotServed(said)
     if status == 400 and "chat template" in lower:
@@ -98,16 +101,3 @@ def _embedding_flaw(answer: dict[str, Any]) -> str | None:
         if not all(isinstance(x, int | float) and math.isfinite(x) for x in vector):
             return "an embedding that holds something else than finite numbers"
     return None
-
-
-def _error_text(answer: Any, body: bytes) -> str:
-    match answer:
-        case {"error": {"message": str(text)}} | {"error": str(text)} | {"detail": str(text)}:
-            return _quote(text.encode())
-        case _:
-            return _quote(body)
-
-
-def _quote(body: bytes) -> str:
-    text = " ".join(body.decode("utf-8", "replace").split())
-    return repr(text if len(text) <= _QUOTED else f"{text[: _QUOTED - 1]}…") if text else "nothing"

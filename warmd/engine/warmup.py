@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import assert_never
 
 import aiohttp
 
 from warmd.config import WarmupKind
 from warmd.engine.errors import WarmupError
+from warmd.engine.question import answered_within, ask, question
 from warmd.engine.verdict import Answered, NotServed, Wrong, judge
 
-_BODY_MAX = 8 << 20
 _WHEN_UNKNOWN = (WarmupKind.CHAT, WarmupKind.COMPLETION, WarmupKind.EMBEDDING)
 """What `auto` asks for, in this order, until one is served."""
 
 
 @dataclass(frozen=True)
 class WarmupSpec:
-    """What to ask. `timeout` is in seconds, for everything together."""
+    """What to ask. `timeout` is in seconds, for everything together.
+
+    Each of `adapters`, by its name, is asked for one token as well: its first is as slow.
+    """
 
     model: str
     prompt: str
     max_tokens: int
     kind: WarmupKind
     timeout: float
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class WarmupAnswer:
-    """A right answer came back. Seconds from the request that was answered."""
+    """The model's own right answer came back. Seconds from the request that was answered."""
 
     kind: WarmupKind
     seconds: float
@@ -39,79 +41,48 @@ class WarmupAnswer:
 
 
 async def warm_up(session: aiohttp.ClientSession, spec: WarmupSpec) -> WarmupAnswer:
-    """Ask once and judge the answer; raises `WarmupError` with one sentence."""
+    """Ask the model, then each adapter, and judge; raises `WarmupError` with one sentence."""
+    async with answered_within(spec.timeout, f"the warm-up for {spec.max_tokens} token(s)"):
+        answer = await _ask_model(session, spec)
+        for adapter in spec.adapters:
+            await _ask_adapter(session, spec, answer.kind, adapter)
+    return answer
+
+
+async def _ask_model(session: aiohttp.ClientSession, spec: WarmupSpec) -> WarmupAnswer:
     refusals: list[str] = []
-    kinds = _WHEN_UNKNOWN if spec.kind is WarmupKind.AUTO else (spec.kind,)
-    kind = kinds[0]
-    try:
-        async with asyncio.timeout(spec.timeout):
-            for kind in kinds:
-                started = time.monotonic()
-                status, body, first_byte_s = await _ask(session, spec, kind, started)
-                match judge(kind.value, status, body):
-                    case Answered():
-                        return WarmupAnswer(kind, time.monotonic() - started, first_byte_s)
-                    case NotServed(reason):
-                        refusals.append(f"{kind}: {reason}")
-                    case Wrong(reason, remedy):
-                        raise WarmupError(
-                            f"the warm-up {_request(kind)} was not answered rightly: {reason};"
-                            f" {remedy}"
-                        )
-                    case never:
-                        assert_never(never)
-    except TimeoutError:
-        raise WarmupError(
-            f"the warm-up {_request(kind)} for {spec.max_tokens} token(s) had no whole answer"
-            f" within {spec.timeout:g} s; see the engine's log, or raise the model's warmup.timeout"
-        ) from None
-    except (aiohttp.ClientError, OSError) as error:
-        raise WarmupError(
-            f"the warm-up {_request(kind)} broke off: {str(error) or type(error).__name__};"
-            " see the engine's log"
-        ) from error
+    for kind in _WHEN_UNKNOWN if spec.kind is WarmupKind.AUTO else (spec.kind,):
+        what = f"the warm-up {kind} request"
+        reply = await ask(session, *question(kind, spec.model, spec.prompt, spec.max_tokens), what)
+        match judge(kind.value, reply.status, reply.body):
+            case Answered():
+                return WarmupAnswer(kind, reply.seconds, reply.first_byte_s)
+            case NotServed(reason):
+                refusals.append(f"{kind}: {reason}")
+            case Wrong(reason, remedy):
+                raise WarmupError(f"{what} was not answered rightly: {reason}; {remedy}")
+            case never:
+                assert_never(never)
     raise WarmupError(
         f"the engine serves no warm-up request that warmd knows ({'; '.join(refusals)});"
         " set the model's warmup.kind to what it serves: chat, completion or embedding"
     )
 
 
-async def _ask(
-    session: aiohttp.ClientSession, spec: WarmupSpec, kind: WarmupKind, started: float
-) -> tuple[int, bytes, float]:
-    path, body = _question(spec, kind)
-    headers = {"Accept-Encoding": "identity"}  # the session doesn't decompress
-    async with session.post(path, json=body, headers=headers) as response:
-        answer = bytearray(await response.content.readany())
-        first_byte_s = time.monotonic() - started
-        while chunk := await response.content.readany():
-            answer += chunk
-            if len(answer) > _BODY_MAX:
-                break
-        return response.status, bytes(answer), first_byte_s
-
-
-def _question(spec: WarmupSpec, kind: WarmupKind) -> tuple[str, dict[str, Any]]:
-    match kind:
-        case WarmupKind.CHAT | WarmupKind.AUTO:
-            return "/v1/chat/completions", {
-                "model": spec.model,
-                "messages": [{"role": "user", "content": spec.prompt}],
-                "max_tokens": spec.max_tokens,
-                "temperature": 0,
-            }
-        case WarmupKind.COMPLETION:
-            return "/v1/completions", {
-                "model": spec.model,
-                "prompt": spec.prompt,
-                "max_tokens": spec.max_tokens,
-                "temperature": 0,
-            }
-        case WarmupKind.EMBEDDING:
-            return "/v1/embeddings", {"model": spec.model, "input": spec.prompt}
+async def _ask_adapter(
+    session: aiohttp.ClientSession, spec: WarmupSpec, kind: WarmupKind, adapter: str
+) -> None:
+    what = f"the warm-up {kind} request to the adapter '{adapter}'"
+    reply = await ask(session, *question(kind, adapter, spec.prompt, 1), what)
+    match judge(kind.value, reply.status, reply.body, "--enable-lora and --lora-modules"):
+        case Answered():
+            pass
+        case NotServed(reason):
+            raise WarmupError(
+                f"{what} was not answered rightly: {reason}; an adapter must serve what its model"
+                " serves, so take it out or mend it"
+            )
+        case Wrong(reason, remedy):
+            raise WarmupError(f"{what} was not answered rightly: {reason}; {remedy}")
         case never:
             assert_never(never)
-
-
-def _request(kind: WarmupKind) -> str:
-    return f"{kind} request"

@@ -1,0 +1,79 @@
+"""A real question to an engine, through the session that users' requests take."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import aiohttp
+
+from warmd.config import WarmupKind
+from warmd.engine.errors import WarmupError
+
+_BODY_MAX = 8 << 20
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back; seconds from the request on."""
+
+    status: int
+    body: bytes
+    first_byte_s: float
+    seconds: float
+
+
+def question(
+    kind: WarmupKind, model: str, prompt: str, max_tokens: int
+) -> tuple[str, dict[str, Any]]:
+    """Return the path and the body of a greedy request; an embedding has no tokens to limit."""
+    greedy = {"model": model, "max_tokens": max_tokens, "temperature": 0}
+    match kind:
+        case WarmupKind.CHAT | WarmupKind.AUTO:
+            messages = [{"role": "user", "content": prompt}]
+            return "/v1/chat/completions", {**greedy, "messages": messages}
+        case WarmupKind.COMPLETION:
+            return "/v1/completions", {**greedy, "prompt": prompt}
+        case WarmupKind.EMBEDDING:
+            return "/v1/embeddings", {"model": model, "input": prompt}
+        case never:
+            assert_never(never)
+
+
+async def ask(session: aiohttp.ClientSession, path: str, body: dict[str, Any], what: str) -> Reply:
+    """Send one request and read the whole answer; raises `WarmupError` where it breaks off.
+
+    `what` says in that sentence what was asked.
+    """
+    headers = {"Accept-Encoding": "identity"}  # the session doesn't decompress
+    started = time.monotonic()
+    try:
+        async with session.post(path, json=body, headers=headers) as response:
+            answer = bytearray(await response.content.readany())
+            first_byte_s = time.monotonic() - started
+            while chunk := await response.content.readany():
+                answer += chunk
+                if len(answer) > _BODY_MAX:
+                    break
+            return Reply(response.status, bytes(answer), first_byte_s, time.monotonic() - started)
+    except (aiohttp.ClientError, OSError) as error:
+        raise WarmupError(
+            f"{what} broke off: {str(error) or type(error).__name__}; see the engine's log"
+        ) from error
+
+
+@asynccontextmanager
+async def answered_within(seconds: float, what: str) -> AsyncIterator[None]:
+    """Bound the questions asked inside; raises `WarmupError` when `seconds` are over."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise WarmupError(
+            f"{what} had no whole answer within {seconds:g} s; see the engine's log, or raise the"
+            " model's warmup.timeout"
+        ) from None
