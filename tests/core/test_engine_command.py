@@ -13,6 +13,7 @@ from warmd.engine import (
     EngineError,
     EngineHome,
     EngineRecipe,
+    SleepSupport,
     engine_command,
     engine_home,
     first_port,
@@ -75,6 +76,38 @@ def test_the_models_environment_wins_over_the_engines_and_both_over_ours() -> No
     assert made.env["HF_TOKEN"] == "hf_s3cret"
     assert "s3cret" not in repr(made)
     assert "s3cret" not in made.shown
+
+
+@pytest.mark.parametrize(
+    ("sleeps", "flag", "variable"),
+    [
+        (SleepSupport.NONE, False, None),
+        (SleepSupport.REAL, True, "1"),
+        (SleepSupport.DRILL, False, "1"),  # vLLM on the CPU refuses the flag
+    ],
+)
+def test_what_an_engine_is_told_so_that_it_can_sleep(
+    sleeps: SleepSupport, flag: bool, variable: str | None
+) -> None:
+    made = engine_command(recipe(sleep=sleeps, args=("--seed", "1")), INHERITED)
+    assert ("--enable-sleep-mode" in made.argv) is flag
+    assert made.env.get("VLLM_SERVER_DEV_MODE") == variable
+
+
+def test_the_fingerprint_tells_one_engine_from_another_across_daemons() -> None:
+    source = Path("/srv/models/Qwen3-32B")
+    one = recipe(model_env={"A": SecretStr("1")}).fingerprint(source)
+    assert len(one) == 64
+    assert one == recipe(model_env={"A": SecretStr("1")}, slot=9).fingerprint(source)
+    others = [
+        recipe(model_env={"A": SecretStr("1")}).fingerprint(Path("/srv/models/Qwen3-8B")),
+        recipe(model_env={"A": SecretStr("2")}).fingerprint(source),
+        recipe(engine_env={"B": SecretStr("1")}).fingerprint(source),
+        recipe(args=("--seed", "1")).fingerprint(source),
+        recipe(args=("--seed 1",)).fingerprint(source),
+        recipe(sleep=SleepSupport.DRILL).fingerprint(source),
+    ]
+    assert len({one, *others}) == 7
 
 
 def test_engines_that_start_together_look_for_ports_in_different_places() -> None:

@@ -6,6 +6,7 @@ import re
 
 _NAMES = "clients ask for the table's own name and its `aliases`"
 _SOCKET = "engines listen on a private socket only, and clients come in through gateway.listen"
+_SLEEP = "whether its engines can sleep is set by engine.sleep"
 _TLS = "engines speak plain HTTP on a private socket; put TLS in front of the gateway"
 
 _OWN_FLAGS = {
@@ -24,12 +25,15 @@ _OWN_FLAGS = {
     "--ssl-cert-reqs": _TLS,
     "--ssl-ciphers": _TLS,
     "--enable-ssl-refresh": _TLS,
+    "--enable-sleep-mode": _SLEEP,
+    "--no-enable-sleep-mode": _SLEEP,
     "--root-path": "the gateway asks engines for paths without a prefix",
     "--config": "a second config file would hide its flags from this check: list them in `args`",
     "--hf-token": "every user can read a command line: set HF_TOKEN in `env`",
 }
 _OWN_VARIABLES = {
     "VLLM_API_KEY": _OWN_FLAGS["--api-key"],
+    "VLLM_SERVER_DEV_MODE": f"it opens vLLM's development endpoints; {_SLEEP}",
     "NOTIFY_SOCKET": "it is systemd's word to warmd alone",
     "WATCHDOG_USEC": "it is systemd's word to warmd alone",
     "WATCHDOG_PID": "it is systemd's word to warmd alone",

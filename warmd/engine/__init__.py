@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+from warmd.engine.canary import CanaryAnswer, difference
 from warmd.engine.client import EngineClient
-from warmd.engine.command import EngineCommand, EngineRecipe, engine_command, first_port
-from warmd.engine.errors import EngineError, WarmupError
+from warmd.engine.command import (
+    EngineCommand,
+    EngineRecipe,
+    SleepSupport,
+    engine_command,
+    first_port,
+)
+from warmd.engine.errors import EngineError, SleepError, WarmupError
 from warmd.engine.failure import failure_cause
 from warmd.engine.home import EngineHome, engine_home, point_at, prepare_home, stable_path
 from warmd.engine.log import EngineLog
 from warmd.engine.stages import StartTracker
-from warmd.engine.vllm import Vllm
+from warmd.engine.vllm import Vllm, VllmConnection
 from warmd.engine.warmup import WarmupAnswer, WarmupSpec, warm_up
 
 __all__ = [
+    "CanaryAnswer",
     "EngineClient",
     "EngineCommand",
     "EngineError",
     "EngineHome",
     "EngineLog",
     "EngineRecipe",
+    "SleepError",
+    "SleepSupport",
     "StartTracker",
     "Vllm",
+    "VllmConnection",
     "WarmupAnswer",
     "WarmupError",
     "WarmupSpec",
+    "difference",
     "engine_command",
     "engine_home",
     "failure_cause",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -56,6 +57,30 @@ class EngineClient:
         except (TimeoutError, aiohttp.ClientError, OSError):
             return None
         return tuple(float(value) for value in _MOVES.findall(text))
+
+    async def version(self) -> str | None:
+        """Return vLLM's version; None where it isn't told in time."""
+        match await self._told("/version"):
+            case {"version": str(version)}:
+                return version
+            case _:
+                return None
+
+    async def serves(self) -> tuple[str, ...]:
+        """Return the names that the engine answers to, adapters too; empty where it tells none."""
+        match await self._told("/v1/models"):
+            case {"data": list(cards)}:
+                names = (card.get("id") for card in cards if isinstance(card, dict))
+                return tuple(name for name in names if isinstance(name, str))
+            case _:
+                return ()
+
+    async def _told(self, path: str) -> object:
+        try:
+            async with self._session.get(path, timeout=_probe_timeout()) as response:
+                return json.loads(await response.read()) if response.status == 200 else None
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
+            return None
 
     async def close(self) -> None:
         """Close every connection."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -14,7 +17,27 @@ from warmd.engine.home import EngineHome
 
 FIRST_PORT = 21000
 PORTS_EACH = 50
+_PORT = "VLLM_PORT"
 _PORT_RANGES = 200  # ends at 31000, below the kernel's ephemeral ports (ip(7): from 32768)
+
+
+class SleepSupport(Enum):
+    """Whether an engine is started so that it can be put to sleep."""
+
+    NONE = "none"
+    REAL = "real"
+    DRILL = "drill"
+    """It goes through the motions and frees nothing: vLLM on the CPU, which refuses the flag."""
+
+    @property
+    def args(self) -> tuple[str, ...]:
+        """The flags that it takes."""
+        return ("--enable-sleep-mode",) if self is SleepSupport.REAL else ()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables that it takes: /sleep is one of vLLM's development endpoints."""
+        return {} if self is SleepSupport.NONE else {"VLLM_SERVER_DEV_MODE": "1"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +54,18 @@ class EngineRecipe:
     args: tuple[str, ...] = ()
     engine_env: Mapping[str, SecretStr] = field(default_factory=dict)
     model_env: Mapping[str, SecretStr] = field(default_factory=dict)
+    sleep: SleepSupport = SleepSupport.NONE
+
+    def fingerprint(self, source: Path) -> str:
+        """Return the SHA-256 (hex) of what makes this engine what it is.
+
+        `source` is the folder that the stable path leads to. An engine that runs and has another
+        one is not what the config describes. Its slot and what it inherits of the daemon's
+        environment change from daemon to daemon, and don't count.
+        """
+        env = {name: value for name, value in _declared(self).items() if name != _PORT}
+        facts = json.dumps([_argv(self), env, str(source)], sort_keys=True)
+        return hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -61,7 +96,14 @@ def engine_command(recipe: EngineRecipe, inherited: Mapping[str, str]) -> Engine
     The module is started rather than the `vllm` command, which looks for a distribution of that
     name and fails where vLLM was built under another one.
     """
-    argv = (
+    # Kernels are built at run time with ninja and friends, which live beside the engine's Python.
+    path = os.pathsep.join((str(recipe.python.parent), inherited.get("PATH", os.defpath)))
+    env = {**inherited, "PATH": path, **_declared(recipe)}
+    return EngineCommand(_argv(recipe), env, recipe.home.folder)
+
+
+def _argv(recipe: EngineRecipe) -> tuple[str, ...]:
+    return (
         str(recipe.python),
         "-m",
         "vllm.entrypoints.openai.api_server",
@@ -72,22 +114,24 @@ def engine_command(recipe: EngineRecipe, inherited: Mapping[str, str]) -> Engine
         *recipe.aliases,
         "--uds",
         str(recipe.home.socket),
+        *recipe.sleep.args,
         *recipe.args,
     )
-    env = dict(inherited)
-    # Kernels are built at run time with ninja and friends, which live beside the engine's Python.
-    env["PATH"] = os.pathsep.join((str(recipe.python.parent), env.get("PATH", os.defpath)))
-    env |= {
+
+
+def _declared(recipe: EngineRecipe) -> dict[str, str]:
+    env = {
         "VLLM_CACHE_ROOT": str(recipe.cache_dir / "vllm"),
         "TORCHINDUCTOR_CACHE_DIR": str(recipe.cache_dir / "torchinductor"),
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
-        "VLLM_PORT": str(first_port(recipe.slot)),
+        _PORT: str(first_port(recipe.slot)),
         "PYTHONUNBUFFERED": "1",  # the stages of a start are timed by the arrival of lines
+        **recipe.sleep.env,
     }
     if recipe.home.rpc is not None:
         env["VLLM_RPC_BASE_PATH"] = str(recipe.home.rpc)
     for overrides in (recipe.engine_env, recipe.model_env):
         env |= {name: secret.get_secret_value() for name, secret in overrides.items()}
-    return EngineCommand(argv, env, recipe.home.folder)
+    return env

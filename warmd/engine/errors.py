@@ -8,4 +8,8 @@ class EngineError(Exception):
 
 
 class WarmupError(EngineError):
-    """The first real request was not answered rightly."""
+    """A real request of warmd's own was not answered rightly."""
+
+
+class SleepError(EngineError):
+    """An engine did not fall asleep, or did not wake up, as it was told."""

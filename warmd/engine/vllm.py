@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 
+from warmd.config import WarmupKind
+from warmd.engine.canary import CanaryAnswer, ask_canary
 from warmd.engine.client import EngineClient
 from warmd.engine.command import EngineRecipe, engine_command
 from warmd.engine.failure import failure_cause
 from warmd.engine.home import point_at, prepare_home
 from warmd.engine.log import EngineLog
+from warmd.engine.sleep_mode import fall_asleep, is_sleeping, wake_up
 from warmd.engine.warmup import WarmupSpec, warm_up
 from warmd.launch import LaunchSpec
 
 
-@dataclass(frozen=True)
 class VllmConnection:
-    """The way to one engine, and the first question that it will be asked."""
+    """The way to one engine, and the questions that warmd asks it."""
 
-    client: EngineClient
-    question: WarmupSpec
+    def __init__(self, client: EngineClient, question: WarmupSpec) -> None:
+        self.client = client
+        self._question = question
+        self._kind: WarmupKind | None = None  # what the last warm-up found
 
     @property
     def session(self) -> aiohttp.ClientSession:
@@ -30,16 +33,46 @@ class VllmConnection:
         return self.client.session
 
     async def listening(self) -> bool:
-        """Whether the engine's server says that it is well."""
+        """Whether the engine's server says that it is well; a sleeping one does too."""
         return await self.client.listening()
 
     async def warm_up(self) -> None:
         """Get one real answer through the session that users take; raises `WarmupError`."""
-        await warm_up(self.client.session, self.question)
+        self._kind = (await warm_up(self.client.session, self._question)).kind
+
+    async def canary(self) -> CanaryAnswer:
+        """Ask what must always be answered alike, while nothing else runs; raises `WarmupError`.
+
+        Where no warm-up was answered yet, that comes first: it finds what the model serves.
+        """
+        if self._kind is None:
+            await self.warm_up()
+        kind, spec = self._kind or WarmupKind.AUTO, self._question
+        return await ask_canary(self.client.session, spec.model, kind, spec.timeout)
+
+    async def sleep(self, level: int) -> None:
+        """Put the drained engine to sleep; the caller bounds the time. Raises `SleepError`."""
+        await fall_asleep(self.client.session, level)
+
+    async def wake(self, level: int) -> None:
+        """Wake it from `level`; the caller bounds the time. Raises `SleepError`."""
+        await wake_up(self.client.session, level)
+
+    async def sleeping(self) -> bool:
+        """Whether it sleeps; raises `SleepError` where it doesn't say."""
+        return await is_sleeping(self.client.session)
 
     async def counters(self, within_s: float) -> tuple[float, ...] | None:
         """Return what the engine has counted; None where it doesn't answer in time."""
         return await self.client.counters(within_s)
+
+    async def version(self) -> str | None:
+        """Return vLLM's version; None where it isn't told in time."""
+        return await self.client.version()
+
+    async def serves(self) -> tuple[str, ...]:
+        """Return the names that it answers to, adapters too; empty where it tells none."""
+        return await self.client.serves()
 
     async def close(self) -> None:
         """Close every connection."""
