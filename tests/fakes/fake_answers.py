@@ -62,8 +62,20 @@ class Dialect:
         self.finish = "length" if wanted else "stop"
         self.tokens = [f"{words[i % len(words)]} " for i in range(count)]
 
+    def garble(self) -> None:
+        """Become what broken weights say (vllm#29341)."""
+        self.tokens = ["!"] * len(self.tokens)
+
+    def abort(self, generated: int) -> None:
+        """End after the tokens that there are; behind the 200 only this tells (vllm#45520)."""
+        self.finish, self.tokens = "abort", self.tokens[:generated]
+
     def whole(self) -> dict[str, Any]:
         """The answer in one piece."""
+        raise NotImplementedError
+
+    def aborted(self) -> str | None:
+        """The event of the end of an aborted stream, if there is one."""
         raise NotImplementedError
 
     def opening(self) -> Iterator[str]:
@@ -143,11 +155,17 @@ class Chat(OpenAI):
         yield self._event({**self._head(self.chunk_object), "choices": [choice]})
 
     def chunk(self, position: int) -> str:
+        return self._part(self.tokens[position], self._finish(position))
+
+    def aborted(self) -> str | None:
+        return self._part("", self.finish)
+
+    def _part(self, text: str, finish: str | None) -> str:
         choice = {
             "index": 0,
-            "delta": {"content": self.tokens[position]},
+            "delta": {"content": text},
             "logprobs": None,
-            "finish_reason": self._finish(position),
+            "finish_reason": finish,
             "token_ids": None,
         }
         return self._event({**self._head(self.chunk_object), "choices": [choice]})
@@ -164,11 +182,17 @@ class Completion(OpenAI):
     prefix, object, chunk_object = "cmpl", "text_completion", "text_completion"
 
     def chunk(self, position: int) -> str:
+        return self._part(self.tokens[position], self._finish(position))
+
+    def aborted(self) -> str | None:
+        return self._part("", self.finish)
+
+    def _part(self, text: str, finish: str | None) -> str:
         choice = {
             "index": 0,
-            "text": self.tokens[position],
+            "text": text,
             "logprobs": None,
-            "finish_reason": self._finish(position),
+            "finish_reason": finish,
             "stop_reason": None,
         }
         return self._event({**self._head(self.chunk_object), "choices": [choice]})
@@ -205,6 +229,9 @@ class Messages(Dialect):
         delta = {"type": "text_delta", "text": self.tokens[position]}
         return self._event("content_block_delta", delta=delta, index=0)
 
+    def aborted(self) -> str | None:
+        return None
+
     def closing(self) -> Iterator[str]:
         yield self._event("content_block_stop", index=0)
         delta = {"stop_reason": self._stop_reason(), "stop_sequence": None}
@@ -215,8 +242,8 @@ class Messages(Dialect):
         head = {"id": "chatcmpl-fake", "type": "message", "role": "assistant"}
         return {**head, "model": self.model}
 
-    def _stop_reason(self) -> str:
-        return "max_tokens" if self.finish == "length" else "end_turn"
+    def _stop_reason(self) -> str | None:
+        return {"length": "max_tokens", "stop": "end_turn"}.get(self.finish)
 
     def _counts(self, generated: int) -> dict[str, int]:
         return {"input_tokens": self.prompt_tokens, "output_tokens": generated}

@@ -15,12 +15,14 @@ from typing import Any
 from aiohttp import web
 from fake_answers import Dialect, dialect_of, wrong_body
 from fake_knobs import Knobs
+from fake_sleep import CONTROL_PATHS, Slumber
 from fake_vllm import VERSION, record, say
 
 NO_TEMPLATE = (
     "As of transformers v4.44, default chat template is no longer allowed, so you must provide a"
     " chat template if the tokenizer does not define one."
 )
+PROBES = ("/health", "/metrics", "/version")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -29,6 +31,7 @@ class Counts:
     """What /metrics tells."""
 
     running: int = 0
+    waiting: int = 0
     finished: int = 0
     aborted: int = 0
     generated: int = 0
@@ -41,6 +44,12 @@ class FakeApi:
         self.args = args
         self.knobs = knobs
         self.counts = Counts()
+        self.slumber = Slumber(knobs, pins=args.enable_sleep_mode)
+
+    @property
+    def names(self) -> list[str]:
+        """What may be asked for: the model's names, and its adapters."""
+        return [*self.args.served_model_name, *self.args.lora_modules]
 
     def app(self) -> web.Application:
         """Build the application."""
@@ -51,6 +60,8 @@ class FakeApi:
         app.router.add_get("/metrics", self.metrics)
         app.router.add_post("/tokenize", self.tokenize)
         app.router.add_post("/fake/exit", self.exit)
+        if os.environ.get("VLLM_SERVER_DEV_MODE") == "1":
+            self.slumber.add_to(app)
         if self.knobs.embedding:
             app.router.add_post("/v1/embeddings", self.embed)
         else:
@@ -61,7 +72,7 @@ class FakeApi:
     @web.middleware
     async def log(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Guard, keep the record, print the access line."""
-        probe = request.path in ("/health", "/metrics", "/version")
+        probe = request.path in PROBES or request.path in CONTROL_PATHS
         body = (await request.read()).decode("utf-8", "replace")
         if not probe:
             headers = {name.lower(): value for name, value in request.headers.items()}
@@ -109,10 +120,12 @@ class FakeApi:
                 "created": int(time.time()),
                 "owned_by": "vllm",
                 "root": self.args.model,
-                "parent": None,
+                "parent": self.args.served_model_name[0]
+                if name in self.args.lora_modules
+                else None,
                 "max_model_len": self.args.max_model_len,
             }
-            for name in self.args.served_model_name
+            for name in self.names
         ]
         return web.json_response({"object": "list", "data": cards})
 
@@ -121,7 +134,7 @@ class FakeApi:
         label = f'{{engine="0",model_name="{self.args.served_model_name[0]}"}}'
         lines = [
             f"vllm:num_requests_running{label} {self.counts.running}.0",
-            f"vllm:num_requests_waiting{label} 0.0",
+            f"vllm:num_requests_waiting{label} {self.counts.waiting}.0",
             f"vllm:kv_cache_usage_perc{label} 0.0",
             f"vllm:generation_tokens_total{label} {self.counts.generated}.0",
             f"vllm:iteration_tokens_total_count{label} {self.counts.generated}.0",
@@ -152,6 +165,7 @@ class FakeApi:
             return asked
         inputs = asked["input"] if isinstance(asked.get("input"), list) else [asked.get("input")]
         value = float("nan") if self.knobs.answer == "nan" else 0.25
+        value = -value if self.slumber.garbage else value
         data = [
             {"index": index, "object": "embedding", "embedding": [value, -0.5, 0.125]}
             for index, _ in enumerate(inputs)
@@ -183,6 +197,8 @@ class FakeApi:
         if (wrong := await wrong_body(self.knobs)) is not None:
             return wrong
         dialect = dialect_of(request.path, asked, self.knobs)
+        if self.slumber.garbage:
+            dialect.garble()
         self.counts.running += 1
         try:
             if asked.get("stream"):
@@ -203,6 +219,8 @@ class FakeApi:
             await response.write(dialect.chunk(position).encode())
             if position + 1 == self.knobs.crash_mid_stream:
                 os._exit(1)
+        if dialect.finish == "abort" and (last := dialect.aborted()) is not None:
+            await response.write(last.encode())
         for event in dialect.closing():
             await response.write(event.encode())
         await response.write_eof()
@@ -213,10 +231,12 @@ class FakeApi:
         wedged = (
             self.knobs.wedge_after is not None and self.counts.finished >= self.knobs.wedge_after
         )
-        await asyncio.sleep(3600.0 if wedged else self.knobs.first_token_s)
-        for position, _ in enumerate(dialect.tokens):
-            if position:
-                await asyncio.sleep(self.knobs.token_s)
+        pause = 3600.0 if wedged else self.knobs.first_token_s
+        for position in range(len(dialect.tokens)):
+            if await self.slumber.falls_asleep_within(pause):
+                dialect.abort(position)
+                return
+            pause = self.slumber.token_s
             self.counts.generated += 1
             yield position
 
@@ -229,10 +249,19 @@ class FakeApi:
         if not isinstance(asked, dict):
             return self._error(400, "1 validation error: not an object", "Bad Request")
         model = asked.get("model", self.args.served_model_name[0])
-        if model not in self.args.served_model_name:
-            names = ", ".join(self.args.served_model_name)
+        if model not in self.names:
+            names = ", ".join(self.names)
             text = f"The model `{model}` does not exist. Valid aliases: {names}."
             return self._error(404, text, "NotFoundError", "model")
+        if model in self.knobs.bad_adapters:
+            return self._error(500, "LoRA rank 64 is greater than 16.", "InternalServerError")
+        if self.slumber.asleep:
+            record(self.knobs, "asked-asleep", path=request.path)
+            self.counts.waiting += 1
+            try:
+                await self.slumber.awake()
+            finally:
+                self.counts.waiting -= 1
         return {**asked, "model": model}
 
     def _answered(self, tokens: int) -> None:

@@ -15,6 +15,41 @@ from typing import Any
 
 STAGES = ("imports", "weights", "compile", "kv-cache")
 ANSWERS = ("right", "garbage", "500", "empty-choices", "wrong-shape", "no-tokens", "nan", "silence")
+OPERATIONS = ("sleep", "wake", "reload")
+FAILURES = ("500", "hang", "lie", "exit")
+
+
+@dataclass(frozen=True)
+class SleepKnobs:
+    """How it sleeps and wakes; all of it is off by default."""
+
+    first_sleep_s: float = 0.0
+    """How long the first sleep takes: pinning memory is slow."""
+    sleep_s: float = 0.0
+    """How long each further sleep takes."""
+    wake_s: float = 0.0
+    """How long a wake takes, in each of its steps."""
+    bare_answers: bool = False
+    """Answer with an empty 200, as 0.26 does."""
+
+    fails_in: str | None = None
+    """The operation that `failure` befalls: sleep, wake or reload."""
+    failure: str = "500"
+    """`500`; `hang`; `lie`: 200, and nothing was done; `exit`: the process ends."""
+    from_time: int = 1
+    """It befalls this operation's n-th time and all later ones."""
+    exit_code: int = 0
+
+    wrong_from_wake: int | None = None
+    """Garbage behind a 200 from this wake on (vllm#29341)."""
+    slow_from_wake: int | None = None
+    """Tokens take `slow_token_s` from this wake on (vllm#52479)."""
+    slow_token_s: float = 0.05
+
+    pinned_bytes: int = 0
+    """Taken at the first sleep and never given back (vllm#16663); needs --enable-sleep-mode."""
+    leaked_bytes: int = 0
+    """Lost at each sleep (vllm#21336); needs --enable-sleep-mode."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +108,12 @@ class Knobs:
     unhealthy: bool = False
     """/health answers 503."""
 
+    bad_adapters: tuple[str, ...] = ()
+    """Adapters of --lora-modules that answer 500."""
+
+    # --- sleep: needs VLLM_SERVER_DEV_MODE=1 ---
+    sleep: SleepKnobs = SleepKnobs()
+
     # --- the end ---
     exit_after: int | None = None
     """End after so many answered requests, with `exit_code` (vLLM's death says 0)."""
@@ -82,7 +123,8 @@ class Knobs:
 
     # --- for the test to look at ---
     record: str | None = None
-    """A file of JSON lines: started, request, done, aborted, sigterm."""
+    """A file of JSON lines: started, request, asked-asleep, done, aborted, sleep, wake, reload,
+    sigterm."""
 
     @property
     def healthy_start(self) -> Knobs:
@@ -96,18 +138,25 @@ def read_knobs() -> Knobs:
     overlay = raw.pop("file", None)
     if overlay is not None and Path(overlay).exists():
         raw |= json.loads(Path(overlay).read_text())
-    known = {each.name for each in fields(Knobs)}
-    if unknown := raw.keys() - known:
-        raise SystemExit(f"FAKE_VLLM: no such knobs: {', '.join(sorted(unknown))}")
+    _no_others(raw, Knobs)
+    _no_others(raw.get("sleep", {}), SleepKnobs)
+    raw["sleep"] = SleepKnobs(**raw.get("sleep", {}))
     knobs = Knobs(**{name: _frozen(value) for name, value in raw.items()})
     stages = {*knobs.seconds, knobs.fail_at, knobs.hang_at} - {None}
     if not stages <= set(STAGES) or knobs.answer not in ANSWERS:
         raise SystemExit(f"FAKE_VLLM: no such stage or answer: {raw}")
+    if knobs.sleep.fails_in not in {None, *OPERATIONS} or knobs.sleep.failure not in FAILURES:
+        raise SystemExit(f"FAKE_VLLM: no such operation or failure: {raw}")
     return (
         knobs
         if knobs.bad_starts is None or _count(knobs) <= knobs.bad_starts
         else (knobs.healthy_start)
     )
+
+
+def _no_others(raw: dict[str, Any], kind: type[Knobs | SleepKnobs]) -> None:
+    if unknown := raw.keys() - {each.name for each in fields(kind)}:
+        raise SystemExit(f"FAKE_VLLM: no such knobs: {', '.join(sorted(unknown))}")
 
 
 def _count(knobs: Knobs) -> int:

@@ -39,6 +39,11 @@ def record(knobs: Knobs, event: str, **facts: object) -> None:
             file.write(line)
 
 
+def adapter_name(given: str) -> str:
+    """Read one of --lora-modules: `name=path`, or JSON with a name."""
+    return str(json.loads(given)["name"]) if given.startswith("{") else given.partition("=")[0]
+
+
 def parse(argv: list[str], knobs: Knobs) -> argparse.Namespace:
     """Take what the fake needs; refuse what the knobs say."""
     parser = argparse.ArgumentParser(prog="api_server.py", allow_abbrev=False)
@@ -50,6 +55,8 @@ def parse(argv: list[str], knobs: Knobs) -> argparse.Namespace:
     parser.add_argument("--enforce-eager", action="store_true")
     parser.add_argument("--max-model-len", type=int, default=2048)
     parser.add_argument("--tensor-parallel-size", type=int, default=1)
+    parser.add_argument("--enable-sleep-mode", action="store_true")
+    parser.add_argument("--lora-modules", nargs="+", default=[], type=adapter_name)
     parser.add_argument("--api-key", default=os.environ.get("VLLM_API_KEY"))
     args, unknown = parser.parse_known_args(argv)
     refused = [each for each in unknown if each.partition("=")[0] in knobs.refuse_args]

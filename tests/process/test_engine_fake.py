@@ -3,133 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from pydantic import SecretStr
+from engine_scene import engine, short_folder, spec, until_listening
 
 from warmd.config import WarmupKind
 from warmd.engine import (
-    EngineClient,
     EngineError,
-    EngineHome,
-    EngineRecipe,
-    StartTracker,
     WarmupError,
-    WarmupSpec,
-    engine_command,
-    engine_home,
-    failure_cause,
-    point_at,
     prepare_home,
-    stable_path,
     warm_up,
 )
 from warmd.ladder import Stage
 
-SITE = Path(__file__).parents[1] / "fakes" / "site"
-
-
-@dataclass
-class Engine:
-    """A fake engine that was started, and the way to it."""
-
-    process: asyncio.subprocess.Process
-    home: EngineHome
-    lines: list[str]
-    tracker: StartTracker
-    client: EngineClient
-    reading: asyncio.Task[None]
-
-    async def ended(self) -> str:
-        """Wait for the end and return the cause."""
-        status = await asyncio.wait_for(self.process.wait(), 10)
-        await asyncio.wait_for(self.reading, 10)
-        return failure_cause(self.lines, f"exited with status {status}")
-
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="w-") as folder:
-        yield Path(folder)
-
-
-@asynccontextmanager
-async def engine(root: Path, *args: str, **knobs: object) -> AsyncIterator[Engine]:
-    home = engine_home(root / "run", "tiny.0")
-    prepare_home(home)
-    (root / "weights").mkdir(exist_ok=True)
-    weights = stable_path(root / "cache", "tiny")
-    point_at(weights, root / "weights")
-    command = engine_command(
-        EngineRecipe(
-            python=Path(sys.executable),
-            model="tiny",
-            weights=weights,
-            home=home,
-            cache_dir=root / "cache",
-            slot=0,
-            args=args,
-            engine_env={"PYTHONPATH": SecretStr(str(SITE))},
-            model_env={"FAKE_VLLM": SecretStr(json.dumps(knobs))},
-        ),
-        os.environ,
-    )
-    tracker = StartTracker(time.monotonic())
-    process = await asyncio.create_subprocess_exec(
-        *command.argv,
-        env=dict(command.env),
-        cwd=command.cwd,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    tracker.exec(time.monotonic())
-    lines: list[str] = []
-
-    async def read() -> None:
-        assert process.stdout is not None
-        async for raw in process.stdout:
-            lines.append(raw.decode().rstrip("\n"))
-            tracker.line(time.monotonic(), lines[-1])
-
-    reading = asyncio.create_task(read())
-    client = EngineClient(home.socket)
-    try:
-        yield Engine(process, home, lines, tracker, client, reading)
-    finally:
-        await client.close()
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-        await asyncio.wait_for(reading, 10)
-
-
-async def until_listening(started: Engine) -> None:
-    async with asyncio.timeout(10):
-        while not await started.client.listening():
-            assert started.process.returncode is None, started.lines
-            await asyncio.sleep(0.02)
-
-
-def spec(**changes: Any) -> WarmupSpec:
-    facts = {
-        "model": "tiny",
-        "prompt": "Reply with one word: ok",
-        "max_tokens": 1,
-        "kind": WarmupKind.AUTO,
-        "timeout": 5.0,
-    }
-    return WarmupSpec(**{**facts, **changes})
+    with short_folder() as folder:
+        yield folder
 
 
 async def test_from_the_command_to_the_first_answer(root: Path) -> None:
