@@ -50,6 +50,7 @@ class FakeEngine:
         self.name = spec.name
         self.pid = pid
         self.exec_at = now
+        self.identity = f"boot:{pid}:{now:g}"
         self._on_line = on_line
         self.stopped_with: float | None = None
         self._exit: asyncio.Future[EngineExit] = asyncio.get_running_loop().create_future()
@@ -72,6 +73,9 @@ class FakeEngine:
         self.end(EngineExit(0, asked_for=True))
         return await self.wait()
 
+    async def leave(self) -> None:
+        self._exit.cancel()
+
 
 class FakeLauncher:
     """Starts fake engines, unless told to refuse."""
@@ -87,6 +91,9 @@ class FakeLauncher:
         engine = FakeEngine(spec, on_line, self.clock(), 100 + len(self.started))
         self.started.append(engine)
         return engine
+
+    async def find(self, name: str, identity: str, on_line: LogLine) -> FakeEngine | None:
+        return None
 
     async def close(self) -> None:
         for engine in self.started:

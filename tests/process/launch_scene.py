@@ -97,6 +97,11 @@ class Scene:
         spec = self.spec(*argv, name=name, env=env)
         return await self.launcher.start(spec, lambda at, line: self.lines.append((at, line)))
 
+    async def find(self, identity: str, name: str = "tiny.0") -> RunningEngine | None:
+        return await self.launcher.find(
+            name, identity, lambda at, line: self.lines.append((at, line))
+        )
+
     async def start_python(self, program: str, *, name: str = "tiny.0") -> RunningEngine:
         """Start a program that is told where to note its processes; wait until it says up."""
         said = len(self.lines)
@@ -106,8 +111,8 @@ class Scene:
 
 
 @asynccontextmanager
-async def launching(folder: Path) -> AsyncIterator[Scene]:
-    launcher = DirectLauncher(folder / "run")
+async def launching(folder: Path, *, outlive: bool = False) -> AsyncIterator[Scene]:
+    launcher = DirectLauncher(folder / "run", outlive=outlive)
     await launcher.open()
     try:
         yield Scene(folder, launcher)

@@ -12,6 +12,17 @@ ENGINES = "engines"
 
 ENGINE_SOCKET = "engine.sock"
 
+SHIM_SOCKET_SUFFIX = ".shim"
+"""`ENGINES/NAME.shim`: where an engine that outlives the daemon is found again.
+
+Shorter than `ENGINES/NAME/engine.sock`: a path that the config's check lets pass fits as well.
+"""
+
+
+def shim_socket(run_dir: Path, replica: str) -> Path:
+    """Name the socket on which the shim of `replica` waits for the next daemon."""
+    return run_dir / ENGINES / f"{replica}{SHIM_SOCKET_SUFFIX}"
+
 
 def engine_folder(run_dir: Path, replica: str) -> Path:
     """Name the folder of `replica`; touches nothing."""

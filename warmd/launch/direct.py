@@ -1,6 +1,7 @@
 """Engines as the daemon's own process trees: for machines and users without systemd.
 
-No engine outlives the daemon here: when it dies, however it dies, each shim ends its tree.
+When the daemon dies, however it dies, each shim ends its tree; unless the launcher is told to let
+engines outlive it: then each shim waits for the next daemon, which takes its engine over.
 """
 
 from __future__ import annotations
@@ -12,152 +13,26 @@ import socket
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from warmd.config.run_files import shim_socket
+from warmd.launch.direct_engine import DirectEngine
 from warmd.launch.forkserver_process import ForkserverProcess
 from warmd.launch.launcher import EngineExit, LaunchError, LaunchSpec, LogLine, RunningEngine
-from warmd.launch.leftovers import marks, sweep
-from warmd.launch.output import EngineOutput
-from warmd.launch.refusal import refusal
+from warmd.launch.leftovers import marks
+from warmd.launch.output import EngineOutput, open_pipe
+from warmd.launch.shim_socket import call, listen
 
 _ANSWER_WITHIN_S = 30.0
 _CLOSE_WITHIN_S = 15.0
-_SIGKILL = 9
-
-
-class DirectEngine:
-    """An engine below a shim of ours; see shim.py for the words they exchange."""
-
-    def __init__(
-        self, run_dir: Path, spec: LaunchSpec, control: socket.socket, output: EngineOutput
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        self._run_dir = run_dir
-        self._spec = spec
-        self._control = control
-        self._output = output
-        self._pid = 0
-        self._exec_at = 0.0
-        self._asked = False
-        self._exit: EngineExit | None = None
-        self._refused: str | None = None
-        self._answered: asyncio.Future[bool] = loop.create_future()
-        self._main_ended = asyncio.Event()
-        self.gone: asyncio.Future[EngineExit] = loop.create_future()
-        self._life = loop.create_task(self._live(), name=f"engine {spec.name}")
-
-    @property
-    def name(self) -> str:
-        """The name it was launched under."""
-        return self._spec.name
-
-    @property
-    def pid(self) -> int:
-        """The main process."""
-        return self._pid
-
-    @property
-    def exec_at(self) -> float:
-        """When the program was exec'ed, in seconds of `time.monotonic()`."""
-        return self._exec_at
-
-    @property
-    def program(self) -> str:
-        """What was to be executed."""
-        return self._spec.argv[0]
-
-    async def started(self) -> bool:
-        """Return True when the program was exec'ed, False where nobody lives to say so.
-
-        Raises `LaunchError` where the kernel refused.
-        """
-        if await asyncio.shield(self._answered):
-            return True
-        await self.wait()
-        if self._refused is not None:
-            raise LaunchError(self._refused)
-        return False
-
-    async def main_ended(self) -> None:
-        """Return as soon as the main process has ended; others of its tree may live on."""
-        await self._main_ended.wait()
-
-    async def wait(self) -> EngineExit:
-        """Return once the main process has ended and no process of its tree is left."""
-        return await asyncio.shield(self.gone)
-
-    async def stop(self, grace_s: float) -> EngineExit:
-        """SIGTERM, then SIGKILL to the whole tree after `grace_s`; return when nothing is left.
-
-        May be called again with a shorter grace.
-        """
-        self.ask_to_stop(grace_s)
-        return await self.wait()
-
-    def ask_to_stop(self, grace_s: float) -> None:
-        """Begin what `stop` does, without waiting."""
-        if self.gone.done():
-            return
-        self._asked = True
-        try:
-            self._control.send(json.dumps({"stop": grace_s}).encode())
-        except OSError:
-            return  # the shim is dead, and its tree dies with it
-
-    async def _live(self) -> None:
-        try:
-            if not await self._hear():
-                await self._kill_marked()
-        finally:
-            self._control.close()
-            try:
-                self._output.close()
-            finally:
-                if not self._answered.done():
-                    self._answered.set_result(False)
-                # Where a dead shim could not say it: the kernel has SIGKILLed the main process.
-                ended = self._exit or EngineExit(None, _SIGKILL, asked_for=self._asked)
-                self.gone.set_result(ended)
-                self._main_ended.set()
-
-    async def _hear(self) -> bool:
-        """Follow what the shim says; return whether it vouched for the end of the tree."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                packet = await loop.sock_recv(self._control, 4096)
-            except OSError:
-                return False
-            if not packet:
-                return False
-            match json.loads(packet):
-                case {"started": int(pid), "at": float(at)}:
-                    self._pid, self._exec_at = pid, at
-                    self._answered.set_result(True)
-                case {"refused": int(number), "stage": str(stage)}:
-                    self._refused = refusal(self._spec, stage, number)
-                    return True
-                case {"status": status, "signal": number, "asked": bool(asked)}:
-                    self._exit = EngineExit(status, number, asked_for=asked)
-                    self._main_ended.set()
-                case {"gone": True}:
-                    return True
-                case said:
-                    raise AssertionError(f"the shim of {self.name} said {said!r}")
-
-    async def _kill_marked(self) -> None:
-        """The shim and the forkserver above it are both dead: only the marks are left to go by."""
-        while True:
-            try:
-                await asyncio.to_thread(sweep, self._run_dir, name=self.name)
-            except LaunchError:
-                continue  # `gone` is a promise: it waits as long as the kernel holds them
-            return
 
 
 class DirectLauncher:
     """Implements `Launcher` with one forkserver and a shim for each engine."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, *, outlive: bool = False) -> None:
+        """`outlive`: engines that this launcher starts run on when the daemon is gone."""
         self._run_dir = run_dir
+        self._outlive = outlive
+        self._any_left = False
         self._server: ForkserverProcess | None = None
         self._starting = asyncio.Lock()
         self._closed = False
@@ -170,33 +45,59 @@ class DirectLauncher:
     async def start(self, spec: LaunchSpec, on_line: LogLine) -> RunningEngine:
         """Start `spec`; raises `LaunchError`. Every line it prints goes to `on_line`."""
         engine = await self._launch(spec, on_line)
-        if not await self._answer(engine):
+        if not await self._answer(engine, spec):
             # The forkserver was killed with our request in its hands. All is gone: once more.
             engine = await self._launch(spec, on_line)
-            if not await self._answer(engine):
+            if not await self._answer(engine, spec):
                 raise LaunchError(
                     f"{spec.name} was not started: its shim was killed from outside, twice; "
                     "look for the killer in the kernel's log"
                 )
         return engine
 
-    async def _answer(self, engine: DirectEngine) -> bool:
+    async def _answer(self, engine: DirectEngine, spec: LaunchSpec) -> bool:
         """Wait for the word that it was exec'ed; return False where its shim died unheard."""
         try:
             async with asyncio.timeout(_ANSWER_WITHIN_S):
-                return await engine.started()
+                return await engine.started(spec)
         except TimeoutError:
             engine.ask_to_stop(0)
             raise LaunchError(
                 f"{engine.name} was not started: no answer for {_ANSWER_WITHIN_S:g} s while "
-                f"{engine.program} was executed; see whether its file system hangs"
+                f"{spec.argv[0]} was executed; see whether its file system hangs"
             ) from None
         except asyncio.CancelledError:
             engine.ask_to_stop(0)
             raise
 
+    async def find(self, name: str, identity: str, on_line: LogLine) -> RunningEngine | None:
+        """Take over the engine `name` that an earlier daemon left, where it has that `identity`.
+
+        None where no shim vouches for it, and where engines don't outlive the daemon: then `sweep`
+        ends what is left of it. Raises `LaunchError` where a daemon that lives has it.
+        """
+        if not self._outlive or self._closed:
+            return None
+        if name in self._engines:
+            raise LaunchError(f"{name} runs already: it was started or found before")
+        answer = await call(shim_socket(self._run_dir, name))
+        if answer is None:
+            return None
+        if answer.identity != identity:
+            answer.refuse()
+            return None
+        output = EngineOutput(answer.output, on_line, answer.unread)
+        engine = DirectEngine(
+            self._run_dir, name, answer.control, output, outlives=True, found=answer
+        )
+        self._keep(engine)
+        return engine
+
     async def close(self) -> None:
-        """SIGKILL every tree that still runs; raises `LaunchError` where one can't be ended."""
+        """SIGKILL every tree that still runs and was not left, and end the forkserver.
+
+        Raises `LaunchError` where one can't be ended.
+        """
         self._closed = True
         for engine in self._engines.values():
             engine.ask_to_stop(0)
@@ -205,7 +106,10 @@ class DirectLauncher:
             await asyncio.wait(alive, timeout=_CLOSE_WITHIN_S)
         if self._server is not None:
             server, self._server = self._server, None
-            await server.end()
+            if self._any_left:
+                server.leave()
+            else:
+                await server.end()
         if self._engines:
             raise LaunchError(
                 f"processes of {', '.join(self._engines)} outlive SIGKILL for "
@@ -239,19 +143,42 @@ class DirectLauncher:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             handed_over.enter_context(theirs)
             ours.setblocking(False)
+            descriptors = [request, theirs.fileno()]
             try:
-                output = EngineOutput(self._run_dir, spec.name, on_line)
+                reader, writer = open_pipe(self._run_dir, spec.name)
             except OSError:
                 ours.close()
                 raise
-            handed_over.callback(output.close_writer)
+            handed_over.callback(os.close, writer)
+            descriptors.append(writer)
+            if self._outlive:
+                try:
+                    listener = listen(shim_socket(self._run_dir, spec.name))
+                except OSError:
+                    ours.close()
+                    os.close(reader)
+                    raise
+                handed_over.enter_context(listener)
+                descriptors += [listener.fileno(), reader]
             # From here on the engine tidies up: where no shim answers, it meets an end of file.
-            engine = DirectEngine(self._run_dir, spec, ours, output)
-            self._engines[spec.name] = engine
-            engine.gone.add_done_callback(lambda _: self._engines.pop(spec.name))
+            output = EngineOutput(reader, on_line)
+            engine = DirectEngine(self._run_dir, spec.name, ours, output, outlives=self._outlive)
+            self._keep(engine)
             with suppress(ConnectionError):  # the end of file tells it as well
-                await server.request(request, theirs.fileno(), output.writer)
+                await server.request(*descriptors)
         return engine
+
+    def _keep(self, engine: DirectEngine) -> None:
+        self._engines[engine.name] = engine
+
+        def forget(gone: asyncio.Future[EngineExit]) -> None:
+            del self._engines[engine.name]
+            if gone.cancelled():
+                self._any_left = True
+            elif self._outlive:
+                shim_socket(self._run_dir, engine.name).unlink(missing_ok=True)
+
+        engine.gone.add_done_callback(forget)
 
     async def _forkserver(self) -> ForkserverProcess:
         async with self._starting:

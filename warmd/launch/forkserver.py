@@ -1,10 +1,11 @@
 """The forkserver: a small single-threaded program that forks one shim for each engine.
 
 Forking the daemon itself is neither quick nor safe: it is large and has threads. The daemon starts
-this file once as `python -I -S forkserver.py FD`, and sends one packet with three descriptors on
-socket FD for each engine: the spec (JSON in a memfd), the shim's control socket, the engine's
-output. Answers come from the shim. Where a shim is killed, its orphans become ours: they are
-killed, and we say in its place that nothing is left.
+this file once as `python -I -S forkserver.py FD`, and sends one packet with descriptors on socket
+FD for each engine: the spec (JSON in a memfd), the shim's control socket, the engine's output, and
+for an engine that may outlive the daemon the two of handover.py. Answers come from the shim. Where
+a shim is killed, its orphans become ours: they are killed, and we say in its place that nothing is
+left; to a later daemon the end of the shim's listening socket says it, of which we hold a copy.
 
 Standard library only; `-I -S` keeps it small and free of the environment's surprises.
 """
@@ -28,6 +29,7 @@ else:
     import tree
 
 _ROUND_MS = 20
+_MOST_DESCRIPTORS = 5
 
 
 class _Forkserver:
@@ -38,8 +40,9 @@ class _Forkserver:
         self._poll.register(requests, select.POLLIN)
         self._poll.register(self._child_ended, select.POLLIN)
         self._daemon_lives = True
-        self._shims: dict[int, int] = {}  # living shim -> its end of the control socket
-        self._lost: list[int] = []  # the ends of shims that were killed
+        # Living shim -> its end of the control socket, and the one it listens on if it does.
+        self._shims: dict[int, list[int]] = {}
+        self._lost: list[list[int]] = []  # the same of shims that were killed
 
     def serve(self) -> None:
         try:
@@ -59,45 +62,53 @@ class _Forkserver:
 
     def _reap(self) -> None:
         for pid, status in tree.reap()[0]:
-            control = self._shims.pop(pid, None)
-            if control is None:
+            held = self._shims.pop(pid, None)
+            if held is None:
                 continue  # an orphan that we killed
             if status == 0:
-                os.close(control)
+                _close(held)
             else:
-                self._lost.append(control)
+                self._lost.append(held)
 
     def _end_orphans(self) -> None:
         orphans = tree.descendants(os.getpid(), spare=frozenset(self._shims))
         if orphans:
             tree.send_signal(orphans, signal.SIGKILL)
             return
-        for control in self._lost:
+        for control, *listener in self._lost:
             _say(control, gone=True)
+            _close(listener)
         self._lost.clear()
 
     def _take_request(self) -> None:
         try:
-            packet, received, _, _ = socket.recv_fds(self._requests, 16, 3)
+            packet, received, _, _ = socket.recv_fds(self._requests, 16, _MOST_DESCRIPTORS)
         except ConnectionError:
             packet, received = b"", []
         if not packet:
             self._daemon_lives = False
             self._poll.unregister(self._requests)
+            tree.be_silent()
             return
         for descriptor in received:
             os.set_inheritable(descriptor, False)  # recv_fds ignores flags, see gh-107898
-        spec, control, log = received
+        spec, control, log, *handover = received
         try:
             pid = os.fork()
         except OSError as error:
             _say(control, refused=error.errno, stage="fork")
+            _close(handover)
         else:
             if pid == 0:
-                shim.run(spec, control, log)
-            self._shims[pid] = control
-        os.close(spec)
-        os.close(log)
+                shim.run(spec, control, log, handover)
+            self._shims[pid] = [control, *handover[:1]]
+            _close(handover[1:])
+        _close([spec, log])
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _say(control: int, **packet: object) -> None:

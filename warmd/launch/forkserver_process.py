@@ -79,11 +79,11 @@ class ForkserverProcess:
         except OSError:
             return False
 
-    async def request(self, spec: int, control: int, output: int) -> None:
-        """Ask for a shim that takes these three descriptors; raises ConnectionError."""
+    async def request(self, *descriptors: int) -> None:
+        """Ask for a shim that takes these, see forkserver.py; raises ConnectionError."""
         while True:
             try:
-                socket.send_fds(self._requests, [b"launch"], [spec, control, output])
+                socket.send_fds(self._requests, [b"launch"], descriptors)
             except BlockingIOError:
                 await asyncio.sleep(0.01)  # many requests wait before this one
             else:
@@ -92,6 +92,11 @@ class ForkserverProcess:
     def kill(self) -> None:
         """SIGKILL it, where it no longer answers. Engines that run are not touched."""
         self._process.kill()
+
+    def leave(self) -> None:
+        """Hang up, and leave it to the engines that need it still."""
+        self._requests.close()
+        self._process.returncode = 0  # nobody waits for it: it is going to outlive us
 
     async def end(self) -> None:
         """Hang up: it ends once its last shim has gone. Waits for that, but not forever."""

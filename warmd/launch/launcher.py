@@ -57,6 +57,10 @@ class RunningEngine(Protocol):
     def exec_at(self) -> float:
         """When the program was exec'ed, in seconds of `time.monotonic()`."""
 
+    @property
+    def identity(self) -> str:
+        """What tells its main process from every other, earlier or later: for `Launcher.find`."""
+
     async def main_ended(self) -> None:
         """Return as soon as the main process has ended; others of its tree may live on."""
 
@@ -66,6 +70,12 @@ class RunningEngine(Protocol):
     async def stop(self, grace_s: float) -> EngineExit:
         """SIGTERM, then SIGKILL to the whole tree after `grace_s`; return when nothing is left."""
 
+    async def leave(self) -> None:
+        """Let go of it without stopping it, for a later daemon to find.
+
+        Whoever waits for its end is cancelled. Raises `LaunchError` where no engine can be left.
+        """
+
 
 class Launcher(Protocol):
     """Starts process trees and ends them whole."""
@@ -73,5 +83,12 @@ class Launcher(Protocol):
     async def start(self, spec: LaunchSpec, on_line: LogLine) -> RunningEngine:
         """Start `spec`; raises `LaunchError`. Every line it prints goes to `on_line`."""
 
+    async def find(self, name: str, identity: str, on_line: LogLine) -> RunningEngine | None:
+        """Take over the engine `name` that an earlier daemon left, where it has that `identity`.
+
+        None where nobody vouches for such an engine: end what may be left of it before its next
+        start. Raises `LaunchError` where another daemon that lives has it.
+        """
+
     async def close(self) -> None:
-        """End every process tree that still runs, and whatever the launcher itself needs."""
+        """End every process tree that still runs and was not left, and what they needed."""

@@ -6,17 +6,19 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmd.config.run_files import ENGINES
-from warmd.launch import tree
+from warmd.config.run_files import ENGINES, SHIM_SOCKET_SUFFIX
+from warmd.launch import shim_socket, tree
 from warmd.launch.launcher import LaunchError
 from warmd.launch.output import SUFFIX
 
 ENGINE_MARK = "WARMD_ENGINE"
 RUN_DIR_MARK = "WARMD_RUN_DIR"
 _ROUND_S = 0.1
+_HELD_ROUND_S = 0.02
 
 
 @dataclass(frozen=True, order=True)
@@ -33,32 +35,62 @@ def marks(run_dir: Path, name: str) -> dict[str, str]:
 
 
 def sweep(
-    run_dir: Path, *, name: str | None = None, within_s: float = 10.0
+    run_dir: Path,
+    *,
+    name: str | None = None,
+    spare: Collection[str] = (),
+    within_s: float = 10.0,
 ) -> tuple[Leftover, ...]:
     """SIGKILL each process of this user that bears the marks of `run_dir`, until none is left.
 
     A process is ours where its environment holds both marks, or where its stdout or stderr is the
-    output pipe of an engine. Blocks. Call it while no other daemon uses `run_dir` and before the
-    first engine is started, or with the `name` of one engine. Returns what was killed; raises
-    `LaunchError` where something still lives after `within_s` seconds.
+    output pipe of an engine. Shims that wait for a daemon are killed with their engines, and where
+    their forkserver lives its end of the rest is waited for. Blocks. Call it while no other daemon
+    uses `run_dir` and before the first engine is started, with the names of the engines to
+    `spare`; or with the `name` of one engine. Returns what was killed; raises `LaunchError` where
+    something still lives after `within_s` seconds.
     """
     real = os.path.realpath(run_dir)
     give_up_at = time.monotonic() + within_s
     ours = _our_own_line()
+
+    def doomed(engine: str) -> bool:
+        return name in (None, engine) and engine not in spare
+
     killed: set[Leftover] = set()
-    while found := _kill_marked(real, name, ours):
+    segments: set[str] = set()
+    while True:
+        found = _kill_marked(real, doomed, ours, segments)
         killed |= found
+        sockets = [path for engine, path in _shim_sockets(real) if doomed(engine)]
+        held = [path for path in sockets if shim_socket.is_held(path)]
+        if not found and not held:
+            break
         if time.monotonic() >= give_up_at:
-            names = ", ".join(f"{each.pid} ({each.name})" for each in sorted(found))
+            names = [f"{each.pid} ({each.name})" for each in sorted(found)] or map(str, held)
             raise LaunchError(
-                f"processes of an earlier engine outlive SIGKILL for {within_s:g} s: {names}; "
+                f"processes of an earlier engine outlive SIGKILL for {within_s:g} s: "
+                f"{', '.join(names)}; "
                 "a driver may hold them: look at their state in ps and at the kernel's log"
             )
+        if not found:
+            time.sleep(_HELD_ROUND_S)
+    tree.unlink_all(segments | {str(path) for path in sockets})
     return tuple(sorted(killed))
 
 
-def _kill_marked(real: str, name: str | None, ours: frozenset[int]) -> set[Leftover]:
-    """Kill all that can be seen at once; wait a moment for their end; return what was found."""
+def _shim_sockets(real: str) -> list[tuple[str, Path]]:
+    found = Path(real, ENGINES).glob(f"*{SHIM_SOCKET_SUFFIX}")
+    return [(path.name.removesuffix(SHIM_SOCKET_SUFFIX), path) for path in found]
+
+
+def _kill_marked(
+    real: str, doomed: Callable[[str], bool], ours: frozenset[int], segments: set[str]
+) -> set[Leftover]:
+    """Kill all that can be seen at once; wait a moment for their end; return what was found.
+
+    Adds to `segments` the shared memory that they would have removed in an orderly end.
+    """
     found: set[Leftover] = set()
     poll = select.poll()
     handles: list[int] = []
@@ -71,9 +103,10 @@ def _kill_marked(real: str, name: str | None, ours: frozenset[int]) -> set[Lefto
                 continue
             handles.append(handle)
             engine = _engine_of(pid, real)
-            if engine is None or name not in (None, engine):
+            if engine is None or not doomed(engine):
                 os.close(handles.pop())
                 continue
+            segments |= tree.shared_memory([pid])
             try:
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
             except ProcessLookupError:

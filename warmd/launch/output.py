@@ -24,34 +24,36 @@ _MOST_AT_END = 1024 * 1024
 """Bytes taken after the end: more than a pipe holds, unless a stranger goes on writing."""
 
 
+def open_pipe(run_dir: Path, name: str) -> tuple[int, int]:
+    """Make the pipe of the engine `name`; return its reader and its writer; raises OSError."""
+    folder = run_dir / ENGINES
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"{name}{SUFFIX}"
+    path.unlink(missing_ok=True)
+    os.mkfifo(path, 0o600)
+    try:
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            return reader, os.open(path, os.O_WRONLY)
+        except OSError:
+            os.close(reader)
+            raise
+    finally:
+        path.unlink()
+
+
 class EngineOutput:
     """Reads lines as they come and hands each on with its time of arrival."""
 
-    def __init__(self, run_dir: Path, name: str, on_line: LogLine) -> None:
-        """Open the pipe and read from now on; raises OSError."""
+    def __init__(self, reader: int, on_line: LogLine, unread: bytes = b"") -> None:
+        """Hand on what was read in between, and read on from `reader`, which is ours from now."""
         self._on_line = on_line
         self._splitter = LineSplitter()
         self._loop = asyncio.get_running_loop()
-        folder = run_dir / ENGINES
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = folder / f"{name}{SUFFIX}"
-        path.unlink(missing_ok=True)
-        os.mkfifo(path, 0o600)
-        try:
-            self._reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-            try:
-                self.writer = os.open(path, os.O_WRONLY)
-            except OSError:
-                os.close(self._reader)
-                raise
-        finally:
-            path.unlink()
+        self._reader = reader
         self._reading = True
-        self._loop.add_reader(self._reader, self._read)
-
-    def close_writer(self) -> None:
-        """Close our copy of the engine's end, once it was handed over."""
-        os.close(self.writer)
+        self._loop.add_reader(reader, self._read)
+        self._hand_on(self._splitter.feed(unread))
 
     def close(self) -> None:
         """Hand on what is still in the pipe, also an unfinished last line, and close it."""

@@ -5,12 +5,13 @@ It is forked by the forkserver and never exec's. It adopts every orphan of its e
 socket with the daemon:
 
     daemon:  {"stop": SECONDS}                   SIGTERM to the main process, later SIGKILL to all
-    shim:    {"started": PID, "at": SECONDS}     exec has happened, CLOCK_MONOTONIC
+    shim:    {"started": PID, "identity": ID, "at": SECONDS}  exec has happened, CLOCK_MONOTONIC
              {"refused": ERRNO, "stage": WORD}   it has not: fork, setup, cwd or exec
              {"status": N, "signal": N, "asked": BOOL}  the main process has ended
              {"gone": true}                      nothing of the tree is left
 
-End of file on the socket means that the daemon is dead: the whole tree is killed at once.
+End of file on the socket means that the daemon is gone: the whole tree is killed at once, unless it
+was started to outlive the daemon: then the shim waits for the next one, see handover.py.
 Standard library only, see forkserver.py.
 """
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from typing import NoReturn, TypedDict
 
     from warmd.launch import tree
+    from warmd.launch.handover import Handover
 
     class Spec(TypedDict):
         """What the daemon asks for."""
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 else:
     import tree
+    from handover import Handover
 
 MOMENT_S = 0.5
 """The rest of a tree has this long after its main process: resource trackers tidy /dev/shm."""
@@ -53,15 +56,19 @@ _RECORD = struct.Struct("=iid")  # what the child says: stage or _TO_EXEC, errno
 _STAGES = ("setup", "cwd", "exec")
 
 
-def run(spec_fd: int, control_fd: int, log_fd: int) -> NoReturn:
-    """Be the shim of one engine until nothing of it is left. Exit status 0: all was said."""
+def run(spec_fd: int, control_fd: int, log_fd: int, handover: list[int]) -> NoReturn:
+    """Be the shim of one engine until nothing of it is left. Exit status 0: all was said.
+
+    `handover`: nothing, or the two descriptors of `Handover`.
+    """
     status = _OUR_BUG
     try:
         os.setsid()
-        _close_all_but({0, 1, 2, spec_fd, control_fd, log_fd})
+        _close_all_but({0, 1, 2, spec_fd, control_fd, log_fd, *handover})
         tree.adopt_orphans()
         tree.name_process("warmd-shim")
-        _Shim(socket.socket(fileno=control_fd), tree.wake_on_child_exit()).live(spec_fd, log_fd)
+        shim = _Shim(socket.socket(fileno=control_fd), tree.wake_on_child_exit(), handover)
+        shim.live(spec_fd, log_fd)
         status = 0
     except BaseException:  # noqa: BLE001  the forkserver's stack below must never run on in here
         sys.excepthook(*sys.exc_info())
@@ -69,13 +76,15 @@ def run(spec_fd: int, control_fd: int, log_fd: int) -> NoReturn:
 
 
 class _Shim:
-    def __init__(self, control: socket.socket, child_ended: int) -> None:
+    def __init__(self, control: socket.socket, child_ended: int, handover: list[int]) -> None:
         self._control = control
         self._child_ended = child_ended
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._poll.register(child_ended, select.POLLIN)
+        self._handover = Handover(self._poll, *handover) if handover else None
         self._main = 0
+        self._known: dict[str, object] = {}
         self._asked = False
         self._kill_at = float("inf")
         self._segments: set[str] = set()
@@ -83,6 +92,8 @@ class _Shim:
     def live(self, spec_fd: int, log_fd: int) -> None:
         with os.fdopen(spec_fd, "rb") as file:
             spec: Spec = json.load(file)
+        if self._hung_up():
+            return  # nobody would ever know of the engine
         try:
             self._main, exec_at = _start(spec, log_fd)
         except _RefusedError as refused:
@@ -90,7 +101,9 @@ class _Shim:
             return
         finally:
             os.close(log_fd)
-        self._say(started=self._main, at=exec_at)
+        identity = tree.identity(self._main)
+        self._known = {"pid": self._main, "identity": identity, "at": exec_at, "ended": None}
+        self._say(started=self._main, identity=identity, at=exec_at)
         self._until_nothing_is_left()
         tree.unlink_all(self._segments)
         self._say(gone=True)
@@ -113,6 +126,11 @@ class _Shim:
                 # An exit that came first is taken first: then nobody had asked for it.
                 self._reap()
                 self._take_command()
+            if self._handover is not None:
+                daemon = self._handover.serve(readable, self._known)
+                if daemon is not None:
+                    self._control = daemon
+                    self._poll.register(daemon, select.POLLIN)
 
     def _reap(self) -> bool:
         ended, any_left = tree.reap()
@@ -123,11 +141,12 @@ class _Shim:
 
     def _main_ended(self, code: int) -> None:
         self._main = 0
-        self._say(
-            status=code if code >= 0 else None,
-            signal=-code if code < 0 else None,
-            asked=self._asked,
-        )
+        self._known["ended"] = ended = {
+            "status": code if code >= 0 else None,
+            "signal": -code if code < 0 else None,
+            "asked": self._asked,
+        }
+        self._say(**ended)
         self._kill_at = min(self._kill_at, time.monotonic() + MOMENT_S)
         here = os.getpid()
         self._segments |= tree.shared_memory(tree.descendants(here))
@@ -142,7 +161,12 @@ class _Shim:
             packet = b""
         if not packet:
             self._poll.unregister(self._control)
-            self._kill_at = 0.0
+            if self._handover is None:
+                self._kill_at = 0.0
+            else:
+                self._control.close()
+                tree.be_silent()
+                self._handover.begin()
             return
         self._kill_at = min(self._kill_at, time.monotonic() + float(json.loads(packet)["stop"]))
         if self._main and not self._asked:
@@ -150,6 +174,14 @@ class _Shim:
             # Now: once a process has ended nobody can tell any more what it had mapped.
             self._segments |= tree.shared_memory(tree.descendants(os.getpid()))
             os.kill(self._main, signal.SIGTERM)
+
+    def _hung_up(self) -> bool:
+        try:
+            return not self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
 
     def _say(self, **packet: object) -> None:
         try:

@@ -36,6 +36,21 @@ def name_process(name: str) -> None:
     _prctl(_PR_SET_NAME, name.encode())
 
 
+def identity(pid: int) -> str:
+    """Name a process as no later one with its number can be named: boot, number, start.
+
+    The start is in clock ticks after the boot, see proc_pid_stat(5). Raises OSError.
+    """
+    with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123  no pathlib in a shim
+        started = stat.read().rpartition(b")")[2].split()[19].decode()
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:  # noqa: PTH123  as above
+            boot = file.read().strip()
+    except OSError:
+        boot = "-"  # hidden, as by ProcSubset= of systemd.exec(5)
+    return f"{boot}:{pid}:{started}"
+
+
 def parents() -> dict[int, int]:
     """Map each process that can be seen to its parent, from /proc/PID/stat.
 
@@ -132,6 +147,11 @@ def wake_on_child_exit() -> int:
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     return reader
+
+
+def be_silent() -> None:
+    """Close the error output of a daemon that is gone: whoever reads it waits for its end."""
+    os.dup2(0, 2, inheritable=False)  # /dev/null
 
 
 def drain(reader: int) -> None:
