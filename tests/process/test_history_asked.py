@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from daemon_rig import Daemon, a_daemon
+from daemon_rig import Daemon, a_daemon, until
 
 from warmd.cli.main import main
 from warmd.control import ControlServer
@@ -127,10 +129,14 @@ def daemon() -> Iterator[Daemon]:
 
 def test_requests_are_remembered_over_restarts_and_never_their_words(daemon: Daemon) -> None:
     daemon.turn()
-    daemon.write_config({"m": 'resting = "hot"\naliases = ["other"]'})
+    models = {"m": 'resting = "hot"\naliases = ["other"]'}
+    daemon.write_config(models, rest='[history]\nkeep = "1d"')
 
     def told() -> Any:
         return daemon.control("GET", "/history?model=other").json["models"]["m"]
+
+    def moved_at() -> list[float]:
+        return [each["at"] for each in daemon.control("GET", "/history?since=0").json["decisions"]]
 
     daemon.start()
     assert told()["requests"] is None
@@ -142,9 +148,13 @@ def test_requests_are_remembered_over_restarts_and_never_their_words(daemon: Dae
     assert sum(first["requests"]["met"].values()) == 2
     assert [start["count"] for start in first["starts"].values()] == [1]
     assert daemon.chat().status == 200
+    assert b"warmd_requests_total{" in daemon.control("GET", "/metrics").body
     assert daemon.stop() == 0
+    with closing(sqlite3.connect(daemon.folder / "state" / "history.db")) as db, db:
+        db.execute("UPDATE decisions SET at = at - 2 * 86400")
     daemon.start()
     assert told()["requests"]["count"] == 3
+    until(lambda: all(at > time.time() - 86400 for at in moved_at()), "old decisions are pruned")
     assert daemon.chat().status == 200
     daemon.stop(signal.SIGTERM)
     for file in (daemon.folder / "state").iterdir():
