@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from warmd.control import Metrics
+from warmd.gateway import RequestRecord
 from warmd.history import History
 from warmd.ladder import Rung, StartTimes
 from warmd.policy import Override
@@ -84,6 +85,18 @@ class Chronicle:
             failure.met,
             reason=failure.cause,
             seconds=failure.seconds,
+            at=self._clock.wall(),
+        )
+
+    def request_done(self, record: RequestRecord) -> None:
+        """Count a request that is over; the history writes it down with its whole minute."""
+        self._metrics.request_done(record)
+        self._history.count_request(
+            record.model,
+            status=record.status,
+            met=record.met,
+            first_byte_s=record.first_byte_s,
+            is_first=record.is_first,
             at=self._clock.wall(),
         )
 

@@ -25,7 +25,7 @@ from warmd.devices import host_memory
 from warmd.fitting import Fitter
 from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, ModelCard
 from warmd.gateway.paths import ENDPOINTS
-from warmd.history import History, StoredOverride, journal_handler, terminal_format
+from warmd.history import History, Report, StoredOverride, journal_handler, terminal_format
 from warmd.ladder import Rung, StartTimes, replica_name
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.planner.ledger import RamLedger
@@ -90,6 +90,7 @@ class Daemon:
         self._metrics = Metrics(self.snapshot, ENDPOINTS)
         self._supervisor: Supervisor
         self._history: History
+        self._chronicle: Chronicle
 
     async def run(self) -> None:
         """Run until told to stop. Raises the rooms' own errors where one can't be opened."""
@@ -98,7 +99,9 @@ class Daemon:
         async with AsyncExitStack() as house:
             house.enter_context(_Folders(settings))
             _sweep(settings.host.run_dir)
-            history = History(settings.host.state_dir / "history.db", _warn)
+            history = History(
+                settings.host.state_dir / "history.db", _warn, keep=settings.history.keep
+            )
             house.callback(history.close)
             self._history = history
             launcher = DirectLauncher(settings.host.run_dir)
@@ -161,7 +164,7 @@ class Daemon:
         def ram(held: int) -> RamLedger:
             return RamLedger(budget, held, host_memory().available)
 
-        chronicle = Chronicle(history, self._metrics, CLOCK)
+        chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK)
         build = _Build(launcher)
         supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
         overrides = history.overrides()
@@ -190,7 +193,7 @@ class Daemon:
         keys = None if table.api_keys is None else Keys(table.api_keys, _warn)
         limits = GatewayLimits(table.max_body, table.header_timeout, table.body_timeout)
         return Gateway(
-            _Front(self._supervisor, int(self._started)), limits, self._metrics.request_done, keys
+            _Front(self._supervisor, int(self._started)), limits, self._chronicle.request_done, keys
         )
 
     # What the admin API asks
@@ -208,6 +211,11 @@ class Daemon:
     async def decisions(self, model: str) -> list[Decision]:
         """Return the last changes of rung of `model`; the disk is waited for in a thread."""
         return await asyncio.to_thread(self._history.decisions, model)
+
+    async def history(self, model: str | None, since: float) -> Report:
+        """Return what happened to `model`, or to all, since `since`; read in a thread."""
+        self._history.catch_up()
+        return await asyncio.to_thread(self._history.report, model, since)
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""
@@ -258,6 +266,7 @@ class Daemon:
 
     def _after_tick(self) -> None:
         """Feed the watchdog: only a loop that completes its ticks is alive (sd_notify(3))."""
+        self._history.tick()
         rungs = [self._supervisor.rung(name) for name in self._supervisor.models]
         counts = ", ".join(f"{rungs.count(rung)} {rung}" for rung in Rung if rung in rungs)
         status = f"STATUS={counts or 'no models configured'}"

@@ -136,6 +136,19 @@ class WakeTimes:
         return self.engine + self.first_answer + self.canary
 
 
+@dataclass(frozen=True)
+class SleepFigures:
+    """What sleep costs and gives for one engine configuration, as it was measured.
+
+    Times are seconds, sizes bytes; None where it could not be measured.
+    """
+
+    first_sleep_s: float  # the first sleep takes the host RAM, and is the slow one
+    wake_s: float
+    host_ram: int | None  # held while asleep
+    device_kept: int | None  # of the GPU's memory, still held while asleep
+
+
 def replica_name(model: str, index: int) -> str:
     """Name the `index`-th engine of `model`: `qwen3-32b.0`."""
     return f"{model}.{index}"

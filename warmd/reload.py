@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from warmd.config import Settings
 
-AT_THE_NEXT_START = ("host", "gateway", "control", "metrics", "ram")
+AT_THE_NEXT_START = ("host", "gateway", "control", "metrics", "history", "ram")
 """Tables that are read once: listeners and folders stay as they are while the daemon lives."""
 
 

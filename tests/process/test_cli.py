@@ -18,6 +18,7 @@ import pytest
 
 from warmd.cli.main import main
 from warmd.control import ControlServer
+from warmd.history import Report
 from warmd.ladder import Phase, Rung
 from warmd.status import Decision, ModelStatus, ReplicaStatus, StagingStatus, Status
 
@@ -50,6 +51,9 @@ class Daemon:
             Decision(1000.0, f"{model}.0", Rung.STAGED, Rung.HOT, why, 41.25),
             Decision(900.0, f"{model}.0", Rung.COLD, Rung.STAGED, "it rests staged", None),
         ]
+
+    async def history(self, model: str | None, since: float) -> Report:
+        return Report(since + 1, since, 5.0, {}, [])
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         self.asked.append((model, rung, for_s))

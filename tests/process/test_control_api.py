@@ -17,6 +17,7 @@ import uvloop
 
 from warmd.config.address import Address
 from warmd.control import ControlError, ControlServer, MetricsServer, listen_privately
+from warmd.history import Report
 from warmd.ladder import Rung
 from warmd.status import Decision, ModelStatus, StagingStatus, Status
 
@@ -43,6 +44,9 @@ class Daemon:
             Decision(1000.0, f"{model}.0", Rung.STAGED, Rung.HOT, why, 41.25),
             Decision(900.0, f"{model}.0", Rung.COLD, Rung.STAGED, "it rests staged", None),
         ]
+
+    async def history(self, model: str | None, since: float) -> Report:
+        return Report(since + 1, since, 5.0, {}, [])
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         if for_s == 13:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from warmd.history import History, StoredOverride
-from warmd.history.store import BACKLOG
+from warmd.history.writer import BACKLOG
 from warmd.ladder import Rung, Stage, StartTimes
 
 DAY = 86400.0
@@ -79,18 +79,6 @@ def test_what_is_recorded_outlives_the_daemon(
     assert reports == []
 
 
-def test_old_decisions_are_pruned_when_the_history_is_opened(
-    begin: Callable[[], History], path: Path
-) -> None:
-    with closing(begin()) as history:
-        decide(history, "old", NOW - 91 * DAY)
-        decide(history, "young", NOW - 89 * DAY)
-        history.record_start("tiny", "tiny.0", Rung.COLD, StartTimes({}), NOW - 91 * DAY)
-    with closing(begin()) as history:
-        assert len(history.recent_starts("tiny")) == 1
-    assert rows(path, "SELECT reason FROM decisions") == [("young",)]
-
-
 @pytest.mark.parametrize(
     ("spoil", "suffix"),
     [
@@ -124,9 +112,10 @@ def test_damage_met_at_work_loses_no_new_entry(
         for n in range(200):
             decide(history, f"{n} " + "x" * 500)
         history.overrides()  # everything before is written
-        db, history._db = history._db, None
+        writer = history._writer
+        db, writer._db = writer._db, None
         assert db is not None
-        history._writer.submit(db.close).result()
+        writer._thread.submit(db.close).result()
         size = path.stat().st_size
         with path.open("r+b") as file:
             file.seek(4096)
@@ -144,9 +133,9 @@ def test_a_full_disk_is_told_once_and_the_entries_come_later(
 ) -> None:
     with closing(begin()) as history:
         history.overrides()
-        db = history._db
+        db = history._writer._db
         assert db is not None
-        history._writer.submit(db.execute, "PRAGMA max_page_count = 1").result()
+        history._writer._thread.submit(db.execute, "PRAGMA max_page_count = 1").result()
         decide(history, "x" * 9000)  # SQLITE_FULL
         decide(history, "later")
         history.overrides()

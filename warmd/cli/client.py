@@ -85,6 +85,6 @@ class Client:
         return answer
 
     def _refusal(self, status: int, body: bytes) -> str:
-        if status >= 500:
+        if status == 500:
             return f"warmd failed on this (HTTP {status}), it is a bug: see journalctl -u warmd"
         return str(self.parse(body).get("error", f"warmd refused this (HTTP {status})"))

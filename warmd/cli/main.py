@@ -17,8 +17,10 @@ from urllib.parse import urlencode
 from warmd import __version__
 from warmd.cli.client import Client, NoDaemonError, RefusedError
 from warmd.cli.explain import explanation
+from warmd.cli.history import history
 
 DEFAULT_SOCKET = "/run/warmd/control.sock"
+_DAY_S = 86400.0
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
 _RUNGS = ("hot", "staged", "cold", "auto")
@@ -37,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _reload(client)
         elif args.command == "explain":
             _explain(client, args)
+        elif args.command == "history":
+            _history(client, args)
         elif args.json:
             _print_json(client, "/status")
         else:
@@ -99,6 +103,22 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("model", metavar="MODEL", help="a model's name or alias")
     explain.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
 
+    past = commands.add_parser(
+        "history",
+        parents=[anywhere],
+        help="sum up requests, starts, sleeps and failures, and list the last changes",
+    )
+    past.add_argument("model", metavar="MODEL", nargs="?", help="a model's name or alias")
+    past.add_argument(
+        "--since",
+        dest="since_s",
+        type=_duration,
+        metavar="TIME",
+        default=_DAY_S,
+        help='how far back, such as "8h" or "30d" (default: 24h)',
+    )
+    past.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
+
     commands.add_parser(
         "reload",
         parents=[anywhere],
@@ -129,7 +149,7 @@ def _rung(word: str) -> str:
 
 
 def _duration(text: str) -> float:
-    # Brings the whole config room and pydantic along; only --for needs it.
+    # Brings the whole config room and pydantic along; only --for and --since need it.
     from warmd.config.units import parse_duration  # noqa: PLC0415
 
     try:
@@ -160,6 +180,15 @@ def _explain(client: Client, args: argparse.Namespace) -> None:
         return
     told = client.parse(client.get(target))
     print(explanation(told["model"], told["decisions"], told["time"], time.localtime))
+
+
+def _history(client: Client, args: argparse.Namespace) -> None:
+    query = {"since": time.time() - args.since_s, "model": args.model}
+    target = "/history?" + urlencode({key: value for key, value in query.items() if value})
+    if args.json:
+        _print_json(client, target)
+    else:
+        print(history(client.parse(client.get(target)), time.localtime))
 
 
 def _print_json(client: Client, target: str) -> None:

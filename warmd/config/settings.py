@@ -78,6 +78,12 @@ class MetricsSettings(Table):
     listen: Annotated[tuple[AddressText, ...], Field(strict=False)] = (Address("127.0.0.1", 8401),)
 
 
+class HistorySettings(Table):
+    """What is remembered of starts, decisions and requests."""
+
+    keep: Seconds = 90 * 86400.0
+
+
 class SleepMode(StrEnum):
     """Whether engines can be put to sleep."""
 
@@ -198,6 +204,7 @@ class Settings(Table):
     gateway: GatewaySettings = GatewaySettings()
     control: ControlSettings = ControlSettings()
     metrics: MetricsSettings = MetricsSettings()
+    history: HistorySettings = HistorySettings()
     engine: EngineSettings = EngineSettings()
     ram: RamSettings = RamSettings()
     restart: RestartSettings = RestartSettings()

@@ -16,11 +16,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from warmd.config import ConfigError
 from warmd.control.unix_socket import listen_privately
+from warmd.history import HistoryError, Report
 from warmd.ladder import Rung
 from warmd.status import Decision, Status
 
 _MAX_BODY = 64 * 1024
 _SHUTDOWN_S = 1.0
+_DAY_S = 86400.0
 _AUTO = "auto"
 _CHOICES = (Rung.HOT.value, Rung.STAGED.value, Rung.COLD.value, _AUTO)
 
@@ -36,6 +38,12 @@ class Operations(Protocol):
 
     async def decisions(self, model: str) -> Sequence[Decision]:
         """The last changes of rung of `model` (its own name), newest first."""
+
+    async def history(self, model: str | None, since: float) -> Report:
+        """What happened to `model` (its own name), or to all, since `since` (Unix seconds).
+
+        Raises `warmd.history.HistoryError`.
+        """
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         """Keep `model` (its own name) on `rung` for `for_s` seconds or until further notice.
@@ -59,7 +67,7 @@ class UnknownModelError(LookupError):
 
 
 class ControlServer:
-    """GET /status, /explain and /metrics, POST /set and /reload, on the unix socket at `path`.
+    """GET /status, /explain, /history, /metrics, POST /set, /reload, on the unix socket at `path`.
 
     `expose` returns the metrics. `report` gets a sentence where the socket's group can't be set.
     """
@@ -113,6 +121,17 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
         facts = dataclasses.asdict(status.models[model])
         return web.json_response({"time": status.time, "model": facts, "decisions": decisions})
 
+    async def history(request: web.Request) -> web.Response:
+        status = operations.snapshot()
+        name = request.query.get("model")
+        model = None if name is None else _resolve(name, status)
+        since = _since(request.query.get("since"), status.time)
+        try:
+            report = await operations.history(model, since)
+        except HistoryError as error:
+            raise _RefusedError(503, str(error)) from None
+        return web.json_response(dataclasses.asdict(report))
+
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
@@ -137,6 +156,7 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
     app = web.Application(client_max_size=_MAX_BODY, middlewares=[_errors_in_json])
     app.router.add_get("/status", status)
     app.router.add_get("/explain", explain)
+    app.router.add_get("/history", history)
     app.router.add_get("/metrics", metrics)
     app.router.add_post("/set", set_target)
     app.router.add_post("/reload", reload)
@@ -195,6 +215,18 @@ def _resolve(name: str, status: Status) -> str:
     if name not in own:
         raise UnknownModelError(name, own)
     return own[name]
+
+
+def _since(text: str | None, now: float) -> float:
+    if text is None:
+        return now - _DAY_S
+    try:
+        since = float(text)
+    except ValueError:
+        since = math.nan
+    if not math.isfinite(since):
+        raise _RefusedError(400, f"since must be a time in Unix seconds, not {text}")
+    return since
 
 
 def _rung(word: str) -> Rung | None:

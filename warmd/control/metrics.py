@@ -16,12 +16,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from warmd.gateway.models import RequestRecord
-from warmd.ladder import Rung, StartTimes
+from warmd.ladder import StartTimes
 from warmd.status import ModelStatus, Status
-
-LONG_IDLE_S = 300.0
-"""After this long without a request a hot model counts as not in use, as idle-unloaders see it:
-the first request then measures what warmth is worth."""
 
 SECONDS_BUCKETS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -89,7 +85,7 @@ class Metrics:
         self._requests.labels(model, path, str(record.status)).inc()
         if record.first_byte_s is None:
             return
-        if record.met is not Rung.HOT or record.idle_s > LONG_IDLE_S:
+        if record.is_first:
             self._first_delay.labels(model, record.met.value).observe(record.first_byte_s)
         else:
             self._first_byte.labels(model).observe(record.first_byte_s)

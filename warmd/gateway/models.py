@@ -10,6 +10,10 @@ import aiohttp
 
 from warmd.ladder import Rung
 
+LONG_IDLE_S = 300.0
+"""After this long without a request a hot model counts as not in use, as idle-unloaders see it:
+the first request then measures what warmth is worth."""
+
 
 @dataclass(frozen=True)
 class ModelCard:
@@ -74,6 +78,11 @@ class RequestRecord:
     waited_s: float  # from arrival to a place on a ready replica
     first_byte_s: float | None  # from arrival to the engine's first byte of body
     total_s: float
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it met its model not in use, so that its wait counts as a first delay."""
+        return self.met is not Rung.HOT or self.idle_s > LONG_IDLE_S
 
 
 RequestDone = Callable[[RequestRecord], None]

@@ -1,4 +1,4 @@
-"""What happened, kept: starts, decisions and overrides in SQLite; log lines in the journal."""
+"""What happened, kept: starts, sleeps, decisions, requests in SQLite; log lines in the journal."""
 
 from warmd.history.journal import (
     JournalHandler,
@@ -6,11 +6,15 @@ from warmd.history.journal import (
     journal_handler,
     terminal_format,
 )
+from warmd.history.report import HistoryError, ModelReport, Report
 from warmd.history.store import History, StoredOverride
 
 __all__ = [
     "History",
+    "HistoryError",
     "JournalHandler",
+    "ModelReport",
+    "Report",
     "StoredOverride",
     "TerminalFormatter",
     "journal_handler",

@@ -1,4 +1,4 @@
-"""The history's SQLite file: how it is opened, migrated, pruned, and moved aside when damaged."""
+"""The history's SQLite file: how it is opened, migrated, and moved aside when damaged."""
 
 from __future__ import annotations
 
@@ -7,44 +7,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-DECISIONS_KEPT_S = 90 * 86400.0
-_BUSY_TIMEOUT_S = 2.0
+from warmd.history.schema import MIGRATIONS
 
-# One tuple of statements for each version; user_version counts those that were applied.
-_MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        """CREATE TABLE starts (
-            id INTEGER PRIMARY KEY,
-            at REAL NOT NULL,
-            model TEXT NOT NULL,
-            replica TEXT NOT NULL,
-            from_rung TEXT NOT NULL,
-            outcome TEXT NOT NULL CHECK (outcome IN ('ready', 'failed')),
-            seconds REAL NOT NULL,
-            stages TEXT NOT NULL,
-            reason TEXT
-        ) STRICT""",
-        "CREATE INDEX starts_by_model ON starts (model, at)",
-        """CREATE TABLE decisions (
-            id INTEGER PRIMARY KEY,
-            at REAL NOT NULL,
-            model TEXT NOT NULL,
-            replica TEXT,
-            from_rung TEXT NOT NULL,
-            to_rung TEXT NOT NULL,
-            reason TEXT NOT NULL,
-            seconds REAL
-        ) STRICT""",
-        "CREATE INDEX decisions_by_time ON decisions (at)",
-        "CREATE INDEX decisions_by_model ON decisions (model, at)",
-        """CREATE TABLE overrides (
-            model TEXT PRIMARY KEY,
-            rung TEXT NOT NULL,
-            until REAL,
-            set_at REAL NOT NULL
-        ) STRICT, WITHOUT ROWID""",
-    ),
-)
+_BUSY_TIMEOUT_S = 2.0
 
 
 class UnusableFileError(sqlite3.DatabaseError):
@@ -72,12 +37,12 @@ def open_database(path: Path, now: float, report: Callable[[str], None]) -> sqli
     """
     path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     try:
-        return _open(path, now)
+        return _open(path)
     except sqlite3.DatabaseError as error:
         if not must_be_replaced(error):
             raise
         report(move_aside(path, now, error))
-        return _open(path, now)
+        return _open(path)
 
 
 def move_aside(path: Path, now: float, error: Exception) -> str:
@@ -95,7 +60,7 @@ def move_aside(path: Path, now: float, error: Exception) -> str:
     )
 
 
-def _open(path: Path, now: float) -> sqlite3.Connection:
+def _open(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -104,9 +69,6 @@ def _open(path: Path, now: float) -> sqlite3.Connection:
         if verdict != "ok":
             raise UnusableFileError(verdict, "corrupt")
         _migrate(connection)
-        oldest = now - DECISIONS_KEPT_S
-        connection.execute("DELETE FROM decisions WHERE at < ?", (oldest,))
-        connection.execute("DELETE FROM starts WHERE outcome = 'failed' AND at < ?", (oldest,))
     except BaseException:
         connection.close()
         raise
@@ -115,13 +77,13 @@ def _open(path: Path, now: float) -> sqlite3.Connection:
 
 def _migrate(connection: sqlite3.Connection) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > len(_MIGRATIONS):
+    if version > len(MIGRATIONS):
         raise UnusableFileError(f"a newer warmd wrote it, schema {version}", f"schema{version}")
-    if version == len(_MIGRATIONS):
+    if version == len(MIGRATIONS):
         return
     connection.execute("BEGIN IMMEDIATE")
-    for statements in _MIGRATIONS[version:]:
+    for statements in MIGRATIONS[version:]:
         for statement in statements:
             connection.execute(statement)
-    connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
     connection.execute("COMMIT")

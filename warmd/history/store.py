@@ -1,27 +1,40 @@
-"""The history of starts, decisions and overrides, written by one thread of its own."""
+"""The history: starts, sleeps, wakes, decisions, overrides, and requests by the minute."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
 
-from warmd.history.database import move_aside, must_be_replaced, open_database
-from warmd.ladder import Rung, Stage, StartTimes
+from warmd.history.minutes import MinuteCount, Minutes
+from warmd.history.report import Report, read_report
+from warmd.history.schema import PRUNING
+from warmd.history.writer import Writer
+from warmd.ladder import Rung, SleepFigures, Stage, StartTimes, WakeTimes
 from warmd.status import Decision
 
 # A newer warmd may have written words that this one does not know.
 _RUNGS = frozenset(rung.value for rung in Rung)
 _STAGES = frozenset(stage.value for stage in Stage)
 
-BACKLOG = 1000
-"""Entries kept in memory while the disk refuses them."""
+DAY_S = 86400.0
+KEPT_S = 90 * DAY_S
+STARTS_KNOWN = 20
+"""So many starts and wakes of each model are read and outlive the pruning: estimates need them."""
+
+_COUNTS = [field.name for field in fields(MinuteCount)]
+_ADD_MINUTE = (
+    f"INSERT INTO requests (model, minute, {', '.join(_COUNTS)})"  # noqa: S608
+    f" VALUES (?, ?{', ?' * len(_COUNTS)}) ON CONFLICT (model, minute) DO UPDATE SET "
+    + ", ".join(
+        f"{name} = max({name}, excluded.{name})"
+        if name.endswith("_max")
+        else f"{name} = {name} + excluded.{name}"
+        for name in _COUNTS
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -33,44 +46,55 @@ class StoredOverride:
     set_at: float
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A row to write; `override_of` names the model whose override it is."""
-
-    sql: str
-    values: tuple[str | float | None, ...]
-    override_of: str | None = None
-
-
 class History:
-    """The history's file, for a caller that must not wait: every `record_*` returns at once.
+    """The history's file, for a caller that must not wait.
 
-    A damaged file is moved aside and a new one begun. While the disk is full or may not be
-    written to, entries wait in memory (the last 1000; an override is never dropped) and each new
-    one is another try. Both are told to `report`, in a sentence, once. `report` is called from
-    the writer's thread.
+    Every `record_*`, `set_*`, `keep_*`, `count_*`, `tick` and `catch_up` returns at once; they
+    belong to one thread. All else waits for the disk. No trouble of the disk is raised: see
+    `warmd.history.writer`. What is older than `keep` seconds is pruned, once a day.
     """
 
     def __init__(
-        self, path: Path, report: Callable[[str], None], clock: Callable[[], float] = time.time
+        self,
+        path: Path,
+        report: Callable[[str], None],
+        clock: Callable[[], float] = time.time,
+        keep: float = KEPT_S,
     ) -> None:
         self._path = path
-        self._report = report
         self._clock = clock
-        self._db: sqlite3.Connection | None = None
-        self._unsaved: deque[_Entry] = deque()
-        self._dropped = 0
-        self._stuck = False
-        self._closed = False
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="history")
-        self._hand_over(self._flush)
+        self._keep = keep
+        self._minutes = Minutes()
+        self._minute = 0
+        self._pruned = 0.0
+        self._writer = Writer(path, report, clock)
+
+    def tick(self) -> None:
+        """To be called about each second: hands over the minutes that are over, prunes each day."""
+        now = self._clock()
+        minute = int(now // 60)
+        if minute == self._minute:
+            return
+        self._minute = minute
+        self._hand_over(but=minute)
+        # A clock that was set back must not put the pruning off for years.
+        if abs(now - self._pruned) >= DAY_S:
+            self._pruned = now
+            values = {"oldest": now - self._keep, "known": STARTS_KNOWN}
+            self._writer.clear(PRUNING, values)
+
+    def catch_up(self) -> None:
+        """Hand over what is counted so far, the minute that still runs included."""
+        self._hand_over()
+
+    # Starts, sleeps, wakes
 
     def record_start(
         self, model: str, replica: str, from_rung: Rung, times: StartTimes, at: float
     ) -> None:
         """A replica got ready at `at` (Unix seconds) after `times`."""
         stages = {stage.value: seconds for stage, seconds in times.stages.items()}
-        self._record(
+        self._writer.save(
             "INSERT INTO starts (at, model, replica, from_rung, outcome, seconds, stages)"
             " VALUES (?, ?, ?, ?, 'ready', ?, ?)",
             (at, model, replica, from_rung.value, times.total, json.dumps(stages)),
@@ -80,11 +104,121 @@ class History:
         self, model: str, replica: str, from_rung: Rung, *, reason: str, seconds: float, at: float
     ) -> None:
         """A start failed at `at` (Unix seconds), `seconds` after the decision, for `reason`."""
-        self._record(
+        self._writer.save(
             "INSERT INTO starts (at, model, replica, from_rung, outcome, seconds, stages, reason)"
             " VALUES (?, ?, ?, ?, 'failed', ?, '{}', ?)",
             (at, model, replica, from_rung.value, seconds, _storable(reason)),
         )
+
+    def record_sleep(
+        self,
+        model: str,
+        replica: str,
+        level: int,
+        *,
+        seconds: float,
+        host_ram: int | None,
+        device_kept: int | None,
+        cycle: int,
+        rehearsal: bool,
+        at: float,
+    ) -> None:
+        """A replica fell asleep at `at` (Unix seconds), for the `cycle`-th time of its engine.
+
+        `host_ram` and `device_kept` are bytes that it holds asleep, None where not measured.
+        """
+        self._writer.save(
+            "INSERT INTO sleeps (at, model, replica, outcome, level, seconds, cycle, rehearsal,"
+            " host_ram, device_kept) VALUES (?, ?, ?, 'done', ?, ?, ?, ?, ?, ?)",
+            (at, model, replica, level, seconds, cycle, rehearsal, host_ram, device_kept),
+        )
+
+    def record_sleep_failure(
+        self,
+        model: str,
+        replica: str,
+        level: int,
+        *,
+        reason: str,
+        seconds: float,
+        cycle: int,
+        rehearsal: bool,
+        at: float,
+    ) -> None:
+        """A sleep failed at `at` (Unix seconds), `seconds` after the order, for `reason`."""
+        self._writer.save(
+            "INSERT INTO sleeps (at, model, replica, outcome, level, seconds, cycle, rehearsal,"
+            " reason) VALUES (?, ?, ?, 'failed', ?, ?, ?, ?, ?)",
+            (at, model, replica, level, seconds, cycle, rehearsal, _storable(reason)),
+        )
+
+    def record_wake(
+        self, model: str, replica: str, times: WakeTimes, cycle: int, at: float
+    ) -> None:
+        """A replica was awake and ready at `at` (Unix seconds) after `times`."""
+        self._writer.save(
+            "INSERT INTO wakes (at, model, replica, outcome, seconds, engine, first_answer,"
+            " canary, cycle) VALUES (?, ?, ?, 'done', ?, ?, ?, ?, ?)",
+            (
+                *(at, model, replica, times.total),
+                *(times.engine, times.first_answer, times.canary, cycle),
+            ),
+        )
+
+    def record_wake_failure(
+        self, model: str, replica: str, *, reason: str, seconds: float, cycle: int, at: float
+    ) -> None:
+        """A wake failed at `at` (Unix seconds), `seconds` after the order, for `reason`."""
+        self._writer.save(
+            "INSERT INTO wakes (at, model, replica, outcome, seconds, cycle, reason)"
+            " VALUES (?, ?, ?, 'failed', ?, ?, ?)",
+            (at, model, replica, seconds, cycle, _storable(reason)),
+        )
+
+    def recent_starts(self, model: str, limit: int = STARTS_KNOWN) -> list[StartTimes]:
+        """The last starts of `model` that got ready, newest first."""
+        rows = self._writer.read(
+            "SELECT stages FROM starts WHERE model = ? AND outcome = 'ready'"
+            " ORDER BY at DESC LIMIT ?",
+            (model, limit),
+        )
+        starts = [json.loads(stages) for (stages,) in rows]
+        return [
+            StartTimes({Stage(stage): seconds for stage, seconds in start.items()})
+            for start in starts
+            if start.keys() <= _STAGES
+        ]
+
+    def recent_wakes(self, model: str, limit: int = STARTS_KNOWN) -> list[float]:
+        """Seconds that the last wakes of `model` took in all, newest first; no failed ones."""
+        rows = self._writer.read(
+            "SELECT seconds FROM wakes WHERE model = ? AND outcome = 'done'"
+            " ORDER BY at DESC LIMIT ?",
+            (model, limit),
+        )
+        return [seconds for (seconds,) in rows]
+
+    def keep_sleep_figures(self, key: str, model: str, figures: SleepFigures, at: float) -> None:
+        """Keep what sleep costs `model` in the engine configuration `key`; the last word holds."""
+        self._writer.save(
+            "INSERT OR REPLACE INTO sleep_figures"
+            " (key, at, model, first_sleep_s, wake_s, host_ram, device_kept)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(key, at, model, figures.first_sleep_s, figures.wake_s),
+                *(figures.host_ram, figures.device_kept),
+            ),
+        )
+
+    def sleep_figures(self, key: str) -> SleepFigures | None:
+        """What was measured for the engine configuration `key`, None if nothing was yet."""
+        rows = self._writer.read(
+            "SELECT first_sleep_s, wake_s, host_ram, device_kept FROM sleep_figures WHERE key = ?",
+            (key,),
+        )
+        return SleepFigures(*rows[0]) if rows else None
+
+    # Decisions and overrides
 
     def record_decision(
         self,
@@ -98,49 +232,15 @@ class History:
         seconds: float | None,
     ) -> None:
         """A change of rung at `at` (Unix seconds), what it took in seconds, and why."""
-        self._record(
+        self._writer.save(
             "INSERT INTO decisions (at, model, replica, from_rung, to_rung, reason, seconds)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
             (at, model, replica, from_rung.value, to_rung.value, _storable(reason), seconds),
         )
 
-    def set_override(self, model: str, rung: Rung | None, until: float | None, at: float) -> None:
-        """Keep an operator's word on `model` across restarts; `rung` None takes it back."""
-        if rung is None:
-            self._record("DELETE FROM overrides WHERE model = ?", (model,), override_of=model)
-            return
-        self._record(
-            "INSERT OR REPLACE INTO overrides (model, rung, until, set_at) VALUES (?, ?, ?, ?)",
-            (model, rung.value, until, at),
-            override_of=model,
-        )
-
-    def overrides(self) -> dict[str, StoredOverride]:
-        """Every stored override, those that have ended included. Waits for the disk."""
-        rows = self._read("SELECT model, rung, until, set_at FROM overrides", ())
-        return {
-            model: StoredOverride(Rung(rung), until, set_at)
-            for model, rung, until, set_at in rows
-            if rung in _RUNGS
-        }
-
-    def recent_starts(self, model: str, limit: int = 20) -> list[StartTimes]:
-        """The last starts of `model` that got ready, newest first. Waits for the disk."""
-        rows = self._read(
-            "SELECT stages FROM starts WHERE model = ? AND outcome = 'ready'"
-            " ORDER BY at DESC LIMIT ?",
-            (model, limit),
-        )
-        starts = [json.loads(stages) for (stages,) in rows]
-        return [
-            StartTimes({Stage(stage): seconds for stage, seconds in start.items()})
-            for start in starts
-            if start.keys() <= _STAGES
-        ]
-
     def decisions(self, model: str, limit: int = 20) -> list[Decision]:
-        """The last changes of rung of `model`, newest first. Waits for the disk."""
-        rows = self._read(
+        """The last changes of rung of `model`, newest first."""
+        rows = self._writer.read(
             "SELECT at, replica, from_rung, to_rung, reason, seconds FROM decisions"
             " WHERE model = ? ORDER BY at DESC, id DESC LIMIT ?",
             (model, limit),
@@ -151,109 +251,71 @@ class History:
             if {old, new} <= _RUNGS
         ]
 
+    def set_override(self, model: str, rung: Rung | None, until: float | None, at: float) -> None:
+        """Keep an operator's word on `model` across restarts; `rung` None takes it back."""
+        if rung is None:
+            self._writer.save("DELETE FROM overrides WHERE model = ?", (model,), override_of=model)
+            return
+        self._writer.save(
+            "INSERT OR REPLACE INTO overrides (model, rung, until, set_at) VALUES (?, ?, ?, ?)",
+            (model, rung.value, until, at),
+            override_of=model,
+        )
+
+    def overrides(self) -> dict[str, StoredOverride]:
+        """Every stored override, those that have ended included."""
+        rows = self._writer.read("SELECT model, rung, until, set_at FROM overrides")
+        return {
+            model: StoredOverride(Rung(rung), until, set_at)
+            for model, rung, until, set_at in rows
+            if rung in _RUNGS
+        }
+
+    # Requests
+
+    def count_request(
+        self,
+        model: str,
+        *,
+        status: int,
+        met: Rung,
+        first_byte_s: float | None,
+        is_first: bool,
+        at: float,
+    ) -> None:
+        """Count a request that ended at `at` (Unix seconds), in memory until its minute is over.
+
+        `is_first`: the wait for its first byte counts as a first delay.
+        """
+        count = self._minutes.at(model, int(at // 60))
+        count.add(status, met, first_byte_s, is_first=is_first)
+
+    def last_requests(self) -> dict[str, float]:
+        """When the last request for each model ended: Unix seconds, up to a minute too late."""
+        rows = self._writer.read(
+            "SELECT model, (SELECT max(minute) FROM requests WHERE model = m.model)"
+            " FROM models_asked AS m"
+        )
+        now = self._clock()
+        return {model: min(60.0 * (minute + 1), now) for model, minute in rows}
+
+    def report(self, model: str | None, since: float) -> Report:
+        """What happened to `model`, or to all, since `since` (Unix seconds).
+
+        Read through a connection of its own, so that nobody's writing waits for it. Raises
+        `warmd.history.HistoryError` with a sentence.
+        """
+        self._writer.settle()
+        return read_report(self._path, model, since, self._clock())
+
     def close(self) -> None:
         """Write what is left and end the thread. What is recorded afterwards is dropped."""
-        if self._closed:
-            return
-        self._hand_over(self._finish)
-        self._closed = True
-        self._writer.shutdown(wait=True)
+        self._hand_over()
+        self._writer.close()
 
-    def _record(
-        self, sql: str, values: tuple[str | float | None, ...], override_of: str | None = None
-    ) -> None:
-        entry = _Entry(sql, values, override_of)
-        self._hand_over(lambda: self._save(entry))
-
-    def _read(self, sql: str, values: tuple[str | int, ...]) -> list[tuple[Any, ...]]:
-        def read() -> list[tuple[Any, ...]]:
-            self._flush()
-            if self._db is None:
-                return []
-            try:
-                return self._db.execute(sql, values).fetchall()
-            except sqlite3.DatabaseError as error:
-                self._stumble(error)
-                return []
-
-        return self._writer.submit(read).result()
-
-    def _hand_over(self, work: Callable[[], None]) -> None:
-        if not self._closed:
-            # Without a look at its result, a bug in the writer's thread would pass in silence.
-            self._writer.submit(work).add_done_callback(_raise_bug)
-
-    # From here on: the writer's thread.
-
-    def _save(self, entry: _Entry) -> None:
-        if entry.override_of is not None:
-            superseded = [e for e in self._unsaved if e.override_of == entry.override_of]
-            for old in superseded:
-                self._unsaved.remove(old)
-        self._unsaved.append(entry)
-        self._flush()
-        if len(self._unsaved) > BACKLOG:
-            oldest = next((e for e in self._unsaved if e.override_of is None), None)
-            if oldest is not None:
-                self._unsaved.remove(oldest)
-                self._dropped += 1
-
-    def _flush(self) -> None:
-        for last_try in (False, True):
-            try:
-                self._write_out()
-                break
-            except (sqlite3.DatabaseError, OSError) as error:
-                if not self._stumble(error) or last_try:
-                    return
-        if self._stuck:
-            lost = f"; {self._dropped} entries were lost" if self._dropped else ""
-            self._report(f"the history is written to {self._path} again{lost}")
-        self._stuck, self._dropped = False, 0
-
-    def _write_out(self) -> None:
-        if self._db is None:
-            self._db = open_database(self._path, self._clock(), self._report)
-        while self._unsaved:
-            entry = self._unsaved.popleft()
-            try:
-                self._db.execute(entry.sql, entry.values)
-            except sqlite3.DatabaseError as error:
-                # A row that the schema refuses would be refused for ever: it is our bug.
-                if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
-                    raise AssertionError(f"history refuses {entry}") from error
-                self._unsaved.appendleft(entry)
-                raise
-
-    def _stumble(self, error: Exception) -> bool:
-        """Let go of the database; return whether another try at once makes sense."""
-        if self._db is not None:
-            self._db.close()
-            self._db = None
-        if must_be_replaced(error):
-            try:
-                self._report(move_aside(self._path, self._clock(), error))
-            except OSError as refused:
-                error = refused
-            else:
-                return True
-        if not self._stuck:
-            self._report(
-                f"the history can't be kept in {self._path} ({error}): warmd goes on without, "
-                f"holds the last {BACKLOG} entries in memory and tries again with each new one"
-            )
-        self._stuck = True
-        return False
-
-    def _finish(self) -> None:
-        self._flush()
-        if self._db is not None:
-            self._db.close()
-            self._db = None
-
-
-def _raise_bug(done: Future[None]) -> None:
-    done.result()  # concurrent.futures logs what a callback raises
+    def _hand_over(self, but: int | None = None) -> None:
+        for (model, minute), count in self._minutes.take(but).items():
+            self._writer.save(_ADD_MINUTE, (model, minute, *astuple(count)))
 
 
 def _storable(text: str) -> str:

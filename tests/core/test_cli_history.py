@@ -1,0 +1,72 @@
+"""`warmctl history` in words, from the JSON that the daemon's own dataclasses give."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from typing import Any
+
+from warmd.cli.history import history
+from warmd.history.report import (
+    Durations,
+    Failure,
+    FirstBytes,
+    FirstDelays,
+    ModelReport,
+    Moved,
+    Report,
+    Requests,
+    Sleeps,
+)
+
+MET = {"hot": 398, "asleep": 8, "staged": 6, "cold": 0}
+BUSY = ModelReport(
+    starts={"cold": Durations(1, 55.0, 55.0), "staged": Durations(3, 41.25, 50.0)},
+    sleeps=Sleeps(12, 4.1, 10.6, 2, 22 * 2**30, None),
+    wakes=Durations(10, 0.9, 2.2),
+    failures=[Failure("start", "CUDA out of\nmemory \x1b[31m", 2, 70.0)],
+    requests=Requests(
+        412, 3, MET, FirstDelays(14, 2, 3.21, 41.3), FirstBytes(395, 0.0214, 2.1), 60.0
+    ),
+)
+HELD = "asleep it holds 22.0 GiB of host RAM"
+MOVED = Moved(60.0, "m", "m.0", "cold", "staged", "it rests staged", None)
+
+
+def said(report: Report) -> list[str]:
+    answer: Any = json.loads(json.dumps(dataclasses.asdict(report)))
+    return history(answer, time.gmtime).splitlines()
+
+
+def test_all_that_can_happen() -> None:
+    later = dataclasses.replace(MOVED, at=70.0, from_rung="staged", to_rung="hot", seconds=41.25)
+    models = {"gone": ModelReport(wakes=Durations(1, 1.5, 1.5)), "m": BUSY}
+    assert said(Report(86400.0, 0.0, 5.0, models, [later, MOVED])) == [
+        "since 1970-01-01 00:00:00, 1 d",
+        "gone",
+        "  wakes         1: 1.5 s",
+        "m",
+        "  requests      412, 3 failed; they met it 398 hot, 8 asleep, 6 staged",
+        "  first delays  14: 2 of them over 5 s; mean 3.2 s, longest 41.3 s",
+        "  first bytes   395 of a model in use: mean 21 ms, longest 2.1 s",
+        "  starts        3 from staged: half within 41.2 s, longest 50.0 s",
+        "                1 from cold: 55.0 s",
+        "  sleeps        12, 2 rehearsals: half within 4.1 s, longest 10.6 s; " + HELD,
+        "  wakes         10: half within 900 ms, longest 2.2 s",
+        "  failed        2 starts, last 1970-01-01 00:01:10: CUDA out of memory  [31m",
+        "what moved them",
+        "  1970-01-01 00:01:00  m.0  cold -> staged: it rests staged",
+        "  1970-01-01 00:01:10  m.0  staged -> hot in 41.2 s: it rests staged",
+    ]
+
+
+def test_nothing_happened() -> None:
+    assert said(Report(7200.0, 0.0, 5.0, {}, [])) == [
+        "since 1970-01-01 00:00:00, 2 h",
+        "nothing happened",
+    ]
+    assert said(Report(7200.0, 0.0, 5.0, {"m": ModelReport()}, []))[1:] == [
+        "m",
+        "  nothing happened",
+    ]

@@ -1,0 +1,162 @@
+"""What `GET /history` and `warmctl history` answer, and what a whole daemon remembers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from daemon_rig import Daemon, a_daemon, until
+
+from warmd.cli.main import main
+from warmd.control import ControlServer
+from warmd.history import History, Report
+from warmd.ladder import Rung, Stage, StartTimes
+from warmd.status import Decision, ModelStatus, StagingStatus, Status
+
+
+class Owner:
+    """The owner of the models for the admin API, with a real history."""
+
+    def __init__(self, path: Path) -> None:
+        self.remembered = History(path, print)
+
+    def snapshot(self) -> Status:
+        staging = StagingStatus(0, 10, holding=False)
+        model = ModelStatus(
+            "qwen3", ("gpt-4o",), Rung.COLD, Rung.HOT, "why", None, None, 0, 0.0, staging, ()
+        )
+        return Status("0.1.0", 7, 1.0, time.time(), {"qwen3": model})
+
+    async def history(self, model: str | None, since: float) -> Report:
+        return await asyncio.to_thread(self.remembered.report, model, since)
+
+    async def reload(self) -> list[str]:
+        raise NotImplementedError
+
+    async def decisions(self, model: str) -> list[Decision]:
+        raise NotImplementedError
+
+    def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
+        raise NotImplementedError
+
+
+@pytest.fixture
+async def owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Owner]:
+    monkeypatch.setenv("WARMD_SOCKET", str(tmp_path / "c.sock"))
+    owner = Owner(tmp_path / "history.db")
+    server = ControlServer(tmp_path / "c.sock", "no-such-group", owner, bytes, lambda _: None)
+    await server.start()
+    now = time.time()
+    for model, took, ago in (("qwen3", 8.0, 10), ("qwen3", 41.25, 7200), ("gone", 5.0, 60)):
+        times = StartTimes({Stage.IMPORTS: took})
+        owner.remembered.record_start(model, f"{model}.0", Rung.STAGED, times, now - ago)
+    yield owner
+    await server.close()
+    owner.remembered.close()
+
+
+async def warmctl(*argv: str) -> int:
+    return await asyncio.to_thread(main, argv)
+
+
+async def test_a_report_for_people(owner: Owner, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await warmctl("history") == 0
+    said = capsys.readouterr().out
+    assert "starts        2 from staged: half within 8.0 s, longest 41.2 s" in said
+    assert "gone\n" in said
+    assert await warmctl("history", "gpt-4o", "--since", "1h") == 0
+    said = capsys.readouterr().out
+    assert "\nqwen3\n  starts        1 from staged: 8.0 s\n" in said
+    assert "gone" not in said
+    assert await warmctl("history", "qwen") == 1
+    assert "did you mean qwen3" in capsys.readouterr().err
+
+
+async def test_a_report_for_programs(owner: Owner, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await warmctl("history", "qwen3", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["models"] == {
+        "qwen3": {
+            "starts": {"staged": {"count": 2, "p50": 8.0, "max": 41.25}},
+            "sleeps": None,
+            "wakes": None,
+            "failures": [],
+            "requests": None,
+        }
+    }
+    assert answer.keys() == {"time", "since", "slow_s", "models", "decisions"}
+
+
+@pytest.mark.parametrize("since", ["yesterday", "nan", "-inf", ""])
+async def test_a_time_that_is_none_is_refused(owner: Owner, tmp_path: Path, since: str) -> None:
+    connector = aiohttp.UnixConnector(str(tmp_path / "c.sock"))
+    async with aiohttp.ClientSession("http://warmd", connector=connector) as client:
+        async with client.get("/history", params={"since": since}) as response:
+            assert response.status == 400
+            assert "Unix seconds" in (await response.json())["error"]
+        async with client.get("/history", params={"since": "0", "model": "zzz"}) as response:
+            assert response.status == 404
+
+
+async def test_a_damaged_history_is_told_and_no_bug(
+    owner: Owner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    owner.remembered.overrides()
+    database = tmp_path / "history.db"
+    for part in ("", "-wal"):
+        file = database.with_name(database.name + part)
+        file.write_bytes(b"\xff" * file.stat().st_size)
+    assert await warmctl("history") == 1
+    said = capsys.readouterr().err
+    assert "history.db can't be read (" in said
+    assert "bug" not in said
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    with a_daemon() as daemon:
+        yield daemon
+
+
+def test_requests_are_remembered_over_restarts_and_never_their_words(daemon: Daemon) -> None:
+    daemon.turn()
+    models = {"m": 'resting = "hot"\naliases = ["other"]'}
+    daemon.write_config(models, rest='[history]\nkeep = "1d"')
+
+    def told() -> Any:
+        return daemon.control("GET", "/history?model=other").json["models"]["m"]
+
+    def moved_at() -> list[float]:
+        return [each["at"] for each in daemon.control("GET", "/history?since=0").json["decisions"]]
+
+    daemon.start()
+    assert told()["requests"] is None
+    assert daemon.chat(content="a secret").status == 200
+    assert daemon.chat("other", user="a secret").status == 200
+    first = told()
+    assert first["requests"]["count"] == 2
+    assert first["requests"]["first_delays"]["count"] >= 1
+    assert sum(first["requests"]["met"].values()) == 2
+    assert [start["count"] for start in first["starts"].values()] == [1]
+    assert daemon.chat().status == 200
+    assert b"warmd_requests_total{" in daemon.control("GET", "/metrics").body
+    assert daemon.stop() == 0
+    with closing(sqlite3.connect(daemon.folder / "state" / "history.db")) as db, db:
+        db.execute("UPDATE decisions SET at = at - 2 * 86400")
+    daemon.start()
+    assert told()["requests"]["count"] == 3
+    until(lambda: all(at > time.time() - 86400 for at in moved_at()), "old decisions are pruned")
+    assert daemon.chat().status == 200
+    daemon.stop(signal.SIGTERM)
+    for file in (daemon.folder / "state").iterdir():
+        assert b"secret" not in file.read_bytes()
+    assert "Traceback" not in daemon.log

@@ -1,0 +1,99 @@
+"""What happened to the models: `warmctl history`. Pure, from the daemon's JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from warmd.cli.words import clean, span
+from warmd.spoken import count, size
+
+_LABEL_WIDTH = 14
+_FROM_WARM = ("hot", "asleep", "staged", "cold")
+
+
+def history(answer: Mapping[str, Any], local: Callable[[float], time.struct_time]) -> str:
+    """Say it in lines: each model's requests, starts, sleeps, wakes, failures; what moved them.
+
+    Decisions come newest first and are shown oldest first.
+    """
+    lines = [f"since {_at(answer['since'], local)}, {span(answer['time'] - answer['since'], 1)}"]
+    if not answer["models"]:
+        lines.append("nothing happened")
+    for name, model in answer["models"].items():
+        lines.append(name)
+        facts = list(_facts(model, answer["slow_s"], local)) or [("", "nothing happened")]
+        labels = [label for label, _ in facts]
+        for n, (label, fact) in enumerate(facts):
+            shown = "" if n and label == labels[n - 1] else label
+            lines.append(f"  {shown:{_LABEL_WIDTH}}{fact}" if label else f"  {fact}")
+    if answer["decisions"]:
+        lines.append("what moved it" if len(answer["models"]) == 1 else "what moved them")
+    for each in reversed(answer["decisions"]):
+        took = "" if each["seconds"] is None else f" in {each['seconds']:.1f} s"
+        moved = f"{each['from_rung']} -> {each['to_rung']}{took}"
+        at = _at(each["at"], local)
+        lines.append(f"  {at}  {each['replica']}  {moved}: {clean(each['reason'])}")
+    return "\n".join(lines)
+
+
+def _facts(
+    model: Mapping[str, Any], slow_s: float, local: Callable[[float], time.struct_time]
+) -> Iterator[tuple[str, str]]:
+    if model["requests"]:
+        yield from _requests(model["requests"], slow_s)
+    for rung in (rung for rung in _FROM_WARM if rung in model["starts"]):
+        took = model["starts"][rung]
+        yield "starts", f"{took['count']} from {rung}: {_durations(took)}"
+    if model["sleeps"]:
+        yield "sleeps", _sleeps(model["sleeps"])
+    if model["wakes"]:
+        yield "wakes", f"{model['wakes']['count']}: {_durations(model['wakes'])}"
+    for each in model["failures"]:
+        what = count(each["count"], each["what"])
+        yield "failed", f"{what}, last {_at(each['last'], local)}: {clean(each['cause'])}"
+
+
+def _requests(requests: Mapping[str, Any], slow_s: float) -> Iterator[tuple[str, str]]:
+    met = ", ".join(f"{requests['met'][r]} {r}" for r in _FROM_WARM if requests["met"].get(r))
+    failed = f", {requests['failed']} failed" if requests["failed"] else ""
+    yield "requests", f"{requests['count']}{failed}; they met it {met}"
+    delays, others = requests["first_delays"], requests["others"]
+    if delays["count"]:
+        slow = f"{delays['slow']} of them over {slow_s:g} s; " if delays["slow"] else ""
+        yield "first delays", f"{delays['count']}: {slow}{_mean(delays)}"
+    if others["count"]:
+        yield "first bytes", f"{others['count']} of a model in use: {_mean(others)}"
+
+
+def _sleeps(sleeps: Mapping[str, Any]) -> str:
+    rehearsed = count(sleeps["rehearsals"], "rehearsal")
+    number = f"{sleeps['count']}, {rehearsed}" if sleeps["rehearsals"] else str(sleeps["count"])
+    held = [
+        f"{size(sleeps[key])} of {where}"
+        for key, where in (("host_ram", "host RAM"), ("device_kept", "GPU memory"))
+        if sleeps[key] is not None
+    ]
+    kept = f"; asleep it holds {' and '.join(held)}" if held else ""
+    return f"{number}: {_durations(sleeps)}{kept}"
+
+
+def _durations(took: Mapping[str, Any]) -> str:
+    if took["count"] == 1:
+        return _seconds(took["max"])
+    return f"half within {_seconds(took['p50'])}, longest {_seconds(took['max'])}"
+
+
+def _mean(waits: Mapping[str, Any]) -> str:
+    if waits["count"] == 1:
+        return _seconds(waits["max"])
+    return f"mean {_seconds(waits['mean'])}, longest {_seconds(waits['max'])}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _at(unix: float, local: Callable[[float], time.struct_time]) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", local(unix))
