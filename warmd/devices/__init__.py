@@ -1,5 +1,31 @@
-"""What devices there are and how much of each is free."""
+"""What devices there are, how much of each is free, and what one engine holds of them."""
 
+from warmd.devices.footprint import Footprint, TreeMemory, footprint, tree_memory
 from warmd.devices.memory import HostMemory, host_memory
+from warmd.devices.nvml import (
+    Gpu,
+    GpuError,
+    GpuTrouble,
+    Inventory,
+    SickGpu,
+    device_bytes,
+    gpus,
+    inventory,
+)
 
-__all__ = ["HostMemory", "host_memory"]
+__all__ = [
+    "Footprint",
+    "Gpu",
+    "GpuError",
+    "GpuTrouble",
+    "HostMemory",
+    "Inventory",
+    "SickGpu",
+    "TreeMemory",
+    "device_bytes",
+    "footprint",
+    "gpus",
+    "host_memory",
+    "inventory",
+    "tree_memory",
+]
