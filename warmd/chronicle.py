@@ -7,9 +7,11 @@ import logging
 from warmd.control import Metrics
 from warmd.gateway import RequestRecord
 from warmd.history import History
-from warmd.ladder import Rung, StartTimes
+from warmd.ladder import Phase, Rung, SleepFigures, StartTimes, WakeTimes
 from warmd.policy import Override
-from warmd.supervisor import Clock, EngineFailure, RungChange
+from warmd.replica import Nap
+from warmd.spoken import duration, size
+from warmd.supervisor import Clock, EngineFailure, Operation, RungChange
 
 log = logging.getLogger("warmd")
 
@@ -62,6 +64,38 @@ class Chronicle:
         self._metrics.start_ready(model, times)
         self._history.record_start(model, replica, met, times, self._clock.wall())
 
+    def slept(self, model: str, replica: str, level: int, nap: Nap, cycle: int) -> None:
+        """Keep what a sleep took; the change of rung is told by itself."""
+        self._metrics.slept(model)
+        self._history.record_sleep(
+            model,
+            replica,
+            level,
+            seconds=nap.seconds,
+            host_ram=nap.host_ram,
+            device_kept=nap.device_kept,
+            cycle=cycle,
+            rehearsal=nap.rehearsal,
+            at=self._clock.wall(),
+        )
+
+    def woke(self, model: str, replica: str, times: WakeTimes, cycle: int) -> None:
+        """Keep what a wake took: estimates rest on it."""
+        self._metrics.woke(model, times)
+        self._history.record_wake(model, replica, times, cycle, self._clock.wall())
+
+    def sleep_measured(self, model: str, key: str, figures: SleepFigures) -> None:
+        """Keep what the first sleep and wake of a model's engine took."""
+        host = "" if figures.host_ram is None else f", holds {size(figures.host_ram)} of RAM"
+        kept = figures.device_kept
+        device = "" if kept is None else f" and {size(kept)} of VRAM while it sleeps"
+        log.info(
+            "%s: its first sleep took %.1f s%s%s; it woke in %.1f s",
+            *(model, figures.first_sleep_s, host, device, figures.wake_s),
+            extra={"warmd": {"model": model}},
+        )
+        self._history.keep_sleep_figures(key, model, figures, self._clock.wall())
+
     def engine_failed(self, failure: EngineFailure) -> None:
         """Say what failed, why, and what follows."""
         log.error(
@@ -76,17 +110,53 @@ class Chronicle:
                 }
             },
         )
-        if failure.was_ready:
-            return  # it was no start that failed; the change of rung is written down by itself
-        self._metrics.start_failed(failure.model)
-        self._history.record_failure(
-            failure.model,
-            failure.replica,
-            failure.met,
-            reason=failure.cause,
-            seconds=failure.seconds,
-            at=self._clock.wall(),
+        at = self._clock.wall()
+        match failure.during:
+            case Phase.STARTING | Phase.WARMING:
+                self._metrics.start_failed(failure.model)
+                self._history.record_failure(
+                    failure.model,
+                    failure.replica,
+                    failure.met,
+                    reason=failure.cause,
+                    seconds=failure.seconds,
+                    at=at,
+                )
+            case Phase.FALLING_ASLEEP:
+                self._metrics.sleep_failed(failure.model)
+                self._history.record_sleep_failure(
+                    failure.model,
+                    failure.replica,
+                    failure.sleep_level,
+                    reason=failure.cause,
+                    seconds=failure.seconds,
+                    cycle=failure.cycle + 1,
+                    rehearsal=failure.rehearsal,
+                    at=at,
+                )
+            case Phase.WAKING:
+                self._metrics.wake_failed(failure.model)
+                self._history.record_wake_failure(
+                    failure.model,
+                    failure.replica,
+                    reason=failure.cause,
+                    seconds=failure.seconds,
+                    cycle=failure.cycle,
+                    at=at,
+                )
+            case _:
+                pass  # an engine that ran: the change of rung is written down by itself
+
+    def operation_overdue(self, operation: Operation) -> None:
+        """Name what has outlived its own deadline, and holds up its device."""
+        late = duration(operation.overdue)
+        log.error(
+            "%s: %s for %s longer than it may, and nothing else is begun on its device meanwhile; "
+            "if its log shows nothing, kill its engine, and please report it",
+            *(operation.replica, operation.phase.replace("-", " "), late),
+            extra={"warmd": {"model": operation.model, "replica": operation.replica}},
         )
+        self._metrics.operation_overdue(operation.model)
 
     def request_done(self, record: RequestRecord) -> None:
         """Count a request that is over; the history writes it down with its whole minute."""

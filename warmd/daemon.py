@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,22 @@ import warmd
 from warmd.chronicle import Chronicle
 from warmd.config import ConfigError, Settings
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
-from warmd.devices import host_memory
+from warmd.devices import Footprint, GpuError, footprint, gpus, host_memory
 from warmd.fitting import Fitter
 from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, ModelCard
 from warmd.gateway.paths import ENDPOINTS
-from warmd.history import History, Report, StoredOverride, journal_handler, terminal_format
-from warmd.ladder import Rung, StartTimes, replica_name
+from warmd.history import History, Report, journal_handler, terminal_format
+from warmd.ladder import Rung, replica_name
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
-from warmd.planner.ledger import RamLedger
-from warmd.policy import Override
+from warmd.planner import RamLedger
+from warmd.policy import Fairness, Override
 from warmd.reload import applicable, changes
 from warmd.replica import Fit, Replica
 from warmd.spoken import count
 from warmd.staged import StagedWeights
 from warmd.staging import Stager, WeightFiles, weight_files
 from warmd.status import Decision, Status
-from warmd.supervisor import Clock, Supervisor
+from warmd.supervisor import Clock, Known, Rules, Supervisor
 
 log = logging.getLogger("warmd")
 
@@ -81,7 +81,7 @@ class Daemon:
         """`load` reads the config once more; it raises `ConfigError`."""
         self._settings = settings
         self._load = load
-        self._fitter = Fitter(_warn)
+        self._fitter: Fitter
         self._started = CLOCK.wall()
         self._notify = sdnotify.SystemdNotifier()
         self._told_systemd = ""
@@ -98,16 +98,21 @@ class Daemon:
         stop = _stop_signal()
         async with AsyncExitStack() as house:
             house.enter_context(_Folders(settings))
-            _sweep(settings.host.run_dir)
+            self._fitter = await asyncio.to_thread(_fitter)
             history = History(
                 settings.host.state_dir / "history.db", _warn, keep=settings.history.keep
             )
             house.callback(history.close)
             self._history = history
-            launcher = DirectLauncher(settings.host.run_dir)
+            outlive = settings.host.engines_outlive_daemon
+            launcher = DirectLauncher(settings.host.run_dir, outlive=outlive)
             house.push_async_callback(launcher.close)
-            await launcher.open()
             self._supervisor = self._furnish(launcher, history)
+            found = self._supervisor.left_behind() if outlive else {}
+            _sweep(settings.host.run_dir, spare=found)
+            await launcher.open()
+            for name, record in found.items():
+                self._supervisor.take_over(name, record)
 
             control = ControlServer(
                 settings.control_socket,
@@ -161,16 +166,17 @@ class Daemon:
         settings = self._settings
         budget = settings.ram.staging.of(host_memory().total)
 
-        def ram(held: int) -> RamLedger:
-            return RamLedger(budget, held, host_memory().available)
+        sleeping = settings.ram.sleeping.of(host_memory().total)
+
+        def ram(held: int, pinned: int) -> RamLedger:
+            return RamLedger(budget, held, host_memory().available, sleeping, pinned)
 
         chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK)
         build = _Build(launcher)
         supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
-        overrides = history.overrides()
-        for name in settings.models:
-            starts = history.recent_starts(name)
-            self._adopt(supervisor, settings, name, overrides.get(name), starts)
+        supervisor.rules = _rules(settings)
+        for name, known in _known(history, settings.models).items():
+            self._adopt(supervisor, settings, name, known)
         return supervisor
 
     def _adopt(
@@ -178,15 +184,13 @@ class Daemon:
         supervisor: Supervisor,
         settings: Settings,
         name: str,
-        stored: StoredOverride | None,
-        starts: list[StartTimes],
+        known: Known,
     ) -> None:
-        """Hand a model over; a new one with what was known of it. `starts` come newest first."""
+        """Hand a model over; a new one with what was known of it."""
         new = name not in supervisor.models
         supervisor.adopt(name, self._fitter.terms(settings, name))
         if new:
-            override = None if stored is None else Override(stored.rung, stored.until)
-            supervisor.restore(name, override, [times.total for times in reversed(starts)])
+            supervisor.restore(name, known)
 
     def _gateway(self) -> Gateway:
         table = self._settings.gateway
@@ -229,13 +233,10 @@ class Daemon:
         """
         async with self._reloading:  # in the order in which they were asked for
             loaded = await asyncio.to_thread(self._load)
-            overrides = await asyncio.to_thread(self._history.overrides)
             settings, said = applicable(self._settings, loaded)
             found = list(changes(self._settings, settings))
-            starts = {
-                change.model: await asyncio.to_thread(self._history.recent_starts, change.model)
-                for change in found
-            }
+            models = [change.model for change in found]
+            known = await asyncio.to_thread(_known, self._history, models)
             if self._stopping:
                 raise ValueError("warmd is stopping and reads no config any more")
             for change in found:
@@ -243,8 +244,9 @@ class Daemon:
                 if change.gone:
                     self._supervisor.retire(change.model)
                 else:
-                    known = (overrides.get(change.model), starts[change.model])
-                    self._adopt(self._supervisor, settings, change.model, *known)
+                    model = change.model
+                    self._adopt(self._supervisor, settings, model, known[model])
+            self._supervisor.rules = _rules(settings)
             self._settings = settings
         for sentence in said or ["the config was read again and nothing has changed"]:
             log.info("%s", sentence)
@@ -290,6 +292,7 @@ class _Build:
             model,
             fit=fit,
             launcher=self._launcher,
+            measure=_footprint,
             clock=CLOCK.monotonic,
             listener=self.supervisor,
         )
@@ -311,7 +314,7 @@ class _Front:
         self._supervisor = supervisor
         self._created = created
         self.resolve = supervisor.resolve
-        self.rung = supervisor.rung
+        self.rung = supervisor.rung_met
         self.idle_s = supervisor.idle_s
         self.acquire = supervisor.acquire
 
@@ -362,8 +365,42 @@ class _Folders:
             os.close(lock)
 
 
-def _sweep(run_dir: Path) -> None:
-    for leftover in sweep(run_dir):
+def _fitter() -> Fitter:
+    try:
+        names = sorted({gpu.name for gpu in gpus()})
+    except GpuError:
+        return Fitter(_warn, None)
+    return Fitter(_warn, ", ".join(names))
+
+
+def _rules(settings: Settings) -> Rules:
+    table = settings.fairness
+    pools = {name: pool.vram for name, pool in settings.pools.items()}
+    return Rules(pools, Fairness(table.stay, table.hold, table.bound))
+
+
+def _known(history: History, models: Iterable[str]) -> dict[str, Known]:
+    """Read what is known of each model from earlier lives; waits for the disk."""
+    overrides, asked = history.overrides(), history.last_requests()
+    known = {}
+    for name in models:
+        stored = overrides.get(name)
+        known[name] = Known(
+            override=None if stored is None else Override(stored.rung, stored.until),
+            starts=[times.total for times in reversed(history.recent_starts(name))],
+            wakes=history.recent_wakes(name)[::-1],
+            figures=history.sleep_figures(name),
+            last_request=asked.get(name),
+        )
+    return known
+
+
+async def _footprint(pid: int) -> Footprint | None:
+    return await asyncio.to_thread(footprint, pid)
+
+
+def _sweep(run_dir: Path, spare: Collection[str]) -> None:
+    for leftover in sweep(run_dir, spare=spare):
         log.warning(
             "killed process %d of %s, which an earlier warmd had left behind",
             *(leftover.pid, leftover.name),

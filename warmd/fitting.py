@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 
-from warmd.config import Settings
-from warmd.engine import EngineRecipe, Vllm, WarmupSpec, engine_home, stable_path
-from warmd.ladder import replica_name
+from warmd.config import Settings, SleepMode
+from warmd.engine import (
+    EngineRecipe,
+    SleepSupport,
+    Vllm,
+    WarmupSpec,
+    engine_home,
+    stable_path,
+)
+from warmd.ladder import Rung, replica_name
 from warmd.launch import clean_environment
-from warmd.policy import BackOff, Wish
-from warmd.replica import Fit, Limits
-from warmd.supervisor import Terms
+from warmd.policy import BackOff, Hygiene, Wish
+from warmd.replica import Fit, Limits, SleepTerms
+from warmd.supervisor import SleepPolicy, Terms
 
 
 class Fitter:
     """Fits replicas to the settings; a replica keeps its slot for as long as the daemon lives."""
 
-    def __init__(self, report: Callable[[str], None]) -> None:
-        """`report` is told, in a sentence, of an engine's log that can't be written."""
+    def __init__(self, report: Callable[[str], None], device: str | None) -> None:
+        """`report` is told, in a sentence, of an engine's log that can't be written.
+
+        `device` names the kind of GPU that engines run on; None: there is none.
+        """
+        self._has_gpu = device is not None
+        self._device = device or "cpu"
         self._report = report
         self._slots: dict[str, int] = {}
         self._inherited = clean_environment(os.environ)
@@ -28,10 +41,56 @@ class Fitter:
         table = settings.models[model]
         return Terms(
             aliases=table.aliases,
-            wish=Wish(table.resting, table.replicas, table.idle.after),
+            wish=self._wish(settings, model),
             max_wait=settings.max_wait(model),
             weights=table.weights,
             fits=tuple(self._fit(settings, model, index) for index in range(table.replicas)),
+            sleep=self._sleep_policy(settings, model),
+            pool=table.pool,
+            vram=table.vram or 0,
+            adapters=table.warmup.adapters,
+        )
+
+    def _wish(self, settings: Settings, model: str) -> Wish:
+        table = settings.models[model]
+        return Wish(
+            resting=table.resting,
+            replicas=table.replicas,
+            idle_after=table.idle.after,
+            idle_then=table.idle.then,
+            idle_keep=table.idle.keep,
+            cannot_sleep=self._cannot_sleep(settings, model),
+        )
+
+    def _cannot_sleep(self, settings: Settings, model: str) -> str | None:
+        table = settings.models[model]
+        if Rung.ASLEEP not in (table.resting, table.idle.then):
+            return "neither its `resting` nor its `idle.then` is asleep, so its engine can't be"
+        match settings.engine.sleep:
+            case SleepMode.OFF:
+                return 'engine.sleep is "off"'
+            case SleepMode.AUTO if not self._has_gpu:
+                return "there is no NVIDIA GPU here"
+            case SleepMode.AUTO | SleepMode.ON | SleepMode.DRILL:
+                return None
+
+    def _sleep_support(self, settings: Settings, model: str) -> SleepSupport:
+        if self._cannot_sleep(settings, model) is not None:
+            return SleepSupport.NONE
+        drill = settings.engine.sleep is SleepMode.DRILL
+        return SleepSupport.DRILL if drill else SleepSupport.REAL
+
+    def _sleep_policy(self, settings: Settings, model: str) -> SleepPolicy | None:
+        if self._cannot_sleep(settings, model) is not None:
+            return None
+        table = settings.models[model]
+        return SleepPolicy(
+            level=table.sleep.level,
+            hygiene=Hygiene(table.sleep.cycles, table.sleep.growth),
+            rehearse=table.sleep.rehearse,
+            key=shlex.join(
+                (self._device, f"L{table.sleep.level}", str(table.weights), *table.args)
+            ),
         )
 
     def _fit(self, settings: Settings, model: str, index: int) -> Fit:
@@ -48,9 +107,17 @@ class Fitter:
             args=table.args,
             engine_env=engine.env,
             model_env=table.env,
+            sleep=self._sleep_support(settings, model),
         )
         warmup = table.warmup
-        question = WarmupSpec(model, warmup.prompt, warmup.max_tokens, warmup.kind, warmup.timeout)
+        question = WarmupSpec(
+            model,
+            warmup.prompt,
+            warmup.max_tokens,
+            warmup.kind,
+            warmup.timeout,
+            adapters=warmup.adapters,
+        )
         make = Vllm(
             name,
             recipe,
@@ -64,7 +131,16 @@ class Fitter:
             drain=engine.drain_timeout,
             stop=engine.stop_timeout,
             hang=engine.hang_after,
+            sleep=table.sleep.timeout,
         )
         restart = settings.restart
         back_off = BackOff(restart.give_up_after, restart.max_delay, restart.stable_after)
-        return Fit((recipe, table.weights), make, limits, back_off)
+        sleep = SleepTerms(table.sleep.level, table.sleep.slowest)
+        return Fit(
+            (recipe, table.weights),
+            make,
+            limits,
+            back_off,
+            sleep=None if recipe.sleep is SleepSupport.NONE else sleep,
+            outlives=settings.host.engines_outlive_daemon,
+        )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from warmd.config import Settings
+from warmd.ladder import Rung
 
 AT_THE_NEXT_START = ("host", "gateway", "control", "metrics", "history", "ram")
 """Tables that are read once: listeners and folders stay as they are while the daemon lives."""
@@ -32,7 +33,8 @@ def changes(now: Settings, new: Settings) -> Iterator[Change]:
     for name in now.models.keys() - new.models.keys():
         yield Change(name, f"{name} is gone from the config: it is drained and stopped", gone=True)
     engine_changed = _engine(now) != _engine(new)
-    limits_changed = (now.engine, now.restart) != (new.engine, new.restart)
+    rules_changed = (now.fairness, now.pools) != (new.fairness, new.pools)
+    limits_changed = rules_changed or (now.engine, now.restart) != (new.engine, new.restart)
     for name, table in new.models.items():
         if name not in now.models:
             yield Change(name, f"{name} is new")
@@ -47,9 +49,10 @@ def changes(now: Settings, new: Settings) -> Iterator[Change]:
 
 
 def _engine(settings: Settings) -> object:
-    return settings.engine.interpreter, settings.engine.env
+    return settings.engine.interpreter, settings.engine.env, settings.engine.sleep
 
 
 def _engine_of(settings: Settings, name: str) -> object:
     table = settings.models[name]
-    return table.weights, table.args, table.env, table.aliases
+    may_sleep = Rung.ASLEEP in (table.resting, table.idle.then)
+    return table.weights, table.args, table.env, table.aliases, may_sleep

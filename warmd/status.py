@@ -30,6 +30,17 @@ class StartStatus:
 
 
 @dataclass(frozen=True)
+class SleepStatus:
+    """What sleep takes of a replica whose engine has slept: seconds, and bytes."""
+
+    cycles: int  # how often this engine has slept
+    seconds: float  # to fall asleep, the last time
+    host_ram: int  # held in the host's RAM since its first sleep
+    device_kept: int | None  # kept on the device while it sleeps; None where nobody can tell
+    last_wake: dict[str, float] | None  # seconds by part: engine, first_answer, canary
+
+
+@dataclass(frozen=True)
 class ReplicaStatus:
     """One replica. `since` is Unix seconds; `pid` is None where no engine runs."""
 
@@ -44,6 +55,7 @@ class ReplicaStatus:
     retry_at: float | None  # Unix seconds of the next try while backing off
     start: StartStatus | None  # while it is coming up
     last_start: dict[str, float] | None  # seconds by Stage value of the last start that got ready
+    sleep: SleepStatus | None = None  # once its engine has slept
 
 
 @dataclass(frozen=True)

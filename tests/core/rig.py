@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import itertools
+import json
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import aiohttp
 
+from warmd.devices import Footprint
+from warmd.engine.canary import CanaryAnswer
 from warmd.engine.errors import EngineError
-from warmd.ladder import Phase, Rung, StartTimes
+from warmd.ladder import Phase, Rung, SleepFigures, StartTimes, WakeTimes
 from warmd.launch import EngineExit, LaunchError, LaunchSpec, LogLine
-from warmd.planner.ledger import RamLedger
+from warmd.planner import RamLedger
 from warmd.policy import BackOff, Override, Wish
-from warmd.replica import Fit, Limits, Replica
+from warmd.replica import Fit, Limits, Nap, Replica, SleepTerms
 from warmd.staged import Holding, StagedWeights
 from warmd.staging import StagingError, StagingProgress, WeightFiles
-from warmd.supervisor import Clock, EngineFailure, RungChange, Supervisor, Terms
+from warmd.supervisor import (
+    Clock,
+    EngineFailure,
+    Operation,
+    Rules,
+    RungChange,
+    SleepPolicy,
+    Supervisor,
+    Terms,
+)
 
 UP = "INFO:     Application startup complete."
 
 
 @dataclass
 class FakeTime:
-    """Stands still until a test moves it. The wall clock runs 1000 s ahead of the other."""
+    """Stands still until a test moves it. The wall clock runs 1000 s ahead, and may jump."""
 
     now: float = 0.0
+    wall_ahead: float = 1000.0
 
     def __call__(self) -> float:
         return self.now
@@ -40,7 +54,10 @@ class FakeTime:
 
     @property
     def clock(self) -> Clock:
-        return Clock(monotonic=self, wall=lambda: self.now + 1000.0)
+        return Clock(monotonic=self, wall=lambda: self.now + self.wall_ahead)
+
+
+_BORN = itertools.count()
 
 
 class FakeEngine:
@@ -52,11 +69,16 @@ class FakeEngine:
         self.exec_at = now
         self.identity = f"boot:{pid}:{now:g}"
         self._on_line = on_line
+        self.identity = f"engine {next(_BORN)}"
         self.stopped_with: float | None = None
         self._exit: asyncio.Future[EngineExit] = asyncio.get_running_loop().create_future()
 
     def say(self, text: str) -> None:
         self._on_line(self.exec_at, text)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._exit.done()
 
     def end(self, ending: EngineExit) -> None:
         if not self._exit.done():
@@ -68,13 +90,13 @@ class FakeEngine:
     async def wait(self) -> EngineExit:
         return await asyncio.shield(self._exit)
 
+    async def leave(self) -> None:
+        pass
+
     async def stop(self, grace_s: float) -> EngineExit:
         self.stopped_with = grace_s
         self.end(EngineExit(0, asked_for=True))
         return await self.wait()
-
-    async def leave(self) -> None:
-        self._exit.cancel()
 
 
 class FakeLauncher:
@@ -83,6 +105,7 @@ class FakeLauncher:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.started: list[FakeEngine] = []
+        self.left: list[FakeEngine] = []  # by an earlier daemon
         self.refusal: str | None = None
 
     async def start(self, spec: LaunchSpec, on_line: LogLine) -> FakeEngine:
@@ -92,8 +115,14 @@ class FakeLauncher:
         self.started.append(engine)
         return engine
 
+    def sweep(self, spare: Collection[str]) -> None:
+        """End what an earlier daemon left, but for what shall be taken over."""
+        for engine in self.left:
+            if engine.name not in spare:
+                engine.end(EngineExit(None, signal=9))
+
     async def find(self, name: str, identity: str, on_line: LogLine) -> FakeEngine | None:
-        return None
+        return next((e for e in self.left if e.identity == identity and not e.has_ended), None)
 
     async def close(self) -> None:
         for engine in self.started:
@@ -113,9 +142,21 @@ class FakeMake:
         self.wrong: str | None = None
         self.closed = 0
         self.counted: tuple[float, ...] | None = (1.0,)
+        self.asleep = False
+        self.sleeps = asyncio.Event()
+        self.sleeps.set()
+        self.wakes = asyncio.Event()
+        self.wakes.set()
+        self.trouble: str | None = None  # what the next sleep or wake fails with
+        self.song = "right"
+        self.speed = 100.0
+        self.kept: Mapping[str, object] | None = None
+        self.did: list[str] = []
 
     def prepare(self) -> LaunchSpec:
         self.up.clear()
+        self.asleep = False
+        self.kept = None
         return LaunchSpec(self.name, ("vllm",), {}, Path("/"))
 
     def log(self, line: str) -> None:
@@ -138,9 +179,48 @@ class FakeMake:
         return True
 
     async def warm_up(self) -> None:
+        assert not self.asleep, "a sleeper was asked"
         await self.answers.wait()
         if self.wrong is not None:
             raise EngineError(self.wrong)
+
+    async def canary(self) -> CanaryAnswer:
+        assert not self.asleep, "a sleeper was asked"
+        return CanaryAnswer(self.song, 16, 16 / self.speed)
+
+    async def sleep(self, level: int) -> None:
+        self.did.append(f"sleep {level}")
+        await self.sleeps.wait()
+        self._fail()
+        self.asleep = True
+
+    async def wake(self, level: int) -> None:
+        self.did.append(f"wake {level}")
+        await self.wakes.wait()
+        self._fail()
+        self.asleep = False
+
+    def _fail(self) -> None:
+        if self.trouble is not None:
+            raise EngineError(self.trouble)
+
+    async def sleeping(self) -> bool:
+        return self.asleep
+
+    async def version(self) -> str | None:
+        return "0.33"
+
+    async def serves(self) -> tuple[str, ...]:
+        return (self.name.rpartition(".")[0],)
+
+    def fingerprint(self) -> str:
+        return "print"
+
+    def note(self, record: Mapping[str, object]) -> None:
+        self.kept = json.loads(json.dumps(record))
+
+    def noted(self) -> Mapping[str, object] | None:
+        return self.kept
 
     async def counters(self, within_s: float) -> tuple[float, ...] | None:
         return self.counted
@@ -204,6 +284,20 @@ class Recorder:
         self.lines.append(f"{replica} stuck: {pid}")
         self.bell.set()
 
+    def slept(self, model: str, replica: str, level: int, nap: Nap, cycle: int) -> None:
+        self.lines.append(f"{replica} slept {cycle}: {nap.seconds:g} s, {nap.host_ram} B")
+
+    def woke(self, model: str, replica: str, times: WakeTimes, cycle: int) -> None:
+        self.lines.append(f"{replica} woke in {times.total:g} s")
+
+    def sleep_measured(self, model: str, key: str, figures: SleepFigures) -> None:
+        self.lines.append(f"{model} sleeps in {figures.first_sleep_s:g} s")
+
+    def operation_overdue(self, operation: Operation) -> None:
+        what = f"{operation.replica} {operation.phase}"
+        self.lines.append(f"{what} is {operation.overdue:g} s late")
+        self.bell.set()
+
     def staging_failed(self, model: str, problem: str) -> None:
         self.lines.append(f"{model} not staged: {problem}")
         self.bell.set()
@@ -215,15 +309,30 @@ class Recorder:
 class House:
     """A supervisor over fakes. `until` lets its tasks run until a condition holds."""
 
-    def __init__(self, *names: str, resting: Rung = Rung.COLD, replicas: int = 1) -> None:
-        self.time = FakeTime()
+    def __init__(
+        self,
+        *names: str,
+        resting: Rung = Rung.COLD,
+        replicas: int = 1,
+        after: House | None = None,
+    ) -> None:
+        """`after`: the house of a daemon that has died, on the same host."""
+        self.time: FakeTime = after.time if after else FakeTime()
         self.launcher = FakeLauncher(self.time)
         self.recorder = Recorder()
         self.stager = FakeStager()
-        self.makes: dict[str, FakeMake] = {}
+        self.makes: dict[str, FakeMake] = after.makes if after else {}
+        if after is not None:
+            self.launcher.left = [*after.launcher.left, *after.launcher.started]
+        self.sleeping = 10**9  # the budget for sleepers' RAM
+        self.memory = Footprint(100, 50, 10**9)
         self.supervisor = Supervisor(
-            self.time.clock, self.recorder, lambda held: RamLedger(10**9, held, 10**9), self
+            self.time.clock,
+            self.recorder,
+            lambda held, pinned: RamLedger(10**9, held, 10**9, self.sleeping, pinned),
+            self,
         )
+        self.supervisor.rules = Rules(pools={"p": 100})
         for name in names:
             self.supervisor.adopt(name, self.terms(name, resting, replicas))
 
@@ -236,20 +345,46 @@ class House:
         spec: str = "",
         max_wait: float = 5.0,
         weights: str = "/w",
+        sleep: SleepPolicy | None = None,
+        pool: str | None = None,
+        vram: int = 0,
     ) -> Terms:
         """What a config would say of a model; `spec` stands for its engine's settings."""
-        wish = Wish(resting, count, idle_after=60.0)
-        fits = tuple(self.fit(f"{name}.{index}", spec) for index in range(count))
-        return Terms((f"{name}-alias",), wish, max_wait, Path(weights), fits)
+        wish = Wish(
+            resting,
+            count,
+            idle_after=60.0,
+            idle_then=Rung.ASLEEP if sleep else Rung.STAGED,
+            idle_keep=600.0,
+            cannot_sleep=None if sleep else "it is too lively",
+        )
+        fits = tuple(
+            self.fit(f"{name}.{index}", spec, sleeps=sleep is not None) for index in range(count)
+        )
+        return Terms(
+            (f"{name}-alias",),
+            wish,
+            max_wait,
+            Path(weights),
+            fits,
+            sleep=sleep,
+            pool=pool,
+            vram=vram,
+        )
 
-    def fit(self, name: str, spec: str = "") -> Fit:
+    def fit(self, name: str, spec: str = "", *, sleeps: bool = False) -> Fit:
         self.makes.setdefault(name, FakeMake(name))
         return Fit(
             spec,
             self.makes[name],
             Limits(start=100.0, drain=1.0, stop=7.0, hang=80.0, last_words=0.0),
             BackOff(give_up_after=3, max_delay=300.0, stable_after=60.0),
+            sleep=SleepTerms() if sleeps else None,
+            outlives=True,
         )
+
+    async def measure(self, pid: int) -> Footprint:
+        return self.memory
 
     def replica(self, model: str, index: int, fit: Fit) -> Replica:
         return Replica(
@@ -257,6 +392,7 @@ class House:
             model,
             fit=fit,
             launcher=self.launcher,
+            measure=self.measure,
             clock=self.time,
             listener=self.supervisor,
             sleep=self.time.sleep,
@@ -273,6 +409,16 @@ class House:
     def scan(self, weights: Path) -> Callable[[], WeightFiles]:
         return lambda: WeightFiles((weights,), 10)
 
+    async def die(self) -> None:
+        """End as a killed daemon does: nobody says goodbye, and engines live on."""
+        models = self.supervisor.models.values()
+        lives = [r._living for m in models for r in m.replicas]
+        lives += [task for m in models for task in (m.staged._task, m.staged._looking)]
+        living = [task for task in lives if task is not None]
+        for task in living:
+            task.cancel()
+        await asyncio.gather(*living, return_exceptions=True)
+
     def one(self, name: str) -> Replica:
         model = self.supervisor.models[name.rpartition(".")[0]]
         return next(r for r in model.replicas if r.name == name)
@@ -288,6 +434,12 @@ class House:
             self.supervisor.tick()
             await next_step()
         raise AssertionError(f"it never came to that; events: {self.recorder.lines}")
+
+    async def recorded(self, part: str) -> None:
+        """Wait, in real time, for an event that holds `part`."""
+        while not any(part in line for line in self.recorder.lines):
+            self.recorder.bell.clear()
+            await self.recorder.bell.wait()
 
     async def rest(self) -> None:
         """Let everything that can happen at this moment happen."""

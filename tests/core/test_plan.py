@@ -12,15 +12,16 @@ from warmd.ladder import Phase, Rung
 from warmd.planner import (
     ModelFacts,
     Plan,
+    RamLedger,
     ReleaseWeights,
     ReplicaFacts,
+    Scene,
     StageWeights,
     StagingFacts,
     StartEngine,
     StopEngine,
     make_plan,
 )
-from warmd.planner.ledger import RamLedger
 from warmd.policy import Target
 
 PLENTY = RamLedger(budget=10**12, held=0, available=10**12)
@@ -36,11 +37,12 @@ def model(
 ) -> ModelFacts:
     facts = [ReplicaFacts(f"{name}.{i}", p, 0.0, "because") for i, p in enumerate(phases)]
     staged = staging or StagingFacts(total=10)
-    return ModelFacts(name, Target(target, replicas, f"{name} shall"), facts, staged, wait)
+    shall = Target(target, replicas, f"{name} shall")
+    return ModelFacts(name, shall, facts, staged, wait, waiting=1 if wait else 0)
 
 
 def plan(*models: ModelFacts, ram: RamLedger = PLENTY, now: float = 0.0) -> Plan:
-    return make_plan(models, ram, now)
+    return make_plan(Scene(models, ram, now))
 
 
 HELD = StagingFacts(total=10, held=True)

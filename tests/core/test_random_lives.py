@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rig import House
+from rig import FakeMake, House
 
 from warmd.ladder import NotReadyError, Phase, Rung
 from warmd.launch import EngineExit
+from warmd.policy import Hygiene
+from warmd.supervisor import SleepPolicy, Terms
 from warmd.supervisor.waiting import Lease
 
 MODELS = ("a", "b")
@@ -31,10 +33,33 @@ STEPS = st.lists(
         st.tuples(st.just("unstage"), MODEL),
         st.tuples(st.just("pass"), st.sampled_from([0.5, 3.0, 61.0, 400.0])),
         st.tuples(st.just("settle"), MODEL),
+        st.tuples(st.just("drowsy"), MODEL),
+        st.tuples(st.just("sluggish"), MODEL),
+        st.tuples(st.just("bad sleep"), MODEL),
+        st.tuples(st.just("corrupt"), MODEL),
+        st.tuples(st.just("die"), MODEL),
+        st.tuples(st.just("clock"), st.sampled_from([-7200.0, 7200.0])),
         st.tuples(st.just("renew"), MODEL, st.sampled_from(["", "other"])),
     ),
     max_size=60,
 )
+
+
+SLEEP = SleepPolicy(1, Hygiene(cycles=3, growth=100), rehearse=True, key="k")
+
+
+def terms(house: House, model: str, spec: str) -> Terms:
+    """Both share a pool that holds one of them; both may sleep."""
+    return house.terms(
+        model, Rung.STAGED, spec=spec, max_wait=3600.0, sleep=SLEEP, pool="p", vram=60
+    )
+
+
+def flip(event: asyncio.Event) -> None:
+    if event.is_set():
+        event.clear()
+    else:
+        event.set()
 
 
 @dataclass
@@ -59,13 +84,6 @@ class Life:
                     (await task).release()
             case ("finish", str(model)) if self.served[model]:
                 self.served[model].pop().release()
-            case ("up", str(model)):
-                self.house.makes[f"{model}.0"].up.set()
-            case ("answer", str(model)):
-                self.house.makes[f"{model}.0"].answers.set()
-            case ("wrong", str(model)):
-                make = self.house.makes[f"{model}.0"]
-                make.wrong = None if make.wrong else "the warm-up got 500"
             case ("crash", str(model)):
                 for engine in self.house.launcher.started:
                     if engine.name == f"{model}.0":
@@ -85,13 +103,55 @@ class Life:
             case ("pass", float(seconds)):
                 self.house.time.now += seconds
             case ("renew", str(model), str(spec)):
-                terms = self.house.terms(model, Rung.STAGED, spec=spec, max_wait=3600.0)
-                self.house.supervisor.adopt(model, terms)
+                self.house.supervisor.adopt(model, terms(self.house, model, spec))
+            case ("die", _):
+                await self.replace_the_daemon()
+            case ("clock", float(seconds)):
+                self.house.time.wall_ahead += seconds
             case ("settle", _):
                 await self.house.rest()
+            case (str(what), str(model)):
+                self.tamper(self.house.makes[f"{model}.0"], what)
             case _:
                 pass
         self.house.supervisor.tick()
+
+    @staticmethod
+    def tamper(make: FakeMake, what: str) -> None:
+        """Change an engine's ways."""
+        match what:
+            case "up":
+                make.up.set()
+            case "answer":
+                make.answers.set()
+            case "wrong":
+                make.wrong = None if make.wrong else "the warm-up got 500"
+            case "drowsy":
+                flip(make.sleeps)
+            case "sluggish":
+                flip(make.wakes)
+            case "bad sleep":
+                make.trouble = None if make.trouble else "it answered 500"
+            case "corrupt":
+                make.song = "wrong" if make.song == "right" else "right"
+            case _:
+                pass  # nobody is there to leave, or to finish
+
+    async def replace_the_daemon(self) -> None:
+        """Kill the daemon; another one finds what it left. Its clients are cut off."""
+        old = self.house
+        for task in [t for tasks in self.asked.values() for t in tasks]:
+            task.cancel()
+        await old.die()
+        self.house = House(after=old)
+        for model in MODELS:
+            self.asked[model].clear()
+            self.served[model].clear()
+            self.house.supervisor.adopt(model, terms(self.house, model, ""))
+        found = self.house.supervisor.left_behind()
+        self.house.launcher.sweep(spare=found)
+        for name, record in found.items():
+            self.house.supervisor.take_over(name, record)
 
     def collect(self) -> None:
         """Take what has been answered; hold the promises that hold at every moment."""
@@ -109,6 +169,10 @@ class Life:
             assert managed.in_flight >= len(self.served[model]) >= 0
             if managed.rung is Rung.HOT:
                 assert any(r.state.ready_at is not None for r in managed.replicas)
+        for lease in [each for leases in self.served.values() for each in leases]:
+            state, make = self.house.one(lease.replica).state, self.house.makes[lease.replica]
+            assert state.phase is not Phase.ASLEEP, "a request in flight on a sleeper"
+            assert not make.asleep, "a request in flight on a sleeper"
 
     async def end_well(self) -> None:
         """Let everything go right from now on: then nobody may be left waiting."""
@@ -118,7 +182,10 @@ class Life:
         for model in MODELS:
             house.supervisor.set_target(model, None, None)
             make = house.makes[f"{model}.0"]
-            make.wrong = None
+            make.wrong = make.trouble = None
+            make.song = "right"
+            make.sleeps.set()
+            make.wakes.set()
             for lease in self.served[model]:
                 lease.release()
             self.served[model].clear()
@@ -144,16 +211,18 @@ class Life:
 
 
 async def live(steps: list[tuple[object, ...]]) -> None:
-    house = House(*MODELS, resting=Rung.STAGED)
+    house = House()
     for model in MODELS:
-        house.supervisor.adopt(model, house.terms(model, Rung.STAGED, max_wait=3600.0))
+        house.supervisor.adopt(model, terms(house, model, ""))
     life = Life(house)
     for step in steps:
         await life.do(step)
         life.collect()
     await life.end_well()
+    house = life.house
     await asyncio.wait_for(house.supervisor.close("the end"), 10)
     phases = {r.state.phase for m in house.supervisor.models.values() for r in m.replicas}
+    assert all(engine.has_ended for engine in house.launcher.started), "an engine was left behind"
     assert phases <= {Phase.DOWN, Phase.BACKING_OFF, Phase.FAILED}
 
 

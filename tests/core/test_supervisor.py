@@ -12,6 +12,7 @@ from warmd.ladder import NotReadyError, Phase, Rung, Stage
 from warmd.launch import EngineExit
 from warmd.replica import Limits
 from warmd.staging import StagingError
+from warmd.supervisor import Known
 
 
 async def test_many_first_requests_start_one_engine() -> None:
@@ -168,7 +169,7 @@ async def test_a_start_is_called_off_when_an_operator_says_so() -> None:
 
 async def test_a_wait_ends_with_an_honest_estimate() -> None:
     house = House("m")
-    house.supervisor.restore("m", None, [40.0])
+    house.supervisor.restore("m", Known(starts=[40.0]))
     house.supervisor.adopt("m", house.terms("m", max_wait=0.01))
     waiting = asyncio.create_task(house.supervisor.acquire("m"))
     await house.until(lambda: bool(house.launcher.started))

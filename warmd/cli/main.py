@@ -23,7 +23,7 @@ DEFAULT_SOCKET = "/run/warmd/control.sock"
 _DAY_S = 86400.0
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
-_RUNGS = ("hot", "staged", "cold", "auto")
+_RUNGS = ("hot", "asleep", "staged", "cold", "auto")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,8 +141,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _rung(word: str) -> str:
-    if word == "asleep":
-        raise argparse.ArgumentTypeError("warmd can't put a model to sleep yet")
     if word not in _RUNGS:
         raise argparse.ArgumentTypeError(f"no rung is named {word}: choose {', '.join(_RUNGS)}")
     return word

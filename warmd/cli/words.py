@@ -9,7 +9,10 @@ _SIZES = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 
 _SPANS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 _HEIGHTS = {"staged": 1, "asleep": 2, "hot": 3}
 # Of many replicas, the phase that an operator must hear of first.
-_URGENCY = ("failed", "backing-off", "starting", "warming", "draining", "stopping", "down", "ready")
+_URGENCY = (
+    *("failed", "backing-off", "adopting", "starting", "warming", "waking", "draining"),
+    *("falling-asleep", "stopping", "down", "asleep", "ready"),
+)
 
 
 def span(seconds: float, units: int = 2) -> str:
@@ -49,7 +52,7 @@ def replica_doing(replica: Mapping[str, Any], model: Mapping[str, Any], now: flo
             return f"try {replica['failures'] + 1}, {_start(replica['start'])}"
         case "starting" | "warming":
             return _start(replica["start"])
-        case "backing-off" if model["target"] != "hot":
+        case "backing-off" if model["target"] not in ("hot", "asleep"):
             return "failed, tried again when wanted"
         case "backing-off" if replica["retry_at"] is not None and replica["retry_at"] <= now:
             return "failed, waits for its next try"
@@ -57,6 +60,10 @@ def replica_doing(replica: Mapping[str, Any], model: Mapping[str, Any], now: flo
             return f"backing off, next try in {span(replica['retry_at'] - now, 1)}"
         case "down":
             return _down(replica, model)
+        case "asleep" if replica.get("sleep"):
+            return f"asleep, holds {_whole(replica['sleep']['host_ram'])} of RAM"
+        case "waking":
+            return f"waking for {span(now - replica['since'], 1)}"
         case phase:
             return str(phase).replace("-", " ")
 
@@ -118,5 +125,9 @@ def _down(replica: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     if staging["done"] < staging["total"] and model["target"] != "cold":
         return f"staging {amount(staging['done'], staging['total'])}"
     if replica["rung"] == "staged":
-        return f"{amount(staging['total'], staging['total']).split(' of ')[1]} in RAM"
+        return f"{_whole(staging['total'])} in RAM"
     return "down"
+
+
+def _whole(size: int) -> str:
+    return amount(size, size).split(" of ")[1]

@@ -19,6 +19,7 @@ from warmd.config.settings import (
     RamSettings,
     RestartSettings,
     Settings,
+    SleepMode,
     WarmupKind,
     WarmupSettings,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "RestartSettings",
     "Settings",
     "Share",
+    "SleepMode",
     "WarmupKind",
     "WarmupSettings",
     "describe",

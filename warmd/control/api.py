@@ -24,7 +24,7 @@ _MAX_BODY = 64 * 1024
 _SHUTDOWN_S = 1.0
 _DAY_S = 86400.0
 _AUTO = "auto"
-_CHOICES = (Rung.HOT.value, Rung.STAGED.value, Rung.COLD.value, _AUTO)
+_CHOICES = (Rung.HOT.value, Rung.ASLEEP.value, Rung.STAGED.value, Rung.COLD.value, _AUTO)
 
 
 class Operations(Protocol):
@@ -230,8 +230,6 @@ def _since(text: str | None, now: float) -> float:
 
 
 def _rung(word: str) -> Rung | None:
-    if word == Rung.ASLEEP:
-        raise _RefusedError(400, "warmd can't put a model to sleep yet: choose staged or hot")
     if word not in _CHOICES:
         raise _RefusedError(400, f"no rung is named {word}: choose {', '.join(_CHOICES)}")
     return None if word == _AUTO else Rung(word)

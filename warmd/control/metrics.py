@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,7 +17,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from warmd.gateway.models import RequestRecord
-from warmd.ladder import StartTimes
+from warmd.ladder import StartTimes, WakeTimes
 from warmd.status import ModelStatus, Status
 
 SECONDS_BUCKETS = (
@@ -78,6 +79,32 @@ class Metrics:
             registry=registry,
         )
 
+        self._sleeps = Counter(
+            "warmd_sleeps",
+            "Engines put to sleep, or failed at it.",
+            ("model", "outcome"),
+            registry=registry,
+        )
+        self._wakes = Counter(
+            "warmd_wakes",
+            "Engines woken and proved by their canary, or failed at it.",
+            ("model", "outcome"),
+            registry=registry,
+        )
+        self._wake_parts = Histogram(
+            "warmd_wake_seconds",
+            "How long each part of a wake took: the engine's own, the first answer, the canary.",
+            ("model", "part"),
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._overdue = Counter(
+            "warmd_overdue_operations",
+            "Operations on an engine that outlived their own deadline.",
+            ("model",),
+            registry=registry,
+        )
+
     def request_done(self, record: RequestRecord) -> None:
         """Count a request that is over."""
         model = self._known(record.model)
@@ -100,12 +127,35 @@ class Metrics:
         """Count a start that failed."""
         self._starts.labels(self._known(model), "failed").inc()
 
+    def slept(self, model: str) -> None:
+        """Count an engine that fell asleep."""
+        self._sleeps.labels(self._known(model), "asleep").inc()
+
+    def sleep_failed(self, model: str) -> None:
+        """Count a sleep that failed."""
+        self._sleeps.labels(self._known(model), "failed").inc()
+
+    def woke(self, model: str, times: WakeTimes) -> None:
+        """Count an engine that woke, part by part."""
+        self._wakes.labels(self._known(model), "ready").inc()
+        for part, seconds in asdict(times).items():
+            self._wake_parts.labels(self._known(model), part).observe(seconds)
+
+    def wake_failed(self, model: str) -> None:
+        """Count a wake that failed, or after which the answer was another one."""
+        self._wakes.labels(self._known(model), "failed").inc()
+
+    def operation_overdue(self, model: str) -> None:
+        """Count an operation that outlived its deadline."""
+        self._overdue.labels(self._known(model)).inc()
+
     def expose(self) -> bytes:
         """Return everything in Prometheus' text format."""
         self._models = set(self._snapshot().models)
         for model in self._models:
             for outcome in ("ready", "failed"):  # from 0, or the first failure is no increase
                 self._starts.labels(model, outcome)
+                self._wakes.labels(model, outcome)
         return generate_latest(self._registry)
 
     def _known(self, model: str) -> str:
@@ -150,6 +200,16 @@ def _gauges(models: list[ModelStatus]) -> list[GaugeMetricFamily]:
     staged = GaugeMetricFamily(
         "warmd_staged_bytes", "Bytes of a model's weights that are in RAM.", labels=("model",)
     )
+    pinned = GaugeMetricFamily(
+        "warmd_sleep_host_bytes",
+        "RAM of the host that an engine has taken for its sleep, and holds while it lives.",
+        labels=("replica",),
+    )
+    kept = GaugeMetricFamily(
+        "warmd_sleep_device_bytes",
+        "What an engine kept on the device in its last sleep.",
+        labels=("replica",),
+    )
     for model in models:
         target.add_metric((model.name,), model.target.height)
         waiting.add_metric((model.name,), model.waiting)
@@ -158,4 +218,8 @@ def _gauges(models: list[ModelStatus]) -> list[GaugeMetricFamily]:
         for replica in model.replicas:
             rung.add_metric((model.name, replica.name), replica.rung.height)
             in_flight.add_metric((replica.name,), replica.in_flight)
-    return [rung, target, waiting, oldest, in_flight, staged]
+            if replica.sleep is not None:
+                pinned.add_metric((replica.name,), replica.sleep.host_ram)
+                if replica.sleep.device_kept is not None:
+                    kept.add_metric((replica.name,), replica.sleep.device_kept)
+    return [rung, target, waiting, oldest, in_flight, staged, pinned, kept]

@@ -30,6 +30,11 @@ class EngineHome:
         return self.folder / "engine.log"
 
     @property
+    def note(self) -> Path:
+        """What a later daemon must know of the engine."""
+        return self.folder / "engine.json"
+
+    @property
     def rpc(self) -> Path | None:
         """The folder for vLLM's own sockets; None where their paths would be too long for it."""
         folder = self.folder / "rpc"
@@ -66,6 +71,7 @@ def prepare_home(home: EngineHome) -> None:
         home.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _private_folder(home.folder)
         _remove(home.socket)
+        _remove(home.note)
         if home.rpc is not None:
             _private_folder(home.rpc)
             for left_over in home.rpc.iterdir():

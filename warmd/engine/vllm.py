@@ -14,6 +14,7 @@ from warmd.engine.command import EngineRecipe, engine_command
 from warmd.engine.failure import failure_cause
 from warmd.engine.home import point_at, prepare_home
 from warmd.engine.log import EngineLog
+from warmd.engine.note import read_note, write_note
 from warmd.engine.sleep_mode import fall_asleep, is_sleeping, wake_up
 from warmd.engine.warmup import WarmupSpec, warm_up
 from warmd.launch import LaunchSpec
@@ -100,6 +101,7 @@ class Vllm:
         self._inherited = inherited
         self._report = report
         self._log = EngineLog(recipe.home.log)
+        self._note_lost = False
 
     def prepare(self) -> LaunchSpec:
         """Make the engine's folder fresh and say what to run; raises `EngineError`."""
@@ -132,6 +134,26 @@ class Vllm:
     def cause(self, ending: str) -> str:
         """Say in one sentence, from its log, why an engine that `ending` failed."""
         return failure_cause(self._log.lines, ending)
+
+    def fingerprint(self) -> str:
+        """Name everything that makes the engine what it is."""
+        return self._recipe.fingerprint(self._source)
+
+    def note(self, record: Mapping[str, object]) -> None:
+        """Write down what a later daemon must know of the engine."""
+        try:
+            write_note(self._recipe.home.note, record)
+        except OSError as error:
+            if not self._note_lost:
+                self._report(
+                    f"{self._recipe.home.note} can't be written ({error.strerror}): a later warmd "
+                    f"will stop {self._replica} instead of taking it over"
+                )
+            self._note_lost = True
+
+    def noted(self) -> Mapping[str, object] | None:
+        """Return what was written down; None where there is nothing, or nothing sound."""
+        return read_note(self._recipe.home.note)
 
     def connect(self) -> VllmConnection:
         """Return the way to the engine; nothing is sent yet."""

@@ -210,13 +210,14 @@ class History:
             ),
         )
 
-    def sleep_figures(self, key: str) -> SleepFigures | None:
-        """What was measured for the engine configuration `key`, None if nothing was yet."""
+    def sleep_figures(self, model: str) -> dict[str, SleepFigures]:
+        """What was measured of `model`, by the engine configuration that it holds for."""
         rows = self._writer.read(
-            "SELECT first_sleep_s, wake_s, host_ram, device_kept FROM sleep_figures WHERE key = ?",
-            (key,),
+            "SELECT key, first_sleep_s, wake_s, host_ram, device_kept FROM sleep_figures"
+            " WHERE model = ?",
+            (model,),
         )
-        return SleepFigures(*rows[0]) if rows else None
+        return {key: SleepFigures(*figures) for key, *figures in rows}
 
     # Decisions and overrides
 

@@ -1,27 +1,31 @@
 """How to get there: pure functions from targets and facts to the next actions, or why none."""
 
-from warmd.planner.plan import (
+from warmd.planner.actions import (
     Action,
-    ModelFacts,
-    Plan,
     ReleaseWeights,
-    ReplicaFacts,
+    SleepEngine,
     StageWeights,
-    StagingFacts,
     StartEngine,
     StopEngine,
-    make_plan,
+    WakeEngine,
 )
+from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene, StagingFacts
+from warmd.planner.ledger import RamLedger
+from warmd.planner.plan import Plan, make_plan
 
 __all__ = [
     "Action",
     "ModelFacts",
     "Plan",
+    "RamLedger",
     "ReleaseWeights",
     "ReplicaFacts",
+    "Scene",
+    "SleepEngine",
     "StageWeights",
     "StagingFacts",
     "StartEngine",
     "StopEngine",
+    "WakeEngine",
     "make_plan",
 ]

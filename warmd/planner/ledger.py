@@ -9,14 +9,18 @@ from warmd.spoken import size
 
 @dataclass(frozen=True)
 class RamLedger:
-    """Bytes of RAM for staged weights: the budget, what is held of it, and what the host has free.
+    """Bytes of RAM: budgets, what is taken of them, and what the host has free.
 
-    `available` is what the kernel says can be had without swapping (MemAvailable, proc(5)).
+    `held` are staged weights, `pinned` is what sleeping engines have taken, and never give back
+    while they live (vllm#16663). `available` is what the kernel says can be had without swapping
+    (MemAvailable, proc(5)).
     """
 
     budget: int
     held: int
     available: int
+    sleeping_budget: int = 0
+    pinned: int = 0
 
     def refuses(self, wanted: int) -> str | None:
         """Say why `wanted` more bytes can't be staged; None where they can."""
@@ -25,8 +29,26 @@ class RamLedger:
                 f"its weights ({size(wanted)}) don't fit in ram.staging: "
                 f"{size(self.held)} of {size(self.budget)} are taken"
             )
-        # The kernel counts held page cache as available, but here it is spoken for.
-        spare = max(0, self.available - self.held)
-        if wanted > spare:
-            return f"its weights ({size(wanted)}) don't fit in RAM: {size(spare)} are to spare"
+        if wanted > self._spare:
+            return (
+                f"its weights ({size(wanted)}) don't fit in RAM: {size(self._spare)} are to spare"
+            )
         return None
+
+    def refuses_sleep(self, wanted: int) -> str | None:
+        """Say why an engine can't pin `wanted` more bytes for its sleep; None where it can."""
+        if wanted <= 0:
+            return None  # it has slept before: what it takes is taken
+        if self.pinned + wanted > self.sleeping_budget:
+            return (
+                f"its sleep would take {size(wanted)}, which don't fit in ram.sleeping: "
+                f"{size(self.pinned)} of {size(self.sleeping_budget)} are taken"
+            )
+        if wanted > self._spare:
+            return f"its sleep would take {size(wanted)} of RAM: {size(self._spare)} are to spare"
+        return None
+
+    @property
+    def _spare(self) -> int:
+        # The kernel counts held page cache as available, but here it is spoken for.
+        return max(0, self.available - self.held)

@@ -2,6 +2,8 @@
 
 from warmd.policy.backoff import BackOff, GiveUp, RetryIn
 from warmd.policy.estimate import Progress, ready_in, why_not_ready
+from warmd.policy.fairness import Fairness, Holder, Stays, Yields, eviction_order, judge
+from warmd.policy.hygiene import Hygiene, worn
 from warmd.policy.liveness import Counters, Hung, Pulse, feel
 from warmd.policy.target import Demand, Override, Target, Wish, decide_target
 
@@ -9,16 +11,24 @@ __all__ = [
     "BackOff",
     "Counters",
     "Demand",
+    "Fairness",
     "GiveUp",
+    "Holder",
     "Hung",
+    "Hygiene",
     "Override",
     "Progress",
     "Pulse",
     "RetryIn",
+    "Stays",
     "Target",
     "Wish",
+    "Yields",
     "decide_target",
+    "eviction_order",
     "feel",
+    "judge",
     "ready_in",
     "why_not_ready",
+    "worn",
 ]

@@ -1,6 +1,7 @@
 """One target for each model: how warm, how many, and why in one sentence.
 
-Precedence: what an operator set, then demand, then the rung at which the model rests.
+Precedence: what an operator set, then demand, then the rung to which it cooled after demand, then
+the rung at which the model rests.
 """
 
 from __future__ import annotations
@@ -13,11 +14,17 @@ from warmd.spoken import count, duration
 
 @dataclass(frozen=True)
 class Wish:
-    """What the config says of a model. `idle_after` in seconds."""
+    """What the config says of a model. `idle_after` and `idle_keep` in seconds.
+
+    `cannot_sleep` says why its engines can't be put to sleep; None where they can.
+    """
 
     resting: Rung
     replicas: int
     idle_after: float
+    idle_then: Rung = Rung.ASLEEP
+    idle_keep: float = 0.0
+    cannot_sleep: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Demand:
 
 @dataclass(frozen=True)
 class Target:
-    """What is wanted of a model now. `replicas` counts engines and matters where `rung` is hot."""
+    """What is wanted of a model now. `replicas` counts engines, and matters from asleep up."""
 
     rung: Rung
     replicas: int
@@ -52,6 +59,14 @@ class Target:
 
 def decide_target(wish: Wish, override: Override | None, demand: Demand, now: float) -> Target:
     """Decide what a model shall be at `now` (Unix seconds), from facts alone."""
+    target = _wanted(wish, override, demand, now)
+    if target.rung is Rung.ASLEEP and wish.cannot_sleep is not None:
+        reason = f"{target.reason}, but it can't sleep: {wish.cannot_sleep}"
+        return Target(Rung.STAGED, target.replicas, reason)
+    return target
+
+
+def _wanted(wish: Wish, override: Override | None, demand: Demand, now: float) -> Target:
     if override is not None and override.holds_at(now):
         return Target(override.rung, wish.replicas, f"an operator set it to {override.rung}")
     if demand.waiting:
@@ -69,6 +84,12 @@ def decide_target(wish: Wish, override: Override | None, demand: Demand, now: fl
         return Target(
             wish.resting, wish.replicas, f"it rests {wish.resting} and nobody asks for it"
         )
-    idle = duration(wish.idle_after)
+    if wish.idle_then > wish.resting and demand.idle_s < wish.idle_keep:
+        reason = (
+            f"it had no request for {duration(wish.idle_after)} and stays {wish.idle_then} until "
+            f"it had none for {duration(wish.idle_keep)}"
+        )
+        return Target(wish.idle_then, wish.replicas, reason)
+    idle = duration(max(wish.idle_after, wish.idle_keep))
     reason = f"it had no request for {idle} and rests {wish.resting}"
     return Target(wish.resting, wish.replicas, reason)

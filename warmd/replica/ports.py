@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import aiohttp
 
+from warmd.devices import Footprint
+from warmd.engine.canary import CanaryAnswer
 from warmd.launch import LaunchSpec
 from warmd.policy import BackOff, Counters
 from warmd.replica.state import Limits, ReplicaState
 
+Measure = Callable[[int], Awaitable[Footprint | None]]
+"""Measures what the process tree below a pid takes of RAM and device; None where it is gone."""
+
 
 class EngineConnection(Protocol):
-    """The way to one engine that listens."""
+    """The way to one engine that listens. What fails raises `EngineError` with a sentence."""
 
     @property
     def session(self) -> aiohttp.ClientSession:
@@ -23,10 +29,28 @@ class EngineConnection(Protocol):
         """Whether the engine answers at all."""
 
     async def warm_up(self) -> None:
-        """Get one real answer; raises `EngineError` with a sentence."""
+        """Get one real answer of the model and of each adapter."""
 
     async def counters(self, within_s: float) -> Counters | None:
         """Return what the engine has counted; None where it doesn't answer in time."""
+
+    async def canary(self) -> CanaryAnswer:
+        """Ask what a sound engine always answers in the same way."""
+
+    async def sleep(self, level: int) -> None:
+        """Put it to sleep, and see that it sleeps."""
+
+    async def wake(self, level: int) -> None:
+        """Wake it from a sleep of `level`, and see that it is awake."""
+
+    async def sleeping(self) -> bool:
+        """Whether it sleeps, by its own word."""
+
+    async def version(self) -> str | None:
+        """Return vLLM's version; None where it doesn't tell."""
+
+    async def serves(self) -> tuple[str, ...]:
+        """Return the names that it answers to."""
 
     async def close(self) -> None:
         """Let go of every connection."""
@@ -53,15 +77,38 @@ class EngineMake(Protocol):
     def connect(self) -> EngineConnection:
         """Return the way to the engine; nothing is sent yet."""
 
+    def fingerprint(self) -> str:
+        """Name everything that makes the engine what it is: equal where it is the same engine."""
+
+    def note(self, record: Mapping[str, object]) -> None:
+        """Write down, beside the engine's files, what a later daemon must know of it."""
+
+    def noted(self) -> Mapping[str, object] | None:
+        """Return what was written down; None where there is nothing, or nothing sound."""
+
+
+@dataclass(frozen=True)
+class SleepTerms:
+    """How an engine sleeps. `slowest`: the share of its former speed that it must still have."""
+
+    level: int = 1
+    slowest: float = 0.3
+
 
 @dataclass(frozen=True)
 class Fit:
-    """What a replica is run with. Engines of fits with an equal `spec` are the same engine."""
+    """What a replica is run with. Engines of fits with an equal `spec` are the same engine.
+
+    `sleep` None: its engine can't be put to sleep. `outlives`: the engine lives on when the daemon
+    ends.
+    """
 
     spec: object
     make: EngineMake
     limits: Limits
     back_off: BackOff
+    sleep: SleepTerms | None = None
+    outlives: bool = False
 
 
 class ReplicaListener(Protocol):

@@ -4,22 +4,61 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from warmd.ladder import Phase, StartTimes
+from warmd.engine.canary import CanaryAnswer
+from warmd.ladder import Phase, StartTimes, WakeTimes
+
+BAD_NAPS_MAX = 2
+"""After so many sleeps or wakes in a row that failed, a replica is not put to sleep any more."""
 
 
 @dataclass(frozen=True)
 class Limits:
     """How long each step of an engine's life may take, in seconds.
 
-    `hang`: how long a ready engine may stand still; `last_words`: how long an engine that broke its
-    connection is given to show that it has ended.
+    `sleep`: how long it may take to fall asleep, and to wake; `hang`: how long a ready engine may
+    stand still; `last_words`: how long an engine that broke its connection is given to show that
+    it has ended.
     """
 
     start: float
     drain: float
     stop: float
     hang: float
+    sleep: float = 120.0
     last_words: float = 1.0
+
+    def of(self, phase: Phase) -> float | None:
+        """How long an operation may take in `phase` before something is wrong; None: for ever."""
+        match phase:
+            case Phase.STARTING | Phase.WARMING:
+                return self.start
+            case Phase.DRAINING:
+                return self.drain
+            case Phase.FALLING_ASLEEP | Phase.WAKING | Phase.ADOPTING:
+                return self.sleep
+            case Phase.STOPPING:
+                return self.stop
+            case Phase.DOWN | Phase.READY | Phase.ASLEEP | Phase.BACKING_OFF | Phase.FAILED:
+                return None
+
+
+@dataclass(frozen=True)
+class Nap:
+    """What one sleep took: seconds to fall asleep, and bytes.
+
+    `host_ram`: what the engine's processes hold of the host's RAM beyond what they held before
+    their first sleep; `device_kept`: what they keep on the device, None where nobody can tell.
+    """
+
+    seconds: float
+    host_ram: int
+    device_kept: int | None
+    rehearsal: bool = False
+
+    @property
+    def held(self) -> int:
+        """Bytes of RAM and VRAM together."""
+        return self.host_ram + (self.device_kept or 0)
 
 
 @dataclass(frozen=True)
@@ -32,6 +71,22 @@ class ReplicaState:
     pid: int | None = None
     failures: int = 0
     retry_at: float | None = None
-    started_at: float | None = None  # when the start that led here was decided
-    ready_at: float | None = None  # when that start became ready
+    started_at: float | None = None  # when the start or the wake that led here was decided
+    ready_at: float | None = None  # when the engine first became ready
     last_start: StartTimes | None = None
+    doing: Phase = Phase.DOWN  # the last phase before any end: what it failed at, where it did
+    doing_since: float = 0.0
+
+    # Of its sleep
+    canary: CanaryAnswer | None = None  # recorded when the engine first became ready
+    cycles: int = 0  # how often this engine has slept
+    first_nap: Nap | None = None
+    last_nap: Nap | None = None
+    last_wake: WakeTimes | None = None
+    rehearses: bool = False  # the sleep under way is a rehearsal
+    bad_naps: int = 0  # sleeps and wakes that failed in a row, over all its engines
+
+    @property
+    def is_sleepless(self) -> bool:
+        """Whether its sleep has failed too often to be tried again."""
+        return self.bad_naps >= BAD_NAPS_MAX

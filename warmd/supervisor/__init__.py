@@ -1,16 +1,20 @@
 """The supervisor: owns the replicas and their lanes; every decision is carried out here."""
 
-from warmd.supervisor.events import Clock, EngineFailure, Events, RungChange
-from warmd.supervisor.loop import Build, Supervisor
-from warmd.supervisor.model import Managed, Terms
+from warmd.supervisor.events import Clock, EngineFailure, Events, Operation, RungChange
+from warmd.supervisor.loop import Build, Known, Rules, Supervisor
+from warmd.supervisor.model import Managed, SleepPolicy, Terms
 
 __all__ = [
     "Build",
     "Clock",
     "EngineFailure",
     "Events",
+    "Known",
     "Managed",
+    "Operation",
+    "Rules",
     "RungChange",
+    "SleepPolicy",
     "Supervisor",
     "Terms",
 ]

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from warmd.ladder import Rung, StartTimes
+from warmd.ladder import Phase, Rung, SleepFigures, StartTimes, WakeTimes
 from warmd.policy import Override
+from warmd.replica import Nap
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,10 @@ class RungChange:
 
 @dataclass(frozen=True)
 class EngineFailure:
-    """An engine failed, `seconds` after its start was decided, before or after it was ready.
+    """An engine failed `seconds` after the operation `during` which it did had begun.
 
-    `met` is the rung on which the start began.
+    `during` is READY or ASLEEP where there was none. `met` is the rung on which its start began;
+    `cycle` counts its sleeps.
     """
 
     model: str
@@ -43,7 +45,20 @@ class EngineFailure:
     cause: str
     follows: str
     seconds: float
-    was_ready: bool
+    during: Phase
+    cycle: int = 0
+    sleep_level: int = 1
+    rehearsal: bool = False
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a replica does, and for how many seconds it is later than it may be."""
+
+    model: str
+    replica: str
+    phase: Phase
+    overdue: float
 
 
 class Events(Protocol):
@@ -58,11 +73,23 @@ class Events(Protocol):
     def start_ready(self, model: str, replica: str, met: Rung, times: StartTimes) -> None:
         """Write down a start that got ready; `met` is the rung it began on."""
 
+    def slept(self, model: str, replica: str, level: int, nap: Nap, cycle: int) -> None:
+        """Write down that a replica fell asleep, for the `cycle`-th time, and what that took."""
+
+    def woke(self, model: str, replica: str, times: WakeTimes, cycle: int) -> None:
+        """Write down that a replica woke and gave the answer that it gave before."""
+
+    def sleep_measured(self, model: str, key: str, figures: SleepFigures) -> None:
+        """Keep what the first sleep and wake of an engine took; `key` names the engine."""
+
     def engine_failed(self, failure: EngineFailure) -> None:
-        """Write down a failed start or run, and what follows from it."""
+        """Write down a failed start, sleep, wake or run, and what follows from it."""
 
     def engine_stuck(self, model: str, replica: str, pid: int) -> None:
         """Write down that processes of an engine outlive SIGKILL."""
+
+    def operation_overdue(self, operation: Operation) -> None:
+        """Write down that an operation takes longer than it may, once."""
 
     def staging_failed(self, model: str, problem: str) -> None:
         """Write down that weights could not be staged or held."""

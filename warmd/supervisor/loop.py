@@ -7,31 +7,67 @@ comes back as an event, and the next tick sees the new facts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from warmd.ladder import Phase, Rung
-from warmd.planner import Plan, ReleaseWeights, StageWeights, StartEngine, StopEngine, make_plan
-from warmd.planner.ledger import RamLedger
-from warmd.policy import Override, Target, decide_target
-from warmd.policy.estimate import STOP_S, expected_start, start_left
-from warmd.replica import Fit, Replica, ReplicaListener, ReplicaState
-from warmd.spoken import count, duration
+from warmd.ladder import Phase, Rung, SleepFigures
+from warmd.planner import (
+    Action,
+    Plan,
+    RamLedger,
+    ReleaseWeights,
+    Scene,
+    SleepEngine,
+    StageWeights,
+    StartEngine,
+    StopEngine,
+    WakeEngine,
+    make_plan,
+)
+from warmd.policy import Fairness, Override, Target, decide_target
+from warmd.policy.estimate import STOP_S, expected_start, expected_wake, start_left
+from warmd.replica import EngineRecord, Fit, Replica, ReplicaListener, ReplicaState
+from warmd.spoken import duration
 from warmd.staged import StagedListener, StagedState, StagedWeights
 from warmd.staging import WeightFiles
 from warmd.status import ModelStatus
-from warmd.supervisor.events import Clock, EngineFailure, Events, RungChange
+from warmd.supervisor.events import Clock, Events
 from warmd.supervisor.model import Managed, Terms
 from warmd.supervisor.snapshot import model_status
+from warmd.supervisor.teller import REMEMBERED, Teller
 from warmd.supervisor.waiting import Lease, WaitingRoom
 
 TICK_S = 1.0
 """The longest time between two looks at the facts; every event brings the next look forward."""
 
-REMEMBERED_STARTS = 20
-"""How many measured starts of a model an estimate rests on."""
+SLEEPLESS_S = 1800.0
+"""How long no engine is started only to sleep, after there was no RAM for that."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What an earlier life of the daemon knew of a model.
+
+    `starts`, `wakes`: seconds, oldest first; `figures`: what its sleep took, by key;
+    `last_request`: Unix seconds.
+    """
+
+    override: Override | None = None
+    starts: Sequence[float] = ()
+    wakes: Sequence[float] = ()
+    figures: Mapping[str, SleepFigures] = field(default_factory=dict)
+    last_request: float | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What holds for all models. Pools map to bytes of VRAM."""
+
+    pools: Mapping[str, int] = field(default_factory=dict)
+    fairness: Fairness = field(default_factory=Fairness)
 
 
 class Build(Protocol):
@@ -51,14 +87,16 @@ class Supervisor(ReplicaListener, StagedListener):
     """Keeps every model on the way to its target; hands out places on ready replicas."""
 
     def __init__(
-        self, clock: Clock, events: Events, ram: Callable[[int], RamLedger], build: Build
+        self, clock: Clock, events: Events, ram: Callable[[int, int], RamLedger], build: Build
     ) -> None:
-        """`ram` returns the ledger of the moment for the bytes that are held already."""
+        """`ram` returns the ledger of the moment for the bytes that are held and pinned already."""
+        self.rules = Rules()
         self._build = build
         self.models: dict[str, Managed] = {}
         self._names: dict[str, str] = {}
         self._clock = clock
         self._events = events
+        self._teller = Teller(events)
         self._ram = ram
         self._changed = asyncio.Event()
         self._closing = False
@@ -100,7 +138,7 @@ class Supervisor(ReplicaListener, StagedListener):
             known: model.name
             for model in self.models.values()
             if not model.retired
-            for known in (model.name, *model.terms.aliases)
+            for known in (model.name, *model.terms.aliases, *model.terms.adapters)
         }
 
     # The loop
@@ -121,6 +159,8 @@ class Supervisor(ReplicaListener, StagedListener):
             return
         for model in self.models.values():
             self._retarget(model)
+            for replica in model.replicas:
+                self._teller.watch(model, replica)
         self._carry_out(self._plan())
         for model in self.models.values():
             model.drop_surplus()
@@ -141,7 +181,9 @@ class Supervisor(ReplicaListener, StagedListener):
         models = self.models.values()
         staged = [m.staged.state for m in models]
         held = sum(s.total or 0 for s in staged if s.held or s.busy)
-        plan = make_plan([m.facts(now) for m in models], self._ram(held), now)
+        ram = self._ram(held, sum(m.pinned for m in models))
+        facts = [m.facts(now) for m in models]
+        plan = make_plan(Scene(facts, ram, now, self.rules.pools, self.rules.fairness))
         for model in models:
             model.held_up_by = plan.held_up.get(model.name)
         return plan
@@ -149,43 +191,32 @@ class Supervisor(ReplicaListener, StagedListener):
     def _carry_out(self, plan: Plan) -> None:
         replicas = {r.name: r for m in self.models.values() for r in m.replicas}
         for action in plan.actions:
-            match action:
-                case StartEngine(replica=name, reason=reason):
-                    replicas[name].begin_start(reason)
-                case StopEngine(replica=name, reason=reason):
-                    replicas[name].begin_stop(reason)
-                case StageWeights(model=name, reason=reason):
-                    self.models[name].staged.begin_stage(reason)
-                case ReleaseWeights(model=name, reason=reason):
-                    self.models[name].staged.begin_release(reason)
+            self._begin(action, replicas)
+
+    def _begin(self, action: Action, replicas: Mapping[str, Replica]) -> None:
+        match action:
+            case StartEngine(replica=name, reason=reason):
+                replicas[name].begin_start(reason)
+            case StopEngine(replica=name, reason=reason, sleepless=sleepless):
+                if sleepless:
+                    model = self.models[replicas[name].model]
+                    model.sleepless_until = self._clock.monotonic() + SLEEPLESS_S
+                replicas[name].begin_stop(reason)
+            case SleepEngine(replica=name, reason=reason, rehearsal=rehearsal):
+                replicas[name].begin_sleep(reason, rehearsal=rehearsal)
+            case WakeEngine(replica=name, reason=reason):
+                replicas[name].begin_wake(reason)
+            case StageWeights(model=name, reason=reason):
+                self.models[name].staged.begin_stage(reason)
+            case ReleaseWeights(model=name, reason=reason):
+                self.models[name].staged.begin_release(reason)
 
     # What replicas and weights tell
 
     def replica_changed(self, model: str, name: str, old: ReplicaState, new: ReplicaState) -> None:
         """Hear that a replica changed: write it down, wake who waits, look again."""
         managed = self.models[model]
-        took: float | None = None
-        if new.phase is Phase.STARTING and old.phase is not new.phase:
-            managed.met[name] = managed.told[name]
-            self._events.start_began(model, name, new.reason)
-        if new.phase is Phase.READY and old.phase is not new.phase and new.last_start is not None:
-            took = new.last_start.total
-            managed.starts = [*managed.starts, took][-REMEMBERED_STARTS:]
-            met = managed.met[name]
-            self._events.start_ready(model, name, met, new.last_start)
-        if new.phase in (Phase.BACKING_OFF, Phase.FAILED):
-            self._events.engine_failed(
-                EngineFailure(
-                    model,
-                    name,
-                    managed.met[name],
-                    cause=new.reason,
-                    follows=_what_follows(model, new),
-                    seconds=new.since - (new.since if new.started_at is None else new.started_at),
-                    was_ready=new.ready_at is not None,
-                )
-            )
-        self._tell_rungs(managed, new.reason, took)
+        self._teller.tell(managed, name, old, new)
         self._wake(managed)
 
     def replica_stuck(self, model: str, name: str, pid: int) -> None:
@@ -199,16 +230,8 @@ class Supervisor(ReplicaListener, StagedListener):
             return  # a look at the files of a model that was forgotten meanwhile
         if new.problem is not None and new.problem != old.problem:
             self._events.staging_failed(model.name, new.problem)
-        self._tell_rungs(model, new.reason, None)
+        self._teller.tell_rungs(model, new.reason, None)
         self._changed.set()
-
-    def _tell_rungs(self, model: Managed, reason: str, seconds: float | None) -> None:
-        for replica in model.replicas:
-            old, new = model.told[replica.name], model.rung_of(replica)
-            if old is not new:
-                model.told[replica.name] = new
-                change = RungChange(model.name, replica.name, old, new, reason, seconds)
-                self._events.rung_changed(change)
 
     def _wake(self, model: Managed) -> None:
         for woken in model.waiting:
@@ -224,6 +247,10 @@ class Supervisor(ReplicaListener, StagedListener):
     def rung(self, model: str) -> Rung:
         """Return the highest rung that a replica of `model` stands on."""
         return self.models[model].rung
+
+    def rung_met(self, model: str) -> Rung:
+        """Return the rung that a request for `model` meets now."""
+        return self.models[model].rung_met
 
     def idle_s(self, model: str) -> float:
         """Return the seconds since the last request for `model` ended; 0 while one is there."""
@@ -247,6 +274,8 @@ class Supervisor(ReplicaListener, StagedListener):
             for state in (r.state for r in other.replicas if other is not model):
                 if state.phase.is_coming_up and state.started_at is not None:
                     left += start_left(expected_start(other.starts), now - state.started_at)
+                elif state.phase in (Phase.WAKING, Phase.FALLING_ASLEEP):
+                    left += start_left(expected_wake(other.wakes), now - state.since)
                 elif state.phase.holds_the_device:
                     left += STOP_S
         return left
@@ -260,11 +289,13 @@ class Supervisor(ReplicaListener, StagedListener):
     def set_target(self, name: str, rung: Rung | None, for_s: float | None) -> str:
         """Set a model's target, or give it back to the policy with None; return a sentence.
 
-        Raises `ValueError` for a model that is no longer in the config.
+        Raises `ValueError` for a model that is no longer in the config, or that can't sleep.
         """
         model = self.models[name]
         if model.retired:
             raise ValueError(f"{name} is no longer in the config and is being stopped")
+        if rung is Rung.ASLEEP and model.terms.wish.cannot_sleep is not None:
+            raise ValueError(f"{name} can't be put to sleep: {model.terms.wish.cannot_sleep}")
         if rung is None:
             override, sentence = None, f"{name} follows its own policy again"
         elif for_s is None:
@@ -284,15 +315,40 @@ class Supervisor(ReplicaListener, StagedListener):
             model.override = override
             self._events.override_changed(model.name, override, reason)
 
-    def restore(self, name: str, override: Override | None, starts: Sequence[float]) -> None:
-        """Take over what an earlier life of the daemon knew of a model; `starts` in seconds."""
-        self.models[name].override = override
-        self.models[name].starts = list(starts)[-REMEMBERED_STARTS:]
+    def restore(self, name: str, known: Known) -> None:
+        """Take over what an earlier life of the daemon knew of a model."""
+        model = self.models[name]
+        model.override = known.override
+        model.starts = list(known.starts)[-REMEMBERED:]
+        model.wakes = list(known.wakes)[-REMEMBERED:]
+        model.figures = dict(known.figures)
+        if known.last_request is not None:
+            ago = max(0.0, self._clock.wall() - known.last_request)
+            model.last_request = self._clock.monotonic() - ago
+
+    def left_behind(self) -> dict[str, EngineRecord]:
+        """Return, by replica, the engines of an earlier daemon that may be taken over."""
+        found = {}
+        for replica in (r for m in self.models.values() for r in m.replicas):
+            record = EngineRecord.found(replica.fit.make.noted())
+            if record is None or record.doubt(replica.fit.make.fingerprint()) is not None:
+                continue
+            found[replica.name] = record
+        return found
+
+    def take_over(self, replica: str, record: EngineRecord) -> None:
+        """Check the engine that an earlier daemon left running, and go on with it."""
+        for each in (r for m in self.models.values() for r in m.replicas):
+            if each.name == replica:
+                each.begin_takeover(record)
 
     # The end
 
-    async def close(self, reason: str) -> None:
-        """Drain and stop every engine, let every weight go; return when nothing is left."""
+    async def close(self, reason: str, *, leave: bool = False) -> None:
+        """Drain and stop every engine, let every weight go; return when nothing is left.
+
+        `leave`: engines that are ready or asleep are left running for the next daemon.
+        """
         self._closing = True
         self._waiting_room.close()
         for model in self.models.values():
@@ -301,18 +357,11 @@ class Supervisor(ReplicaListener, StagedListener):
             self._wake(model)
             model.staged.begin_release(reason)
             for replica in model.replicas:
-                replica.begin_stop(reason)
+                if leave:
+                    replica.begin_leaving()
+                else:
+                    replica.begin_stop(reason)
         for model in list(self.models.values()):
             await model.staged.ended()
             for replica in model.replicas:
                 await replica.ended()
-
-
-def _what_follows(model: str, state: ReplicaState) -> str:
-    if state.phase is Phase.FAILED:
-        return (
-            f"given up after {count(state.failures, 'failure')} in a row: mend the cause, then "
-            f"`warmctl set {model} auto`, or `warmctl reload` where it was the config"
-        )
-    delay = 0.0 if state.retry_at is None else max(0.0, state.retry_at - state.since)
-    return f"failure {state.failures} in a row, next try in {duration(delay)}"

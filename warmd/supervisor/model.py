@@ -8,24 +8,51 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from warmd.ladder import Phase, Rung
+from warmd.ladder import Phase, Rung, SleepFigures
 from warmd.planner import ModelFacts, ReplicaFacts, StagingFacts
-from warmd.policy import Demand, Override, Target, Wish
+from warmd.policy import Demand, Hygiene, Override, Target, Wish, worn
+from warmd.policy.estimate import STOP_S, expected_start, expected_wake
 from warmd.replica import Fit, Replica
 from warmd.staged import StagedWeights
+
+QUIET_S = 30.0
+"""So long after the last request a model counts as quiet: its sleep may be rehearsed."""
+
+PINNED_PER_WEIGHT = 1.4
+"""Host RAM that a sleep is taken to need for each byte of weights before it was measured.
+
+Pinned blocks are rounded up to powers of two (vllm#16663).
+"""
 
 _NOTHING_YET = Target(Rung.COLD, 1, "warmd has just started")
 
 
 @dataclass(frozen=True)
+class SleepPolicy:
+    """How a model sleeps. `key` names what its figures hold for, but for the engine's version."""
+
+    level: int
+    hygiene: Hygiene
+    rehearse: bool
+    key: str
+
+
+@dataclass(frozen=True)
 class Terms:
-    """What the config says of a model. `max_wait` in seconds; one fit for each replica."""
+    """What the config says of a model. `max_wait` in seconds; one fit for each replica.
+
+    `names`: what else clients may ask for it by; `vram`: bytes of its pool for each engine.
+    """
 
     aliases: tuple[str, ...]
     wish: Wish
     max_wait: float
     weights: Path
     fits: tuple[Fit, ...]
+    sleep: SleepPolicy | None = None
+    pool: str | None = None
+    vram: int = 0
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass
@@ -39,8 +66,11 @@ class Managed:
     retired: bool = False  # no longer in the config: it goes as soon as its engines have
     override: Override | None = None
     starts: list[float] = field(default_factory=list)  # seconds that measured starts took
+    wakes: list[float] = field(default_factory=list)  # and wakes
+    figures: dict[str, SleepFigures] = field(default_factory=dict)  # by SleepPolicy.key, version
     waiting: dict[asyncio.Event, float] = field(default_factory=dict)  # -> when it came
     last_request: float = -math.inf  # when the last request ended or gave up
+    sleepless_until: float = -math.inf  # there was no RAM for its sleep
     target: Target = _NOTHING_YET
     held_up_by: str | None = None
     told: dict[str, Rung] = field(default_factory=dict)  # rung by replica, as last written down
@@ -63,6 +93,15 @@ class Managed:
         """The highest rung that a replica stands on."""
         return max(self.rung_of(r) for r in self.replicas)
 
+    @property
+    def rung_met(self) -> Rung:
+        """The rung that a request meets now: what is drained or falls asleep is hot no longer."""
+        if any(r.state.phase is Phase.READY for r in self.replicas):
+            return Rung.HOT
+        if any(r.state.phase in _NEARLY_AWAKE for r in self.replicas):
+            return Rung.ASLEEP
+        return Rung.STAGED if self.staged.state.held else Rung.COLD
+
     def drop_surplus(self) -> None:
         """Forget the replicas that the terms no longer have, once nothing of them is left."""
         kept = list(self.replicas)
@@ -74,9 +113,13 @@ class Managed:
 
     def rung_of(self, replica: Replica) -> Rung:
         """Return where a replica stands: a rung follows from facts, it is never set."""
-        if replica.state.phase in (Phase.READY, Phase.DRAINING):
-            return Rung.HOT
-        return Rung.STAGED if self.staged.state.held else Rung.COLD
+        match replica.state.phase:
+            case Phase.READY | Phase.DRAINING | Phase.FALLING_ASLEEP:
+                return Rung.HOT
+            case Phase.ASLEEP | Phase.WAKING:
+                return Rung.ASLEEP
+            case _:
+                return Rung.STAGED if self.staged.state.held else Rung.COLD
 
     def demand(self, now: float) -> Demand:
         """Return who asks for it at `now`."""
@@ -86,18 +129,93 @@ class Managed:
         """Return how long the longest-waiting request has waited at `now`, in seconds."""
         return max((now - came for came in self.waiting.values()), default=0.0)
 
+    def figures_key(self, replica: Replica) -> str | None:
+        """Name what the figures of a replica's sleep hold for; None where that isn't known."""
+        if self.terms.sleep is None or replica.version is None:
+            return None
+        return f"{self.terms.sleep.key} vllm={replica.version}"
+
+    @property
+    def pinned(self) -> int:
+        """The bytes of host RAM that its engines have taken for their sleep."""
+        naps = [r.state.last_nap for r in self.replicas if r.state.cycles]
+        return sum(nap.host_ram for nap in naps if nap is not None)
+
     def facts(self, now: float) -> ModelFacts:
         """Return what the planner needs to know at `now`."""
-        staged = self.staged.state
+        staged, sleep = self.staged.state, self.terms.sleep
         return ModelFacts(
             name=self.name,
             target=self.target,
-            replicas=[
-                ReplicaFacts(r.name, r.state.phase, r.state.retry_at, r.state.reason, r.is_stale)
-                for r in self.replicas
-            ],
+            replicas=[self._replica_facts(r, now) for r in self.replicas],
             staging=StagingFacts(
                 staged.total, staged.busy, staged.held, staged.retry_at, staged.problem
             ),
             oldest_wait=self.oldest_wait(now),
+            waiting=len(self.waiting),
+            idle_s=now - self.last_request,
+            pool=self.terms.pool,
+            vram=self.terms.vram,
+            sleep_level=1 if sleep is None else sleep.level,
+            switch_cost=self._switch_cost(),
+            rehearse=self._may_rehearse(now),
+            sleepless_until=self.sleepless_until,
         )
+
+    def _replica_facts(self, replica: Replica, now: float) -> ReplicaFacts:
+        state, sleep = replica.state, self.terms.sleep
+        first, last = state.first_nap, state.last_nap
+        if sleep is None or not state.cycles or first is None or last is None:
+            wear, kept = None, 0
+        else:
+            wear = worn(sleep.hygiene, state.cycles, first.held, last.held)
+            kept = last.device_kept or 0
+        return ReplicaFacts(
+            replica.name,
+            state.phase,
+            state.retry_at,
+            state.reason,
+            stale=replica.is_stale,
+            in_flight=replica.in_flight,
+            hot_for=now - state.since if state.phase is Phase.READY else 0.0,
+            sleeps=sleep is not None and replica.sleeps,
+            pins=self._will_pin(replica),
+            kept=kept,
+            worn=wear,
+        )
+
+    def _will_pin(self, replica: Replica) -> int:
+        if replica.state.cycles or self.terms.sleep is None or self.terms.sleep.level > 1:
+            return 0
+        known = self.figures.get(self.figures_key(replica) or "") or self._any_figures()
+        if known is not None and known.host_ram is not None:
+            return known.host_ram
+        return int(PINNED_PER_WEIGHT * (self.staged.state.total or 0))
+
+    def _any_figures(self) -> SleepFigures | None:
+        """The figures of any version, for an engine that doesn't run and can't say its own."""
+        sleep = self.terms.sleep
+        ours = (f for key, f in self.figures.items() if sleep and key.startswith(sleep.key))
+        return next(ours, None)
+
+    def _switch_cost(self) -> float:
+        """Seconds that it takes to put it aside and to bring it back, as measured."""
+        naps = [r.state.last_nap for r in self.replicas if r.sleeps]
+        if self.terms.sleep is None or not naps:
+            return STOP_S + expected_start(self.starts)
+        away = max((nap.seconds for nap in naps if nap is not None), default=STOP_S)
+        return away + expected_wake(self.wakes)
+
+    def _may_rehearse(self, now: float) -> bool:
+        if self.terms.sleep is None or not self.terms.sleep.rehearse:
+            return False
+        if self.waiting or self.in_flight or now - self.last_request < QUIET_S:
+            return False
+        ready = [r for r in self.replicas if r.state.phase is Phase.READY]
+        settled = all(now - r.state.since >= QUIET_S for r in ready)
+        unknown = [self.figures_key(r) not in self.figures for r in ready if r.sleeps]
+        slept = any(r.state.cycles for r in self.replicas)
+        return settled and not slept and any(unknown)
+
+
+_NEARLY_AWAKE = (Phase.FALLING_ASLEEP, Phase.ASLEEP, Phase.WAKING, Phase.ADOPTING)

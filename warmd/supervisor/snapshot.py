@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from warmd.ladder import StartTimes
 from warmd.policy.estimate import expected_start
-from warmd.replica import Replica
-from warmd.status import ModelStatus, ReplicaStatus, StagingStatus, StartStatus
+from warmd.replica import Replica, ReplicaState
+from warmd.status import ModelStatus, ReplicaStatus, SleepStatus, StagingStatus, StartStatus
 from warmd.supervisor.events import Clock
 from warmd.supervisor.model import Managed
 
@@ -44,6 +46,20 @@ def _replica_status(model: Managed, replica: Replica, clock: Clock) -> ReplicaSt
         retry_at=None if state.retry_at is None else state.retry_at + to_wall,
         start=_start_status(model, replica, clock.monotonic()),
         last_start=None if state.last_start is None else _by_name(state.last_start),
+        sleep=_sleep_status(state),
+    )
+
+
+def _sleep_status(state: ReplicaState) -> SleepStatus | None:
+    nap, wake = state.last_nap, state.last_wake
+    if not state.cycles or nap is None:
+        return None
+    return SleepStatus(
+        cycles=state.cycles,
+        seconds=nap.seconds,
+        host_ram=nap.host_ram,
+        device_kept=nap.device_kept,
+        last_wake=None if wake is None else asdict(wake),
     )
 
 

@@ -133,6 +133,7 @@ class WaitingRoom:
             retry_in=0.0 if state.retry_at is None else state.retry_at - now,
             ahead=self._ahead(model),
             starts=model.starts,
+            wakes=model.wakes,
             failures=state.failures,
         )
 

@@ -1,0 +1,165 @@
+"""The device lane: one operation at a time.
+
+Engines measure the device's memory while they start and while they fall asleep, and mis-measure
+or crash beside a neighbour that moves (vllm#55827, #56830, #36753). So start, drain, sleep, wake
+and stop wait for each other; calling off a start is part of that same operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+
+from warmd.ladder import Phase, Rung
+from warmd.planner.actions import Action, SleepEngine, StartEngine, StopEngine, WakeEngine
+from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene
+from warmd.planner.room import no_room, put_aside
+from warmd.spoken import duration
+
+STALE = "its settings have changed"
+_BROKEN = (Phase.BACKING_OFF, Phase.FAILED)
+_STEADY = (Phase.READY, Phase.ASLEEP)
+
+
+def device_lane(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
+    """Yield the call-offs and at most one operation; note in `held_up` what can't move."""
+    yield from _call_offs(scene.models)
+    for model in scene.models:
+        _explain_failures(model, scene.now, held_up)
+    busy = next((r for m in scene.models for r in m.replicas if r.phase.holds_the_device), None)
+    if busy is not None:
+        for model in scene.models:
+            if _risings(scene, model) and not any(r.phase.is_coming_up for r in model.replicas):
+                held_up[model.name] = f"{busy.name} is {busy.phase} on the same device"
+        return
+    # Who has waited longest goes first; then the order of the config.
+    asking = sorted((m for m in scene.models if m.waiting), key=lambda m: -m.oldest_wait)
+    others = [m for m in scene.models if not m.waiting]
+    operations = chain(
+        _heat(scene, asking, held_up),
+        _cool(scene),
+        _heat(scene, others, held_up),
+        _make_one_anew(scene.models, held_up),
+        _recycle(scene.models),
+        _rehearse(scene),
+    )
+    yield from islice(operations, 1)
+
+
+def _call_offs(models: Iterable[ModelFacts]) -> Iterator[Action]:
+    for model in models:
+        for replica in (r for r in model.surplus if r.phase.is_coming_up):
+            yield StopEngine(replica.name, model.target.reason)
+        for replica in (r for r in model.wanted if r.phase.is_coming_up and r.stale):
+            yield StopEngine(replica.name, STALE)
+
+
+def _heat(scene: Scene, models: Iterable[ModelFacts], held_up: dict[str, str]) -> Iterator[Action]:
+    for model in models:
+        if model.target.rung is Rung.ASLEEP:
+            _explain_sleepless(scene, model, held_up)
+        for replica, action in _risings(scene, model):
+            full = no_room(scene, model, replica)
+            if full is None:
+                yield action
+                continue
+            if full.make_room is not None:
+                yield full.make_room
+            held_up[model.name] = full.reason
+
+
+def _risings(scene: Scene, model: ModelFacts) -> list[tuple[ReplicaFacts, Action]]:
+    """Return what would bring the wanted replicas up, the quickest first."""
+    reason = model.target.reason
+    down = [r for r in model.wanted if _startable(r, scene.now)]
+    if model.target.rung is Rung.ASLEEP:
+        down = [r for r in down if _sleepless(scene, model, r) is None]
+        return [(r, StartEngine(r.name, reason)) for r in down]
+    asleep = [r for r in model.wanted if r.phase is Phase.ASLEEP]
+    return [
+        *((r, WakeEngine(r.name, reason)) for r in asleep),
+        *((r, StartEngine(r.name, reason)) for r in down),
+    ]
+
+
+def _startable(replica: ReplicaFacts, now: float) -> bool:
+    if replica.phase is Phase.BACKING_OFF:
+        return replica.retry_at is not None and now >= replica.retry_at
+    return replica.phase is Phase.DOWN
+
+
+def _sleepless(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> str | None:
+    """Say why no engine is started only to be put to sleep."""
+    if not replica.sleeps:
+        return "its engine can't be put to sleep"
+    refusal = scene.ram.refuses_sleep(replica.pins)
+    if refusal is None and scene.now < model.sleepless_until:
+        wait = duration(model.sleepless_until - scene.now)
+        return f"there was no RAM for its sleep; tried again in {wait}"
+    return refusal
+
+
+def _explain_sleepless(scene: Scene, model: ModelFacts, held_up: dict[str, str]) -> None:
+    for replica in (r for r in model.wanted if _startable(r, scene.now)):
+        why = _sleepless(scene, model, replica)
+        if why is not None:
+            held_up.setdefault(model.name, why)
+
+
+def _cool(scene: Scene) -> Iterator[Action]:
+    for model in scene.models:
+        for replica in (r for r in model.surplus if r.phase in _STEADY):
+            yield StopEngine(replica.name, model.target.reason)
+        if model.target.rung is Rung.ASLEEP:
+            for replica in (r for r in model.wanted if r.phase is Phase.READY):
+                yield put_aside(scene, replica, replica.worn or model.target.reason)
+
+
+def _make_one_anew(models: Iterable[ModelFacts], held_up: dict[str, str]) -> Iterator[Action]:
+    """Stop one engine whose settings have changed, where nothing else is left to do.
+
+    The next one waits until that one is up again: so changed settings that don't work take one
+    engine, not all.
+    """
+    wanted = [(m, r) for m in models for r in m.wanted]
+    stale = [(m, r) for m, r in wanted if r.stale and r.phase in _STEADY]
+    broken = next((r for _, r in wanted if r.phase in _BROKEN), None)
+    for model, replica in stale:
+        if broken is not None:
+            why = f"{replica.name} goes on with its old settings: {broken.name} is {broken.phase}"
+            held_up.setdefault(model.name, why)
+    if stale and broken is None:
+        yield StopEngine(stale[0][1].name, STALE)
+
+
+def _recycle(models: Iterable[ModelFacts]) -> Iterator[Action]:
+    """Stop a worn sleeper; it is started and put to sleep again, and nobody is waiting."""
+    for model in models:
+        if model.target.rung is Rung.ASLEEP:
+            for replica in (r for r in model.wanted if r.phase is Phase.ASLEEP and r.worn):
+                yield StopEngine(replica.name, replica.worn or "")
+
+
+def _rehearse(scene: Scene) -> Iterator[Action]:
+    for model in scene.models:
+        if not model.rehearse or model.target.rung is not Rung.HOT:
+            continue
+        for replica in (r for r in model.wanted if r.phase is Phase.READY and r.sleeps):
+            if scene.ram.refuses_sleep(replica.pins) is None:
+                why = "a rehearsal: what its sleep takes was never measured, and nobody asks for it"
+                yield SleepEngine(replica.name, why, rehearsal=True)
+
+
+def _explain_failures(model: ModelFacts, now: float, held_up: dict[str, str]) -> None:
+    for replica in model.wanted:
+        if model.target.rung is Rung.HOT and replica.phase in (Phase.DRAINING, Phase.STOPPING):
+            held_up[model.name] = f"{replica.name} is {replica.phase}: {replica.reason}"
+        elif replica.phase is Phase.FAILED:
+            held_up[model.name] = f"{replica.name} failed: {replica.reason}"
+        elif (
+            replica.phase is Phase.BACKING_OFF
+            and replica.retry_at is not None
+            and now < replica.retry_at
+        ):
+            wait = duration(replica.retry_at - now)
+            held_up[model.name] = f"{replica.name} is tried again in {wait}: {replica.reason}"

@@ -1,0 +1,88 @@
+"""What the planner needs to know of models, replicas and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from warmd.ladder import Phase, Rung
+from warmd.planner.ledger import RamLedger
+from warmd.policy import Fairness, Target
+
+
+@dataclass(frozen=True)
+class ReplicaFacts:
+    """What one replica does. Times are monotonic seconds, sizes bytes.
+
+    `sleeps`: its engine can be put to sleep; `pins`: the host RAM that its next sleep would take
+    beyond what it holds already; `kept`: what it keeps on the device while it sleeps; `worn`: why
+    it should be made anew before it sleeps again.
+    """
+
+    name: str
+    phase: Phase
+    retry_at: float | None = None  # when it may be tried again
+    reason: str = ""
+    stale: bool = False  # its engine was started with settings that have changed since
+    in_flight: int = 0
+    hot_for: float = 0.0
+    sleeps: bool = False
+    pins: int = 0
+    kept: int = 0
+    worn: str | None = None
+
+
+@dataclass(frozen=True)
+class StagingFacts:
+    """What is held in RAM of one model's weights. Sizes in bytes, `retry_at` in monotonic s."""
+
+    total: int | None  # None until its files have been looked at
+    busy: bool = False  # on its way into RAM
+    held: bool = False  # resident by measurement and held there
+    retry_at: float | None = None
+    problem: str | None = None  # why the last try failed
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """One model as it is. Lengths of time are seconds, `vram` is bytes for each engine.
+
+    `oldest_wait`: how long its longest-waiting request has waited; `switch_cost`: what it costs to
+    put it aside and bring it back; `rehearse`: it is time to see what its sleep takes;
+    `sleepless_until` (monotonic): no engine is started only to be put to sleep before.
+    """
+
+    name: str
+    target: Target
+    replicas: Sequence[ReplicaFacts]
+    staging: StagingFacts
+    oldest_wait: float = 0.0
+    waiting: int = 0
+    idle_s: float = float("inf")
+    pool: str | None = None
+    vram: int = 0
+    sleep_level: int = 1
+    switch_cost: float = 0.0
+    rehearse: bool = False
+    sleepless_until: float = float("-inf")
+
+    @property
+    def wanted(self) -> Sequence[ReplicaFacts]:
+        """The replicas that shall have an engine."""
+        return self.replicas[: self.target.replicas] if self.target.rung >= Rung.ASLEEP else ()
+
+    @property
+    def surplus(self) -> Sequence[ReplicaFacts]:
+        """The replicas that shall have none, the highest first."""
+        return tuple(reversed(self.replicas[len(self.wanted) :]))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that a plan is made from. `now` is monotonic seconds; pools map to bytes of VRAM."""
+
+    models: Sequence[ModelFacts]
+    ram: RamLedger
+    now: float
+    pools: Mapping[str, int] = field(default_factory=dict)
+    fairness: Fairness = field(default_factory=Fairness)

@@ -1,0 +1,91 @@
+"""Room in a pool: whether an engine fits beside the others of its pool, and who makes room.
+
+Nobody outside the pool is ever put aside for it, and nobody inside it without a request waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from warmd.ladder import Phase
+from warmd.planner.actions import SleepEngine, StopEngine
+from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene
+from warmd.policy import Holder, Stays, Yields, eviction_order, judge
+from warmd.spoken import duration, size
+
+
+@dataclass(frozen=True)
+class Full:
+    """There is no room, for this reason; `make_room` is what can be done about it now."""
+
+    reason: str
+    make_room: SleepEngine | StopEngine | None = None
+
+
+def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | None:
+    """Say why `replica` can't be hot in its pool now, and what would help; None where it can."""
+    if model.pool is None:
+        return None
+    missing = model.vram - (scene.pools[model.pool] - _taken(scene, model.pool, replica))
+    if missing <= 0:
+        return None
+    others = list(_holders(scene, model))
+    full = f"pool {model.pool} is full: it lacks {size(missing)} for {replica.name}"
+    if not model.waiting:
+        return Full(full)
+    # One that is enough by itself goes before several that aren't.
+    others.sort(key=lambda o: (o[0].vram < missing, -eviction_order(_holder(*o))))
+    stays: list[tuple[str, Stays]] = []
+    for other, victim in others:
+        match judge(_holder(other, victim), model.oldest_wait, scene.fairness):
+            case Yields(reason):
+                why = f"put aside for {model.name}: {reason}"
+                return Full(why, put_aside(scene, victim, why))
+            case Stays() as verdict:
+                stays.append((victim.name, verdict))
+    if stays:
+        name, verdict = min(stays, key=lambda each: each[1].at_most)
+        within = duration(verdict.at_most)
+        return Full(f"{full}; {name} is hot there: {verdict.reason}, {within} more at most")
+    sleeper = max(_sleepers(scene, model), key=lambda r: r.kept, default=None)
+    if sleeper is not None:
+        why = f"stopped for {model.name}: asleep it keeps {size(sleeper.kept)} of the pool"
+        return Full(why, StopEngine(sleeper.name, why))
+    return Full(full)
+
+
+def put_aside(scene: Scene, replica: ReplicaFacts, reason: str) -> SleepEngine | StopEngine:
+    """Return the warmest way to put a hot replica aside."""
+    if not replica.sleeps or replica.worn is not None:
+        return StopEngine(replica.name, reason)
+    refusal = scene.ram.refuses_sleep(replica.pins)
+    if refusal is not None:
+        return StopEngine(replica.name, f"{reason}, but {refusal}", sleepless=True)
+    return SleepEngine(replica.name, reason)
+
+
+def _taken(scene: Scene, pool: str, but: ReplicaFacts) -> int:
+    """Return the bytes of `pool` that all other replicas take."""
+    return sum(
+        replica.kept if replica.phase is Phase.ASLEEP else model.vram
+        for model in scene.models
+        for replica in model.replicas
+        if model.pool == pool and replica.name != but.name and replica.phase.is_up
+    )
+
+
+def _holders(scene: Scene, model: ModelFacts) -> Iterator[tuple[ModelFacts, ReplicaFacts]]:
+    for other in scene.models:
+        if other.pool == model.pool and other.name != model.name:
+            yield from ((other, r) for r in other.replicas if r.phase is Phase.READY)
+
+
+def _sleepers(scene: Scene, model: ModelFacts) -> Iterator[ReplicaFacts]:
+    for other in scene.models:
+        if other.pool == model.pool and other.name != model.name and not other.waiting:
+            yield from (r for r in other.replicas if r.phase is Phase.ASLEEP and r.kept > 0)
+
+
+def _holder(model: ModelFacts, replica: ReplicaFacts) -> Holder:
+    return Holder(replica.hot_for, model.switch_cost, replica.in_flight, model.idle_s)

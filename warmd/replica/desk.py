@@ -1,0 +1,126 @@
+"""What a replica and the life of its engine share: orders, places, and the one writer of state."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from warmd.ladder import Phase
+from warmd.replica.ports import Fit, ReplicaListener
+from warmd.replica.record import EngineRecord
+from warmd.replica.state import ReplicaState
+
+_ENDS = (Phase.STOPPING, Phase.DOWN, Phase.BACKING_OFF, Phase.FAILED)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An order to fall asleep or to wake, whichever the engine isn't."""
+
+    reason: str
+    rehearsal: bool = False
+
+
+class Orders:
+    """What the supervisor has asked for and the engine's life has not taken up yet."""
+
+    def __init__(self) -> None:
+        self.stop: str | None = None  # why the engine shall end
+        self.leave = False  # the daemon goes, the engine stays
+        self.ending = asyncio.Event()  # either of them has come
+        self.any = asyncio.Event()
+        self._turn: Turn | None = None
+
+    def give_stop(self, reason: str) -> None:
+        """Ask for the engine's end; the first reason stands."""
+        if self.stop is None:
+            self.stop = reason
+        self.ending.set()
+        self.any.set()
+
+    def give_leave(self) -> None:
+        """Ask to let go of the engine and leave it running."""
+        self.leave = True
+        self.ending.set()
+        self.any.set()
+
+    def give_turn(self, turn: Turn) -> None:
+        """Ask for sleep or for the wake."""
+        self._turn = turn
+        self.any.set()
+
+    def take_turn(self) -> Turn | None:
+        """Return the turn that was asked for, once."""
+        turn, self._turn = self._turn, None
+        if not self.ending.is_set():
+            self.any.clear()
+        return turn
+
+
+class Places:
+    """The requests that an engine serves, and whether it is in doubt."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.doubted = asyncio.Event()  # nobody is sent to it until it has answered again
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def take(self) -> None:
+        """Count one request more."""
+        self.in_flight += 1
+        self.idle.clear()
+
+    def give_back(self) -> None:
+        """Count one request less."""
+        self.in_flight -= 1
+        if self.in_flight == 0:
+            self.idle.set()
+
+
+class Desk:
+    """One replica's orders, places and state. `clock` and `pause` tell and pass monotonic seconds.
+
+    `identity` and `version` are the running engine's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        fit: Fit,
+        *,
+        clock: Callable[[], float],
+        pause: Callable[[float], Awaitable[None]],
+        listener: ReplicaListener,
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.fit = fit
+        self.clock = clock
+        self.pause = pause
+        self.listener = listener
+        self.orders = Orders()
+        self.places = Places()
+        self.state = ReplicaState(since=clock())
+        self.identity: str | None = None
+        self.version: str | None = None
+
+    def become(self, phase: Phase, reason: str, **changes: object) -> None:
+        """Change the state, write it down beside the engine where that may outlive us, tell it."""
+        old = self.state
+        now = self.clock()
+        if phase not in _ENDS:
+            changes["doing"] = phase
+            # To come up is one operation, up to the first answer.
+            changes["doing_since"] = old.doing_since if phase is Phase.WARMING else now
+        self.state = replace(old, phase=phase, reason=reason, since=now, **changes)  # type: ignore[arg-type]  # the fields are ReplicaState's own
+        self.note()
+        self.listener.replica_changed(self.model, self.name, old, self.state)
+
+    def note(self) -> None:
+        """Write down what a later daemon must know, before the operation that makes it so."""
+        if self.fit.outlives and self.identity is not None:
+            record = EngineRecord.of(self.state, self.identity, self.version, self.fit.make)
+            self.fit.make.note(record.as_json())

@@ -1,0 +1,205 @@
+"""The n-th engine of a model, as the supervisor orders it and the gateway uses it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+
+from warmd.engine.stages import StartTracker
+from warmd.ladder import Phase, Stage
+from warmd.launch import Launcher
+from warmd.replica.desk import Desk, Orders, Places, Turn
+from warmd.replica.life import Life
+from warmd.replica.ports import Fit, Measure, ReplicaListener
+from warmd.replica.record import EngineRecord
+from warmd.replica.state import ReplicaState
+
+
+class ReplicaLease:
+    """One request's place on a ready replica."""
+
+    def __init__(self, name: str, places: Places, session: aiohttp.ClientSession) -> None:
+        self._places: Places | None = places
+        self.replica = name
+        self.session = session
+
+    def lost(self) -> None:
+        """Say that the engine broke off in the middle of this request."""
+        if self._places is not None:
+            self._places.doubted.set()
+
+    def release(self) -> None:
+        """Give the place back; a second call does nothing."""
+        places, self._places = self._places, None
+        if places is not None:
+            places.give_back()
+
+
+class Replica:
+    """The n-th engine of a model.
+
+    The supervisor orders (`begin_…`); what comes of it is told to the listener.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        *,
+        fit: Fit,
+        launcher: Launcher,
+        measure: Measure,
+        clock: Callable[[], float],
+        listener: ReplicaListener,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.name = name
+        self.model = model
+        self._desk = Desk(name, model, fit, clock=clock, pause=sleep, listener=listener)
+        self._next_fit = fit
+        self._launcher = launcher
+        self._measure = measure
+        self._life: Life | None = None
+        self._living: asyncio.Task[None] | None = None
+
+    # What the supervisor orders
+
+    def begin_start(self, reason: str) -> None:
+        """Start the engine. Only a replica that is down or backing off can be started."""
+        decided_at = self._desk.clock()
+        life = self._new_life()
+        self._desk.become(
+            Phase.STARTING, reason, retry_at=None, started_at=decided_at, ready_at=None
+        )
+        self._live(life, life.begin(StartTracker(decided_at)))
+
+    def begin_takeover(self, record: EngineRecord) -> None:
+        """Check the engine that an earlier daemon left, and take it over or stop it."""
+        life = self._new_life()
+        self._desk.become(Phase.ADOPTING, "an earlier warmd left its engine running")
+        self._live(life, life.go_on(record))
+
+    def begin_sleep(self, reason: str, *, rehearsal: bool = False) -> None:
+        """Drain the engine and put it to sleep; only a ready one is."""
+        if self.state.phase is Phase.READY and not self._desk.orders.ending.is_set():
+            self._desk.orders.give_turn(Turn(reason, rehearsal))
+
+    def begin_wake(self, reason: str) -> None:
+        """Wake the engine; only one that sleeps is."""
+        if self.state.phase is Phase.ASLEEP and not self._desk.orders.ending.is_set():
+            self._desk.orders.give_turn(Turn(reason))
+
+    def begin_stop(self, reason: str) -> None:
+        """Drain and stop the engine, or call off its start. Without an engine nothing happens."""
+        if self.state.phase.is_up:
+            self._desk.orders.give_stop(reason)
+
+    def begin_leaving(self) -> None:
+        """Let go of the engine and leave it running; what is no engine yet is stopped."""
+        if self.state.phase.is_up:
+            self._desk.orders.give_leave()
+
+    def forgive(self, reason: str) -> None:
+        """Forget earlier failures: an operator wants it tried again."""
+        if self.state.phase in (Phase.FAILED, Phase.BACKING_OFF):
+            self._desk.become(Phase.DOWN, reason, failures=0, retry_at=None, bad_naps=0)
+        else:
+            self._desk.state = replace(self.state, bad_naps=0)
+
+    def refit(self, fit: Fit) -> None:
+        """Run with `fit` from the next start on; where it is the same engine, from now on."""
+        self._next_fit = fit
+        if not self.is_stale:
+            # The make that runs knows its engine.
+            self._desk.fit = replace(fit, make=self._desk.fit.make)
+
+    def _new_life(self) -> Life:
+        desk = self._desk
+        if self.state.phase.is_up:
+            raise RuntimeError(f"{self.name} is {self.state.phase} and can't be started")
+        desk.fit = self._next_fit
+        desk.orders = Orders()
+        desk.places.doubted.clear()
+        desk.identity = desk.version = None
+        return Life(desk, self._launcher, self._measure)
+
+    def _live(self, life: Life, living: Coroutine[Any, Any, None]) -> None:
+        self._life = life
+        self._living = asyncio.create_task(living, name=f"life of {self.name}")
+
+    async def ended(self) -> None:
+        """Return when no engine runs here and none is being started."""
+        if self._living is not None:
+            await asyncio.wait([self._living])
+
+    # What the gateway takes
+
+    def lease(self) -> ReplicaLease | None:
+        """Take a place on this replica; None where it isn't ready, or in doubt."""
+        desk, connection = self._desk, self._life.connection if self._life else None
+        if (
+            self.state.phase is not Phase.READY
+            or connection is None
+            or desk.places.doubted.is_set()
+        ):
+            return None
+        desk.places.take()
+        return ReplicaLease(self.name, desk.places, connection.session)
+
+    # What it tells about itself
+
+    @property
+    def state(self) -> ReplicaState:
+        """Where it stands."""
+        return self._desk.state
+
+    @property
+    def fit(self) -> Fit:
+        """What its next engine is run with; the same as now, unless it is stale."""
+        return self._next_fit
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that it serves now."""
+        return self._desk.places.in_flight
+
+    @property
+    def version(self) -> str | None:
+        """The version of its running engine, where that is known."""
+        return self._desk.version
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether its engine was started with settings that have changed since."""
+        return self.state.phase.is_up and self._desk.fit.spec != self._next_fit.spec
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether its engine, or its next one, can be put to sleep."""
+        fit = self._desk.fit if self.state.phase.is_up else self._next_fit
+        return fit.sleep is not None and not self.state.is_sleepless
+
+    @property
+    def overdue(self) -> float | None:
+        """Seconds by which its operation is later than its own limit; None while it isn't."""
+        limit = self._desk.fit.limits.of(self.state.phase)
+        if limit is None:
+            return None
+        late = self._desk.clock() - self.state.since - limit
+        return late if late > 0 else None
+
+    @property
+    def stage(self) -> Stage | None:
+        """The stage of the start that is under way."""
+        coming_up = self.state.phase.is_coming_up
+        tracker = self._life.tracker if coming_up and self._life else None
+        return tracker.stage if tracker else None
+
+    def stage_seconds(self) -> Mapping[Stage, float]:
+        """Seconds by stage of the start that is under way."""
+        tracker = self._life.tracker if self.stage and self._life else None
+        return tracker.so_far(self._desk.clock()) if tracker else {}

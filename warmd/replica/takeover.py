@@ -1,0 +1,53 @@
+"""Checks an engine that an earlier daemon left, before it is taken over as it is."""
+
+from __future__ import annotations
+
+import asyncio
+
+from warmd.engine.canary import difference
+from warmd.engine.errors import EngineError
+from warmd.ladder import Phase
+from warmd.replica.desk import Desk
+from warmd.replica.ports import EngineConnection
+from warmd.replica.race import Race
+from warmd.replica.record import EngineRecord
+from warmd.spoken import duration
+
+
+async def check(desk: Desk, record: EngineRecord, connection: EngineConnection, race: Race) -> None:
+    """Ask the engine what it is, and take it for ready or asleep; raises `EngineError`."""
+    limit = desk.fit.limits.sleep
+    try:
+        async with asyncio.timeout(limit):
+            flaw = await race.first(_flaw(desk, record, connection))
+    except TimeoutError:
+        flaw = f"it did not answer within {duration(limit)}"
+    if flaw is not None:
+        raise EngineError(f"the engine that an earlier warmd left can't be taken over: {flaw}")
+    desk.version = record.version
+    known: dict[str, object] = {
+        "canary": record.canary,
+        "cycles": record.cycles,
+        "first_nap": record.first_nap,
+        "last_nap": record.last_nap,
+        "ready_at": desk.clock(),
+    }
+    phase = Phase.ASLEEP if record.sleeps else Phase.READY
+    desk.become(phase, "taken over, as an earlier warmd left it", **known)
+
+
+async def _flaw(desk: Desk, record: EngineRecord, connection: EngineConnection) -> str | None:
+    if not await connection.listening():
+        return "it isn't well (/health)"
+    if record.version is not None and (version := await connection.version()) != record.version:
+        return f"it is vLLM {version} and was {record.version}"
+    if desk.model not in (names := await connection.serves()):
+        return f"it serves {', '.join(names) or 'nothing'}, not {desk.model}"
+    if desk.fit.sleep is not None:
+        asleep = await connection.sleeping()
+        if asleep != record.sleeps:
+            return "it sleeps and was awake" if asleep else "it is awake and was asleep"
+    if record.canary is not None and not record.sleeps:
+        # Only the words: right after a restart of everything its speed would say little.
+        return difference(record.canary, await connection.canary(), 0.0)
+    return None

@@ -1,0 +1,114 @@
+"""The watch over an engine that is up: it must live, move, and answer when in doubt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+from warmd.ladder import Phase
+from warmd.launch import EngineExit, RunningEngine
+from warmd.policy import Hung, Pulse, feel
+from warmd.replica.desk import Desk
+from warmd.replica.ports import EngineConnection
+from warmd.replica.race import EngineEndedError, HungError
+
+TREE_END_S = 10.0
+"""How long after SIGKILL a process tree may still be there before that is worth a word."""
+
+_DOUBT_S = 0.05
+"""The pause before an engine that broke a connection off is asked whether it is well."""
+
+_DOUBT_PAUSE_MAX_S = 1.0
+_LOOKS = 8
+"""How often an engine's pulse is felt in the time after which it would count as hung."""
+
+
+class Vigil:
+    """Watches one engine that is ready or asleep."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        engine: RunningEngine,
+        connection: EngineConnection,
+        exit_watch: asyncio.Task[EngineExit],
+    ) -> None:
+        self._desk = desk
+        self._engine = engine
+        self._connection = connection
+        self._exit_watch = exit_watch
+
+    async def keep(self) -> None:
+        """Return when an order comes.
+
+        Raises `HungError` where the engine stands still, `EngineEndedError` where it ended.
+        """
+        watches: list[asyncio.Task[Any]] = [
+            asyncio.create_task(watch, name=f"{what} of {self._desk.name}")
+            for what, watch in (
+                ("order", self._desk.orders.any.wait()),
+                ("pulse", self._feel_pulse()),
+                ("doubts", self._settle_doubts()),
+                ("main process", self._engine.main_ended()),
+            )
+        ]
+        order, *_, main_ended = watches
+        try:
+            await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
+            if main_ended.done():
+                # Nobody is sent to what is left of it while that is being ended.
+                self._desk.become(Phase.STOPPING, "its main process has ended")
+                end = to_its_end(self._desk, self._exit_watch, self._engine, TREE_END_S)
+                raise EngineEndedError(await end)
+            if not order.done():
+                for watch in watches:
+                    if watch.done():
+                        watch.result()  # raises
+        finally:
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+
+    async def _settle_doubts(self) -> None:
+        """Ask a doubted engine until it answers, then let requests to it again; never returns.
+
+        Raises `HungError` where it isn't well for as long as a hang may last.
+        """
+        desk = self._desk
+        while True:
+            await desk.places.doubted.wait()
+            since, pause = desk.clock(), _DOUBT_S  # the end of a process takes a moment to be told
+            while desk.places.doubted.is_set():
+                await desk.pause(pause)
+                pause = min(2 * pause, _DOUBT_PAUSE_MAX_S)
+                if await self._connection.listening():
+                    desk.places.doubted.clear()
+                elif desk.clock() - since >= desk.fit.limits.hang:
+                    raise HungError("it broke a request off and has not been well since")
+            desk.listener.replica_changed(desk.model, desk.name, desk.state, desk.state)
+
+    async def _feel_pulse(self) -> None:
+        """Look at the engine's counters again and again; never returns, raises `HungError`."""
+        desk = self._desk
+        pulse = Pulse(desk.clock())
+        while True:
+            hang = desk.fit.limits.hang
+            await desk.pause(hang / _LOOKS)
+            counters = await self._connection.counters(hang / 2)
+            match feel(pulse, counters, desk.places.in_flight, desk.clock(), desk.fit.limits.hang):
+                case Hung(reason):
+                    raise HungError(reason)
+                case Pulse() as pulse:
+                    pass
+
+
+async def to_its_end(
+    desk: Desk, end: Awaitable[EngineExit], engine: RunningEngine, within: float
+) -> EngineExit:
+    """Await the engine's end, however long; where it takes longer than `within`, say so."""
+    task = asyncio.ensure_future(end)
+    await asyncio.wait([task], timeout=within)
+    if not task.done():
+        desk.listener.replica_stuck(desk.model, desk.name, engine.pid)
+    return await task

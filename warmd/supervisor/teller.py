@@ -1,0 +1,114 @@
+"""From a replica's change of state to the events that are worth writing down."""
+
+from __future__ import annotations
+
+from warmd.ladder import Phase, SleepFigures
+from warmd.replica import Replica, ReplicaState
+from warmd.spoken import count, duration
+from warmd.supervisor.events import EngineFailure, Events, Operation, RungChange
+from warmd.supervisor.model import Managed
+
+REMEMBERED = 20
+"""On how many measured starts, and wakes, of a model an estimate rests."""
+
+OVERDUE_GRACE_S = 5.0
+"""The operation's own deadline strikes first; what is still there after it is stuck."""
+
+
+class Teller:
+    """Tells `events` what a model's replicas go through."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._overdue: dict[str, float] = {}  # replica -> since when its phase lasts, told once
+
+    def tell(self, model: Managed, name: str, old: ReplicaState, new: ReplicaState) -> None:
+        """Tell of the change of the replica `name` from `old` to `new`."""
+        took: float | None = None
+        if new.phase is not old.phase:
+            took = self._tell_phase(model, name, old, new)
+        if new.phase in (Phase.BACKING_OFF, Phase.FAILED) and new.phase is not old.phase:
+            self._events.engine_failed(_failure(model, name, old, new))
+        self.tell_rungs(model, new.reason, took)
+
+    def _tell_phase(
+        self, model: Managed, name: str, old: ReplicaState, new: ReplicaState
+    ) -> float | None:
+        """Tell of the new phase; return what the way to it took, in seconds."""
+        match new.phase:
+            case Phase.STARTING:
+                model.met[name] = model.told[name]
+                self._events.start_began(model.name, name, new.reason)
+            case Phase.READY if old.phase is Phase.WAKING and new.last_wake is not None:
+                model.wakes = [*model.wakes, new.last_wake.total][-REMEMBERED:]
+                self._events.woke(model.name, name, new.last_wake, new.cycles)
+                self._keep_figures(model, name, new)
+                return new.last_wake.total
+            case Phase.READY if old.phase is Phase.WARMING and new.last_start is not None:
+                took = new.last_start.total
+                model.starts = [*model.starts, took][-REMEMBERED:]
+                self._events.start_ready(model.name, name, model.met[name], new.last_start)
+                return took
+            case Phase.ASLEEP if new.last_nap is not None and old.phase is Phase.FALLING_ASLEEP:
+                self._events.slept(model.name, name, _level(model), new.last_nap, new.cycles)
+                return new.last_nap.seconds
+            case _:
+                pass
+        return None
+
+    def _keep_figures(self, model: Managed, name: str, new: ReplicaState) -> None:
+        """Keep what the first sleep and wake of an engine took, where that is new."""
+        replica = next(r for r in model.replicas if r.name == name)
+        key, nap, wake = model.figures_key(replica), new.first_nap, new.last_wake
+        if key is None or key in model.figures or nap is None or wake is None:
+            return
+        figures = SleepFigures(nap.seconds, wake.total, nap.host_ram, nap.device_kept)
+        model.figures[key] = figures
+        self._events.sleep_measured(model.name, key, figures)
+
+    def tell_rungs(self, model: Managed, reason: str, seconds: float | None) -> None:
+        """Tell of each replica that stands on another rung than was last told."""
+        for replica in model.replicas:
+            old, new = model.told[replica.name], model.rung_of(replica)
+            if old is not new:
+                model.told[replica.name] = new
+                change = RungChange(model.name, replica.name, old, new, reason, seconds)
+                self._events.rung_changed(change)
+
+    def watch(self, model: Managed, replica: Replica) -> None:
+        """Name an operation that has outlived its own deadline, once."""
+        late, since = replica.overdue, replica.state.since
+        if late is None or late < OVERDUE_GRACE_S or self._overdue.get(replica.name) == since:
+            return
+        self._overdue[replica.name] = since
+        operation = Operation(model.name, replica.name, replica.state.phase, late)
+        self._events.operation_overdue(operation)
+
+
+def _level(model: Managed) -> int:
+    return 1 if model.terms.sleep is None else model.terms.sleep.level
+
+
+def _failure(model: Managed, name: str, old: ReplicaState, new: ReplicaState) -> EngineFailure:
+    return EngineFailure(
+        model.name,
+        name,
+        model.met.get(name, model.told[name]),
+        cause=new.reason,
+        follows=_what_follows(model.name, new),
+        seconds=new.since - old.doing_since,
+        during=old.doing,
+        cycle=old.cycles,
+        sleep_level=_level(model),
+        rehearsal=old.rehearses,
+    )
+
+
+def _what_follows(model: str, state: ReplicaState) -> str:
+    if state.phase is Phase.FAILED:
+        return (
+            f"given up after {count(state.failures, 'failure')} in a row: mend the cause, then "
+            f"`warmctl set {model} auto`, or `warmctl reload` where it was the config"
+        )
+    delay = 0.0 if state.retry_at is None else max(0.0, state.retry_at - state.since)
+    return f"failure {state.failures} in a row, next try in {duration(delay)}"
