@@ -1,6 +1,6 @@
 """warmctl: shows what warmd does, and tells it what to do.
 
-Exit status: 0 done, 1 refused, 2 wrong usage, 3 no daemon answers.
+Exit status: 0 done, 1 refused or problems, 2 wrong usage, 3 no daemon answers.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _explain(client, args)
         elif args.command == "history":
             _history(client, args)
+        elif args.command == "doctor":
+            return _doctor(args)
         elif args.json:
             _print_json(client, "/status")
         else:
@@ -71,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="warmctl",
         description="Shows what warmd does, and tells it what to do.",
-        epilog="Exit status: 0 done, 1 refused, 2 wrong usage, 3 no daemon answers.",
+        epilog="Exit status: 0 done, 1 refused or problems, 2 wrong usage, 3 no daemon answers.",
     )
     parser.add_argument("--version", action="version", version=f"warmctl {__version__}")
     parser.add_argument(
@@ -118,6 +120,19 @@ def _parser() -> argparse.ArgumentParser:
         help='how far back, such as "8h" or "30d" (default: 24h)',
     )
     past.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
+    doctor = commands.add_parser(
+        "doctor",
+        parents=[anywhere],
+        help="look at this host, with or without a daemon, and name a remedy for what is wrong",
+        epilog="Exit status: 0 without problems, 1 with. Nothing is changed.",
+    )
+    doctor.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="default: /etc/warmd/warmd.toml and models.d beside it",
+    )
+    doctor.add_argument("--json", action="store_true", help="print each finding as JSON")
 
     commands.add_parser(
         "reload",
@@ -164,6 +179,16 @@ def _set(client: Client, args: argparse.Namespace) -> None:
     answer = client.post("/set", asked)
     for sentence in answer["models"].values():
         print(sentence)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    # Brings the config room, psutil and more along, which no other command needs.
+    from warmd.cli.doctor import doctor  # noqa: PLC0415
+
+    named = args.socket != DEFAULT_SOCKET
+    status = doctor(args.config, Path(args.socket) if named else None, as_json=args.json)
+    print(end="", flush=True)
+    return status
 
 
 def _reload(client: Client) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from warmd.config.address import Address
 from warmd.config.api_keys import ApiKey, read_api_keys
 from warmd.config.describe import describe
-from warmd.config.loading import DEFAULT_FILE, load
+from warmd.config.loading import DEFAULT_FILE, load, load_what_is_sound
 from warmd.config.problem import ConfigError, Problem
 from warmd.config.settings import (
     ControlSettings,
@@ -56,6 +56,7 @@ __all__ = [
     "format_duration",
     "format_size",
     "load",
+    "load_what_is_sound",
     "parse_duration",
     "parse_size",
     "read_api_keys",

@@ -31,6 +31,17 @@ def load(path: Path | None = None) -> Settings:
 
     Raises `ConfigError` with every problem of every file.
     """
+    settings, problems = load_what_is_sound(path)
+    if problems or settings is None:
+        raise ConfigError(problems)
+    return settings
+
+
+def load_what_is_sound(path: Path | None = None) -> tuple[Settings | None, list[Problem]]:
+    """Read as `load` does, for who makes do with a part: settings without their faulty keys.
+
+    A key that is missing and has no default holds a stand-in. No settings where nothing is sound.
+    """
     main = path or DEFAULT_FILE
     files, problems = _files(main)
     documents: list[Document] = []
@@ -52,9 +63,8 @@ def load(path: Path | None = None) -> Settings:
         if keys_file is not None:
             problems += check_api_keys(keys_file)
     problems += clashes + [_locate(finding, merged, main) for finding in findings]
-    if problems or settings is None:
-        raise ConfigError(_in_order(problems, files))
-    return settings.read_from(tuple(files))
+    sound = settings.read_from(tuple(files)) if settings is not None else None
+    return sound, _in_order(problems, files)
 
 
 def _files(main: Path) -> tuple[list[Path], list[Problem]]:

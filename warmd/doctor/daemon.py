@@ -1,0 +1,52 @@
+"""Whether a daemon answers, of which version, and as which user it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmd.doctor.finding import Finding, note, ok, problem, warning
+from warmd.doctor.user import User
+
+_SUBJECT = "daemon"
+
+
+@dataclass(frozen=True)
+class DaemonAnswer:
+    """What came from the control socket. `trouble` says in a sentence why nothing of use did."""
+
+    socket: Path
+    pid: int | None = None
+    version: str | None = None
+    staged: int = 0  # bytes of weights that it holds in RAM
+    trouble: str | None = None
+    runs: bool = False  # something is there, though it could not be asked
+
+
+def judge_daemon(answer: DaemonAnswer, ours: str, asker: User, runner: User) -> Iterator[Finding]:
+    """`ours`: warmctl's version; `asker`, `runner`: who looks, and who runs the daemon."""
+    if answer.trouble is not None and answer.runs:
+        what, _, remedy = answer.trouble.partition(": ")
+        yield problem(_SUBJECT, what, remedy)
+    elif answer.pid is None:
+        yield note(
+            _SUBJECT,
+            f"none answers at {answer.socket}; all was looked at as {runner} would see it",
+            "warmd run, or systemctl start warmd",
+        )
+    elif answer.version != ours:
+        yield warning(
+            _SUBJECT,
+            f"warmd {answer.version} runs (process {answer.pid}), and this is warmctl {ours}",
+            "systemctl restart warmd, if it was upgraded; else use the warmctl that belongs to it",
+        )
+    else:
+        yield ok(_SUBJECT, f"warmd {ours} answers (process {answer.pid}, {runner})")
+    if asker != runner and asker.uid not in (0, runner.uid):
+        yield note(
+            _SUBJECT,
+            f"it runs as {runner}, and this is {asker}: what only {runner} may see is not judged "
+            "for certain",
+            "sudo warmctl doctor sees all",
+        )

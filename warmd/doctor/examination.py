@@ -1,0 +1,102 @@
+"""Looks at the whole host once and judges what was seen. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from warmd.config import DEFAULT_FILE, load_what_is_sound
+from warmd.doctor.clock import judge_clock, look_at_clock
+from warmd.doctor.daemon import DaemonAnswer, judge_daemon
+from warmd.doctor.engine_python import judge_engine, look_at_engine
+from warmd.doctor.finding import Finding, Level
+from warmd.doctor.folders import judge_folders, look_at_folders
+from warmd.doctor.gpus import judge_gpus, look_at_gpus
+from warmd.doctor.kernel import judge_kernel, look_at_kernel
+from warmd.doctor.limits import judge_limits, look_at_limits
+from warmd.doctor.look import Look
+from warmd.doctor.memory import judge_memory, look_at_memory
+from warmd.doctor.ports import judge_ports, look_at_ports
+from warmd.doctor.shared_memory import judge_shared_memory, look_at_shared_memory
+from warmd.doctor.sound import SoundConfig
+from warmd.doctor.user import User, owner_of, this_user, user_of
+from warmd.doctor.weights import judge_weights, look_at_weights
+from warmd.launch.environment import clean_environment
+
+WITHIN_S = 20.0
+"""How long one look may take."""
+
+
+def examine(
+    config: Path | None,
+    ask_daemon: Callable[[Path], DaemonAnswer],
+    version: str,
+    *,
+    within_s: float = WITHIN_S,
+) -> list[Finding]:
+    """Look at the config, the daemon and the host; return every finding.
+
+    `ask_daemon` is given the control socket of the config; `version` is warmctl's.
+    """
+    # In a thread as well: a weights' folder on a dead mount hangs the config's own check.
+    loading = Look("config", lambda: load_what_is_sound(config), within_s)
+    sound = SoundConfig(config or DEFAULT_FILE, *(loading.facts() or (None, ())))
+    settings = sound.settings
+    daemon = ask_daemon(settings.control_socket)
+    asker = this_user()
+    runner = _runner(daemon, settings.host.state_dir, asker)
+    env = clean_environment(os.environ) | {
+        name: secret.get_secret_value() for name, secret in settings.engine.env.items()
+    }
+
+    gpus = Look("gpu", lambda: look_at_gpus(runner), within_s)
+    weights = Look("weights", lambda: look_at_weights(sound.weights, runner), within_s)
+    memory = Look("memory", lambda: look_at_memory(daemon.pid), within_s)
+    folders = Look("folders", lambda: look_at_folders(sound.folders, runner), within_s)
+    ports = Look("ports", lambda: look_at_ports(sound.addresses), within_s)
+    shared = Look("shared memory", lambda: look_at_shared_memory(runner.uid), within_s)
+    limits = Look("limits", lambda: look_at_limits(daemon.pid), within_s)
+    clock = Look("clock", look_at_clock, within_s)
+    kernel = Look("kernel", look_at_kernel, within_s)
+
+    engine: list[Finding] = []
+    for_gpu = None
+    if (python := sound.python) is not None:
+        asked = Look("engine", lambda: look_at_engine(python, runner, env, within_s), within_s + 1)
+        engine = asked.judged(judge_engine)
+        told = asked.facts()
+        for_gpu = told.for_gpu if told is not None else None
+    seen = weights.facts() or ()
+    largest = max((each.total for each in seen), default=0)
+    resting = sum(each.total for each in seen if each.model in sound.staged)
+    traits = kernel.facts()
+
+    python_is_told = any(each.level is Level.PROBLEM for each in engine)
+    told_elsewhere = frozenset({"engine.python"} if python_is_told else ())
+    found = loading.judged(lambda _: sound.judge(told_elsewhere))
+    found += judge_daemon(daemon, version, asker, runner)
+    found += gpus.judged(lambda facts: judge_gpus(facts, for_gpu))
+    found += engine
+    found += weights.judged(
+        lambda facts: judge_weights(facts, traits is not None and traits.tables, runner)
+    )
+    found += memory.judged(
+        lambda facts: judge_memory(
+            facts, settings.ram.staging.of(facts.total), resting, daemon.staged
+        )
+    )
+    found += folders.judged(judge_folders)
+    found += ports.judged(lambda facts: judge_ports(facts, daemon.pid))
+    found += shared.judged(judge_shared_memory)
+    found += limits.judged(lambda facts: judge_limits(facts, largest, for_gpu is not False))
+    found += clock.judged(judge_clock)
+    found += kernel.judged(judge_kernel)
+    return found
+
+
+def _runner(daemon: DaemonAnswer, state_dir: Path, asker: User) -> User:
+    """Return who runs the daemon; where none runs and root asks, who ran it last."""
+    if daemon.pid is not None:
+        return user_of(daemon.pid) or asker
+    return (owner_of(state_dir) if asker.uid == 0 else None) or asker

@@ -1,0 +1,125 @@
+"""The addresses of the gateway and the metrics: free, or taken by whom."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import psutil
+
+from warmd.config import Address
+from warmd.doctor.finding import Finding, ok, problem
+
+_SUBJECT = "ports"
+
+
+@dataclass(frozen=True)
+class Taker:
+    """The process that listens; `pid` None where it may not be seen."""
+
+    pid: int | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Port:
+    """An address of the config. `error` is bind(2)'s number, 0 where it could be bound."""
+
+    key: str
+    address: Address
+    error: int = 0
+    taker: Taker | None = None
+    unknown_host: str | None = None
+
+
+def look_at_ports(addresses: Mapping[str, tuple[Address, ...]]) -> tuple[Port, ...]:
+    """Bind each for a moment, without listening, and find who has those that are taken."""
+    return tuple(_look(key, each) for key, many in addresses.items() for each in many)
+
+
+def _look(key: str, address: Address) -> Port:
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        return Port(key, address, unknown_host=error.strerror or str(error))
+    for family, kind, protocol, _, where in dict.fromkeys(found):
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                probe.bind(where)
+            except OSError as error:
+                number = error.errno or errno.EINVAL
+                taker = _taker(address) if number == errno.EADDRINUSE else None
+                return Port(key, address, number, taker)
+    return Port(key, address)
+
+
+def _taker(address: Address) -> Taker:
+    try:
+        sockets = psutil.net_connections(kind="tcp")
+        for each in sockets:
+            if each.status != psutil.CONN_LISTEN or not each.laddr or each.pid is None:
+                continue
+            if Address(each.laddr.ip, each.laddr.port).overlaps(address):
+                return Taker(each.pid, psutil.Process(each.pid).name())
+    except (psutil.Error, OSError):
+        pass  # it ended, or /proc is closed to us
+    return Taker()
+
+
+def judge_ports(ports: tuple[Port, ...], daemon: int | None) -> Iterator[Finding]:
+    """`daemon`: the process that answers at the control socket, None where none does."""
+    free: list[str] = []
+    ours: list[str] = []
+    for port in ports:
+        told = f"{port.key} {port.address}"
+        if port.unknown_host is not None:
+            yield problem(
+                _SUBJECT,
+                f"{told}: the host's name has no address ({port.unknown_host})",
+                f"write an IP address in {port.key}, or mend /etc/hosts or DNS",
+            )
+        elif port.error == 0:
+            free.append(str(port.address))
+        elif port.error != errno.EADDRINUSE:
+            yield problem(_SUBJECT, f"{told}: {os.strerror(port.error)}", _unbindable(port))
+        elif daemon is not None and (port.taker or Taker()).pid in (daemon, None):
+            ours.append(str(port.address))
+        else:
+            yield _taken(port, told)
+    if ours:
+        yield ok(_SUBJECT, f"the daemon listens on {', '.join(ours)}")
+    if free:
+        yield ok(_SUBJECT, f"{', '.join(free)} free")
+
+
+def _unbindable(port: Port) -> str:
+    match port.error:
+        case errno.EACCES:
+            return f"a port below 1024 needs CAP_NET_BIND_SERVICE: take a higher one in {port.key}"
+        case errno.EADDRNOTAVAIL:
+            return f"no interface has that address (ip address): correct {port.key}"
+        case _:
+            return f"correct {port.key}"
+
+
+def _taken(port: Port, told: str) -> Finding:
+    taker = port.taker or Taker()
+    if taker.pid is None:
+        return problem(
+            _SUBJECT,
+            f"{told} is taken, by a process that this user may not see",
+            f"sudo ss -ltnp 'sport = :{port.address.port}' names it",
+        )
+    return problem(
+        _SUBJECT,
+        f"{told} is taken by {taker.name} (process {taker.pid})",
+        f"stop it, or take another port in {port.key}",
+    )
