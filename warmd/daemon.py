@@ -23,7 +23,7 @@ from warmd.config import ConfigError, Settings
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
 from warmd.devices import Footprint, GpuError, footprint, gpus, host_memory
 from warmd.fitting import Fitter
-from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, ModelCard
+from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, ModelCard, inherited_sockets
 from warmd.gateway.paths import ENDPOINTS
 from warmd.history import History, Report, journal_handler, terminal_format
 from warmd.ladder import Rung, replica_name
@@ -128,7 +128,8 @@ class Daemon:
             await scrapes.start()
             gateway = self._gateway()
             house.push_async_callback(gateway.close)
-            bound = await gateway.start([(a.host, a.port) for a in settings.gateway.listen])
+            ready = inherited_sockets(os.environ).get("gateway", ())
+            bound = await gateway.start([(a.host, a.port) for a in settings.gateway.listen], ready)
 
             fronts = ", ".join(f"http://{_bracketed(host)}:{port}" for host, port in bound)
             models = count(len(settings.models), "model")

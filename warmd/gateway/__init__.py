@@ -2,6 +2,7 @@
 
 from warmd.gateway.app import Gateway
 from warmd.gateway.errors import GatewayError
+from warmd.gateway.inherited import inherited_sockets
 from warmd.gateway.keys import Keys
 from warmd.gateway.limits import GatewayLimits
 from warmd.gateway.models import Lease, ModelCard, Models, RequestDone, RequestRecord
@@ -18,4 +19,5 @@ __all__ = [
     "Models",
     "RequestDone",
     "RequestRecord",
+    "inherited_sockets",
 ]

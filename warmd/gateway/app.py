@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable, Sequence
 
@@ -49,9 +50,14 @@ class Gateway:
         """How many bytes of request bodies are held."""
         return self._budget.held
 
-    async def start(self, addresses: Sequence[Address]) -> list[Address]:
-        """Listen and return what was bound; raises `GatewayError`, and then listens nowhere."""
-        return await self._listener.start(addresses)
+    async def start(
+        self, addresses: Sequence[Address], ready: Sequence[socket.socket] = ()
+    ) -> list[Address]:
+        """Listen and return what was bound; raises `GatewayError`, and then listens nowhere.
+
+        `ready`: sockets that listen already, each on one of the addresses; they are ours from now.
+        """
+        return await self._listener.start(addresses, ready)
 
     def stop_accepting(self) -> None:
         """Take no new connection; requests under way go on."""

@@ -21,6 +21,8 @@ log = logging.getLogger("warmd.gateway")
 _KEEPALIVE_S = 620.0
 # How long the rest of a refused body is read, so that the client gets to read the refusal.
 _LINGER_S = 2.0
+# A connection that was accepted the moment before we stop has its request on the way.
+_FIRST_WORD_S = 0.1
 
 _TOO_SLOW = b"\r\n".join(
     (
@@ -52,7 +54,15 @@ class Connection(web.RequestHandler):
     take, nor how long a client may leave an answer unread, which would hold a place on a replica.
     """
 
-    __slots__ = ("_busy", "_head_begun", "_head_timer", "_limits", "_stall_timer", "_transport")
+    __slots__ = (
+        "_busy",
+        "_head_begun",
+        "_head_timer",
+        "_limits",
+        "_new",
+        "_stall_timer",
+        "_transport",
+    )
 
     def __init__(
         self, server: web.Server, limits: GatewayLimits, loop: asyncio.AbstractEventLoop
@@ -69,6 +79,7 @@ class Connection(web.RequestHandler):
         )
         self._limits = limits
         self._busy = False
+        self._new = True
         self._head_begun = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -77,6 +88,7 @@ class Connection(web.RequestHandler):
     def request_began(self) -> None:
         """Say that a request's head has come whole and is being answered."""
         self._busy = True
+        self._new = False
         self._head_begun = False
         if self._head_timer is not None:
             self._head_timer.cancel()
@@ -86,8 +98,23 @@ class Connection(web.RequestHandler):
         """Say that the answer is written, and no rest of the request's body is to come."""
         self._busy = False
 
+    @property
+    def expects_a_request(self) -> bool:
+        """Whether one is sure to come, or has begun to."""
+        return self._new or self._head_begun
+
     def close_if_idle(self) -> None:
-        """Close the connection unless a request is on it, or has begun to come."""
+        """Close the connection unless a request is on it, or has begun to come.
+
+        Where none has come yet it is given a moment.
+        """
+        if self._new:
+            self._loop.call_later(_FIRST_WORD_S, self._close_if_idle)
+        else:
+            self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        self._new = False
         if not self._busy and not self._head_begun:
             self.close()
             if self._transport is not None:

@@ -60,15 +60,23 @@ class Listener:
         """How many requests are being answered, those that wait for an engine included."""
         return self._in_flight
 
-    async def start(self, addresses: Sequence[Address]) -> list[Address]:
-        """Listen on every address, or on none and raise `GatewayError`; port 0 takes a free one."""
+    async def start(
+        self, addresses: Sequence[Address], ready: Sequence[socket.socket] = ()
+    ) -> list[Address]:
+        """Listen on every address, or on none and raise `GatewayError`; port 0 takes a free one.
+
+        An address that one of the `ready` sockets listens on is not bound again.
+        """
         self._factory = _ConnectionFactory(self._handle, self._limits)
+        spare: dict[object, socket.socket] = {each.getsockname()[:2]: each for each in ready}
         sockets: list[socket.socket] = []
         try:
             for address in addresses:
-                sockets += await _bind(address)
+                sockets += await _bind(address, spare)
+            if spare:
+                raise GatewayError(_not_asked_for(next(iter(spare.values()))))
         except GatewayError:
-            for bound in sockets:
+            for bound in (*sockets, *ready):
                 bound.close()
             raise
         names: list[Address] = [bound.getsockname()[:2] for bound in sockets]
@@ -80,7 +88,10 @@ class Listener:
         return names
 
     def stop_accepting(self) -> None:
-        """Close the listening sockets and the idle connections; requests under way go on."""
+        """Close the listening sockets and the idle connections; requests under way go on.
+
+        A connection that has just come is given a moment to say what it wants.
+        """
         self.stopping = True
         for server in self._servers:
             server.close()
@@ -93,6 +104,9 @@ class Listener:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._none_in_flight.wait()
+                while any(each.expects_a_request for each in self._connections()):
+                    await asyncio.sleep(_LOOK_EVERY_S)
+                    await self._none_in_flight.wait()
         except TimeoutError:
             return False
         return True
@@ -133,28 +147,43 @@ class Listener:
                 connection.close()
 
 
-async def _bind(address: Address) -> list[socket.socket]:
+async def _bind(address: Address, ready: dict[object, socket.socket]) -> list[socket.socket]:
+    """Listen; sockets that do so already are taken out of `ready`."""
     host, port = address
     bound: list[socket.socket] = []
     try:
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, protocol, _, name in dict.fromkeys(found):
-            listening = socket.socket(family, kind, protocol)
+            handed_over = ready.pop(name[:2], None)
+            listening = handed_over or socket.socket(family, kind, protocol)
             bound.append(listening)
             listening.setblocking(False)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             for level, option, value in _KEEPALIVE:
                 listening.setsockopt(level, option, value)
-            listening.bind(name)
+            if handed_over is None:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                listening.bind(name)
             listening.listen(_BACKLOG)
     except OSError as error:
         for listening in bound:
             listening.close()
         raise GatewayError(_cannot_listen(host, port, error)) from None
     return bound
+
+
+def _not_asked_for(handed_over: socket.socket) -> str:
+    match handed_over.getsockname():
+        case (str(host), int(port), *_):
+            name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        case other:
+            name = str(other)
+    return (
+        f"A socket that was handed to warmd listens on {name}, which is not in gateway.listen: "
+        "write it there, or take it out of the socket unit or whatever else starts warmd."
+    )
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> str:
