@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from warmd.cli.doctor import report
-from warmd.config import Address, load_what_is_sound
+from warmd.config import Address, SleepMode, load_what_is_sound
 from warmd.devices import Gpu, GpuError, GpuTrouble, Inventory, SickGpu
 from warmd.doctor.clock import ClockFacts, judge_clock
 from warmd.doctor.daemon import DaemonAnswer, judge_daemon
@@ -110,9 +110,22 @@ ENGINE = EngineFacts(Path("/opt/vllm/bin/python"), "3.12.1", "vllm", "0.33.0", "
     ],
 )
 def test_the_engines_python(change: dict[str, object], found: list[str], words: str) -> None:
-    findings = list(judge_engine(replace(ENGINE, **change)))  # type: ignore[arg-type]
+    findings = list(judge_engine(replace(ENGINE, **change), SleepMode.AUTO))  # type: ignore[arg-type]
     assert levels(findings) == found
     assert words in findings[-1].sentence
+
+
+@pytest.mark.parametrize(
+    ("sleep", "vllm", "found"),
+    [
+        (SleepMode.OFF, "0.25.0", ["ok"]),
+        (SleepMode.ON, "0.25.0", ["ok", "warning"]),
+        (SleepMode.ON, "0.33.0+cpu", ["ok", "problem"]),
+        (SleepMode.DRILL, "0.33.0+cpu", ["ok"]),
+    ],
+)
+def test_whether_it_can_sleep_as_it_shall(sleep: SleepMode, vllm: str, found: list[str]) -> None:
+    assert levels(judge_engine(replace(ENGINE, vllm=vllm), sleep)) == found
 
 
 def test_limits() -> None:

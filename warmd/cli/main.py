@@ -120,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         help='how far back, such as "8h" or "30d" (default: 24h)',
     )
     past.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
+
     doctor = commands.add_parser(
         "doctor",
         parents=[anywhere],

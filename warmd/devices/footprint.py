@@ -36,7 +36,7 @@ class Footprint:
 
 
 def tree_memory(pid: int) -> TreeMemory | None:
-    """Add up the RAM of `pid` and its descendants; None where it has ended.
+    """Add up the RAM of `pid` and its descendants; None where it has ended or is hidden.
 
     Reads page tables: 6 ms for each GiB in 4 KiB pages, 0.5 ms in huge ones. Call it in a thread.
     """
@@ -64,7 +64,7 @@ def tree_memory(pid: int) -> TreeMemory | None:
 
 
 def footprint(pid: int) -> Footprint | None:
-    """Measure what `pid` and its descendants hold now; None where it has ended.
+    """Measure what `pid` and its descendants hold now; None where it has ended or is hidden.
 
     Blocks, on a sick GPU for long: call it in a thread.
     """

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from warmd.config import SleepMode
 from warmd.doctor.finding import Finding, note, ok, problem, warning
 from warmd.doctor.user import Kind, Obstacle, Right, User, obstacle, unseen
 
@@ -100,8 +101,8 @@ def _last_words(status: int, complaint: bytes) -> str:
     return f"ended with {how} instead of telling its versions ({lines[-1][:200]})"
 
 
-def judge_engine(facts: EngineFacts) -> Iterator[Finding]:
-    """Judge what the engine's Python told."""
+def judge_engine(facts: EngineFacts, sleep: SleepMode) -> Iterator[Finding]:
+    """Judge what the engine's Python told; `sleep` is engine.sleep."""
     python = facts.python
     anew = f"make that environment anew, or name another Python in engine.python (now {python})"
     if (stopped := facts.obstacle) is not None:
@@ -123,13 +124,25 @@ def judge_engine(facts: EngineFacts) -> Iterator[Finding]:
         _SUBJECT,
         f"{facts.package} {facts.vllm}, torch {facts.torch}, Python {facts.version} in {python}",
     )
-    numbers = re.match(r"(\d+)\.(\d+)", facts.vllm)
-    if not facts.for_gpu:
+    yield from _judge_sleep(facts, facts.vllm, sleep)
+
+
+def _judge_sleep(facts: EngineFacts, vllm: str, sleep: SleepMode) -> Iterator[Finding]:
+    numbers = re.match(r"(\d+)\.(\d+)", vllm)
+    if sleep in (SleepMode.OFF, SleepMode.DRILL):
+        return
+    if not facts.for_gpu and sleep is SleepMode.ON:
+        yield problem(
+            _SUBJECT,
+            "engine.sleep is on, and a vLLM for the CPU can't sleep",
+            'set engine.sleep = "auto"',
+        )
+    elif not facts.for_gpu:
         yield note(_SUBJECT, "a vLLM for the CPU can't sleep: an idle engine is stopped instead")
     elif numbers is None or (int(numbers[1]), int(numbers[2])) < _KNOWN:
         known = ".".join(map(str, _KNOWN))
         yield warning(
             _SUBJECT,
-            f"vLLM {facts.vllm} is not known to warmd, which was made against {known} and later",
-            f"{python} -m pip install -U vllm; else try sleep and wake before you rely on them",
+            f"vLLM {vllm} is not known to warmd, which was made against {known} and later",
+            f"{facts.python} -m pip install -U vllm; else try sleep and wake first",
         )

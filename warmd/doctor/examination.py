@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from warmd.config import DEFAULT_FILE, load_what_is_sound
+from warmd.config import DEFAULT_FILE, SleepMode, load_what_is_sound
 from warmd.doctor.clock import judge_clock, look_at_clock
 from warmd.doctor.daemon import DaemonAnswer, judge_daemon
 from warmd.doctor.engine_python import judge_engine, look_at_engine
@@ -64,7 +64,7 @@ def examine(
     for_gpu = None
     if (python := sound.python) is not None:
         asked = Look("engine", lambda: look_at_engine(python, runner, env, within_s), within_s + 1)
-        engine = asked.judged(judge_engine)
+        engine = asked.judged(lambda facts: judge_engine(facts, settings.engine.sleep))
         told = asked.facts()
         for_gpu = told.for_gpu if told is not None else None
     seen = weights.facts() or ()
@@ -89,7 +89,8 @@ def examine(
     found += folders.judged(judge_folders)
     found += ports.judged(lambda facts: judge_ports(facts, daemon.pid))
     found += shared.judged(judge_shared_memory)
-    found += limits.judged(lambda facts: judge_limits(facts, largest, for_gpu is not False))
+    pins = for_gpu is not False and settings.engine.sleep is not SleepMode.OFF
+    found += limits.judged(lambda facts: judge_limits(facts, largest, pins))
     found += clock.judged(judge_clock)
     found += kernel.judged(judge_kernel)
     return found

@@ -45,7 +45,7 @@ def _limit(pair: tuple[int, int]) -> int | None:
 
 
 def judge_limits(limits: Limits, weights: int, pins: bool) -> Iterator[Finding]:
-    """`weights`: bytes of the largest model; `pins`: whether engines pin memory (for a GPU)."""
+    """`weights`: bytes of the largest model; `pins`: whether engines pin them while asleep."""
     whose = "the daemon's" if limits.of_daemon else "in this session the"
     fine = True
     if pins and limits.memlock is not None and limits.memlock < weights:
