@@ -86,6 +86,8 @@ class Daemon:
         self._notify = sdnotify.SystemdNotifier()
         self._told_systemd = ""
         self._stopping = False
+        self._engines_too = not settings.host.engines_outlive_daemon
+        self._stop: asyncio.Future[str]
         self._reloading = asyncio.Lock()
         self._metrics = Metrics(self.snapshot, ENDPOINTS)
         self._supervisor: Supervisor
@@ -95,7 +97,7 @@ class Daemon:
     async def run(self) -> None:
         """Run until told to stop. Raises the rooms' own errors where one can't be opened."""
         settings = self._settings
-        stop = _stop_signal()
+        stop = self._stop = _stop_signal()
         async with AsyncExitStack() as house:
             house.enter_context(_Folders(settings))
             self._fitter = await asyncio.to_thread(_fitter)
@@ -147,13 +149,14 @@ class Daemon:
     async def _shut_down(self, gateway: Gateway, loop: asyncio.Task[None], reason: str) -> None:
         self._stopping = True
         self._notify.notify("STOPPING=1")
-        log.info("stopping: %s; engines are drained first", reason)
+        what = "engines are drained first" if self._engines_too else "engines go on without it"
+        log.info("stopping: %s; %s", reason, what)
         gateway.stop_accepting()
         # Replicas drain themselves; whoever still waits for one is refused at once.
         engine = self._settings.engine
         try:
             async with asyncio.timeout(engine.drain_timeout + engine.stop_timeout + _LAST_RESORT_S):
-                await self._supervisor.close(reason)
+                await self._supervisor.close(reason, leave=not self._engines_too)
         except TimeoutError:
             log.error("engines or stagers outlive their end; they are left to the kernel")
         await gateway.drain(self._settings.engine.drain_timeout)
@@ -225,6 +228,13 @@ class Daemon:
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""
         return self._supervisor.set_target(model, rung, for_s)
+
+    def shutdown(self) -> str:
+        """End the daemon and every engine, also where engines outlive it; return a sentence."""
+        self._engines_too = True
+        if not self._stop.done():
+            self._stop.set_result("an operator asked for it")
+        return "warmd drains and stops every engine, and ends"
 
     async def reload(self) -> list[str]:
         """Read the config again and apply what can be applied; return what changes, in sentences.

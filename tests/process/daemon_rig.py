@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 
 import psutil
 
+from warmd.launch import sweep
+
 FAKES = Path(__file__).parents[1] / "fakes"
 PATIENCE_S = 30.0
 _T = TypeVar("_T")
@@ -231,5 +233,7 @@ def a_daemon() -> Iterator[Daemon]:
         if daemon.process is not None:
             daemon.process.kill()
             daemon.process.wait()
+        if "engines_outlive_daemon = true" in daemon.config.read_text():
+            sweep(daemon.run_dir)
         until(lambda: not daemon.engine_processes(), "every engine has ended")
         shutil.rmtree(folder)

@@ -42,6 +42,9 @@ class Daemon:
         )
         return Status("0.1.0", 7, now, now, {f"tiny{n}": model for n in range(self.models)})
 
+    def shutdown(self) -> str:
+        return "warmd ends"
+
     async def reload(self) -> list[str]:
         return ["m is new"]
 
@@ -119,8 +122,7 @@ async def test_set(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     ("argv", "words"),
     [
         ([], "COMMAND"),
-        (["set", "tiny", "asleep"], "can't put a model to sleep yet"),
-        (["set", "tiny", "warm"], "choose hot, staged, cold, auto"),
+        (["set", "tiny", "warm"], "choose hot, asleep, staged, cold, auto"),
         (["set", "tiny", "hot", "--for", "2"], "must be a duration"),
         (["set", "tiny", "hot", "--for", "0s"], "more than 0"),
         (["status", "--json", "--watch"], "not allowed with"),

@@ -35,6 +35,9 @@ class Daemon:
         )
         return Status("0.1.0", 7, 1.0, 2.0, {"qwen3": model})
 
+    def shutdown(self) -> str:
+        return "warmd ends"
+
     async def reload(self) -> list[str]:
         return ["m is new"]
 
@@ -119,8 +122,7 @@ async def test_set_hands_the_wish_over(client: aiohttp.ClientSession, daemon: Da
         ('{"rung": "hot"}', 400, '"model" must be'),
         ('{"model": "qwen", "rung": "hot"}', 404, "did you mean qwen3?"),
         ('{"model": "zzz", "rung": "hot"}', 404, "there are gpt-4o, qwen3"),
-        ('{"model": "qwen3", "rung": "asleep"}', 400, "sleep yet"),
-        ('{"model": "qwen3", "rung": "warm"}', 400, "choose hot, staged, cold, auto"),
+        ('{"model": "qwen3", "rung": "warm"}', 400, "choose hot, asleep, staged, cold, auto"),
         ('{"model": "qwen3", "rung": "hot", "for": "2h"}', 400, "number of seconds"),
         ('{"model": "qwen3", "rung": "hot", "for": true}', 400, "number of seconds"),
         ('{"model": "qwen3", "rung": "hot", "for": 0}', 400, "more than 0"),

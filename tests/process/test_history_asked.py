@@ -39,6 +39,9 @@ class Owner:
     async def history(self, model: str | None, since: float) -> Report:
         return await asyncio.to_thread(self.remembered.report, model, since)
 
+    def shutdown(self) -> str:
+        return "warmd ends"
+
     async def reload(self) -> list[str]:
         raise NotImplementedError
 

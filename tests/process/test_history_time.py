@@ -141,13 +141,15 @@ def test_a_minute_is_written_when_it_is_over(
     with closing(begin()) as history:
         history.tick()
         ask(history, NOON)
+        assert history.last_requests() == {"m": NOON}, "known at once"
         clock.now = NOON + 59
         history.tick()
         ask(history, clock.now)
-        assert history.last_requests() == {}
+        assert history.last_requests() == {"m": NOON}
+        assert rows(path, stored) == [(NOON, 1)], "the rest in one go"
         clock.now = NOON + 60
         history.tick()
-        assert history.last_requests() == {"m": NOON + 60}
+        assert history.last_requests() == {"m": NOON}
         assert rows(path, stored) == [(NOON, 2)]
         ask(history, clock.now)
     assert rows(path, stored) == [(NOON, 2), (NOON + 60, 1)]
@@ -187,7 +189,7 @@ def test_the_last_requests_of_each_model(begin: Callable[[], History], clock: Cl
                 ask(history, NOON - 60 * minute - (600 if model == "b" else 0), model)
         clock.now = NOON + 20
         history.catch_up()
-        assert history.last_requests() == {"a": NOON + 20, "b": NOON - 540, "c.d": NOON + 20}
+        assert history.last_requests() == {"a": NOON, "b": NOON - 600, "c.d": NOON}
 
 
 def test_what_is_old_goes_also_while_the_daemon_runs(

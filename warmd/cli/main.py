@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _set(client, args)
         elif args.command == "reload":
             _reload(client)
+        elif args.command == "shutdown":
+            print(client.post("/shutdown", {})["sentence"])
         elif args.command == "explain":
             _explain(client, args)
         elif args.command == "history":
@@ -139,6 +141,12 @@ def _parser() -> argparse.ArgumentParser:
         "reload",
         parents=[anywhere],
         help="read the config again; models that it leaves alone go on",
+    )
+
+    commands.add_parser(
+        "shutdown",
+        parents=[anywhere],
+        help="end warmd and all engines, also where engines outlive it",
     )
 
     change = commands.add_parser(

@@ -33,6 +33,9 @@ class Operations(Protocol):
     def snapshot(self) -> Status:
         """Everything that is so at this moment."""
 
+    def shutdown(self) -> str:
+        """End the daemon and every engine, also where engines outlive it; return a sentence."""
+
     async def reload(self) -> Sequence[str]:
         """Read the config again; return what changes. Raises `ConfigError`."""
 
@@ -153,6 +156,9 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
         except ValueError as refused:
             raise _RefusedError(409, str(refused)) from None
 
+    async def shutdown(_: web.Request) -> web.Response:
+        return web.json_response({"sentence": operations.shutdown()})
+
     app = web.Application(client_max_size=_MAX_BODY, middlewares=[_errors_in_json])
     app.router.add_get("/status", status)
     app.router.add_get("/explain", explain)
@@ -160,6 +166,7 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
     app.router.add_get("/metrics", metrics)
     app.router.add_post("/set", set_target)
     app.router.add_post("/reload", reload)
+    app.router.add_post("/shutdown", shutdown)
     return app
 
 

@@ -63,6 +63,12 @@ class Minutes:
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, int], MinuteCount] = {}
+        self._begun: dict[str, int] = {}
+
+    def begins(self, model: str, minute: int) -> bool:
+        """Whether this is the first that is heard of a model in `minute`."""
+        begun, self._begun[model] = self._begun.get(model), minute
+        return begun != minute
 
     def at(self, model: str, minute: int) -> MinuteCount:
         """Return the count of a model in a minute (Unix seconds / 60), to be added to."""

@@ -286,19 +286,24 @@ class History:
     ) -> None:
         """Count a request that ended at `at` (Unix seconds), in memory until its minute is over.
 
+        Only the first of a model's minute is written at once.
+
         `is_first`: the wait for its first byte counts as a first delay.
         """
         count = self._minutes.at(model, int(at // 60))
         count.add(status, met, first_byte_s, is_first=is_first)
+        if self._minutes.begins(model, int(at // 60)):
+            # At once: a daemon that is killed must not forget that the model is in use.
+            self._hand_over(but=None)
 
     def last_requests(self) -> dict[str, float]:
-        """When the last request for each model ended: Unix seconds, up to a minute too late."""
+        """When the last request for each model ended: Unix seconds, up to a minute too early."""
         rows = self._writer.read(
             "SELECT model, (SELECT max(minute) FROM requests WHERE model = m.model)"
             " FROM models_asked AS m"
         )
         now = self._clock()
-        return {model: min(60.0 * (minute + 1), now) for model, minute in rows}
+        return {model: min(60.0 * minute, now) for model, minute in rows}
 
     def report(self, model: str | None, since: float) -> Report:
         """What happened to `model`, or to all, since `since` (Unix seconds).

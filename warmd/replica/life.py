@@ -149,8 +149,12 @@ class Life:
                     f"{duration(desk.fit.limits.drain)}: it is stopped, for a sleep would abort "
                     "them unseen"
                 )
-        if desk.state.phase is Phase.READY and desk.orders.stop is not None:
+        if desk.state.phase is not Phase.READY:
+            return
+        if desk.orders.stop is not None:
             await self._drain(race, desk.orders.stop)
+        else:
+            await self._served(race)
 
     async def _come_up(self, connection: EngineConnection, race: Race) -> None:
         """Wait for the engine and its first real answer."""
@@ -192,12 +196,16 @@ class Life:
 
     async def _drain(self, race: Race, reason: str) -> bool:
         """Let requests in flight end; return whether they have."""
+        self._desk.become(Phase.DRAINING, reason)
+        await self._served(race)
+        return self._desk.places.in_flight == 0
+
+    async def _served(self, race: Race) -> None:
+        """Return when no request is in flight, or the drain's time is over."""
         desk = self._desk
-        desk.become(Phase.DRAINING, reason)
         with suppress(TimeoutError):
             async with asyncio.timeout(desk.fit.limits.drain):
                 await race.first(desk.places.idle.wait(), may_be_called_off=False)
-        return desk.places.in_flight == 0
 
     async def _part_from(self, engine: RunningEngine) -> None:
         """Let go of an engine that outlives us; what was noted of it stands."""

@@ -143,6 +143,7 @@ class Replica:
         desk, connection = self._desk, self._life.connection if self._life else None
         if (
             self.state.phase is not Phase.READY
+            or desk.orders.ending.is_set()
             or connection is None
             or desk.places.doubted.is_set()
         ):
