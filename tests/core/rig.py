@@ -151,6 +151,8 @@ class FakeMake:
         self.song = "right"
         self.speed = 100.0
         self.kept: Mapping[str, object] | None = None
+        self.told_version = "0.33"
+        self.print = "print"
         self.did: list[str] = []
 
     def prepare(self) -> LaunchSpec:
@@ -208,13 +210,13 @@ class FakeMake:
         return self.asleep
 
     async def version(self) -> str | None:
-        return "0.33"
+        return self.told_version
 
     async def serves(self) -> tuple[str, ...]:
         return (self.name.rpartition(".")[0],)
 
     def fingerprint(self) -> str:
-        return "print"
+        return self.print
 
     def note(self, record: Mapping[str, object]) -> None:
         self.kept = json.loads(json.dumps(record))

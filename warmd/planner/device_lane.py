@@ -63,9 +63,9 @@ def _heat(scene: Scene, models: Iterable[ModelFacts], held_up: dict[str, str]) -
             if full is None:
                 yield action
                 continue
+            held_up[model.name] = full.reason
             if full.make_room is not None:
                 yield full.make_room
-            held_up[model.name] = full.reason
 
 
 def _risings(scene: Scene, model: ModelFacts) -> list[tuple[ReplicaFacts, Action]]:

@@ -41,7 +41,8 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
         match judge(_holder(other, victim), model.oldest_wait, scene.fairness):
             case Yields(reason):
                 why = f"put aside for {model.name}: {reason}"
-                return Full(why, put_aside(scene, victim, why))
+                aside = f"{full}; {victim.name} is put aside for it"
+                return Full(aside, put_aside(scene, victim, why))
             case Stays() as verdict:
                 stays.append((victim.name, verdict))
     if stays:
@@ -51,7 +52,7 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
     sleeper = max(_sleepers(scene, model), key=lambda r: r.kept, default=None)
     if sleeper is not None:
         why = f"stopped for {model.name}: asleep it keeps {size(sleeper.kept)} of the pool"
-        return Full(why, StopEngine(sleeper.name, why))
+        return Full(f"{full}; {sleeper.name} is stopped for it", StopEngine(sleeper.name, why))
     return Full(full)
 
 

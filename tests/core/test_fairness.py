@@ -1,0 +1,233 @@
+"""Room in a pool: who makes room for whom, when, and how warm it stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warmd.ladder import Phase, Rung
+from warmd.planner import (
+    ModelFacts,
+    RamLedger,
+    ReplicaFacts,
+    Scene,
+    SleepEngine,
+    StagingFacts,
+    StartEngine,
+    StopEngine,
+    WakeEngine,
+    make_plan,
+)
+from warmd.policy import Fairness, Holder, Stays, Target, Yields, judge
+
+FAIR = Fairness(stay=3.0, hold=5.0, bound=60.0)
+PLENTY = RamLedger(10**12, 0, 10**12, 10**12, 0)
+
+
+def test_what_is_hot_stays_in_proportion_to_its_switch_cost() -> None:
+    quiet = Holder(hot_for=5.9, switch_cost=2.0, in_flight=0, idle_s=100.0)
+    assert judge(quiet, 1.0, FAIR) == Stays("it has been hot for 5.9 s and stays for 6 s", 59.0)
+    assert isinstance(judge(replace(quiet, hot_for=6.0), 1.0, FAIR), Yields)
+
+
+def test_a_tool_call_s_gap_is_no_idleness() -> None:
+    agent = Holder(hot_for=900.0, switch_cost=2.0, in_flight=0, idle_s=4.0)
+    assert judge(agent, 1.0, FAIR) == Stays("its last request has only just ended", 59.0)
+    assert isinstance(judge(replace(agent, idle_s=5.0), 1.0, FAIR), Yields)
+
+
+def test_nobody_waits_beyond_the_bound_because_another_is_busy() -> None:
+    """llama-swap#612."""
+    busy = Holder(hot_for=1.0, switch_cost=50.0, in_flight=7, idle_s=0.0)
+    assert isinstance(judge(busy, 59.9, FAIR), Stays)
+    assert isinstance(judge(busy, 60.0, FAIR), Yields)
+
+
+def facts(
+    name: str,
+    phase: Phase,
+    *,
+    vram: int = 60,
+    wait: float | None = None,
+    pool: str | None = "p",
+    hot_for: float = 1000.0,
+    idle_s: float = 1000.0,
+    in_flight: int = 0,
+    cost: float = 1.0,
+    kept: int = 0,
+    sleeps: bool = True,
+    target: Rung = Rung.HOT,
+) -> ModelFacts:
+    replica = ReplicaFacts(
+        f"{name}.0",
+        phase,
+        hot_for=hot_for,
+        in_flight=in_flight,
+        sleeps=sleeps,
+        kept=kept,
+        pins=0 if phase is Phase.ASLEEP else 10,
+    )
+    return ModelFacts(
+        name,
+        Target(target, 1, f"{name} shall"),
+        [replica],
+        StagingFacts(total=None),
+        oldest_wait=wait or 0.0,
+        waiting=0 if wait is None else 1,
+        idle_s=idle_s,
+        pool=pool,
+        vram=vram,
+        switch_cost=cost,
+    )
+
+
+def scene(*models: ModelFacts, ram: RamLedger = PLENTY, pool: int = 100) -> Scene:
+    return Scene(models, ram, 0.0, {"p": pool, "q": pool}, FAIR)
+
+
+def test_what_fits_together_is_hot_together() -> None:
+    made = make_plan(
+        scene(facts("a", Phase.READY, vram=40), facts("b", Phase.DOWN, vram=60, wait=0.0))
+    )
+    assert made.actions == (StartEngine("b.0", "b shall"),)
+
+
+def test_an_idle_model_is_put_to_sleep_for_one_that_is_asked() -> None:
+    made = make_plan(scene(facts("a", Phase.READY), facts("b", Phase.ASLEEP, wait=0.0)))
+    why = "put aside for b: it makes room for a model that requests wait for"
+    assert made.actions == (SleepEngine("a.0", why),)
+    assert made.held_up == {
+        "b": "pool p is full: it lacks 20 bytes for b.0; a.0 is put aside for it"
+    }
+
+
+def test_it_is_stopped_where_it_can_not_sleep() -> None:
+    b = facts("b", Phase.ASLEEP, wait=0.0)
+    (stopped,) = make_plan(scene(facts("a", Phase.READY, sleeps=False), b)).actions
+    assert isinstance(stopped, StopEngine)
+    poor = RamLedger(10**12, 0, 10**12, 5, 0)
+    (refused,) = make_plan(scene(facts("a", Phase.READY), b, ram=poor)).actions
+    assert isinstance(refused, StopEngine)
+    assert refused.sleepless
+    assert "ram.sleeping" in refused.reason
+
+
+def test_nobody_makes_room_for_a_model_that_nobody_waits_for() -> None:
+    made = make_plan(scene(facts("a", Phase.READY), facts("b", Phase.ASLEEP)))
+    assert made.actions == ()
+    assert made.held_up == {"b": "pool p is full: it lacks 20 bytes for b.0"}
+
+
+def test_a_busy_model_is_waited_for_and_the_waiting_hear_how_long() -> None:
+    a = facts("a", Phase.READY, in_flight=2, idle_s=0.0)
+    early = make_plan(scene(a, facts("b", Phase.DOWN, wait=20.0)))
+    assert early.actions == ()
+    assert early.held_up["b"] == (
+        "pool p is full: it lacks 20 bytes for b.0; a.0 is hot there: it serves 2 requests, "
+        "40 s more at most"
+    )
+    (late,) = make_plan(scene(a, facts("b", Phase.DOWN, wait=60.0))).actions
+    assert isinstance(late, SleepEngine)
+
+
+def test_the_one_that_idled_longest_for_what_it_costs_goes_first() -> None:
+    cheap = facts("cheap", Phase.READY, vram=50, idle_s=100.0, cost=1.0)
+    dear = facts("dear", Phase.READY, vram=50, idle_s=200.0, cost=60.0)
+    (put,) = make_plan(scene(dear, cheap, facts("b", Phase.DOWN, vram=50, wait=0.0))).actions
+    assert isinstance(put, SleepEngine)
+    assert put.replica == "cheap.0"
+
+
+def test_one_that_is_enough_goes_before_several_that_are_not() -> None:
+    small = facts("small", Phase.READY, vram=10, idle_s=9000.0)
+    big = facts("big", Phase.READY, vram=90, idle_s=100.0)
+    (put,) = make_plan(scene(small, big, facts("b", Phase.DOWN, vram=80, wait=0.0))).actions
+    assert isinstance(put, SleepEngine)
+    assert put.replica == "big.0"
+
+
+def test_what_a_sleeper_keeps_counts_and_it_goes_when_only_that_helps() -> None:
+    sleeper = facts("a", Phase.ASLEEP, kept=50, target=Rung.ASLEEP)
+    (stopped,) = make_plan(scene(sleeper, facts("b", Phase.DOWN, vram=60, wait=0.0))).actions
+    assert isinstance(stopped, StopEngine)
+    assert "asleep it keeps 50 bytes of the pool" in stopped.reason
+    (begun,) = make_plan(scene(sleeper, facts("b", Phase.DOWN, vram=50, wait=0.0))).actions
+    assert begun == StartEngine("b.0", "b shall")
+
+
+def test_a_wake_that_somebody_waits_for_goes_before_cooling() -> None:
+    idle = facts("a", Phase.READY, pool=None, target=Rung.ASLEEP)
+    made = make_plan(scene(idle, facts("b", Phase.ASLEEP, pool=None, wait=0.0)))
+    assert made.actions == (WakeEngine("b.0", "b shall"),)
+
+
+PHASES = st.sampled_from([Phase.DOWN, Phase.READY, Phase.ASLEEP, Phase.BACKING_OFF, Phase.FAILED])
+HOUSES = st.lists(
+    st.builds(
+        lambda **kw: kw,
+        phase=PHASES,
+        vram=st.integers(1, 100),
+        wait=st.one_of(st.none(), st.floats(0, 200)),
+        pool=st.sampled_from(["p", "q", None]),
+        hot_for=st.floats(0, 100),
+        idle_s=st.floats(0, 100),
+        in_flight=st.integers(0, 2),
+        cost=st.floats(0, 60),
+        kept=st.integers(0, 30),
+        sleeps=st.booleans(),
+        target=st.sampled_from([Rung.STAGED, Rung.ASLEEP, Rung.HOT]),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@given(HOUSES, st.integers(0, 200))
+def test_no_eviction_crosses_a_pool_and_no_pool_overflows(
+    houses: Sequence[dict[str, object]], budget: int
+) -> None:
+    models = [facts(f"m{n}", **kw) for n, kw in enumerate(houses)]  # type: ignore[arg-type]  # drawn to fit
+    by_replica = {m.replicas[0].name: m for m in models}
+    taken = {
+        pool: sum(
+            m.replicas[0].kept if m.replicas[0].phase is Phase.ASLEEP else m.vram
+            for m in models
+            if m.pool == pool and m.replicas[0].phase.is_up
+        )
+        for pool in ("p", "q")
+    }
+    ram = RamLedger(10**12, 0, 10**12, budget, 0)
+    made = make_plan(scene(*models, ram=ram))
+    operations = [a for a in made.actions if not hasattr(a, "model")]
+    assert len(operations) <= 1, "one at a time"
+    for action in operations:
+        assert not hasattr(action, "model")
+        model = by_replica[action.replica]
+        replica = model.replicas[0]
+        match action:
+            case StartEngine() | WakeEngine() if model.pool is not None:
+                after = taken[model.pool] + model.vram
+                after -= replica.kept if replica.phase is Phase.ASLEEP else 0
+                assert after <= 100, "a pool is never overfilled"
+            case SleepEngine():
+                assert replica.phase is Phase.READY
+                assert replica.sleeps
+                assert replica.pins <= budget
+            case _:
+                pass
+        if isinstance(action, SleepEngine | StopEngine) and model.target.rung is Rung.HOT:
+            waiting = [m for m in models if m.waiting and m.pool == model.pool and m is not model]
+            assert waiting, "nobody in its own pool waits, and yet it is put aside"
+            assert model.pool is not None
+
+
+@pytest.mark.parametrize("phase", [p for p in Phase if p.holds_the_device])
+def test_nothing_is_put_aside_while_the_device_is_busy(phase: Phase) -> None:
+    made = make_plan(
+        scene(facts("c", phase), facts("a", Phase.READY), facts("b", Phase.DOWN, wait=99.0))
+    )
+    assert made.actions == ()

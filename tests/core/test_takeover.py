@@ -1,0 +1,170 @@
+"""A new daemon takes over what it can vouch for, and stops the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from rig import FakeMake, House
+
+from warmd.ladder import NotReadyError, Phase, Rung
+from warmd.launch import EngineExit
+from warmd.policy import Hygiene
+from warmd.supervisor import SleepPolicy
+
+SLEEP = SleepPolicy(1, Hygiene(50, 100), rehearse=False, key="k")
+
+
+def a_house(after: House | None = None) -> House:
+    house = House(after=after)
+    house.supervisor.adopt("m", house.terms("m", Rung.HOT, sleep=SLEEP))
+    return house
+
+
+async def succeeded(old: House) -> House:
+    """The next daemon on the same host: it sweeps, and takes over."""
+    house = a_house(after=old)
+    found = house.supervisor.left_behind()
+    house.launcher.sweep(spare=found)
+    for name, record in found.items():
+        house.supervisor.take_over(name, record)
+    await house.rest()
+    return house
+
+
+async def test_a_hot_engine_is_taken_over_as_it_is() -> None:
+    old = a_house()
+    await old.make_ready("m.0")
+    await old.die()
+    house = await succeeded(old)
+    assert house.phase("m.0") is Phase.READY
+    assert house.launcher.started == []
+    assert house.one("m.0").state.canary == old.one("m.0").state.canary
+    (await house.supervisor.acquire("m")).release()
+    assert house.recorder.lines == ["m.0 cold -> hot: taken over, as an earlier warmd left it"]
+
+
+async def test_a_sleeper_is_taken_over_asleep_and_proved_at_its_wake() -> None:
+    old = a_house()
+    await old.make_ready("m.0")
+    old.supervisor.set_target("m", Rung.ASLEEP, None)
+    await old.until(lambda: old.phase("m.0") is Phase.ASLEEP)
+    await old.die()
+    old.makes["m.0"].song = "garbage"
+    house = await succeeded(old)
+    assert house.recorder.lines[0] == "m.0 cold -> asleep: taken over, as an earlier warmd left it"
+    await house.until(lambda: bool(house.launcher.started))
+    assert any("garbage" in line for line in house.recorder.lines), "its canary came along"
+
+
+async def test_an_orderly_end_leaves_engines_running_and_serves_first() -> None:
+    old = a_house()
+    await old.make_ready("m.0")
+    lease = await old.supervisor.acquire("m")
+    closing = asyncio.create_task(old.supervisor.close("SIGTERM came", leave=True))
+    await old.rest()
+    assert not closing.done(), "a request is still in flight"
+    with pytest.raises(NotReadyError, match="shutting down"):
+        await old.supervisor.acquire("m")
+    lease.release()
+    await old.until(closing.done)
+    assert not old.launcher.started[0].has_ended
+    house = await succeeded(old)
+    assert house.phase("m.0") is Phase.READY
+
+
+async def test_what_is_only_starting_is_stopped_at_an_orderly_end() -> None:
+    old = a_house()
+    await old.until(lambda: old.phase("m.0") is Phase.STARTING)
+    closing = asyncio.create_task(old.supervisor.close("SIGTERM came", leave=True))
+    await old.until(closing.done)
+    assert old.launcher.started[0].has_ended
+
+
+def spoil(name: str) -> Callable[[FakeMake], None]:
+    def version(make: FakeMake) -> None:
+        make.told_version = "0.34"
+
+    def song(make: FakeMake) -> None:
+        make.song = "garbage"
+
+    def name_(make: FakeMake) -> None:
+        make.name = "other.0"
+
+    def slept(make: FakeMake) -> None:
+        make.asleep = True
+
+    def settings(make: FakeMake) -> None:
+        make.print = "another"
+
+    def record(make: FakeMake) -> None:
+        make.kept = {"phase": "nonsense"}
+
+    ways = {
+        "version": version,
+        "song": song,
+        "name": name_,
+        "slept": slept,
+        "settings": settings,
+        "record": record,
+    }
+    return ways[name]
+
+
+@pytest.mark.parametrize("what", ["version", "song", "name", "slept", "settings", "record"])
+async def test_what_can_not_be_vouched_for_is_stopped(what: str) -> None:
+    old = a_house()
+    await old.make_ready("m.0")
+    engine = old.launcher.started[0]
+    await old.die()
+    spoil(what)(old.makes["m.0"])
+    house = await succeeded(old)
+    await house.until(lambda: engine.has_ended)
+    assert not any("-> hot" in line for line in house.recorder.lines)
+    await house.until(lambda: bool(house.launcher.started))
+
+
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.FALLING_ASLEEP, Phase.WAKING])
+async def test_an_engine_in_the_midst_of_something_is_not_vouched_for(phase: Phase) -> None:
+    old = a_house()
+    make = old.makes["m.0"]
+    if phase is Phase.STARTING:
+        await old.until(lambda: old.phase("m.0") is Phase.STARTING)
+        await old.rest()
+    else:
+        await old.make_ready("m.0")
+        make.sleeps.clear()
+        old.supervisor.set_target("m", Rung.ASLEEP, None)
+        await old.until(lambda: old.phase("m.0") is Phase.FALLING_ASLEEP)
+        if phase is Phase.WAKING:
+            make.sleeps.set()
+            await old.until(lambda: old.phase("m.0") is Phase.ASLEEP)
+            make.wakes.clear()
+            old.supervisor.set_target("m", Rung.HOT, None)
+            await old.until(lambda: old.phase("m.0") is Phase.WAKING)
+    await old.die()
+    house = await succeeded(old)
+    assert old.launcher.started[0].has_ended
+    assert house.phase("m.0") is not Phase.READY
+
+
+async def test_an_engine_that_ended_meanwhile_is_started_anew() -> None:
+    old = a_house()
+    await old.make_ready("m.0")
+    await old.die()
+    old.launcher.started[0].end(EngineExit(None, signal=9))
+    house = await succeeded(old)
+    await house.make_ready("m.0")
+    assert len(house.launcher.started) == 1
+
+
+async def test_an_engine_that_does_not_answer_is_given_up_in_time() -> None:
+    old = a_house()
+    await old.make_ready("m.0")
+    await old.die()
+    old.makes["m.0"].up.clear()
+    house = await succeeded(old)
+    assert house.phase("m.0") is Phase.ADOPTING
+    with pytest.raises(NotReadyError, match="taken over"):
+        await house.supervisor.acquire("m")
