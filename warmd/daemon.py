@@ -151,7 +151,7 @@ class Daemon:
         self._notify.notify("STOPPING=1")
         what = "engines are drained first" if self._engines_too else "engines go on without it"
         log.info("stopping: %s; %s", reason, what)
-        gateway.stop_accepting()
+        await gateway.stop_accepting()
         # Replicas drain themselves; whoever still waits for one is refused at once.
         engine = self._settings.engine
         try:

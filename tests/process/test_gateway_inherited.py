@@ -121,7 +121,7 @@ async def test_restarts_on_a_held_socket_lose_no_request(tmp_path: Path) -> None
                     gateway = Gateway(rig.models, rig._limits, rig.records.append)
                     assert await gateway.start([address], [held.dup()]) == [address]
                     await until(lambda enough=enough: answered >= enough, "requests are answered")  # type: ignore[misc]
-                    gateway.stop_accepting()
+                    await gateway.stop_accepting()
                     assert await gateway.drain(5)
                     await gateway.close()
                 over = True

@@ -56,7 +56,7 @@ async def test_drain_lets_requests_end_and_takes_no_new_ones(tmp_path: Path) -> 
         await busy.post(chat())
         await uploading.send(b"POST /v1/completions HTTP/1.1\r\nHost: g\r\nContent-Length: 17\r\n")
         await until(lambda: rig.engine.asked, "the engine is asked")
-        rig.gateway.stop_accepting()
+        await rig.gateway.stop_accepting()
         assert await idle.rest() == b""
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(rig.host, rig.port)

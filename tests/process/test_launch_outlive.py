@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import uvloop
 from launch_scene import DEAF_ORPHAN, PYTHON, Scene, alive, eventually, launching, pids
 
 import warmd
@@ -23,6 +24,17 @@ from warmd.launch import EngineExit, LaunchError, RunningEngine, shim_socket, sw
 
 HANGS_ON = DEAF_ORPHAN + "signal.pause()\n"
 """A main process, and an orphan of its that is deaf to SIGTERM."""
+
+UNMARKED = HANGS_ON.replace(
+    """        while True:
+            time.sleep(60)
+""",
+    """        os.dup2(0, 1)
+        os.dup2(0, 2)
+        os.execve("/bin/sleep", ["sleep", "600"], {})
+""",
+)
+"""The same, and the orphan bears no mark by which a sweep could know it."""
 
 PRINTS_WHEN_TOLD = """
 import os, pathlib, sys, time
@@ -122,7 +134,8 @@ async def test_the_engine_of_a_killed_daemon_is_taken_over_and_stopped_whole(
         left.kill_daemon()
         assert left.daemon.stderr is not None
         # Whoever reads what the daemon says must see its end.
-        assert await asyncio.to_thread(left.daemon.stderr.read) == ""
+        async with asyncio.timeout(5):
+            assert await asyncio.to_thread(left.daemon.stderr.read) == ""
         assert all(alive(pid) for pid in line)
         async with launching(tmp_path, outlive=True) as scene:
             engine = await found(scene, left)
@@ -155,6 +168,20 @@ async def test_an_engine_is_handed_from_daemon_to_daemon(tmp_path: Path) -> None
             await main_ended
             assert left.orphan is not None
             assert not alive(left.orphan)
+
+
+def test_the_event_loop_of_production_finds_and_leaves_as_well(tmp_path: Path) -> None:
+    async def life(left: Left) -> None:
+        for _ in range(2):
+            async with launching(tmp_path, outlive=True) as scene:
+                await (await found(scene, left)).leave()
+        async with launching(tmp_path, outlive=True) as scene:
+            engine = await found(scene, left)
+            assert (await engine.stop(5)).asked_for
+
+    with daemon(tmp_path) as left:
+        left.kill_daemon()
+        uvloop.run(life(left))
 
 
 async def test_what_is_printed_while_nobody_reads_neither_blocks_nor_kills(
@@ -247,23 +274,28 @@ async def test_what_is_left_of_a_killed_line_is_found_or_ended(tmp_path: Path, k
                 ended = sweep(tmp_path / "run", name="tiny.0")
                 assert [each.pid for each in ended] in ([], [orphan])
                 assert killed == "shim" or ended
-            assert not any(alive(pid) for pid in (shim, main, orphan))
+            assert not any(alive(pid) for pid in (main, orphan))
+            await eventually(lambda: not alive(shim))
 
 
-async def test_after_adoption_a_killed_shim_still_takes_the_whole_tree_with_it(
-    tmp_path: Path,
+@pytest.mark.parametrize("adopted", [True, False])
+async def test_what_a_killed_shim_leaves_is_waited_for_though_it_bears_no_mark(
+    tmp_path: Path, adopted: bool
 ) -> None:
-    with daemon(tmp_path) as left:
+    with daemon(tmp_path, UNMARKED) as left:
         server, shim, main, orphan = left.processes()
         left.kill_daemon()
         async with launching(tmp_path, outlive=True) as scene:
-            engine = await found(scene, left)
+            engine = await found(scene, left) if adopted else None
             psutil.Process(server).suspend()
             os.kill(shim, signal.SIGKILL)
-            end = asyncio.create_task(engine.wait())
             await eventually(lambda: not alive(main))
+            end = asyncio.create_task(
+                engine.wait() if engine else asyncio.to_thread(sweep, tmp_path / "run")
+            )
+            assert not (await asyncio.wait([end], timeout=0.3))[0]
             psutil.Process(server).resume()
-            assert (await end).signal == signal.SIGKILL
+            assert await end in (EngineExit(None, signal.SIGKILL), ())
             assert not any(alive(pid) for pid in (shim, main, orphan))
 
 
@@ -370,6 +402,21 @@ async def test_the_sweep_removes_the_shared_memory_of_what_it_kills(tmp_path: Pa
         assert segment.exists()
         sweep(tmp_path / "run")
         assert not segment.exists()
+
+
+async def test_a_daemon_that_dies_before_its_engine_is_started_starts_none(tmp_path: Path) -> None:
+    async with launching(tmp_path, outlive=True) as scene:
+        server = psutil.Process(scene.forkserver)
+        server.suspend()
+        start = asyncio.create_task(scene.start("/bin/sh", "-c", f"touch {tmp_path}/begun"))
+        await eventually(lambda: scene.launcher._engines)
+        await scene.launcher._engines["tiny.0"].leave()
+        await asyncio.wait([start])
+        assert start.cancelled()
+        server.resume()
+        await (await scene.start("/bin/true", name="next.0")).wait()
+        await eventually(lambda: server.children() == [])
+        assert not (tmp_path / "begun").exists()
 
 
 async def test_an_engine_holds_nothing_of_what_its_shim_keeps(tmp_path: Path) -> None:

@@ -59,9 +59,10 @@ class Gateway:
         """
         return await self._listener.start(addresses, ready)
 
-    def stop_accepting(self) -> None:
-        """Take no new connection; requests under way go on."""
+    async def stop_accepting(self) -> None:
+        """Take no new connection; requests under way go on, those of the last to come included."""
         self._listener.stop_accepting()
+        await self._listener.hear_out()
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until no request is in flight; False where some still are after `timeout_s`."""

@@ -22,7 +22,7 @@ _KEEPALIVE_S = 620.0
 # How long the rest of a refused body is read, so that the client gets to read the refusal.
 _LINGER_S = 2.0
 # A connection that was accepted the moment before we stop has its request on the way.
-_FIRST_WORD_S = 0.1
+FIRST_WORD_S = 0.1
 
 _TOO_SLOW = b"\r\n".join(
     (
@@ -109,7 +109,7 @@ class Connection(web.RequestHandler):
         Where none has come yet it is given a moment.
         """
         if self._new:
-            self._loop.call_later(_FIRST_WORD_S, self._close_if_idle)
+            self._loop.call_later(FIRST_WORD_S, self._close_if_idle)
         else:
             self._close_if_idle()
 

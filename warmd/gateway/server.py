@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
-from warmd.gateway.connection import Connection
+from warmd.gateway.connection import FIRST_WORD_S, Connection
 from warmd.gateway.errors import GatewayError
 from warmd.gateway.limits import GatewayLimits
 
@@ -99,14 +99,18 @@ class Listener:
         for connection in self._connections():
             connection.close_if_idle()
 
+    async def hear_out(self) -> None:
+        """Return when whoever had just come has said what it wants: after a moment at most."""
+        for _ in range(round(2 * FIRST_WORD_S / _LOOK_EVERY_S)):
+            if not any(each.expects_a_request for each in self._connections()):
+                return
+            await asyncio.sleep(_LOOK_EVERY_S)
+
     async def drain(self, timeout_s: float) -> bool:
         """Wait until no request is in flight; False where some still are after `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._none_in_flight.wait()
-                while any(each.expects_a_request for each in self._connections()):
-                    await asyncio.sleep(_LOOK_EVERY_S)
-                    await self._none_in_flight.wait()
         except TimeoutError:
             return False
         return True

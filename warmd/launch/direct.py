@@ -16,10 +16,10 @@ from pathlib import Path
 from warmd.config.run_files import shim_socket
 from warmd.launch.direct_engine import DirectEngine
 from warmd.launch.forkserver_process import ForkserverProcess
-from warmd.launch.launcher import EngineExit, LaunchError, LaunchSpec, LogLine, RunningEngine
+from warmd.launch.launcher import LaunchError, LaunchSpec, LogLine, RunningEngine
 from warmd.launch.leftovers import marks
 from warmd.launch.output import EngineOutput, open_pipe
-from warmd.launch.shim_socket import call, listen
+from warmd.launch.shim_socket import Answer, call, listen
 
 _ANSWER_WITHIN_S = 30.0
 _CLOSE_WITHIN_S = 15.0
@@ -83,15 +83,11 @@ class DirectLauncher:
         answer = await call(shim_socket(self._run_dir, name))
         if answer is None:
             return None
-        if answer.identity != identity:
+        if answer.identity != identity or self._closed:
             answer.refuse()
             return None
         output = EngineOutput(answer.output, on_line, answer.unread)
-        engine = DirectEngine(
-            self._run_dir, name, answer.control, output, outlives=True, found=answer
-        )
-        self._keep(engine)
-        return engine
+        return self._engine(name, answer.control, output, answer)
 
     async def close(self) -> None:
         """SIGKILL every tree that still runs and was not left, and end the forkserver.
@@ -162,23 +158,36 @@ class DirectLauncher:
                 descriptors += [listener.fileno(), reader]
             # From here on the engine tidies up: where no shim answers, it meets an end of file.
             output = EngineOutput(reader, on_line)
-            engine = DirectEngine(self._run_dir, spec.name, ours, output, outlives=self._outlive)
-            self._keep(engine)
+            engine = self._engine(spec.name, ours, output)
             with suppress(ConnectionError):  # the end of file tells it as well
                 await server.request(*descriptors)
         return engine
 
-    def _keep(self, engine: DirectEngine) -> None:
-        self._engines[engine.name] = engine
+    def _engine(
+        self,
+        name: str,
+        control: socket.socket,
+        output: EngineOutput,
+        found: Answer | None = None,
+    ) -> DirectEngine:
+        engine = self._engines[name] = DirectEngine(
+            self._run_dir,
+            name,
+            control,
+            output,
+            outlives=self._outlive,
+            forget=self._forget,
+            found=found,
+        )
+        return engine
 
-        def forget(gone: asyncio.Future[EngineExit]) -> None:
-            del self._engines[engine.name]
-            if gone.cancelled():
-                self._any_left = True
-            elif self._outlive:
-                shim_socket(self._run_dir, engine.name).unlink(missing_ok=True)
-
-        engine.gone.add_done_callback(forget)
+    def _forget(self, engine: DirectEngine) -> None:
+        del self._engines[engine.name]
+        if engine.left:
+            self._any_left = True
+        elif self._outlive:
+            with suppress(OSError):  # a later start says why, where it still matters
+                shim_socket(self._run_dir, engine.name).unlink()
 
     async def _forkserver(self) -> ForkserverProcess:
         async with self._starting:

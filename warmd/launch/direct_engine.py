@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from warmd.launch.launcher import EngineExit, LaunchError, LaunchSpec
@@ -27,19 +28,23 @@ class DirectEngine:
         output: EngineOutput,
         *,
         outlives: bool,
+        forget: Callable[[DirectEngine], None],
         found: Answer | None = None,
     ) -> None:
+        """`forget` is called before anybody is told that it is gone, or left."""
         loop = asyncio.get_running_loop()
         self._run_dir = run_dir
         self._name = name
         self._control = control
         self._output = output
         self._outlives = outlives
+        self._forget = forget
         self._pid = 0
         self._identity = ""
         self._exec_at = 0.0
         self._asked = False
-        self._left = False
+        self.left = False
+        """Whether it runs on without us."""
         self._exit: EngineExit | None = None
         self._refused: tuple[str, int] | None = None
         self._answered: asyncio.Future[bool] = loop.create_future()
@@ -111,7 +116,7 @@ class DirectEngine:
             )
         if self.gone.done():
             return
-        self._left = True
+        self.left = True
         self._life.cancel()
         await asyncio.wait([self.gone])
 
@@ -135,9 +140,10 @@ class DirectEngine:
         finally:
             # Only now: the shim, or the daemon after us, begins to read where we have ended.
             self._control.close()
+            self._forget(self)
             if not self._answered.done():
                 self._answered.set_result(False)
-            if self._left:
+            if self.left:
                 self.gone.cancel()
                 self._main_ended.cancel()
             else:

@@ -94,6 +94,7 @@ def _kill_marked(
     found: set[Leftover] = set()
     poll = select.poll()
     handles: list[int] = []
+    marked: dict[int, Leftover] = {}
     try:
         for pid in tree.parents().keys() - ours:
             try:
@@ -106,12 +107,15 @@ def _kill_marked(
             if engine is None or not doomed(engine):
                 os.close(handles.pop())
                 continue
-            segments |= tree.shared_memory([pid])
+            marked[handle] = Leftover(pid, engine)
+        # Before the first is killed: a shim's death takes others with it, and what they had mapped.
+        segments |= tree.shared_memory([each.pid for each in marked.values()])
+        for handle, each in marked.items():
             try:
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-            found.add(Leftover(pid, engine))
+            found.add(each)
             poll.register(handle, select.POLLIN)
         if found:
             poll.poll(_ROUND_S * 1000)
