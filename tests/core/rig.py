@@ -121,6 +121,11 @@ class FakeLauncher:
             if engine.name not in spare:
                 engine.end(EngineExit(None, signal=9))
 
+    async def end_leftovers(self, name: str) -> None:
+        for engine in self.left:
+            if engine.name == name:
+                engine.end(EngineExit(None, signal=9))
+
     async def find(self, name: str, identity: str, on_line: LogLine) -> FakeEngine | None:
         return next((e for e in self.left if e.identity == identity and not e.has_ended), None)
 

@@ -17,7 +17,7 @@ from warmd.config.run_files import shim_socket
 from warmd.launch.direct_engine import DirectEngine
 from warmd.launch.forkserver_process import ForkserverProcess
 from warmd.launch.launcher import LaunchError, LaunchSpec, LogLine, RunningEngine
-from warmd.launch.leftovers import marks
+from warmd.launch.leftovers import marks, sweep
 from warmd.launch.output import EngineOutput, open_pipe
 from warmd.launch.shim_socket import Answer, call, listen
 
@@ -73,8 +73,8 @@ class DirectLauncher:
     async def find(self, name: str, identity: str, on_line: LogLine) -> RunningEngine | None:
         """Take over the engine `name` that an earlier daemon left, where it has that `identity`.
 
-        None where no shim vouches for it, and where engines don't outlive the daemon: then `sweep`
-        ends what is left of it. Raises `LaunchError` where a daemon that lives has it.
+        None where no shim vouches for it, and where engines don't outlive the daemon: then
+        `end_leftovers` ends what is left of it. Raises `LaunchError` where a daemon that lives has it.
         """
         if not self._outlive or self._closed:
             return None
@@ -88,6 +88,10 @@ class DirectLauncher:
             return None
         output = EngineOutput(answer.output, on_line, answer.unread)
         return self._engine(name, answer.control, output, answer)
+
+    async def end_leftovers(self, name: str) -> None:
+        """SIGKILL what an earlier daemon left of the engine `name`; raises `LaunchError`."""
+        await asyncio.to_thread(sweep, self._run_dir, name=name)
 
     async def close(self) -> None:
         """SIGKILL every tree that still runs and was not left, and end the forkserver.

@@ -90,5 +90,8 @@ class Launcher(Protocol):
         start. Raises `LaunchError` where another daemon that lives has it.
         """
 
+    async def end_leftovers(self, name: str) -> None:
+        """End what an earlier daemon left of the engine `name`; raises `LaunchError`."""
+
     async def close(self) -> None:
         """End every process tree that still runs and was not left, and what they needed."""

@@ -102,7 +102,9 @@ class Life:
 
     async def _find(self, record: EngineRecord) -> RunningEngine | None:
         engine = await self._launcher.find(self._desk.name, record.identity, self._on_line)
-        if engine is not None:
+        if engine is None:
+            await self._launcher.end_leftovers(self._desk.name)
+        else:
             self._know(engine)
         return engine
 
