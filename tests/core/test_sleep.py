@@ -231,11 +231,18 @@ async def test_a_sleeper_that_leaks_is_made_anew_while_nobody_asks() -> None:
 
 
 async def test_after_its_budget_of_cycles_an_engine_is_made_anew() -> None:
-    house = a_house(cycles=1)
+    house = a_house(cycles=2)
     await asleep(house)
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.until(request.done)
+    request.result().release()
+    house.time.now += 60.0
     await house.until(lambda: len(house.launcher.started) == 2)
-    house.makes["m.0"].up.set()
-    await house.until(lambda: house.phase("m.0") in (Phase.READY, Phase.ASLEEP))
+    assert any("slept 2 times and is made anew" in line for line in house.recorder.lines)
+    await house.make_ready("m.0")
+    await house.until(lambda: house.phase("m.0") is Phase.ASLEEP)
+    await house.rest()
+    assert len(house.launcher.started) == 2
 
 
 async def test_what_the_ram_cannot_hold_asleep_is_stopped_and_not_started_for_it() -> None:

@@ -155,7 +155,7 @@ class SleepSettings(Table):
     level: Annotated[int, Field(ge=1, le=2)] = 1
     timeout: Seconds = 120.0
     rehearse: bool = True
-    cycles: Annotated[int, Field(ge=1, le=100_000)] = 50
+    cycles: Annotated[int, Field(ge=2, le=100_000)] = 50
     growth: Bytes = 2 * 2**30
     slowest: Percent = 0.3
 

@@ -74,7 +74,8 @@ class DirectLauncher:
         """Take over the engine `name` that an earlier daemon left, where it has that `identity`.
 
         None where no shim vouches for it, and where engines don't outlive the daemon: then
-        `end_leftovers` ends what is left of it. Raises `LaunchError` where a daemon that lives has it.
+        `end_leftovers` ends what is left of it. Raises `LaunchError` where a daemon that lives
+        has it.
         """
         if not self._outlive or self._closed:
             return None
