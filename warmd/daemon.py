@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -21,22 +20,20 @@ import warmd
 from warmd.chronicle import Chronicle
 from warmd.config import ConfigError, Settings
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
-from warmd.devices import Footprint, GpuError, footprint, gpus, host_memory
+from warmd.devices import host_memory
 from warmd.fitting import Fitter
-from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, ModelCard, inherited_sockets
+from warmd.folders import Folders, StartUpError
+from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, inherited_sockets
 from warmd.gateway.paths import ENDPOINTS
 from warmd.history import History, Report, journal_handler, terminal_format
-from warmd.ladder import Rung, replica_name
+from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.planner import RamLedger
-from warmd.policy import Fairness, Override
 from warmd.reload import applicable, changes
-from warmd.replica import Fit, Replica
 from warmd.spoken import count
-from warmd.staged import StagedWeights
-from warmd.staging import Stager, WeightFiles, weight_files
 from warmd.status import Decision, Status
-from warmd.supervisor import Clock, Known, Rules, Supervisor
+from warmd.supervisor import Clock, Known, Supervisor
+from warmd.wiring import Build, Front, fitter, known_of, rules
 
 log = logging.getLogger("warmd")
 
@@ -47,10 +44,6 @@ _LAST_RESORT_S = 15.0
 """How long beyond drain and stop an engine may take to go before the daemon goes without it."""
 
 CLOCK = Clock(monotonic=time.monotonic, wall=time.time)
-
-
-class StartUpError(Exception):
-    """The daemon can't start. The text is one sentence: what, why, what to do."""
 
 
 def set_up_log() -> None:
@@ -99,8 +92,8 @@ class Daemon:
         settings = self._settings
         stop = self._stop = _stop_signal()
         async with AsyncExitStack() as house:
-            house.enter_context(_Folders(settings))
-            self._fitter = await asyncio.to_thread(_fitter)
+            house.enter_context(Folders(settings))
+            self._fitter = await asyncio.to_thread(fitter, _warn)
             history = History(
                 settings.host.state_dir / "history.db", _warn, keep=settings.history.keep
             )
@@ -176,10 +169,10 @@ class Daemon:
             return RamLedger(budget, held, host_memory().available, sleeping, pinned)
 
         chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK)
-        build = _Build(launcher)
+        build = Build(launcher, CLOCK)
         supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
-        supervisor.rules = _rules(settings)
-        for name, known in _known(history, settings.models).items():
+        supervisor.rules = rules(settings)
+        for name, known in known_of(history, settings.models).items():
             self._adopt(supervisor, settings, name, known)
         return supervisor
 
@@ -201,7 +194,7 @@ class Daemon:
         keys = None if table.api_keys is None else Keys(table.api_keys, _warn)
         limits = GatewayLimits(table.max_body, table.header_timeout, table.body_timeout)
         return Gateway(
-            _Front(self._supervisor, int(self._started)), limits, self._chronicle.request_done, keys
+            Front(self._supervisor, int(self._started)), limits, self._chronicle.request_done, keys
         )
 
     # What the admin API asks
@@ -247,7 +240,7 @@ class Daemon:
             settings, said = applicable(self._settings, loaded)
             found = list(changes(self._settings, settings))
             models = [change.model for change in found]
-            known = await asyncio.to_thread(_known, self._history, models)
+            known = await asyncio.to_thread(known_of, self._history, models)
             if self._stopping:
                 raise ValueError("warmd is stopping and reads no config any more")
             for change in found:
@@ -257,7 +250,7 @@ class Daemon:
                 else:
                     model = change.model
                     self._adopt(self._supervisor, settings, model, known[model])
-            self._supervisor.rules = _rules(settings)
+            self._supervisor.rules = rules(settings)
             self._settings = settings
         for sentence in said or ["the config was read again and nothing has changed"]:
             log.info("%s", sentence)
@@ -285,129 +278,6 @@ class Daemon:
         status = f"STATUS={counts or 'no models configured'}"
         self._notify.notify("WATCHDOG=1" if status == self._told_systemd else status)
         self._told_systemd = status
-
-
-class _Build:
-    """Makes replicas and keepers of weights that tell the supervisor of their changes."""
-
-    supervisor: Supervisor
-
-    def __init__(self, launcher: Launcher) -> None:
-        self._launcher = launcher
-        self._stager = Stager()
-
-    def replica(self, model: str, index: int, fit: Fit) -> Replica:
-        """Make the `index`-th replica of `model`."""
-        return Replica(
-            replica_name(model, index),
-            model,
-            fit=fit,
-            launcher=self._launcher,
-            measure=_footprint,
-            clock=CLOCK.monotonic,
-            listener=self.supervisor,
-        )
-
-    def staged(self, model: str, weights: Path) -> StagedWeights:
-        """Make the keeper of a model's weights."""
-        scan = self.scan(weights)
-        return StagedWeights(model, scan, self._stager, CLOCK.monotonic, self.supervisor)
-
-    def scan(self, weights: Path) -> Callable[[], WeightFiles]:
-        """Return what finds the files below `weights`."""
-        return lambda: weight_files(weights)
-
-
-class _Front:
-    """The supervisor as the gateway sees it."""
-
-    def __init__(self, supervisor: Supervisor, created: int) -> None:
-        self._supervisor = supervisor
-        self._created = created
-        self.resolve = supervisor.resolve
-        self.rung = supervisor.rung_met
-        self.idle_s = supervisor.idle_s
-        self.acquire = supervisor.acquire
-
-    def cards(self) -> list[ModelCard]:
-        """Every model that exists."""
-        return [
-            ModelCard(m.name, m.terms.aliases, m.rung, self._created)
-            for m in self._supervisor.models.values()
-            if not m.retired
-        ]
-
-
-class _Folders:
-    """The daemon's folders, its own while it lives: a second daemon on them is refused."""
-
-    def __init__(self, settings: Settings) -> None:
-        host = settings.host
-        self._folders = dict.fromkeys((host.run_dir, host.state_dir, host.cache_dir))
-        self._locks: list[int] = []
-
-    def __enter__(self) -> None:
-        try:
-            for folder in self._folders:
-                self._take(folder)
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def _take(self, folder: Path) -> None:
-        try:
-            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            self._locks.append(os.open(folder / "warmd.lock", flags, 0o600))
-            fcntl.flock(self._locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StartUpError(
-                f"another warmd runs on {folder}; stop it first, or give this one folders of its "
-                "own: run_dir, state_dir and cache_dir under [host]"
-            ) from None
-        except OSError as error:
-            raise StartUpError(
-                f"{error.filename} can't be made or written to: {error.strerror}; make it, "
-                "or set the folder under [host] to one that this user may write to"
-            ) from None
-
-    def __exit__(self, *_: object) -> None:
-        for lock in self._locks:
-            os.close(lock)
-
-
-def _fitter() -> Fitter:
-    try:
-        names = sorted({gpu.name for gpu in gpus()})
-    except GpuError:
-        return Fitter(_warn, None)
-    return Fitter(_warn, ", ".join(names))
-
-
-def _rules(settings: Settings) -> Rules:
-    table = settings.fairness
-    pools = {name: pool.vram for name, pool in settings.pools.items()}
-    return Rules(pools, Fairness(table.stay, table.hold, table.bound))
-
-
-def _known(history: History, models: Iterable[str]) -> dict[str, Known]:
-    """Read what is known of each model from earlier lives; waits for the disk."""
-    overrides, asked = history.overrides(), history.last_requests()
-    known = {}
-    for name in models:
-        stored = overrides.get(name)
-        known[name] = Known(
-            override=None if stored is None else Override(stored.rung, stored.until),
-            starts=[times.total for times in reversed(history.recent_starts(name))],
-            wakes=history.recent_wakes(name)[::-1],
-            figures=history.sleep_figures(name),
-            last_request=asked.get(name),
-        )
-    return known
-
-
-async def _footprint(pid: int) -> Footprint | None:
-    return await asyncio.to_thread(footprint, pid)
 
 
 def _sweep(run_dir: Path, spare: Collection[str]) -> None:

@@ -1,0 +1,108 @@
+"""How the rooms see each other: what they are built with, and what they know from earlier lives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from warmd.config import Settings
+from warmd.devices import Footprint, GpuError, footprint, gpus
+from warmd.fitting import Fitter
+from warmd.gateway import ModelCard
+from warmd.history import History
+from warmd.ladder import replica_name
+from warmd.launch import Launcher
+from warmd.policy import Fairness, Override
+from warmd.replica import Fit, Replica
+from warmd.staged import StagedWeights
+from warmd.staging import Stager, WeightFiles, weight_files
+from warmd.supervisor import Clock, Known, Rules, Supervisor
+
+
+class Build:
+    """Makes replicas and keepers of weights that tell the supervisor of their changes."""
+
+    supervisor: Supervisor
+
+    def __init__(self, launcher: Launcher, clock: Clock) -> None:
+        self._launcher = launcher
+        self._clock = clock
+        self._stager = Stager()
+
+    def replica(self, model: str, index: int, fit: Fit) -> Replica:
+        """Make the `index`-th replica of `model`."""
+        return Replica(
+            replica_name(model, index),
+            model,
+            fit=fit,
+            launcher=self._launcher,
+            measure=_footprint,
+            clock=self._clock.monotonic,
+            listener=self.supervisor,
+        )
+
+    def staged(self, model: str, weights: Path) -> StagedWeights:
+        """Make the keeper of a model's weights."""
+        scan = self.scan(weights)
+        return StagedWeights(model, scan, self._stager, self._clock.monotonic, self.supervisor)
+
+    def scan(self, weights: Path) -> Callable[[], WeightFiles]:
+        """Return what finds the files below `weights`."""
+        return lambda: weight_files(weights)
+
+
+class Front:
+    """The supervisor as the gateway sees it."""
+
+    def __init__(self, supervisor: Supervisor, created: int) -> None:
+        self._supervisor = supervisor
+        self._created = created
+        self.resolve = supervisor.resolve
+        self.rung = supervisor.rung_met
+        self.idle_s = supervisor.idle_s
+        self.acquire = supervisor.acquire
+
+    def cards(self) -> list[ModelCard]:
+        """Every model that exists."""
+        return [
+            ModelCard(m.name, m.terms.aliases, m.rung, self._created)
+            for m in self._supervisor.models.values()
+            if not m.retired
+        ]
+
+
+def fitter(report: Callable[[str], None]) -> Fitter:
+    """Make the fitter for the GPUs of this host; asks the driver, which may take its time."""
+    try:
+        names = sorted({gpu.name for gpu in gpus()})
+    except GpuError:
+        return Fitter(report, None)
+    return Fitter(report, ", ".join(names))
+
+
+def rules(settings: Settings) -> Rules:
+    """Return what `settings` say of all models together."""
+    table = settings.fairness
+    pools = {name: pool.vram for name, pool in settings.pools.items()}
+    return Rules(pools, Fairness(table.stay, table.hold, table.bound))
+
+
+def known_of(history: History, models: Iterable[str]) -> dict[str, Known]:
+    """Read what is known of each model from earlier lives; waits for the disk."""
+    overrides, asked = history.overrides(), history.last_requests()
+    known = {}
+    for name in models:
+        stored = overrides.get(name)
+        known[name] = Known(
+            override=None if stored is None else Override(stored.rung, stored.until),
+            starts=[times.total for times in reversed(history.recent_starts(name))],
+            wakes=history.recent_wakes(name)[::-1],
+            figures=history.sleep_figures(name),
+            last_request=asked.get(name),
+        )
+    return known
+
+
+async def _footprint(pid: int) -> Footprint | None:
+    return await asyncio.to_thread(footprint, pid)
