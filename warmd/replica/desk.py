@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from warmd.ladder import Phase
+from warmd.ladder import Phase, Rung
 from warmd.replica.ports import Fit, ReplicaListener
 from warmd.replica.record import EngineRecord
 from warmd.replica.state import ReplicaState
@@ -16,8 +16,9 @@ _ENDS = (Phase.STOPPING, Phase.DOWN, Phase.BACKING_OFF, Phase.FAILED)
 
 @dataclass(frozen=True)
 class Turn:
-    """An order to fall asleep or to wake, whichever the engine isn't."""
+    """An order to fall asleep, or to wake."""
 
+    to: Rung
     reason: str
     rehearsal: bool = False
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from warmd.engine.errors import EngineError
 from warmd.engine.stages import StartTracker
-from warmd.ladder import Phase
+from warmd.ladder import Phase, Rung
 from warmd.launch import Launcher, LaunchError, RunningEngine
 from warmd.policy import GiveUp, RetryIn
 from warmd.replica.desk import Desk
@@ -138,9 +138,9 @@ class Life:
             turn = desk.orders.take_turn()
             if turn is None or slumber is None:
                 continue
-            if desk.state.phase is Phase.ASLEEP:
+            if turn.to is Rung.HOT:
                 await slumber.wake(turn)
-            elif await self._drain(race, turn.reason):
+            elif await self._drained(race):
                 if desk.orders.ending.is_set():
                     break
                 await slumber.fall_asleep(turn, self._measure)
@@ -151,12 +151,8 @@ class Life:
                     f"{duration(desk.fit.limits.drain)}: it is stopped, for a sleep would abort "
                     "them unseen"
                 )
-        if desk.state.phase is not Phase.READY:
-            return
-        if desk.orders.stop is not None:
-            await self._drain(race, desk.orders.stop)
-        else:
-            await self._served(race)
+        if desk.state.phase in (Phase.READY, Phase.DRAINING):
+            await self._drained(race)
 
     async def _come_up(self, connection: EngineConnection, race: Race) -> None:
         """Wait for the engine and its first real answer."""
@@ -196,18 +192,13 @@ class Life:
             except TimeoutError:
                 pause = min(2 * pause, LISTENING_POLL_S)
 
-    async def _drain(self, race: Race, reason: str) -> bool:
-        """Let requests in flight end; return whether they have."""
-        self._desk.become(Phase.DRAINING, reason)
-        await self._served(race)
-        return self._desk.places.in_flight == 0
-
-    async def _served(self, race: Race) -> None:
-        """Return when no request is in flight, or the drain's time is over."""
+    async def _drained(self, race: Race) -> bool:
+        """Let requests in flight end, as long as a drain may last; return whether they have."""
         desk = self._desk
         with suppress(TimeoutError):
             async with asyncio.timeout(desk.fit.limits.drain):
                 await race.first(desk.places.idle.wait(), may_be_called_off=False)
+        return desk.places.in_flight == 0
 
     async def _part_from(self, engine: RunningEngine) -> None:
         """Let go of an engine that outlives us; what was noted of it stands."""

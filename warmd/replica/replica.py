@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 from warmd.engine.stages import StartTracker
-from warmd.ladder import Phase, Stage
+from warmd.ladder import Phase, Rung, Stage
 from warmd.launch import Launcher
 from warmd.replica.desk import Desk, Orders, Places, Turn
 from warmd.replica.life import Life
@@ -86,17 +86,25 @@ class Replica:
     def begin_sleep(self, reason: str, *, rehearsal: bool = False) -> None:
         """Drain the engine and put it to sleep; only a ready one is."""
         if self.state.phase is Phase.READY and not self._desk.orders.ending.is_set():
-            self._desk.orders.give_turn(Turn(reason, rehearsal))
+            self._desk.orders.give_turn(Turn(Rung.ASLEEP, reason, rehearsal))
+            self._desk.become(Phase.DRAINING, reason)
 
     def begin_wake(self, reason: str) -> None:
         """Wake the engine; only one that sleeps is."""
         if self.state.phase is Phase.ASLEEP and not self._desk.orders.ending.is_set():
-            self._desk.orders.give_turn(Turn(reason))
+            self._desk.orders.give_turn(Turn(Rung.HOT, reason))
+            self._desk.become(Phase.WAKING, reason, started_at=self._desk.clock())
 
     def begin_stop(self, reason: str) -> None:
         """Drain and stop the engine, or call off its start. Without an engine nothing happens."""
-        if self.state.phase.is_up:
-            self._desk.orders.give_stop(reason)
+        if not self.state.phase.is_up or self._desk.orders.stop is not None:
+            return
+        self._desk.orders.give_stop(reason)
+        # At once: the next look at the facts must see that the device is taken.
+        if self.state.phase is Phase.READY:
+            self._desk.become(Phase.DRAINING, reason)
+        elif self.state.phase is Phase.ASLEEP:
+            self._desk.become(Phase.STOPPING, reason)
 
     def begin_leaving(self) -> None:
         """Let go of the engine and leave it running; what is no engine yet is stopped."""

@@ -77,7 +77,6 @@ class Slumber:
         """
         desk, ask = self._desk, self._race.first
         began = desk.clock()
-        desk.become(Phase.WAKING, turn.reason, started_at=began)
         await self._within_limit(self._connection.wake(self._terms.level), "wake")
         awake = desk.clock()
         await ask(self._connection.warm_up())
