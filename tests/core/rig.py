@@ -137,8 +137,6 @@ class FakeLauncher:
 class FakeMake:
     """Both the make of an engine and the way to it."""
 
-    session = cast("aiohttp.ClientSession", object())
-
     def __init__(self, name: str) -> None:
         self.name = name
         self.lines: list[str] = []
@@ -159,10 +157,18 @@ class FakeMake:
         self.told_version = "0.33"
         self.print = "print"
         self.did: list[str] = []
+        self.unproved = False  # awake, and nobody has asked whether it is what it was
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """What a request gets: never of an engine that can't answer, or hasn't yet."""
+        assert not self.asleep, "a request is sent to a sleeper"
+        assert not self.unproved, "a request is sent to an engine whose wake is not proved"
+        return cast("aiohttp.ClientSession", object())
 
     def prepare(self) -> LaunchSpec:
         self.up.clear()
-        self.asleep = False
+        self.asleep = self.unproved = False
         self.kept = None
         return LaunchSpec(self.name, ("vllm",), {}, Path("/"))
 
@@ -193,6 +199,7 @@ class FakeMake:
 
     async def canary(self) -> CanaryAnswer:
         assert not self.asleep, "a sleeper was asked"
+        self.unproved = False
         return CanaryAnswer(self.song, 16, 16 / self.speed)
 
     async def sleep(self, level: int) -> None:
@@ -205,7 +212,7 @@ class FakeMake:
         self.did.append(f"wake {level}")
         await self.wakes.wait()
         self._fail()
-        self.asleep = False
+        self.asleep, self.unproved = False, True
 
     def _fail(self) -> None:
         if self.trouble is not None:
