@@ -21,10 +21,18 @@ from typing import Any, TypeVar
 
 import psutil
 
+from warmd.launch import sweep
+
 HERE = Path(__file__).parent
 MODELS = 32
 """How many models the daemon has where nothing else is said: what a tick costs grows with them."""
+STAND_IN = f'[engine.env]\nPYTHONPATH = "{HERE / "site"}"'
+"""The config's lines that make every engine a stand-in, the last ones of the table `engine`."""
 _PATIENCE_S = 30.0
+# What a service manager does between fork and exec, see sd_listen_fds(3).
+_HAND_OVER = """fd=$1; shift; exec 3<&"$fd" {fd}<&-
+LISTEN_FDS=1 LISTEN_FDNAMES=gateway LISTEN_PID=$$ exec "$@"
+"""
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _CPUCLOCK_SCHED = 2  # <linux/posix-timers.h>
 _T = TypeVar("_T")
@@ -79,10 +87,22 @@ def popen(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
 class Daemon:
     """`warmd run` on a config of its own."""
 
-    def __init__(self, folder: Path, config: str, python: Path, models: dict[str, str]) -> None:
-        """`python` runs the engines; `models` maps names to further lines of their tables."""
+    def __init__(
+        self,
+        folder: Path,
+        models: dict[str, str],
+        python: Path,
+        config: str,
+        listener: socket.socket | None,
+    ) -> None:
+        """`python` runs the engines; `models` maps names to further lines of their tables.
+
+        `config` goes on in the table `engine`. A `listener` is handed over at each start, and the
+        engines outlive the daemon.
+        """
         self.folder = folder
-        self.port = _free_port()
+        self._listener = listener
+        self.port = _free_port() if listener is None else int(listener.getsockname()[1])
         self.run_dir = folder / "run"
         self._log = folder / "log"
         self._config = folder / "warmd.toml"
@@ -93,6 +113,7 @@ class Daemon:
         tables = [
             f'[host]\nrun_dir = "{self.run_dir}"',
             f'state_dir = "{folder}/state"\ncache_dir = "{folder}/cache"',
+            f"engines_outlive_daemon = {'false' if listener is None else 'true'}",
             f'[gateway]\nlisten = ["127.0.0.1:{self.port}"]',
             "[metrics]\nlisten = []",
             f'[engine]\npython = "{python}"\nstop_timeout = "2s"\ndrain_timeout = "2s"\n{config}',
@@ -115,16 +136,25 @@ class Daemon:
         """The end of what the daemon printed."""
         return self._log.read_text()[-2000:]
 
-    def start(self) -> None:
-        """Start it and wait until it serves."""
+    def begin(self) -> None:
+        """Start its process and return at once."""
+        argv = [sys.executable, "-m", "warmd", "run", "--config", str(self._config)]
+        handed_over: tuple[int, ...] = ()
+        if self._listener is not None:
+            handed_over = (self._listener.fileno(),)
+            argv = ["bash", "-c", _HAND_OVER, "bash", str(self._listener.fileno()), *argv]
         with self._log.open("wb") as log:
             self._process = popen(
-                [sys.executable, "-m", "warmd", "run", "--config", str(self._config)],
+                argv,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=os.environ | {"NO_COLOR": "1"},
+                pass_fds=handed_over,
             )
+
+    def wait_until_it_serves(self) -> None:
+        """Wait until it has begun to serve."""
         try:
             until(self._serves, "the daemon serves")
         except BenchError as error:
@@ -135,19 +165,27 @@ class Daemon:
             raise BenchError("the daemon ended at once")
         return " serves " in self.log
 
+    def end(self, number: signal.Signals) -> None:
+        """Send it a signal, and return when it has ended."""
+        if self._process is None:
+            raise BenchError("the daemon does not run")
+        process, self._process = self._process, None
+        process.send_signal(number)
+        try:
+            process.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise BenchError(f"no end on {number.name}; the daemon's log: {self.log}") from None
+
     def stop(self) -> None:
         """End it, and see to it that no engine is left."""
-        if self._process is None:
-            return
-        self._process.terminate()
         try:
-            self._process.wait(_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            raise BenchError(f"the daemon did not end on SIGTERM; its log: {self.log}") from None
+            if self._process is not None:
+                self.end(signal.SIGTERM)
         finally:
-            self._process = None
+            if self._listener is not None:
+                sweep(self.run_dir)
             mark = str(self.run_dir.resolve())
             until(lambda: not _marked(mark), "every engine has ended", poll_s=0.1)
 
@@ -211,12 +249,73 @@ def a_folder() -> Iterator[Path]:
 
 @contextmanager
 def a_daemon(
-    folder: Path, models: dict[str, str], python: Path | None = None, config: str = ""
+    folder: Path,
+    models: dict[str, str],
+    python: Path | None = None,
+    config: str = "",
+    listener: socket.socket | None = None,
 ) -> Iterator[Daemon]:
-    """A daemon that serves, and is gone afterwards. `config` goes on in the table `engine`."""
-    daemon = Daemon(folder, config, python or Path(sys.executable), models)
+    """A daemon that serves, and is gone afterwards with all its engines; see `Daemon`."""
+    daemon = Daemon(folder, models, python or Path(sys.executable), config, listener)
     try:
-        daemon.start()
+        daemon.begin()
+        daemon.wait_until_it_serves()
         yield daemon
     finally:
         daemon.stop()
+
+
+def decision_and_exec(daemon: Daemon, model: str) -> tuple[float, float]:
+    """Return when the start that is under way was decided, and its exec, in Unix seconds.
+
+    The daemon counts in CLOCK_MONOTONIC, and tells the difference.
+    """
+
+    def told() -> Any:
+        said = daemon.control("GET", "/status")
+        start = said["models"][model]["replicas"][0]["start"]
+        return (said["time"], start) if start and "imports" in start["seconds"] else None
+
+    time_told, start = until(told, "the daemon knows of the engine's exec")
+    decision = time_told - start["elapsed"]
+    return decision, decision + start["seconds"]["program"]
+
+
+class LoadClient:
+    """The process of load_client.py."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def begin(self, **command: object) -> None:
+        """Have it do something; `answer` waits for it."""
+        stdin = self._process.stdin
+        if stdin is None:
+            raise BenchError("the load client has no pipes")
+        stdin.write(json.dumps(command).encode() + b"\n")
+        stdin.flush()
+
+    def answer(self) -> Any:
+        """Return what came of it; raises `BenchError` where a request went wrong."""
+        stdout = self._process.stdout
+        line = stdout.readline() if stdout is not None else b""
+        answer = json.loads(line) if line else {"error": "it ended"}
+        if "error" in answer:
+            raise BenchError(f"the load client: {answer['error']}")
+        return answer
+
+    def do(self, **command: object) -> Any:
+        """Do something and return what came of it."""
+        self.begin(**command)
+        return self.answer()
+
+
+@contextmanager
+def a_load_client() -> Iterator[LoadClient]:
+    """The load client, in a process of its own."""
+    argv = [sys.executable, str(HERE / "load_client.py")]
+    with popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            yield LoadClient(process)
+        finally:
+            process.kill()

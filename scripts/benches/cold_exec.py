@@ -22,19 +22,14 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import select
-import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import psutil
-from bench_rig import BenchError, Daemon, a_daemon, a_folder, popen, quantile, until
+from bench_rig import BenchError, Daemon, a_daemon, a_folder, decision_and_exec, quantile, until
+from first_lines import FirstLines
 from report import Table, Value
 
 _MODEL = "m"
@@ -42,11 +37,6 @@ _PATIENCE_S = 10.0
 _ENOUGH = 300
 _FEWEST = 5
 _WARM_UP = 3
-# bash 5 tells the time by itself, so that no second program has to start.
-_SCRIPT = """#!{bash}
-printf '%s\\n' "$EPOCHREALTIME" >'{fifo}'
-exec sleep 60
-"""
 
 
 @dataclass(frozen=True)
@@ -59,49 +49,11 @@ class _Start:
     first_line: float
 
 
-class _Engine:
-    """The script that stands in for an engine, and the pipe in which it says the time."""
-
-    def __init__(self, folder: Path) -> None:
-        bash = shutil.which("bash")
-        if bash is None:
-            raise BenchError("there is no bash, which the stand-in engine is written in")
-        fifo = folder / "first-lines"
-        os.mkfifo(fifo)
-        self._reader = os.open(fifo, os.O_RDWR | os.O_CLOEXEC)  # O_RDWR: never at its end
-        self.script = folder / "engine"
-        self.script.write_text(_SCRIPT.format(bash=bash, fifo=fifo))
-        self.script.chmod(0o755)
-
-    def first_line(self) -> float:
-        """Wait for a start's first line."""
-        if not select.select([self._reader], [], [], _PATIENCE_S)[0]:
-            raise BenchError(f"no engine began within {_PATIENCE_S:g} s of a request")
-        said = os.read(self._reader, 4096).decode()
-        # The decimal sign is the locale's. An older bash leaves the line empty.
-        if said.count("\n") != 1 or not said.strip():
-            raise BenchError(f"one engine with bash 5 was to say the time, and this came: {said!r}")
-        return float(said.replace(",", "."))
-
-    def bare_spawn(self) -> float:
-        """Start the script from here; return the seconds until its first line."""
-        began = time.time()
-        with popen([str(self.script)], stdin=subprocess.DEVNULL) as process:
-            try:
-                return self.first_line() - began
-            finally:
-                process.kill()
-
-    def close(self) -> None:
-        """Close the pipe."""
-        os.close(self._reader)
-
-
 def run(seconds: float) -> list[Table]:
     """Measure as many starts as fit into `seconds`, at most 300."""
     with a_folder() as folder:
-        engine = _Engine(folder)
-        models = {_MODEL: 'resting = "cold"\nidle = { after = "1ms" }'}
+        engine = FirstLines(folder, "exec sleep 60")
+        models = {_MODEL: 'resting = "cold"\nidle = { after = "1ms", then = "cold" }'}
         try:
             with a_daemon(folder, models, python=engine.script) as daemon:
                 return [_measure(daemon, engine, seconds)]
@@ -109,7 +61,7 @@ def run(seconds: float) -> list[Table]:
             engine.close()
 
 
-def _measure(daemon: Daemon, engine: _Engine, seconds: float) -> Table:
+def _measure(daemon: Daemon, engine: FirstLines, seconds: float) -> Table:
     client = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=_PATIENCE_S)
     client.connect()
     starts: list[_Start] = []
@@ -126,19 +78,17 @@ def _measure(daemon: Daemon, engine: _Engine, seconds: float) -> Table:
     return _table(starts, bare)
 
 
-def _one_start(daemon: Daemon, engine: _Engine, client: http.client.HTTPConnection) -> _Start:
+def _one_start(daemon: Daemon, engine: FirstLines, client: http.client.HTTPConnection) -> _Start:
     _ask_until_cold(daemon)
     arrival = _send(client)
-    first_line = engine.first_line()
-    told = until(lambda: _exec_told(daemon), "the daemon knows of the engine's exec")
-    start = told["models"][_MODEL]["replicas"][0]["start"]
+    first_line = engine.next()
+    decision, exec_at = decision_and_exec(daemon, _MODEL)
     daemon.control("POST", "/set", {"model": _MODEL, "rung": "cold"})
     answer = client.getresponse()
     answer.read()
     if answer.status != 503:
         raise BenchError(f"a request whose model is set cold was answered {answer.status}")
-    decision = told["time"] - start["elapsed"]
-    return _Start(arrival, decision, decision + start["seconds"]["program"], first_line)
+    return _Start(arrival, decision, exec_at, first_line)
 
 
 def _ask_until_cold(daemon: Daemon) -> None:
@@ -154,12 +104,6 @@ def _is_down(daemon: Daemon) -> bool:
         return False
     # The forkserver alone: no shim, no engine, no process that stages.
     return len(psutil.Process(daemon.pid).children(recursive=True)) == 1
-
-
-def _exec_told(daemon: Daemon) -> Any:
-    told = daemon.control("GET", "/status")
-    start = told["models"][_MODEL]["replicas"][0]["start"]
-    return told if start is not None and "imports" in start["seconds"] else None
 
 
 def _send(client: http.client.HTTPConnection) -> float:

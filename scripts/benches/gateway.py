@@ -18,23 +18,21 @@ unpaced stream chunks come in one go, and the gateway passes on as many as it fi
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from bench_rig import (
-    HERE,
     MODELS,
+    STAND_IN,
     BenchError,
     Daemon,
+    LoadClient,
     a_daemon,
     a_folder,
+    a_load_client,
     cpu_s,
-    popen,
     quantile,
     until,
 )
@@ -74,42 +72,6 @@ _LOADS = (
 )
 
 
-class _Client:
-    """The load client's process."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-
-    def do(self, **command: object) -> Any:
-        """Return its answer; raises `BenchError` where a request went wrong."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        if stdin is None or stdout is None:
-            raise BenchError("the load client has no pipes")
-        stdin.write(json.dumps(command).encode() + b"\n")
-        stdin.flush()
-        line = stdout.readline()
-        answer = json.loads(line) if line else {"error": "it ended"}
-        if "error" in answer:
-            raise BenchError(f"the load client: {answer['error']}")
-        return answer
-
-    def fan(self, load: _Load, way: object, seconds: float) -> Any:
-        """Put a load on `way` for about `seconds`."""
-        return self.do(
-            do="fan", way=way, connections=load.connections, body=load.body, seconds=seconds
-        )
-
-
-@contextmanager
-def _a_client() -> Iterator[_Client]:
-    argv = [sys.executable, str(HERE / "load_client.py")]
-    with popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        try:
-            yield _Client(process)
-        finally:
-            process.kill()
-
-
 @dataclass(frozen=True)
 class _Cost:
     daemon_us: float
@@ -119,16 +81,15 @@ class _Cost:
 
 def run(seconds: float) -> list[Table]:
     """Measure for about `seconds`."""
-    config = f'[engine.env]\nPYTHONPATH = "{HERE / "site"}"'
     models = {f"cold-{number:02}": 'resting = "cold"' for number in range(1, MODELS)}
     models[_MODEL] = 'resting = "hot"'
-    with a_folder() as folder, a_daemon(folder, models, config=config) as daemon:
+    with a_folder() as folder, a_daemon(folder, models, config=STAND_IN) as daemon:
         until(lambda: daemon.status(_MODEL)["rung"] == "hot", "the stand-in engine is ready")
-        with _a_client() as client:
+        with a_load_client() as client:
             return _measure(daemon, client, seconds)
 
 
-def _measure(daemon: Daemon, client: _Client, seconds: float) -> list[Table]:
+def _measure(daemon: Daemon, client: LoadClient, seconds: float) -> list[Table]:
     engine = daemon.status(_MODEL)["replicas"][0]
     socket = str(daemon.run_dir / "engines" / engine["name"] / "engine.sock")
     gateway = ["127.0.0.1", daemon.port]
@@ -147,7 +108,13 @@ def _measure(daemon: Daemon, client: _Client, seconds: float) -> list[Table]:
                 delays[f"{name}, p{share * 100:.0f}"].append(found)
         for load in _LOADS:
             before = [cpu_s(pid) for pid in pids]
-            said = client.fan(load, gateway, length)
+            said = client.do(
+                do="fan",
+                way=gateway,
+                connections=load.connections,
+                body=load.body,
+                seconds=length,
+            )
             cost = _cost(load, said, [cpu_s(pid) - b for pid, b in zip(pids, before, strict=True)])
             if number:
                 costs[load.name].append(cost)

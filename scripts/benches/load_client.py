@@ -7,6 +7,10 @@ It reads one command a line on stdin, as JSON, does it, and answers with one lin
     {"do": "fan", "way": WAY, "connections": N, "body": TEXT, "seconds": N}
         each connection sends its next request when its answer is whole, the last of them begun
         before the time is up -> {"answers": N, "events": N, "seconds": N}
+    {"do": "steady", "way": WAY, "bodies": [TEXT, ...], "per_s": N, "seconds": N}
+        requests at a steady rate whatever becomes of them, each on a connection of its own, with
+        each body in turn -> {"requests": [{"began": UNIX SECONDS, "first_byte_s": SECONDS or null,
+        "failed": WHY or null}, ...]}
 
 A WAY is the path of a unix socket, or [HOST, PORT]. A first byte is timed from just before the
 request is written to the return of the first read.
@@ -20,6 +24,7 @@ import select
 import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 _PATIENCE_S = 30.0
@@ -63,7 +68,8 @@ class _Reading:
         return self._text.count(b"data: ", self._body_at)
 
 
-def _connected(way: Any) -> socket.socket:
+def connected(way: Any) -> socket.socket:
+    """Connect by a WAY."""
     if isinstance(way, str):
         connection = socket.socket(socket.AF_UNIX)
         address: Any = way
@@ -76,7 +82,8 @@ def _connected(way: Any) -> socket.socket:
     return connection
 
 
-def _request(body: str) -> bytes:
+def request_of(body: str) -> bytes:
+    """Return the whole request with that body."""
     data = body.encode()
     return (
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n"
@@ -87,8 +94,8 @@ def _request(body: str) -> bytes:
 
 def turns(command: dict[str, Any]) -> dict[str, Any]:
     """Ask by each way in turn, and the other way round in the next round."""
-    ways = [_connected(way) for way in command["ways"]]
-    request = _request(command["body"])
+    ways = [connected(way) for way in command["ways"]]
+    request = request_of(command["body"])
     took: list[list[float]] = [[] for _ in ways]
     order = list(enumerate(ways))
     end = time.monotonic() + command["seconds"]
@@ -109,12 +116,12 @@ def turns(command: dict[str, Any]) -> dict[str, Any]:
 
 def fan(command: dict[str, Any]) -> dict[str, Any]:
     """Keep several connections busy."""
-    request = _request(command["body"])
+    request = request_of(command["body"])
     poll = select.epoll()
     readings: dict[int, _Reading] = {}
     connections: dict[int, socket.socket] = {}
     for _ in range(command["connections"]):
-        connection = _connected(command["way"])
+        connection = connected(command["way"])
         connections[connection.fileno()] = connection
         poll.register(connection, select.EPOLLIN)
     began = time.monotonic()
@@ -145,13 +152,43 @@ def fan(command: dict[str, Any]) -> dict[str, Any]:
     return {"answers": answers, "events": events, "seconds": seconds}
 
 
+def steady(command: dict[str, Any]) -> dict[str, Any]:
+    """Ask at a steady rate; a failure is an answer like any other here."""
+    requests = [request_of(body) for body in command["bodies"]]
+    number = round(command["per_s"] * command["seconds"])
+    began = time.monotonic()
+    with ThreadPoolExecutor(number) as threads:
+        asked = []
+        for index in range(number):
+            time.sleep(max(0.0, began + index / command["per_s"] - time.monotonic()))
+            request = requests[index % len(requests)]
+            asked.append(threads.submit(_ask_once, command["way"], request))
+        return {"requests": [each.result() for each in asked]}
+
+
+def _ask_once(way: Any, request: bytes) -> dict[str, Any]:
+    became: dict[str, Any] = {"began": time.time(), "first_byte_s": None, "failed": None}
+    began = time.monotonic()
+    try:
+        with connected(way) as connection:
+            connection.sendall(request)
+            reading = _Reading()
+            data = connection.recv(_READ)
+            became["first_byte_s"] = time.monotonic() - began
+            while not reading.take(data):
+                data = connection.recv(_READ)
+    except (OSError, RuntimeError) as error:
+        became["failed"] = f"{type(error).__name__}: {error}"
+    return became
+
+
 def main() -> None:
     """Do what stdin says until it ends."""
     gc.disable()
     for line in sys.stdin:
         command = json.loads(line)
         try:
-            answer = {"turns": turns, "fan": fan}[command["do"]](command)
+            answer = {"turns": turns, "fan": fan, "steady": steady}[command["do"]](command)
         except (OSError, RuntimeError) as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), flush=True)

@@ -13,8 +13,11 @@ from dataclasses import asdict, dataclass
 from types import FrameType
 
 import cold_exec
+import crash
 import gateway
 import idle
+import restart
+import wake
 from bench_rig import BenchError
 from report import Table, as_json, as_text, this_host
 
@@ -31,6 +34,9 @@ BENCHES = {
     "idle": _Bench(20.0, idle.run),
     "gateway": _Bench(45.0, gateway.run),
     "exec": _Bench(30.0, cold_exec.run),
+    "wake": _Bench(30.0, wake.run),
+    "crash": _Bench(20.0, crash.run),
+    "restart": _Bench(40.0, restart.run),
 }
 
 

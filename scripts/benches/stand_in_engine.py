@@ -1,10 +1,14 @@
-"""A STAND-IN for an engine, made for the gateway's benchmark: it computes nothing, and cheaply.
+"""A STAND-IN for an engine, made for the benchmarks: it computes nothing, and cheaply.
 
 Raw HTTP/1.1 on a unix socket with a protocol of uvloop: just what warmd needs to take it for ready
-(/health, a chat in vLLM's shape) and what the benchmark asks: an answer whole, or streamed in
-`max_tokens` chunks. `pace_ms` in the request's body is the length of an engine's step: at each step
-every stream of that pace gets one chunk, all at the same moment, as vLLM's scheduler does it.
-Without it the chunks come in one go.
+(/health, a chat in vLLM's shape, and what is asked of an engine that sleeps or is taken over) and
+what a benchmark asks: an answer whole, or streamed in `max_tokens` chunks. `pace_ms` in the
+request's body is the length of an engine's step: at each step every stream of that pace gets one
+chunk, all at the same moment, as vLLM's scheduler does it. Without it the chunks come in one go.
+
+To fall asleep and to wake take STAND_IN_NAP_MS each (10 where it isn't set). Where STAND_IN_TELLS
+names a pipe, each of them, and each completion, is told there in a line of JSON: `what`, and by
+this process's clock when it `began` and when it was `done`, in Unix seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +17,9 @@ import argparse
 import asyncio
 import gc
 import json
+import os
 import signal
+import time
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -42,15 +48,7 @@ CHUNK = _framed(_event({**_ID, "object": "chat.completion.chunk", "choices": [_D
 _END = _framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
-def _whole() -> bytes:
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": "ok"},
-        "logprobs": None,
-        "finish_reason": "length",
-    }
-    usage = {"prompt_tokens": 9, "total_tokens": 10, "completion_tokens": 1}
-    document = {**_ID, "object": "chat.completion", "choices": [choice], "usage": usage}
+def _json(document: dict[str, Any]) -> bytes:
     body = json.dumps(document, separators=(",", ":")).encode()
     return _HEAD + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
         len(body),
@@ -58,7 +56,15 @@ def _whole() -> bytes:
     )
 
 
-_WHOLE = _whole()
+def _whole(kind: str, said: dict[str, Any]) -> bytes:
+    choice = {"index": 0, **said, "logprobs": None, "finish_reason": "length"}
+    usage = {"prompt_tokens": 9, "total_tokens": 10, "completion_tokens": 1}
+    return _json({**_ID, "object": kind, "choices": [choice], "usage": usage})
+
+
+_WHOLE = _whole("chat.completion", {"message": {"role": "assistant", "content": "ok"}})
+_COMPLETION = _whole("text_completion", {"text": "ok", "token_ids": [1]})
+_VERSION = _json({"version": "0.32.0"})
 
 
 @dataclass
@@ -93,8 +99,35 @@ class _Steps:
 _paces: dict[float, _Steps] = {}
 
 
+class _Slumber:
+    """Whether it sleeps, and the pipe in which it tells what that took."""
+
+    def __init__(self, nap_s: float, tells: str | None) -> None:
+        self._nap_s = nap_s
+        self._pipe = None if tells is None else os.open(tells, os.O_WRONLY | os.O_NONBLOCK)
+        self.asleep = False
+
+    def turn(self, what: str, *, asleep: bool, answer: asyncio.Transport) -> None:
+        """Spend the time, then be `asleep` or awake, tell it, and answer."""
+        began = time.time()
+
+        def done() -> None:
+            self.asleep = asleep
+            answer.write(_NO_BODY)
+            self.tell(what, began)
+
+        asyncio.get_running_loop().call_later(self._nap_s, done)
+
+    def tell(self, what: str, began: float) -> None:
+        if self._pipe is not None:
+            told = {"what": what, "began": began, "done": time.time()}
+            os.write(self._pipe, json.dumps(told).encode() + b"\n")
+
+
 class _Connection(asyncio.Protocol):
-    def __init__(self) -> None:
+    def __init__(self, model: str, slumber: _Slumber) -> None:
+        self._model = model
+        self._slumber = slumber
         self._transport: asyncio.Transport
         self._read = b""
 
@@ -115,8 +148,9 @@ class _Connection(asyncio.Protocol):
         self._answer(data, data[head_end + 4 :])
 
     def _answer(self, head: bytes, body: bytes) -> None:
-        if head.startswith(b"GET /health "):
-            self._transport.write(_NO_BODY)
+        path = head[: head.find(b" HTTP/")].partition(b" ")[2].partition(b"?")[0]
+        if path != b"/v1/chat/completions":
+            self._answer_warmd(path)
         elif b'"stream"' not in body:
             self._transport.write(_WHOLE)
         else:
@@ -130,13 +164,35 @@ class _Connection(asyncio.Protocol):
             else:
                 self._transport.write(_STREAM_HEAD + CHUNK * chunks + _END)
 
+    def _answer_warmd(self, path: bytes) -> None:
+        """Answer what warmd alone asks."""
+        write, slumber = self._transport.write, self._slumber
+        match path:
+            case b"/sleep":
+                slumber.turn("sleep", asleep=True, answer=self._transport)
+            case b"/wake_up":
+                slumber.turn("wake", asleep=False, answer=self._transport)
+            case b"/is_sleeping":
+                write(_json({"is_sleeping": slumber.asleep}))
+            case b"/version":
+                write(_VERSION)
+            case b"/v1/models":
+                write(_json({"object": "list", "data": [{"id": self._model, "object": "model"}]}))
+            case b"/v1/completions":
+                write(_COMPLETION)
+                slumber.tell("completion", time.time())
+            case _:  # /health, /metrics
+                write(_NO_BODY)
 
-async def _serve(socket: str) -> None:
+
+async def _serve(socket: str, model: str) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.call_later(_LIFE_S, stop.set)
-    await loop.create_unix_server(_Connection, socket, backlog=1024)
+    nap_s = float(os.environ.get("STAND_IN_NAP_MS", "10")) / 1000
+    slumber = _Slumber(nap_s, os.environ.get("STAND_IN_TELLS"))
+    await loop.create_unix_server(lambda: _Connection(model, slumber), socket, backlog=1024)
     print("INFO: stand-in engine of warmd's benchmark", flush=True)
     print("INFO: Application startup complete.", flush=True)
     await stop.wait()
@@ -146,7 +202,8 @@ def main() -> None:
     """Serve until SIGTERM, on the command line that warmd gives to vLLM."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--uds", required=True)
+    parser.add_argument("--served-model-name", nargs="+", required=True)
     asked, _ = parser.parse_known_args()
     gc.disable()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(asked.uds))
+        runner.run(_serve(asked.uds, asked.served_model_name[0]))
