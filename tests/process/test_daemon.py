@@ -205,6 +205,27 @@ def test_reloads_leak_no_files_and_none_is_heard_at_the_end(daemon: Daemon) -> N
     assert "Traceback" not in daemon.log
 
 
+@pytest.mark.parametrize("outlive", ["true", "false"])
+def test_a_request_on_a_connection_that_has_just_come_is_served_by_a_daemon_that_stops(
+    daemon: Daemon, outlive: str
+) -> None:
+    daemon.write_config({"m": 'resting = "hot"'})
+    outliving = f"[host]\nengines_outlive_daemon = {outlive}"
+    daemon.config.write_text(daemon.config.read_text().replace("[host]", outliving))
+    daemon.start()
+    daemon.wait_for("ready")
+    assert daemon.process is not None
+    with socket.create_connection(("127.0.0.1", daemon.port)) as client:
+        daemon.control("GET", "/status")  # its answer comes from a loop that has taken us in
+        daemon.process.send_signal(signal.SIGTERM)
+        until(lambda: "stopping: SIGTERM came" in daemon.log, "it stops")
+        body = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}]}'
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"
+        client.sendall(head % len(body) + body)
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    assert daemon.process.wait(20) == 0
+
+
 def test_a_wait_that_is_too_long_gets_503_with_an_estimate(daemon: Daemon) -> None:
     daemon.turn(hang_at="weights")
     daemon.write_config({"m": 'resting = "cold"'}, gateway='max_wait = "500ms"')
