@@ -12,7 +12,7 @@ by SIGTERM or by SIGKILL in turn, and the next one is started as soon as it is g
     longest wait       of a request for its first byte, its connection included
 
 Requests that failed are counted over all rounds. SIGKILL breaks those that the old process had
-taken in; `cut` counts them, the ones begun before it; `failed` counts all others.
+taken in; `cut` counts them, the ones begun before it was gone; `failed` counts all others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from report import Table, Value
 
 _HOT = [f"hot-{number}" for number in range(1, 6)]
 _ASLEEP = [f"asleep-{number}" for number in range(1, 4)]
-_UP = {"ready", "asleep"}
 _PER_S = 20
 _BEFORE_S = 1.0
 _AFTER_S = 3.0
@@ -75,7 +74,6 @@ def run(seconds: float) -> list[Table]:
         a_daemon(folder, models, config=config, listener=listener) as daemon,
         a_load_client() as client,
     ):
-        until(lambda: len(_engines(daemon)) == len(models), "all engines are up")
         end = time.monotonic() + seconds
         while time.monotonic() < end or len(found[_SIGNALS[-1]]) < _FEWEST:
             for number in _SIGNALS:
@@ -89,15 +87,17 @@ def _a_listener() -> socket.socket:
         return socket.socket(fileno=fcntl.fcntl(listening, fcntl.F_DUPFD_CLOEXEC, 10))
 
 
-def _engines(daemon: Daemon) -> dict[str, Any]:
-    """Return the replicas that are up, by model."""
+def _engines(daemon: Daemon) -> dict[str, Any] | None:
+    """Return the replica of each model, once all are as they rest."""
     models = daemon.control("GET", "/status")["models"]
     replicas = {name: model["replicas"][0] for name, model in models.items()}
-    return {name: replica for name, replica in replicas.items() if replica["phase"] in _UP}
+    phases = {name: "ready" if name in _HOT else "asleep" for name in replicas}
+    rest = all(replica["phase"] == phases[name] for name, replica in replicas.items())
+    return replicas if rest else None
 
 
 def _replace(daemon: Daemon, client: LoadClient, number: signal.Signals) -> _Round:
-    before = _engines(daemon)
+    before = until(lambda: _engines(daemon), "all engines are up", poll_s=0.05) or {}
     bodies = [
         {"model": name, "messages": [], "stream": True, "max_tokens": 10, "pace_ms": 10}
         for name in _HOT
@@ -115,15 +115,14 @@ def _replace(daemon: Daemon, client: LoadClient, number: signal.Signals) -> _Rou
     ended = time.time()
     daemon.begin()
     daemon.wait_until_it_serves()
-    until(lambda: len(_engines(daemon)) == len(before), "all engines are taken over", poll_s=0.05)
-    after = _engines(daemon)
+    after = until(lambda: _engines(daemon), "all engines are taken over", poll_s=0.05) or {}
     for name, replica in after.items():
         if replica["pid"] != before[name]["pid"] or not replica["reason"].startswith("taken over"):
             raise BenchError(f"{name} was not taken over: {replica['reason']}; {daemon.log}")
     begun = daemon.control("GET", "/status")["started"]
     requests = client.answer()["requests"]
     failed = [each for each in requests if each["failed"]]
-    cut = [each for each in failed if number is signal.SIGKILL and each["began"] <= signalled]
+    cut = [each for each in failed if number is signal.SIGKILL and each["began"] <= ended]
     return _Round(
         end=ended - signalled,
         begun=begun - ended,
