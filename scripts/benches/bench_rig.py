@@ -149,7 +149,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=os.environ | {"NO_COLOR": "1"},
+                env=_environment(),
                 pass_fds=handed_over,
             )
 
@@ -208,6 +208,12 @@ class Daemon:
     def status(self, model: str) -> Any:
         """Return what the admin API tells of a model."""
         return self.control("GET", "/status")["models"][model]
+
+
+def _environment() -> dict[str, str]:
+    """Return ours, but let Python keep what it compiles, as an installed warmd has it."""
+    ours = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return ours | {"NO_COLOR": "1"}
 
 
 class _UnixConnection(http.client.HTTPConnection):
