@@ -29,7 +29,7 @@ from warmd.history import History, Report, journal_handler, terminal_format
 from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.planner import RamLedger
-from warmd.reload import applicable, changes
+from warmd.reload import applicable, changes, said
 from warmd.spoken import count
 from warmd.status import Decision, Status
 from warmd.supervisor import Clock, Known, Supervisor
@@ -237,14 +237,15 @@ class Daemon:
         """
         async with self._reloading:  # in the order in which they were asked for
             loaded = await asyncio.to_thread(self._load)
-            settings, said = applicable(self._settings, loaded)
-            found = list(changes(self._settings, settings))
+            settings, later = applicable(self._settings, loaded)
+            told = [said(later)] if later else []
+            found = list(changes(self._settings, settings, has_gpu=self._fitter.has_gpu))
             models = [change.model for change in found]
             known = await asyncio.to_thread(known_of, self._history, models)
             if self._stopping:
                 raise ValueError("warmd is stopping and reads no config any more")
             for change in found:
-                said.append(change.sentence)
+                told.append(change.sentence)
                 if change.gone:
                     self._supervisor.retire(change.model)
                 else:
@@ -252,9 +253,9 @@ class Daemon:
                     self._adopt(self._supervisor, settings, model, known[model])
             self._supervisor.rules = rules(settings)
             self._settings = settings
-        for sentence in said or ["the config was read again and nothing has changed"]:
+        for sentence in told or ["the config was read again and nothing has changed"]:
             log.info("%s", sentence)
-        return said
+        return told
 
     def _reload_soon(self) -> None:
         # Kept, or nobody would hold the task; it ends by itself.

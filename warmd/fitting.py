@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable
+from copy import copy
 
 from warmd.config import Settings, SleepMode
 from warmd.engine import (
@@ -15,7 +16,7 @@ from warmd.engine import (
     engine_home,
     stable_path,
 )
-from warmd.ladder import Rung, replica_name
+from warmd.ladder import replica_name
 from warmd.launch import clean_environment
 from warmd.policy import BackOff, Hygiene, Wish
 from warmd.replica import Fit, Limits, SleepTerms
@@ -30,11 +31,17 @@ class Fitter:
 
         `device` names the kind of GPU that engines run on; None: there is none.
         """
-        self._has_gpu = device is not None
+        self.has_gpu = device is not None
         self._device = device or "cpu"
         self._report = report
         self._slots: dict[str, int] = {}
         self._inherited = clean_environment(os.environ)
+
+    def ahead(self) -> Fitter:
+        """Return a fitter that gives the same fits; what it fits takes no slot of this one's."""
+        other = copy(self)
+        other._slots = dict(self._slots)
+        return other
 
     def terms(self, settings: Settings, model: str) -> Terms:
         """Return what `settings` say of `model`."""
@@ -59,29 +66,17 @@ class Fitter:
             idle_after=table.idle.after,
             idle_then=table.idle.then,
             idle_keep=table.idle.keep,
-            cannot_sleep=self._cannot_sleep(settings, model),
+            cannot_sleep=settings.cannot_sleep(model, has_gpu=self.has_gpu),
         )
 
-    def _cannot_sleep(self, settings: Settings, model: str) -> str | None:
-        table = settings.models[model]
-        if Rung.ASLEEP not in (table.resting, table.idle.then):
-            return "neither its `resting` nor its `idle.then` is asleep, so its engine can't be"
-        match settings.engine.sleep:
-            case SleepMode.OFF:
-                return 'engine.sleep is "off"'
-            case SleepMode.AUTO if not self._has_gpu:
-                return "there is no NVIDIA GPU here"
-            case SleepMode.AUTO | SleepMode.ON | SleepMode.DRILL:
-                return None
-
     def _sleep_support(self, settings: Settings, model: str) -> SleepSupport:
-        if self._cannot_sleep(settings, model) is not None:
+        if settings.cannot_sleep(model, has_gpu=self.has_gpu) is not None:
             return SleepSupport.NONE
         drill = settings.engine.sleep is SleepMode.DRILL
         return SleepSupport.DRILL if drill else SleepSupport.REAL
 
     def _sleep_policy(self, settings: Settings, model: str) -> SleepPolicy | None:
-        if self._cannot_sleep(settings, model) is not None:
+        if settings.cannot_sleep(model, has_gpu=self.has_gpu) is not None:
             return None
         table = settings.models[model]
         return SleepPolicy(
@@ -96,6 +91,7 @@ class Fitter:
     def _fit(self, settings: Settings, model: str, index: int) -> Fit:
         table, engine = settings.models[model], settings.engine
         name = replica_name(model, index)
+        support = self._sleep_support(settings, model)
         recipe = EngineRecipe(
             python=engine.python,
             model=model,
@@ -107,7 +103,9 @@ class Fitter:
             args=table.args,
             engine_env=engine.env,
             model_env=table.env,
-            sleep=self._sleep_support(settings, model),
+            sleep=support,
+            # Where it can't sleep, its level makes no other engine of it.
+            sleep_level=1 if support is SleepSupport.NONE else table.sleep.level,
         )
         warmup = table.warmup
         question = WarmupSpec(
@@ -141,6 +139,6 @@ class Fitter:
             make,
             limits,
             back_off,
-            sleep=None if recipe.sleep is SleepSupport.NONE else sleep,
+            sleep=None if support is SleepSupport.NONE else sleep,
             outlives=settings.host.engines_outlive_daemon,
         )

@@ -2,14 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
-from warmd.config import Settings
-from warmd.ladder import Rung
+from warmd.config import Difference, Settings, SleepMode, differences, quoted_key
 
 AT_THE_NEXT_START = ("host", "gateway", "control", "metrics", "history", "ram")
 """Tables that are read once: listeners and folders stay as they are while the daemon lives."""
+
+
+class Effect(StrEnum):
+    """What follows from a key that has changed."""
+
+    ENGINE = "engine"
+    NOW = "now"
+    NAMES = "names"
+    ENGINE_START = "engine-start"
+    DAEMON_START = "daemon-start"
+
+    @property
+    def words(self) -> str:
+        """The end of the sentence that begins with the key."""
+        return _WORDS[self]
+
+
+_WORDS = {
+    Effect.ENGINE: "an engine that runs is drained and made anew",
+    Effect.NOW: "that holds from now on",
+    Effect.NAMES: "the names hold from now on, their first requests from the engine's next start",
+    Effect.ENGINE_START: "that holds from the engine's next start on",
+    Effect.DAEMON_START: "that holds from warmd's next start on",
+}
+
+MODEL_KEYS: Mapping[str, Effect] = {
+    "weights": Effect.ENGINE,
+    "args": Effect.ENGINE,
+    "env": Effect.ENGINE,
+    "aliases": Effect.ENGINE,
+    "resting": Effect.NOW,
+    "replicas": Effect.NOW,
+    "idle.after": Effect.NOW,
+    "idle.then": Effect.NOW,
+    "idle.keep": Effect.NOW,
+    "sleep.level": Effect.NOW,
+    "sleep.timeout": Effect.NOW,
+    "sleep.rehearse": Effect.NOW,
+    "sleep.cycles": Effect.NOW,
+    "sleep.growth": Effect.NOW,
+    "sleep.slowest": Effect.NOW,
+    "pool": Effect.NOW,
+    "vram": Effect.NOW,
+    "max_wait": Effect.NOW,
+    "start_timeout": Effect.ENGINE_START,
+    "warmup.prompt": Effect.ENGINE_START,
+    "warmup.max_tokens": Effect.ENGINE_START,
+    "warmup.kind": Effect.ENGINE_START,
+    "warmup.timeout": Effect.ENGINE_START,
+    "warmup.adapters": Effect.NAMES,
+}
+"""Each key of a model. Those of `_MAKE_SLEEPERS` may make another engine of it all the same."""
+
+SHARED_KEYS: Mapping[str, Effect] = {
+    "engine.python": Effect.ENGINE,
+    "engine.env": Effect.ENGINE,
+    "engine.sleep": Effect.ENGINE,  # of those models alone that it puts to sleep, or no longer
+    "engine.start_timeout": Effect.ENGINE_START,
+    "engine.drain_timeout": Effect.NOW,
+    "engine.stop_timeout": Effect.NOW,
+    "engine.hang_after": Effect.NOW,
+    "restart.give_up_after": Effect.NOW,
+    "restart.max_delay": Effect.NOW,
+    "restart.stable_after": Effect.NOW,
+    "fairness.stay": Effect.NOW,
+    "fairness.hold": Effect.NOW,
+    "fairness.bound": Effect.NOW,
+    "pools": Effect.NOW,
+}
+"""Each key that holds for several models."""
+
+_MAKE_SLEEPERS = ("resting", "idle.then", "engine.sleep")
+"""An engine that can be put to sleep is started in another way than one that can't."""
+
+
+@dataclass(frozen=True)
+class KeyChange:
+    """A key that has changed: what it was and is (see `Difference`), and what follows."""
+
+    key: str
+    old: str | None
+    new: str | None
+    effect: Effect
 
 
 @dataclass(frozen=True)
@@ -19,40 +102,95 @@ class Change:
     model: str
     sentence: str
     gone: bool = False
+    keys: tuple[KeyChange, ...] = ()
 
 
-def applicable(now: Settings, new: Settings) -> tuple[Settings, list[str]]:
-    """Return `new` with the tables that wait for a restart as they are `now`, and say which."""
-    changed = [name for name in AT_THE_NEXT_START if getattr(now, name) != getattr(new, name)]
+def applicable(now: Settings, new: Settings) -> tuple[Settings, list[KeyChange]]:
+    """Return `new` with the tables that wait for a restart as they are `now`, and their changes."""
+    later = [
+        KeyChange(each.key, each.old, each.new, Effect.DAEMON_START)
+        for name in AT_THE_NEXT_START
+        for each in differences(getattr(now, name), getattr(new, name), f"{name}.")
+    ]
     kept = new.model_copy(update={name: getattr(now, name) for name in AT_THE_NEXT_START})
-    return kept, [f"[{name}] has changed: that holds from the next start on" for name in changed]
+    return kept, later
 
 
-def changes(now: Settings, new: Settings) -> Iterator[Change]:
+def said(keys: Iterable[KeyChange]) -> str:
+    """Say in one sentence what follows from changed keys, the weightiest first."""
+    listed = list(keys)
+    clauses = []
+    for effect in Effect:
+        names = list(dict.fromkeys(each.key for each in listed if each.effect is effect))
+        if names:
+            have = "has" if len(names) == 1 else "have"
+            clauses.append(f"{', '.join(names)} {have} changed: {effect.words}")
+    return "; ".join(clauses)
+
+
+def changes(now: Settings, new: Settings, *, has_gpu: bool) -> Iterator[Change]:
     """Tell for each model what becomes of it; nothing for one that stays as it is."""
-    for name in now.models.keys() - new.models.keys():
-        yield Change(name, f"{name} is gone from the config: it is drained and stopped", gone=True)
-    engine_changed = _engine(now) != _engine(new)
-    rules_changed = (now.fairness, now.pools) != (new.fairness, new.pools)
-    limits_changed = rules_changed or (now.engine, now.restart) != (new.engine, new.restart)
-    for name, table in new.models.items():
+    for name in now.models:
+        if name not in new.models:
+            sentence = f"{name} is gone from the config: it is drained and stopped"
+            yield Change(name, sentence, gone=True)
+    shared = list(_shared(now, new))
+    for name in new.models:
         if name not in now.models:
             yield Change(name, f"{name} is new")
-        elif engine_changed or _engine_of(now, name) != _engine_of(new, name):
-            sentence = f"{name} has other engine settings: its engine is drained and made anew"
-            yield Change(name, sentence)
-        elif table != now.models[name] or limits_changed:
-            yield Change(
-                name,
-                f"{name} has other settings: they hold from now on, or its next start",
-            )
+            continue
+        keys = tuple(_keys(now, new, name, shared, has_gpu=has_gpu))
+        if keys:
+            yield Change(name, f"{name}: {said(keys)}", keys=keys)
 
 
-def _engine(settings: Settings) -> object:
-    return settings.engine.interpreter, settings.engine.env, settings.engine.sleep
+def _shared(now: Settings, new: Settings) -> Iterator[Difference]:
+    tables = {key.partition(".")[0] for key in SHARED_KEYS}
+    # Compared as whole settings: pools are a table of tables.
+    for each in differences(now, new):
+        if each.key.partition(".")[0] in tables:
+            yield each
 
 
-def _engine_of(settings: Settings, name: str) -> object:
-    table = settings.models[name]
-    may_sleep = Rung.ASLEEP in (table.resting, table.idle.then)
-    return table.weights, table.args, table.env, table.aliases, may_sleep
+def _keys(
+    now: Settings, new: Settings, name: str, shared: Iterable[Difference], *, has_gpu: bool
+) -> Iterator[KeyChange]:
+    was, will_be = _sleep(now, name, has_gpu=has_gpu), _sleep(new, name, has_gpu=has_gpu)
+    for each in differences(now.models[name], new.models[name]):
+        effect = _effect(each.key, MODEL_KEYS)
+        support = each.key in _MAKE_SLEEPERS and was[0] is not will_be[0]
+        if support or (each.key == "sleep.level" and was[1] != will_be[1]):
+            effect = Effect.ENGINE
+        yield KeyChange(each.key, each.old, each.new, effect)
+    for each in shared:
+        if each.key == "engine.sleep":
+            if was[0] is not will_be[0]:
+                yield KeyChange(each.key, each.old, each.new, Effect.ENGINE)
+        elif _concerns(each.key, now, new, name):
+            yield KeyChange(each.key, each.old, each.new, _effect(each.key, SHARED_KEYS))
+
+
+def _effect(key: str, table: Mapping[str, Effect]) -> Effect:
+    """Look a key up; a table of free names, such as `env`, stands for all that is in it."""
+    while key not in table:
+        key = key.rpartition(".")[0]
+    return table[key]
+
+
+def _concerns(key: str, now: Settings, new: Settings, name: str) -> bool:
+    """Whether a shared key says anything about the model `name`."""
+    was, table = now.models[name], new.models[name]
+    if key.startswith("pools."):
+        pools = (f"pools.{quoted_key(pool)}" for pool in (was.pool, table.pool) if pool)
+        return any(key == pool or key.startswith(f"{pool}.") for pool in pools)
+    if key.startswith("fairness."):
+        return table.pool is not None
+    return key != "engine.start_timeout" or table.start_timeout is None
+
+
+def _sleep(settings: Settings, name: str, *, has_gpu: bool) -> tuple[SleepMode | None, int]:
+    """Return how engines of a model sleep, None for those that can't, and how deeply."""
+    if settings.cannot_sleep(name, has_gpu=has_gpu) is not None:
+        return None, 1
+    drill = settings.engine.sleep is SleepMode.DRILL
+    return SleepMode.DRILL if drill else SleepMode.ON, settings.models[name].sleep.level

@@ -1,75 +1,214 @@
-"""What a changed config changes."""
+"""What a changed config changes: each key, held against what engines are really run with."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
-from warmd.config import EngineSettings, GatewaySettings, ModelSettings, Settings
-from warmd.reload import applicable, changes
+from warmd.config import GatewaySettings, ModelSettings, Settings
+from warmd.config.settings import keys_of
+from warmd.fitting import Fitter
+from warmd.reload import (
+    MODEL_KEYS,
+    SHARED_KEYS,
+    Change,
+    Effect,
+    applicable,
+    changes,
+    said,
+)
+from warmd.supervisor import Terms
+
+MODEL: dict[str, Any] = {"weights": "/a", "pool": "p", "vram": "1GiB"}
 
 
-def settings(**more: object) -> Settings:
-    engine = EngineSettings(python=Path("/p"))
-    models = {
-        "a": ModelSettings.model_validate({"weights": "/a"}),
-        "b": ModelSettings.model_validate({"weights": "/b"}),
-    }
-    return Settings(**({"engine": engine, "models": models} | more))  # type: ignore[arg-type]  # a table
+def settings(a: dict[str, Any] | None = None, **tables: Any) -> Settings:
+    models = {"a": MODEL | (a or {}), "b": {"weights": "/b", "idle": {"then": "cold"}}}
+    whole: dict[str, Any] = {"engine": {"python": "/p", "sleep": "on"}, "models": models}
+    whole["pools"] = {"p": {"vram": "9GiB"}}
+    return Settings.model_validate(whole | tables)
 
 
-def said(new: Settings) -> list[str]:
-    return sorted(change.sentence for change in changes(settings(), new))
+def found(new: Settings, *, now: Settings | None = None, gpu: bool = True) -> list[Change]:
+    return list(changes(now or settings(), new, has_gpu=gpu))
 
 
 def test_nothing_changed_changes_nothing() -> None:
-    assert said(settings()) == []
+    assert found(settings()) == []
 
 
-@pytest.mark.parametrize(
-    ("table", "sentence"),
-    [
-        (
-            {"resting": "hot"},
-            "a has other settings: they hold from now on, or its next start",
-        ),
-        (
-            {"replicas": 2},
-            "a has other settings: they hold from now on, or its next start",
-        ),
-        (
-            {"max_wait": "9s"},
-            "a has other settings: they hold from now on, or its next start",
-        ),
-        ({"args": ["--x"]}, "a has other engine settings: its engine is drained and made anew"),
-        ({"aliases": ["y"]}, "a has other engine settings: its engine is drained and made anew"),
-        ({"env": {"X": "1"}}, "a has other engine settings: its engine is drained and made anew"),
-    ],
-)
-def test_only_what_the_engine_is_run_with_restarts_it(
-    table: dict[str, object], sentence: str
+# Each key with another value than it has in `settings`; a key that is missing here fails below.
+OTHER: dict[str, Any] = {
+    "weights": "/other",
+    "args": ["--x"],
+    "env": {"X": "1"},
+    "aliases": ["y"],
+    "resting": "hot",
+    "replicas": 2,
+    "idle.after": "9s",
+    "idle.then": "staged",
+    "idle.keep": "9s",
+    "sleep.level": 2,
+    "sleep.timeout": "9s",
+    "sleep.rehearse": False,
+    "sleep.cycles": 9,
+    "sleep.growth": "1GiB",
+    "sleep.slowest": "9%",
+    "pool": "q",
+    "vram": "2GiB",
+    "max_wait": "9s",
+    "start_timeout": "9s",
+    "warmup.prompt": "x",
+    "warmup.max_tokens": 9,
+    "warmup.kind": "chat",
+    "warmup.timeout": "9s",
+    "warmup.adapters": ["lora"],
+    "engine.python": "/other",
+    "engine.env": {"X": "1"},
+    "engine.sleep": "off",
+    "engine.start_timeout": "9s",
+    "engine.drain_timeout": "9s",
+    "engine.stop_timeout": "9s",
+    "engine.hang_after": "9s",
+    "restart.give_up_after": 9,
+    "restart.max_delay": "9s",
+    "restart.stable_after": "9s",
+    "fairness.stay": 9.0,
+    "fairness.hold": "9s",
+    "fairness.bound": "9s",
+    "pools": {"p": {"vram": "8GiB"}},
+}
+
+
+def keys(table: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for key, kind in keys_of(table).items():  # type: ignore[arg-type]  # every table is a Table
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from keys(kind, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def shared_keys() -> Iterator[str]:
+    for key in ("engine", "restart", "fairness"):
+        yield from keys(type(getattr(Settings(), key)), f"{key}.")
+    yield "pools"
+
+
+def nested(path: str, value: object) -> dict[str, Any]:
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return value  # type: ignore[return-value]  # a path has at least one key
+
+
+def with_other(key: str) -> Settings:
+    if key not in SHARED_KEYS:
+        return settings(nested(key, OTHER[key]))
+    name, _, _ = key.partition(".")
+    base: dict[str, Any] = {"engine": {"python": "/p", "sleep": "on"}}
+    if key == "pools":
+        return settings(pools=OTHER[key])
+    return settings(**{name: base.get(name, {}) | nested(key, OTHER[key])[name]})
+
+
+def test_every_key_has_its_effect_written_down() -> None:
+    assert set(MODEL_KEYS) == set(keys(ModelSettings))
+    assert set(SHARED_KEYS) == set(shared_keys())
+    assert set(OTHER) == {*MODEL_KEYS, *SHARED_KEYS}
+
+
+def live(terms: Terms) -> Terms:
+    """The terms without what only a start reads."""
+    fits = (replace(f, make=None, limits=replace(f.limits, start=0)) for f in terms.fits)  # type: ignore[arg-type]  # left out
+    return replace(terms, fits=tuple(fits))
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize("key", OTHER)
+def test_the_effect_of_a_key_is_what_engines_are_really_run_with(key: str, *, gpu: bool) -> None:
+    fitter = Fitter(pytest.fail, "H200" if gpu else None)
+    now, new = settings(), with_other(key)
+    [change] = [each for each in found(new, gpu=gpu) if each.model == "a"]
+    effects = {each.effect for each in change.keys}
+    was, comes = fitter.terms(now, "a"), fitter.terms(new, "a")
+    question = [fit.make._question for fit in (was.fits[0], comes.fits[0])]  # type: ignore[attr-defined]  # a Vllm
+    at_start = question[0] != question[1] or was.fits[0].limits.start != comes.fits[0].limits.start
+    if was.fits[0].spec != comes.fits[0].spec:
+        assert effects == {Effect.ENGINE}
+    elif at_start:
+        also_now = live(was) != live(comes)
+        assert effects == {Effect.NAMES if also_now else Effect.ENGINE_START}
+    else:
+        assert effects == {Effect.NOW}
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize("new_mode", ["auto", "on", "off", "drill"])
+@pytest.mark.parametrize("mode", ["auto", "on", "off", "drill"])
+@pytest.mark.parametrize("then", ["asleep", "cold"])
+def test_how_engines_sleep_makes_other_engines_only_where_it_does(
+    mode: str, new_mode: str, then: str, *, gpu: bool
 ) -> None:
-    changed = ModelSettings.model_validate({"weights": "/a", **table})
-    models = {"a": changed, "b": settings().models["b"]}
-    assert said(settings(models=models)) == [sentence]
+    fitter = Fitter(pytest.fail, "H200" if gpu else None)
+    now = settings(engine={"python": "/p", "sleep": mode})
+    model = {"idle": {"then": then}, "sleep": {"level": 2}}
+    new = settings(model, engine={"python": "/p", "sleep": new_mode})
+    told = [k.effect for each in found(new, now=now, gpu=gpu) if each.model == "a" for k in each.keys]
+    specs = [fitter.terms(which, "a").fits[0].spec for which in (now, new)]
+    assert (Effect.ENGINE in told) is (specs[0] != specs[1])
+
+
+def test_an_engine_of_another_level_of_sleep_is_not_taken_over() -> None:
+    fitter = Fitter(pytest.fail, "H200")
+    tables = ({}, {"sleep": {"level": 2}}, {"sleep": {"slowest": "1%"}})
+    one, other, same = (fitter.terms(settings(t), "a").fits[0].make.fingerprint() for t in tables)
+    assert one != other
+    assert one == same
+
+
+def test_a_reload_says_what_follows_key_by_key() -> None:
+    new = settings({"args": ["--x"], "resting": "hot", "start_timeout": "9s"})
+    assert [change.sentence for change in found(new)] == [
+        "a: args has changed: an engine that runs is drained and made anew; resting has changed: "
+        "that holds from now on; start_timeout has changed: that holds from the engine's next "
+        "start on"
+    ]
 
 
 def test_models_come_and_go() -> None:
     models = {"b": settings().models["b"], "c": ModelSettings.model_validate({"weights": "/c"})}
-    assert said(settings(models=models)) == [
+    new = settings().model_copy(update={"models": models})
+    assert [change.sentence for change in found(new)] == [
         "a is gone from the config: it is drained and stopped",
         "c is new",
     ]
 
 
 def test_another_python_is_another_engine_for_all() -> None:
-    other = EngineSettings(python=Path("/other"))
-    assert len(said(settings(engine=other))) == 2
+    assert len(found(settings(engine={"python": "/other", "sleep": "on"}))) == 2
+
+
+def test_a_pool_and_its_rules_concern_its_own_models_alone() -> None:
+    for new in (settings(fairness={"bound": "9s"}), settings(pools={"p": {"vram": "8GiB"}})):
+        assert [change.model for change in found(new)] == ["a"]
+
+
+def test_no_secret_is_ever_shown() -> None:
+    now, new = settings({"env": {"T": "old-one"}}), settings({"env": {"T": "new-one", "U": "u-u"}})
+    [change] = found(new, now=now)
+    assert [(k.key, k.old, k.new) for k in change.keys] == [
+        ("env.T", '"********"', '"********"'),
+        ("env.U", None, '"********"'),
+    ]
 
 
 def test_what_is_read_once_waits_for_the_next_start() -> None:
     new = settings(gateway=GatewaySettings.model_validate({"max_wait": "5s"}))
-    kept, sentences = applicable(settings(), new)
+    kept, later = applicable(settings(), new)
     assert kept.gateway == settings().gateway
-    assert sentences == ["[gateway] has changed: that holds from the next start on"]
+    assert [(k.key, k.old, k.new) for k in later] == [("gateway.max_wait", '"3m"', '"5s"')]
+    assert said(later) == "gateway.max_wait has changed: that holds from warmd's next start on"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from warmd.config.address import Address
 from warmd.config.api_keys import ApiKey, read_api_keys
 from warmd.config.describe import describe
+from warmd.config.difference import Difference, differences
 from warmd.config.loading import DEFAULT_FILE, load, load_what_is_sound
-from warmd.config.problem import ConfigError, Problem
+from warmd.config.problem import ConfigError, Problem, quoted_key
 from warmd.config.settings import (
     ControlSettings,
     EngineSettings,
@@ -20,6 +21,7 @@ from warmd.config.settings import (
     RestartSettings,
     Settings,
     SleepMode,
+    Table,
     WarmupKind,
     WarmupSettings,
 )
@@ -37,6 +39,7 @@ __all__ = [
     "ApiKey",
     "ConfigError",
     "ControlSettings",
+    "Difference",
     "EngineSettings",
     "GatewaySettings",
     "HistorySettings",
@@ -50,14 +53,17 @@ __all__ = [
     "Settings",
     "Share",
     "SleepMode",
+    "Table",
     "WarmupKind",
     "WarmupSettings",
     "describe",
+    "differences",
     "format_duration",
     "format_size",
     "load",
     "load_what_is_sound",
     "parse_duration",
     "parse_size",
+    "quoted_key",
     "read_api_keys",
 ]

@@ -45,15 +45,16 @@ def _table(table: Mapping[str, object], name: str) -> Iterator[str]:
         if value is None:
             yield f"# {key} is not set: {_WHEN_UNSET.get(key) or _WHEN_UNSET[f'{name}.{key}']}"
         else:
-            yield f"{quoted_key(key)} = {_value(value)}"
+            yield f"{quoted_key(key)} = {as_toml(value)}"
     for key, value in table.items():
         if isinstance(value, dict):
             yield from _table(value, f"{name}.{quoted_key(key)}" if name else quoted_key(key))
 
 
-def _value(value: object) -> str:
+def as_toml(value: object) -> str:
+    """Write a value of a table that was dumped, as TOML has it."""
     if isinstance(value, list):
-        return "[" + ", ".join(_value(item) for item in value) + "]"
+        return "[" + ", ".join(as_toml(item) for item in value) + "]"
     if isinstance(value, bool):
         return str(value).lower()
     return quoted(value) if isinstance(value, str) else str(value)

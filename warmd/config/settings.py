@@ -234,6 +234,19 @@ class Settings(Table):
         """How long a request may be held until `model` is ready, in seconds."""
         return self.models[model].max_wait or self.gateway.max_wait
 
+    def cannot_sleep(self, model: str, *, has_gpu: bool) -> str | None:
+        """Say why engines of `model` can't be put to sleep on such a host; None where they can."""
+        table = self.models[model]
+        if Rung.ASLEEP not in (table.resting, table.idle.then):
+            return "neither its `resting` nor its `idle.then` is asleep, so its engine can't be"
+        match self.engine.sleep:
+            case SleepMode.OFF:
+                return 'engine.sleep is "off"'
+            case SleepMode.AUTO if not has_gpu:
+                return "there is no NVIDIA GPU here"
+            case SleepMode.AUTO | SleepMode.ON | SleepMode.DRILL:
+                return None
+
     def start_timeout(self, model: str) -> float:
         """How long an engine of `model` may take to start, in seconds."""
         return self.models[model].start_timeout or self.engine.start_timeout

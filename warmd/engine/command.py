@@ -55,6 +55,7 @@ class EngineRecipe:
     engine_env: Mapping[str, SecretStr] = field(default_factory=dict)
     model_env: Mapping[str, SecretStr] = field(default_factory=dict)
     sleep: SleepSupport = SleepSupport.NONE
+    sleep_level: int = 1  # what level 1 has pinned an engine never gives back (vllm#16663)
 
     def fingerprint(self, source: Path) -> str:
         """Return the SHA-256 (hex) of what makes this engine what it is.
@@ -64,7 +65,7 @@ class EngineRecipe:
         environment change from daemon to daemon, and don't count.
         """
         env = {name: value for name, value in _declared(self).items() if name != _PORT}
-        facts = json.dumps([_argv(self), env, str(source)], sort_keys=True)
+        facts = json.dumps([_argv(self), env, str(source), self.sleep_level], sort_keys=True)
         return hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from contextlib import suppress
 from dataclasses import replace
 
@@ -58,7 +59,7 @@ class Life:
         desk = self._desk
         engine: RunningEngine | None = None
         failure: str | None = None
-        grace = desk.fit.limits.stop
+        hurry = math.inf
         try:
             engine = await self._launch() if record is None else await self._find(record)
             if engine is None:
@@ -75,10 +76,10 @@ class Life:
                 return
         except CalledOffError:
             # An importing vLLM heeds SIGTERM late, and nobody is served by it yet.
-            grace = min(grace, CALLED_OFF_GRACE_S)
+            hurry = CALLED_OFF_GRACE_S
         except HungError as hung:
             failure = str(hung)
-            grace = 0.0  # what stands still can't end in good order
+            hurry = 0.0  # what stands still can't end in good order
         except EngineEndedError as ended:
             failure = None if desk.orders.stop else desk.fit.make.cause(ended.exit.sentence)
         except (LaunchError, EngineError) as error:
@@ -88,7 +89,7 @@ class Life:
             log.exception("%s: a fault of warmd's own while its engine ran", desk.name)
             failure = f"a fault of warmd's own ({bug!r}); please report it with the journal"
         bad_naps = self._bad_naps(failure)
-        await self._clear_away(engine, failure, grace)
+        await self._clear_away(engine, failure, min(hurry, desk.fit.limits.stop))
         self._conclude(failure, bad_naps)
 
     async def _launch(self) -> RunningEngine:
@@ -129,8 +130,7 @@ class Life:
         else:
             await check(desk, record, connection, race)
         vigil = Vigil(desk, engine, connection, race.exit_watch)
-        terms = desk.fit.sleep
-        slumber = Slumber(desk, terms, connection, race, engine.pid) if terms else None
+        slumber = Slumber(desk, connection, race, engine.pid) if desk.fit.sleep else None
         while True:
             await vigil.keep()
             if desk.orders.ending.is_set():

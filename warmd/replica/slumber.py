@@ -27,15 +27,19 @@ class Slumber:
     """One engine's sleep."""
 
     def __init__(
-        self, desk: Desk, terms: SleepTerms, connection: EngineConnection, race: Race, pid: int
+        self, desk: Desk, connection: EngineConnection, race: Race, pid: int
     ) -> None:
         self._desk = desk
-        self._terms = terms
         self._connection = connection
         self._race = race
         self._pid = pid
         self._awake: Footprint | None = None  # before its first sleep
         self._asleep: Footprint | None = None  # in its first sleep
+
+    @property
+    def _terms(self) -> SleepTerms:
+        """The terms of the moment: a reload may change them while the engine lives."""
+        return self._desk.fit.sleep or SleepTerms()
 
     async def fall_asleep(self, turn: Turn, measure: Measure) -> None:
         """Put the drained engine to sleep and measure what that takes; raises `EngineError`."""
