@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ import uvloop
 
 import warmd
 from warmd.chronicle import Chronicle
-from warmd.config import ConfigError, Settings
+from warmd.config import ConfigError, Settings, load
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
 from warmd.devices import host_memory
 from warmd.fitting import Fitter
 from warmd.folders import Folders, StartUpError
+from warmd.foresight import Foresight, foresee
 from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, inherited_sockets
 from warmd.gateway.paths import ENDPOINTS
 from warmd.history import History, Report, journal_handler, terminal_format
@@ -256,6 +258,28 @@ class Daemon:
         for sentence in told or ["the config was read again and nothing has changed"]:
             log.info("%s", sentence)
         return told
+
+    async def plan(self, config: Path | None) -> Foresight:
+        """Say what a reload of `config`, or of the files as they stand now, would do.
+
+        Nothing is changed. Raises `ConfigError`.
+        """
+        read = self._load if config is None else partial(load, config)
+        loaded = await asyncio.to_thread(read)
+        names = [name for name in loaded.models if name not in self._supervisor.models]
+        known = await asyncio.to_thread(known_of, self._history, names)
+        settings, later = applicable(self._settings, loaded)
+        ahead = self._fitter.ahead()
+        outlooks = {
+            name: self._supervisor.outlook(
+                name,
+                ahead.terms(settings, name) if name in settings.models else None,
+                known.get(name),
+            )
+            for name in dict.fromkeys((*self._supervisor.models, *settings.models))
+        }
+        found = list(changes(self._settings, settings, has_gpu=ahead.has_gpu))
+        return foresee(self._settings, settings, found, later, outlooks)
 
     def _reload_soon(self) -> None:
         # Kept, or nobody would hold the task; it ends by itself.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
-from copy import copy
+from collections.abc import Callable, Mapping
 
 from warmd.config import Settings, SleepMode
 from warmd.engine import (
@@ -26,22 +25,26 @@ from warmd.supervisor import SleepPolicy, Terms
 class Fitter:
     """Fits replicas to the settings; a replica keeps its slot for as long as the daemon lives."""
 
-    def __init__(self, report: Callable[[str], None], device: str | None) -> None:
+    def __init__(
+        self,
+        report: Callable[[str], None],
+        device: str | None,
+        slots: Mapping[str, int] | None = None,
+    ) -> None:
         """`report` is told, in a sentence, of an engine's log that can't be written.
 
-        `device` names the kind of GPU that engines run on; None: there is none.
+        `device` names the kind of GPU that engines run on; None: there is none. `slots`: what
+        replicas have already.
         """
         self.has_gpu = device is not None
         self._device = device or "cpu"
         self._report = report
-        self._slots: dict[str, int] = {}
+        self._slots = dict(slots or {})
         self._inherited = clean_environment(os.environ)
 
     def ahead(self) -> Fitter:
         """Return a fitter that gives the same fits; what it fits takes no slot of this one's."""
-        other = copy(self)
-        other._slots = dict(self._slots)
-        return other
+        return Fitter(self._report, self._device if self.has_gpu else None, self._slots)
 
     def terms(self, settings: Settings, model: str) -> Terms:
         """Return what `settings` say of `model`."""

@@ -56,6 +56,7 @@ class ReplicaStatus:
     start: StartStatus | None  # while it is coming up
     last_start: dict[str, float] | None  # seconds by Stage value of the last start that got ready
     sleep: SleepStatus | None = None  # once its engine has slept
+    stale: bool = False  # its engine was started with settings that have changed since
 
 
 @dataclass(frozen=True)

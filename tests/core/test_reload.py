@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,14 +156,16 @@ def test_how_engines_sleep_makes_other_engines_only_where_it_does(
     now = settings(engine={"python": "/p", "sleep": mode})
     model = {"idle": {"then": then}, "sleep": {"level": 2}}
     new = settings(model, engine={"python": "/p", "sleep": new_mode})
-    told = [k.effect for each in found(new, now=now, gpu=gpu) if each.model == "a" for k in each.keys]
+    told = [
+        k.effect for each in found(new, now=now, gpu=gpu) if each.model == "a" for k in each.keys
+    ]
     specs = [fitter.terms(which, "a").fits[0].spec for which in (now, new)]
     assert (Effect.ENGINE in told) is (specs[0] != specs[1])
 
 
 def test_an_engine_of_another_level_of_sleep_is_not_taken_over() -> None:
     fitter = Fitter(pytest.fail, "H200")
-    tables = ({}, {"sleep": {"level": 2}}, {"sleep": {"slowest": "1%"}})
+    tables: tuple[dict[str, Any], ...] = ({}, {"sleep": {"level": 2}}, {"sleep": {"slowest": "1%"}})
     one, other, same = (fitter.terms(settings(t), "a").fits[0].make.fingerprint() for t in tables)
     assert one != other
     assert one == same
@@ -172,11 +173,12 @@ def test_an_engine_of_another_level_of_sleep_is_not_taken_over() -> None:
 
 def test_a_reload_says_what_follows_key_by_key() -> None:
     new = settings({"args": ["--x"], "resting": "hot", "start_timeout": "9s"})
-    assert [change.sentence for change in found(new)] == [
+    [change] = found(new)
+    assert change.sentence == (
         "a: args has changed: an engine that runs is drained and made anew; resting has changed: "
         "that holds from now on; start_timeout has changed: that holds from the engine's next "
         "start on"
-    ]
+    )
 
 
 def test_models_come_and_go() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from rig import House, next_step
@@ -11,6 +12,7 @@ from warmd.devices import Footprint
 from warmd.ladder import NotReadyError, Phase, Rung, SleepFigures
 from warmd.launch import EngineExit
 from warmd.policy import Hygiene
+from warmd.replica import SleepTerms
 from warmd.supervisor import Known, SleepPolicy
 
 KEY = "k vllm=0.33"
@@ -268,6 +270,22 @@ async def test_level_two_keeps_its_weights_staged_for_the_wake() -> None:
     await asleep(one)
     await one.rest()
     assert not one.supervisor.models["m"].staged.state.held
+
+
+async def test_limits_that_a_reload_changed_hold_for_the_engine_that_runs() -> None:
+    house = a_house()
+    await asleep(house)
+    terms = house.terms("m", Rung.STAGED, sleep=policy())
+    fit = terms.fits[0]
+    limits = replace(fit.limits, stop=3.0)
+    fit = replace(fit, limits=limits, sleep=SleepTerms(slowest=0.9))
+    house.supervisor.adopt("m", replace(terms, fits=(fit,)))
+    house.makes["m.0"].speed = 50.0
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.until(lambda: house.launcher.started[0].has_ended)
+    assert house.launcher.started[0].stopped_with == 3.0
+    assert "it is started anew and was not served" in house.recorder.lines[-1], "too slow now"
+    request.cancel()
 
 
 async def test_set_asleep_is_refused_where_it_cannot_be() -> None:

@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 
 from warmd.cli.main import main
+from warmd.config import ConfigError, Problem
 from warmd.control import ControlServer
+from warmd.foresight import Foresight
 from warmd.history import Report
 from warmd.ladder import Phase, Rung
 from warmd.status import Decision, ModelStatus, ReplicaStatus, StagingStatus, Status
@@ -30,6 +32,7 @@ class Daemon:
     def __init__(self) -> None:
         self.asked: list[tuple[str, Rung | None, float | None]] = []
         self.models = 1
+        self.problem: str | None = None
 
     def snapshot(self) -> Status:
         now = time.time()
@@ -47,6 +50,11 @@ class Daemon:
 
     async def reload(self) -> list[str]:
         return ["m is new"]
+
+    async def plan(self, config: Path | None) -> Foresight:
+        if self.problem is not None:
+            raise ConfigError([Problem(Path("/x.toml"), 3, "", self.problem)])
+        return Foresight((str(config),), {}, ("tiny",), (), (), 0.0, None)
 
     async def decisions(self, model: str) -> list[Decision]:
         why = "1 request waits for it"
@@ -133,6 +141,22 @@ def test_wrong_usage(argv: list[str], words: str, capsys: pytest.CaptureFixture[
         main(argv)
     assert end.value.code == 2
     assert words in capsys.readouterr().err
+
+
+async def test_plan(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/tmp")
+    assert await warmctl("plan", "--config", "new.toml") == 0
+    assert capsys.readouterr().out == "a reload of /tmp/new.toml would change nothing\n"
+    assert await warmctl("plan", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["untouched"] == ["tiny"]
+    daemon.problem = "no such key"
+    assert await warmctl("plan") == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "warmctl: a reload would be refused, and the running config would stay in force:",
+        "/x.toml:3: no such key",
+    ]
 
 
 def test_no_daemon(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

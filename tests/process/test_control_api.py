@@ -17,6 +17,7 @@ import uvloop
 
 from warmd.config.address import Address
 from warmd.control import ControlError, ControlServer, MetricsServer, listen_privately
+from warmd.foresight import Foresight
 from warmd.history import Report
 from warmd.ladder import Rung
 from warmd.status import Decision, ModelStatus, StagingStatus, Status
@@ -40,6 +41,9 @@ class Daemon:
 
     async def reload(self) -> list[str]:
         return ["m is new"]
+
+    async def plan(self, config: Path | None) -> Foresight:
+        return Foresight((str(config),), {}, ("tiny",), (), (), 0.0, None)
 
     async def decisions(self, model: str) -> list[Decision]:
         why = "1 request waits for it"

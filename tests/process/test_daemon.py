@@ -141,15 +141,27 @@ def test_a_reload_restarts_what_changed_and_nothing_else(daemon: Daemon) -> None
     refused = daemon.control("POST", "/reload", {})
     assert refused.status == 422
     assert "did you mean 'resting'" in refused.json["error"]
+    assert "did you mean 'resting'" in daemon.control("POST", "/plan", {}).json["error"]
     assert daemon.chat("b").status == 200, "the running config stays in force"
     args = 'resting = "hot"\nargs = ["--max-model-len", "99"]'
     daemon.write_config({"a": args, "c": 'resting = "cold"'}, gateway='max_body = "1MiB"')
+    ahead = daemon.control("POST", "/plan", {"config": None}).json
+    assert {m["name"]: m["change"] for m in ahead["models"].values()} == {
+        "a": "changed",
+        "b": "gone",
+        "c": "new",
+    }
+    assert [(s["replica"], s["fate"]) for s in ahead["steps"]] == [
+        ("b.0", "stopped"),
+        ("a.0", "made-anew"),
+    ]
+    assert pids == [daemon.replica(f"{name}.0")["pid"] for name in ("a", "b")], "nothing moved"
     told = daemon.control("POST", "/reload", {}).json["changes"]
     assert sorted(told) == [
-        "[gateway] has changed: that holds from the next start on",
-        "a has other engine settings: its engine is drained and made anew",
+        "a: args has changed: an engine that runs is drained and made anew",
         "b is gone from the config: it is drained and stopped",
         "c is new",
+        "gateway.max_body has changed: that holds from warmd's next start on",
     ]
     until(lambda: daemon.replica("a.0")["pid"] not in (pids[0], None), "a is made anew")
     daemon.wait_for("ready", "a.0")

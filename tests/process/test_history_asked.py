@@ -18,6 +18,7 @@ from daemon_rig import Daemon, a_daemon, until
 
 from warmd.cli.main import main
 from warmd.control import ControlServer
+from warmd.foresight import Foresight
 from warmd.history import History, Report
 from warmd.ladder import Rung, Stage, StartTimes
 from warmd.status import Decision, ModelStatus, StagingStatus, Status
@@ -44,6 +45,9 @@ class Owner:
 
     async def reload(self) -> list[str]:
         raise NotImplementedError
+
+    async def plan(self, config: Path | None) -> Foresight:
+        return Foresight((str(config),), {}, ("tiny",), (), (), 0.0, None)
 
     async def decisions(self, model: str) -> list[Decision]:
         raise NotImplementedError

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import sys
 import time
@@ -18,6 +19,7 @@ from warmd import __version__
 from warmd.cli.client import Client, NoDaemonError, RefusedError
 from warmd.cli.explain import explanation
 from warmd.cli.history import history
+from warmd.cli.plan import plan
 
 DEFAULT_SOCKET = "/run/warmd/control.sock"
 _DAY_S = 86400.0
@@ -37,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _set(client, args)
         elif args.command == "reload":
             _reload(client)
+        elif args.command == "plan":
+            _plan(client, args)
         elif args.command == "shutdown":
             print(client.post("/shutdown", {})["sentence"])
         elif args.command == "explain":
@@ -137,6 +141,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true", help="print each finding as JSON")
 
+    ahead = commands.add_parser(
+        "plan",
+        parents=[anywhere],
+        help="say what a reload would move and why; nothing is changed",
+        epilog="Exit status: 1 where the config has problems, as reload would.",
+    )
+    ahead.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="a config to be read, with models.d beside it, by warmd's user (default: warmd's own)",
+    )
+    ahead.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
+
     commands.add_parser(
         "reload",
         parents=[anywhere],
@@ -203,6 +221,12 @@ def _doctor(args: argparse.Namespace) -> int:
 def _reload(client: Client) -> None:
     answer = client.post("/reload", {})
     print("\n".join(answer["changes"] or ["nothing has changed"]))
+
+
+def _plan(client: Client, args: argparse.Namespace) -> None:
+    file = None if args.config is None else str(args.config.absolute())
+    answer = client.post("/plan", {"config": file})
+    print(json.dumps(answer) if args.json else plan(answer))
 
 
 def _explain(client: Client, args: argparse.Namespace) -> None:

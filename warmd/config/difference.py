@@ -39,14 +39,18 @@ def _tables(
         yield from _values(pair, (was, comes), f"{prefix}{key}")
 
 
-def _values(pair: tuple[object, object], shown: tuple[object, object], key: str) -> Iterator[Difference]:
+def _values(
+    pair: tuple[object, object], shown: tuple[object, object], key: str
+) -> Iterator[Difference]:
     match (*pair, *shown):
         case BaseModel() as now, BaseModel() as new, dict() as was, dict() as comes:
             yield from _tables(now, new, was, comes, f"{key}.")
         case dict() as now, dict() as new, dict() as was, dict() as comes:
             for name in dict.fromkeys((*now, *new)):
                 one = now.get(name), new.get(name)
-                yield from _values(one, (was.get(name), comes.get(name)), f"{key}.{quoted_key(name)}")
+                yield from _values(
+                    one, (was.get(name), comes.get(name)), f"{key}.{quoted_key(name)}"
+                )
         case now, new, was, comes:
             # Compared as they are, and shown as they are dumped: a secret is masked there.
             if now != new:
@@ -63,7 +67,11 @@ def _shown(value: object) -> str | None:
         case None:
             return None
         case dict() as table:
-            keys = (f"{quoted_key(key)} = {_shown(each)}" for key, each in table.items() if each is not None)
+            keys = (
+                f"{quoted_key(key)} = {_shown(each)}"
+                for key, each in table.items()
+                if each is not None
+            )
             return "{ " + ", ".join(keys) + " }"
         case _:
             return as_toml(value)

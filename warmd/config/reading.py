@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,11 +52,18 @@ def unreadable(error: OSError, if_missing: str = NO_SUCH_FILE) -> str:
         case FileNotFoundError() | NotADirectoryError():
             return if_missing
         case PermissionError():
-            return "this user may not read it: give it and its folders read permission"
+            return f"user {_user()} may not read it: give it and its folders read permission"
         case IsADirectoryError():
             return "is a folder, not a file"
         case _:
             return f"can't be read: {error.strerror}"
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 @dataclass

@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from warmd.config import ConfigError
 from warmd.control.unix_socket import listen_privately
+from warmd.foresight import Foresight
 from warmd.history import HistoryError, Report
 from warmd.ladder import Rung
 from warmd.status import Decision, Status
@@ -38,6 +39,9 @@ class Operations(Protocol):
 
     async def reload(self) -> Sequence[str]:
         """Read the config again; return what changes. Raises `ConfigError`."""
+
+    async def plan(self, config: Path | None) -> Foresight:
+        """What a reload of `config`, None: of its own config, would do. Raises `ConfigError`."""
 
     async def decisions(self, model: str) -> Sequence[Decision]:
         """The last changes of rung of `model` (its own name), newest first."""
@@ -70,9 +74,10 @@ class UnknownModelError(LookupError):
 
 
 class ControlServer:
-    """GET /status, /explain, /history, /metrics, POST /set, /reload, on the unix socket at `path`.
+    """GET /status, /explain, /history, /metrics, POST /set, /plan, /reload on a unix socket.
 
-    `expose` returns the metrics. `report` gets a sentence where the socket's group can't be set.
+    `path` is the socket's, `expose` returns the metrics; `report` gets a sentence where its group
+    can't be set.
     """
 
     def __init__(
@@ -139,7 +144,7 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
         return web.Response(body=expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def set_target(request: web.Request) -> web.Response:
-        asked = _asked(await request.read())
+        asked = _asked(await request.read(), ("model", "rung", "for"))
         model = _resolve(_word(asked, "model"), operations.snapshot())
         rung = _rung(_word(asked, "rung"))
         try:
@@ -156,6 +161,15 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
         except ValueError as refused:
             raise _RefusedError(409, str(refused)) from None
 
+    async def plan(request: web.Request) -> web.Response:
+        config = _file(_asked(await request.read(), ("config",)).get("config"))
+        try:
+            foresight = await operations.plan(config)
+        except ConfigError as error:
+            why = "a reload would be refused, and the running config would stay in force"
+            raise _RefusedError(422, f"{why}:\n{error}") from None
+        return web.json_response(dataclasses.asdict(foresight))
+
     async def shutdown(_: web.Request) -> web.Response:
         return web.json_response({"sentence": operations.shutdown()})
 
@@ -165,6 +179,7 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
     app.router.add_get("/history", history)
     app.router.add_get("/metrics", metrics)
     app.router.add_post("/set", set_target)
+    app.router.add_post("/plan", plan)
     app.router.add_post("/reload", reload)
     app.router.add_post("/shutdown", shutdown)
     return app
@@ -192,19 +207,28 @@ async def _errors_in_json(
         return web.json_response({"error": sentence}, status=error.status, headers=allow)
 
 
-def _asked(body: bytes) -> Mapping[str, object]:
+def _asked(body: bytes, keys: Sequence[str]) -> Mapping[str, object]:
     try:
         asked = json.loads(body)
     except ValueError as error:
         raise _RefusedError(400, f"the body is no JSON: {error}") from error
     if not isinstance(asked, dict):
-        raise _RefusedError(400, 'the body must be an object: {"model": …, "rung": …, "for": …}')
-    unknown = asked.keys() - {"model", "rung", "for"}
+        known = ", ".join(f'"{key}": …' for key in keys)
+        raise _RefusedError(400, f"the body must be an object: {{{known}}}")
+    unknown = asked.keys() - set(keys)
     if unknown:
         raise _RefusedError(
-            400, f"unknown: {', '.join(sorted(unknown))}; there are model, rung, for"
+            400, f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(keys)}"
         )
     return asked
+
+
+def _file(value: object) -> Path | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise _RefusedError(400, '"config" must be the whole path of a file, or null')
+    return Path(value)
 
 
 def _word(asked: Mapping[str, object], key: str) -> str:

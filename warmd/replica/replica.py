@@ -184,7 +184,11 @@ class Replica:
     @property
     def is_stale(self) -> bool:
         """Whether its engine was started with settings that have changed since."""
-        return self.state.phase.is_up and self._desk.fit.spec != self._next_fit.spec
+        return self.is_stale_under(self._next_fit)
+
+    def is_stale_under(self, fit: Fit) -> bool:
+        """Whether its engine is another one than `fit` would make."""
+        return self.state.phase.is_up and self._desk.fit.spec != fit.spec
 
     @property
     def sleeps(self) -> bool:

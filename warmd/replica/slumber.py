@@ -26,9 +26,7 @@ _SLOW_ASKED_AGAIN = 2
 class Slumber:
     """One engine's sleep."""
 
-    def __init__(
-        self, desk: Desk, connection: EngineConnection, race: Race, pid: int
-    ) -> None:
+    def __init__(self, desk: Desk, connection: EngineConnection, race: Race, pid: int) -> None:
         self._desk = desk
         self._connection = connection
         self._race = race

@@ -3,6 +3,7 @@
 from warmd.supervisor.events import Clock, EngineFailure, Events, Operation, RungChange
 from warmd.supervisor.loop import Build, Known, Rules, Supervisor
 from warmd.supervisor.model import Managed, SleepPolicy, Terms
+from warmd.supervisor.snapshot import Outlook
 
 __all__ = [
     "Build",
@@ -12,6 +13,7 @@ __all__ = [
     "Known",
     "Managed",
     "Operation",
+    "Outlook",
     "Rules",
     "RungChange",
     "SleepPolicy",

@@ -7,6 +7,7 @@ comes back as an event, and the next tick sees the new facts.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ from warmd.staging import WeightFiles
 from warmd.status import ModelStatus
 from warmd.supervisor.events import Clock, Events
 from warmd.supervisor.model import Managed, Terms
-from warmd.supervisor.snapshot import model_status
+from warmd.supervisor.snapshot import RETIRED, Outlook, model_status, outlook, outlook_of_new
 from warmd.supervisor.teller import REMEMBERED, Teller
 from warmd.supervisor.waiting import Lease, WaitingRoom
 
@@ -174,7 +175,7 @@ class Supervisor(ReplicaListener, StagedListener):
         demand = model.demand(self._clock.monotonic())
         model.target = decide_target(model.terms.wish, model.override, demand, wall)
         if model.retired:
-            model.target = Target(Rung.COLD, 0, "it is no longer in the config")
+            model.target = RETIRED
 
     def _plan(self) -> Plan:
         now = self._clock.monotonic()
@@ -285,6 +286,20 @@ class Supervisor(ReplicaListener, StagedListener):
     def statuses(self) -> dict[str, ModelStatus]:
         """Return what is known of each model at this moment."""
         return {name: model_status(m, self._clock) for name, m in self.models.items()}
+
+    def outlook(self, name: str, terms: Terms | None, known: Known | None = None) -> Outlook:
+        """Say what a model would be on other terms, or without them; nothing is changed.
+
+        `known` is what earlier lives knew of a model that is new.
+        """
+        model = self.models.get(name)
+        if model is not None:
+            return outlook(model, terms, self._clock)
+        known, wall = known or Known(), self._clock.wall()
+        idle_s = math.inf if known.last_request is None else wall - known.last_request
+        if terms is None:
+            raise LookupError(f"there is no model {name}, and no terms for one")
+        return outlook_of_new(terms, known.override, known.starts, idle_s, wall)
 
     def set_target(self, name: str, rung: Rung | None, for_s: float | None) -> str:
         """Set a model's target, or give it back to the policy with None; return a sentence.

@@ -187,12 +187,12 @@ class Managed:
     def _will_pin(self, replica: Replica) -> int:
         if replica.state.cycles or self.terms.sleep is None or self.terms.sleep.level > 1:
             return 0
-        known = self.figures.get(self.figures_key(replica) or "") or self._any_figures()
+        known = self.figures.get(self.figures_key(replica) or "") or self.any_figures()
         if known is not None and known.host_ram is not None:
             return known.host_ram
         return int(PINNED_PER_WEIGHT * (self.staged.state.total or 0))
 
-    def _any_figures(self) -> SleepFigures | None:
+    def any_figures(self) -> SleepFigures | None:
         """The figures of any version, for an engine that doesn't run and can't say its own."""
         sleep = self.terms.sleep
         ours = (f for key, f in self.figures.items() if sleep and key.startswith(sleep.key))

@@ -2,14 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
-from warmd.ladder import StartTimes
+from warmd.ladder import Rung, StartTimes
+from warmd.policy import Demand, Override, Target, decide_target
 from warmd.policy.estimate import expected_start
 from warmd.replica import Replica, ReplicaState
 from warmd.status import ModelStatus, ReplicaStatus, SleepStatus, StagingStatus, StartStatus
 from warmd.supervisor.events import Clock
-from warmd.supervisor.model import Managed
+from warmd.supervisor.model import Managed, Terms
+
+RETIRED = Target(Rung.COLD, 0, "it is no longer in the config")
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A model as it is, and as it would be on other terms.
+
+    `target`: what it would be at this moment; `stale`: the replicas whose engine would be another
+    one; `starts`, `wakes`: seconds that measured ones took; `first_sleep_s`: what the first sleep
+    of a new engine took. No status for a model that doesn't exist yet.
+    """
+
+    target: Target
+    status: ModelStatus | None = None
+    stale: frozenset[str] = frozenset()
+    starts: Sequence[float] = ()
+    wakes: Sequence[float] = ()
+    first_sleep_s: float | None = None
+
+
+def outlook(model: Managed, terms: Terms | None, clock: Clock) -> Outlook:
+    """Return what `model` would be on other `terms`, or with none any more; nothing is changed."""
+    pairs = zip(model.replicas, terms.fits if terms else (), strict=False)
+    figures = model.any_figures()
+    demand = model.demand(clock.monotonic())
+    return Outlook(
+        decide_target(terms.wish, model.override, demand, clock.wall()) if terms else RETIRED,
+        model_status(model, clock),
+        frozenset(replica.name for replica, fit in pairs if replica.is_stale_under(fit)),
+        tuple(model.starts),
+        tuple(model.wakes),
+        None if figures is None else figures.first_sleep_s,
+    )
+
+
+def outlook_of_new(
+    terms: Terms, override: Override | None, starts: Sequence[float], idle_s: float, wall: float
+) -> Outlook:
+    """Return what a model would be that is new, from what earlier lives knew of it."""
+    return Outlook(
+        decide_target(terms.wish, override, Demand(0, 0, idle_s), wall), starts=tuple(starts)
+    )
 
 
 def model_status(model: Managed, clock: Clock) -> ModelStatus:
@@ -47,6 +92,7 @@ def _replica_status(model: Managed, replica: Replica, clock: Clock) -> ReplicaSt
         start=_start_status(model, replica, clock.monotonic()),
         last_start=None if state.last_start is None else _by_name(state.last_start),
         sleep=_sleep_status(state),
+        stale=replica.is_stale,
     )
 
 

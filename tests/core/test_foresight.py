@@ -1,0 +1,232 @@
+"""What a reload would move, foreseen without moving it, and said by `warmctl plan`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+from rig import House
+
+from warmd.cli.plan import plan
+from warmd.config import Settings
+from warmd.foresight import Fate, Foresight, foresee
+from warmd.ladder import Phase, Rung
+from warmd.planner import (
+    ModelFacts,
+    RamLedger,
+    ReplicaFacts,
+    Scene,
+    SleepEngine,
+    StagingFacts,
+    StartEngine,
+    StopEngine,
+    WakeEngine,
+    make_plan,
+)
+from warmd.policy import Target
+from warmd.reload import applicable, changes
+from warmd.status import ModelStatus, ReplicaStatus, StagingStatus
+from warmd.supervisor import Outlook
+
+HOT, ASLEEP, STAGED, COLD = Rung.HOT, Rung.ASLEEP, Rung.STAGED, Rung.COLD
+
+
+def settings(models: dict[str, dict[str, Any]], **tables: Any) -> Settings:
+    whole = {name: {"weights": f"/{name}"} | table for name, table in models.items()}
+    return Settings.model_validate({"engine": {"python": "/p"}, "models": whole} | tables)
+
+
+def outlook(
+    name: str,
+    target: Rung,
+    *phases: Phase,
+    stale: bool = False,
+    replicas: int = 1,
+    starts: tuple[float, ...] = (41.0,),
+    **of_replica: Any,
+) -> Outlook:
+    facts: dict[str, Any] = {"pid": None, "since": 0.0, "reason": "CUDA error", "in_flight": 0}
+    facts |= {"failures": 0, "retry_at": None, "start": None, "last_start": None}
+    made = tuple(
+        ReplicaStatus(f"{name}.{n}", COLD, phase, **facts | of_replica)
+        for n, phase in enumerate(phases)
+    )
+    staging = StagingStatus(0, 1, holding=False)
+    status = ModelStatus(name, (), COLD, target, "why", None, None, 0, 0.0, staging, made)
+    names = frozenset(each.name for each in made) if stale else frozenset()
+    shall = Target(target, replicas, f"it rests {target}")
+    return Outlook(shall, status if phases else None, names, starts)
+
+
+def foreseen(now: Settings, new: Settings, /, **outlooks: Outlook) -> Foresight:
+    kept, later = applicable(now, new)
+    found = list(changes(now, kept, has_gpu=True))
+    return foresee(now, kept, found, later, outlooks)
+
+
+def said(foresight: Foresight) -> list[str]:
+    return plan(json.loads(json.dumps(asdict(foresight)))).splitlines()
+
+
+def test_a_busy_engine_of_other_args_is_drained_and_away_as_long_as_its_starts_took() -> None:
+    now = settings({"a": {}, "b": {}})
+    new = settings({"a": {"args": ["--x"]}, "b": {}})
+    busy = outlook("a", HOT, Phase.READY, stale=True, in_flight=3)
+    assert said(foreseen(now, new, a=busy, b=outlook("b", HOT, Phase.READY))) == [
+        "a reload of the config would do this; nothing has been done",
+        "a changes",
+        '  args  [] -> ["--x"] (another engine)',
+        "  a.0 is hot with 3 requests in flight: it is drained first, at most 30 s, then about 46",
+        "    s without it (by its last starts)",
+        "  a request that comes meanwhile is held, at most 3 min (max_wait)",
+        "  the first start with other settings may take longer: what is new is compiled",
+        "  shall be hot then: it rests hot",
+        "in this order, one at a time, about 46 s in all and as long as drains take",
+        "  a.0 is made anew, about 46 s",
+        "not touched: b",
+    ]
+
+
+def test_a_reload_that_changes_nothing_says_so() -> None:
+    same = settings({"a": {}})
+    told = said(foreseen(same, same, a=outlook("a", HOT, Phase.READY)))
+    assert told == ["a reload of the config would change nothing"]
+
+
+def test_the_order_is_the_device_lanes() -> None:
+    now = settings({"gone": {}, "a": {}, "b": {}, "calls": {}})
+    new = settings(
+        {"new": {}, "a": {"args": ["--x"]}, "b": {"args": ["--x"]}, "calls": {"args": ["-y"]}}
+    )
+    foresight = foreseen(
+        now,
+        new,
+        a=outlook("a", HOT, Phase.READY, stale=True),
+        gone=outlook("gone", COLD, Phase.READY, replicas=0),
+        b=outlook("b", ASLEEP, Phase.ASLEEP, stale=True, starts=()),
+        calls=outlook("calls", HOT, Phase.STARTING, stale=True),
+        new=outlook("new", HOT),
+    )
+    assert [(step.replica, step.fate) for step in foresight.steps] == [
+        ("calls.0", Fate.BEGUN_AGAIN),
+        ("gone.0", Fate.STOPPED),
+        ("new.0", Fate.STARTED),
+        ("a.0", Fate.MADE_ANEW),
+        ("b.0", Fate.MADE_ANEW),
+    ]
+    assert foresight.total_s == pytest.approx(46 + 5 + 41 + 46 + 95)
+    assert [step.measured for step in foresight.steps] == [True, True, True, True, False]
+    assert "those after it go on with their old settings" in said(foresight)[-1]
+
+
+def test_a_broken_model_that_nobody_touches_keeps_engines_as_they_are() -> None:
+    now, new = settings({"a": {}, "x": {}}), settings({"a": {"args": ["--x"]}, "x": {}})
+    broken = outlook("x", HOT, Phase.FAILED)
+    foresight = foreseen(now, new, a=outlook("a", HOT, Phase.READY, stale=True), x=broken)
+    assert foresight.held_up_by == "x.0 has failed (CUDA error)"
+    assert "no engine is made anew for now: x.0 has failed" in said(foresight)[-2]
+    touched = settings({"a": {"args": ["--x"]}, "x": {"max_wait": "9s"}})
+    assert foreseen(now, touched, a=outlook("a", HOT, Phase.READY), x=broken).held_up_by is None
+
+
+def test_a_max_wait_that_is_too_short_and_replicas_that_take_turns() -> None:
+    now = settings({"a": {}})
+    short = settings({"a": {"args": ["--x"], "max_wait": "9s"}})
+    one = foreseen(now, short, a=outlook("a", HOT, Phase.READY, stale=True))
+    assert "too short for one that comes early" in one.models["a"].notes[0]
+    two = outlook("a", HOT, Phase.READY, Phase.READY, stale=True, replicas=2)
+    twice = settings({"a": {"args": ["--x"], "replicas": 2}})
+    assert "the others answer meanwhile" in foreseen(now, twice, a=two).models["a"].notes[0]
+
+
+def test_a_guess_is_called_one_and_forgotten_failures_are_told() -> None:
+    now, new = settings({"a": {}}), settings({"a": {"resting": "hot"}})
+    foresight = foreseen(now, new, a=outlook("a", HOT, Phase.FAILED, starts=()))
+    assert foresight.models["a"].replicas[0].sentence == (
+        "a.0 has failed: its failures are forgotten, it is started, about 1 min 30 s "
+        "(a guess: no start was measured)"
+    )
+
+
+def test_settings_that_come_back_move_nothing() -> None:
+    """An engine that waits for its turn runs with the very settings that return."""
+    now, new = settings({"a": {"args": ["--x"]}}), settings({"a": {}})
+    foresight = foreseen(now, new, a=outlook("a", HOT, Phase.READY))
+    assert foresight.steps == ()
+    assert foresight.models["a"].notes == ("its engine runs with these settings already",)
+    same = foreseen(now, now, a=outlook("a", HOT, Phase.READY, stale=True))
+    assert same.models["a"].change == "earlier"
+    assert [step.fate for step in same.steps] == [Fate.MADE_ANEW]
+
+
+def test_rules_for_many_models_are_said_once() -> None:
+    now = settings({"a": {}, "b": {}})
+    new = settings({"a": {}, "b": {}}, restart={"max_delay": "9s"})
+    ready = {name: outlook(name, HOT, Phase.READY) for name in ("a", "b")}
+    assert said(foreseen(now, new, **ready))[1:] == [
+        "a, b change",
+        '  restart.max_delay  "5m" -> "9s" (from now on)',
+        "  none of their engines is started, stopped or made anew",
+        "no engine is started, stopped or made anew",
+    ]
+
+
+def test_what_waits_for_warmds_next_start_is_told_apart() -> None:
+    now, new = settings({"a": {}}), settings({"a": {}}, gateway={"max_body": "1MiB"})
+    told = said(foreseen(now, new, a=outlook("a", HOT, Phase.READY)))
+    assert told[1:3] == ["from warmd's next start", '  gateway.max_body  "32MiB" -> "1MiB"']
+
+
+STEADY = [phase for phase in Phase if phase not in (Phase.STOPPING, Phase.ADOPTING, Phase.WAKING)]
+DOES = {
+    StartEngine: Fate.STARTED,
+    WakeEngine: Fate.WOKEN,
+    SleepEngine: Fate.PUT_TO_SLEEP,
+    StopEngine: Fate.STOPPED,
+}
+
+
+@pytest.mark.parametrize("phase", [p for p in STEADY if not p.holds_the_device or p.is_coming_up])
+@pytest.mark.parametrize("target", [HOT, ASLEEP, STAGED])
+@pytest.mark.parametrize("stale", [True, False])
+def test_the_foreseen_fate_is_what_the_planner_does(
+    phase: Phase, target: Rung, *, stale: bool
+) -> None:
+    """Held against the planner itself; a failure is forgiven by the reload before it plans."""
+    stale = stale and phase.is_up
+    now = settings({"a": {}})
+    new = settings({"a": {"args": ["--x"], "resting": "hot"}})
+    is_ = outlook("a", target, phase, stale=stale)
+    [fate] = [each.fate for each in foreseen(now, new, a=is_).models["a"].replicas]
+    broken = phase in (Phase.FAILED, Phase.BACKING_OFF)
+    facts = ReplicaFacts("a.0", Phase.DOWN if broken else phase, stale=stale, sleeps=True)
+    model = ModelFacts("a", Target(target, 1, "because"), [facts], StagingFacts(1, held=True))
+    ram = RamLedger(10**9, 0, 10**9, 10**9)
+    actions = [a for a in make_plan(Scene([model], ram, 0.0)).actions if type(a) in DOES]
+    if not actions:
+        assert not fate.moves
+        return
+    did = DOES[type(actions[0])]
+    if fate is Fate.MADE_ANEW:
+        # What is to be hot wakes first, what is to sleep sleeps first: that much is the old ways.
+        assert did in (Fate.STOPPED, Fate.PUT_TO_SLEEP, Fate.WOKEN)
+    elif fate in (Fate.BEGUN_AGAIN, Fate.CALLED_OFF):
+        assert did is Fate.STOPPED
+    else:
+        assert fate is did
+
+
+async def test_an_outlook_changes_nothing_and_knows_engines_of_other_settings() -> None:
+    house = House("m", resting=HOT)
+    await house.make_ready("m.0")
+    supervisor = house.supervisor
+    before = supervisor.statuses()
+    ahead = supervisor.outlook("m", house.terms("m", HOT, spec="other"))
+    assert ahead.stale == {"m.0"}
+    assert supervisor.outlook("m", house.terms("m", HOT)).stale == frozenset()
+    assert supervisor.outlook("m", None).target.rung is COLD
+    assert supervisor.outlook("new", house.terms("new", HOT)).status is None
+    assert supervisor.statuses() == before
+    assert replace(ahead.target, reason="") == Target(HOT, 1, "")
