@@ -153,7 +153,7 @@ class Chronicle:
         log.error(
             "%s: %s for %s longer than it may, and nothing else is begun on its device meanwhile; "
             "if its log shows nothing, kill its engine, and please report it",
-            *(operation.replica, operation.phase.replace("-", " "), late),
+            *(operation.replica, operation.phase.words, late),
             extra={"warmd": {"model": operation.model, "replica": operation.replica}},
         )
         self._metrics.operation_overdue(operation.model)

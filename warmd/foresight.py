@@ -360,7 +360,7 @@ def _stands(was: ReplicaStatus | None) -> str:
         case Phase.BACKING_OFF:
             return "is backing off"
         case Phase.DRAINING | Phase.FALLING_ASLEEP | Phase.ASLEEP | Phase.WAKING:
-            return f"is {was.phase.replace('-', ' ')}"
+            return f"is {was.phase.words}"
 
 
 def _forgiven(was: ReplicaStatus | None) -> str:

@@ -57,6 +57,11 @@ class Phase(StrEnum):
     FAILED = "failed"  # a crash loop was given up; an operator's word starts it again
 
     @property
+    def words(self) -> str:
+        """The phase for people: `falling asleep`."""
+        return self.value.replace("-", " ")
+
+    @property
     def is_coming_up(self) -> bool:
         """Whether an engine is on its way to ready."""
         return self in (Phase.STARTING, Phase.WARMING)

@@ -56,6 +56,8 @@ class ReplicaStatus:
     start: StartStatus | None  # while it is coming up
     last_start: dict[str, float] | None  # seconds by Stage value of the last start that got ready
     sleep: SleepStatus | None = None  # once its engine has slept
+    rehearses: bool = False  # the sleep that it goes into, or comes out of, is only a rehearsal
+    expected: float | None = None  # seconds that its wake takes, from measured ones, while it wakes
     stale: bool = False  # its engine was started with settings that have changed since
 
 
@@ -74,6 +76,9 @@ class ModelStatus:
     oldest_wait: float  # seconds
     staging: StagingStatus
     replicas: tuple[ReplicaStatus, ...]
+    cannot_sleep: str | None = None  # why its engines can't be put to sleep, None where they can
+    pool: str | None = None
+    vram: int = 0  # bytes of its pool for each engine
     retired: bool = False  # no longer in the config: it is drained and stopped
 
 

@@ -53,4 +53,27 @@ def test_a_model_that_stands_where_it_shall() -> None:
     model = MODEL | {"target": "staged", "reason": "it rests staged", "held_up_by": None}
     said = explanation(model | {"replicas": [calm]}, [], 100.0, time.gmtime)
     assert said.startswith("m is staged, as it shall be: it rests staged\n")
+    assert "    for 5 s; what led there: it was not needed yet\n" in said
     assert said.endswith("nothing has moved it yet")
+
+
+def test_what_a_sleeper_holds_and_its_pool() -> None:
+    wake = {"engine": 1.0, "first_answer": 0.2, "canary": 0.3}
+    slept = {"cycles": 3, "seconds": 0.8, "host_ram": 45 * 2**30, "device_kept": 2**30}
+    sleeper = REPLICA | {"rung": "asleep", "phase": "asleep", "reason": "it is idle", "failures": 0}
+    sleeper |= {"sleep": slept | {"last_wake": wake}, "stale": True}
+    model = MODEL | {"rung": "asleep", "target": "asleep", "held_up_by": None}
+    model |= {"pool": "heavy", "vram": 60 * 2**30, "replicas": [sleeper]}
+    assert explanation(model, [], 100.0, time.gmtime).splitlines()[1:-1] == [
+        "  takes 60.0 GiB of pool heavy for each engine, as declared",
+        "  m.0: asleep, holds 45.0 GiB of RAM and 1.0 GiB of VRAM",
+        "    for 5 s; what led there: it is idle",
+        "    its settings have changed: it is made anew when its turn comes",
+        "    slept 3 times: its last fall took 0.8 s, its last wake 1.5 s",
+    ]
+
+
+def test_a_model_that_can_not_sleep_says_why() -> None:
+    model = MODEL | {"cannot_sleep": "there is no NVIDIA GPU here"}
+    said = explanation(model, [], 100.0, time.gmtime)
+    assert "  can't sleep: there is no NVIDIA GPU here\n" in said

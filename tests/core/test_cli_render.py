@@ -11,11 +11,21 @@ from rich.console import Console
 from warmd.cli.render import status_table
 from warmd.cli.words import amount, model_doing, span
 from warmd.ladder import Phase, Rung, Stage
-from warmd.status import ModelStatus, ReplicaStatus, StagingStatus, StartStatus, Status
+from warmd.status import (
+    ModelStatus,
+    ReplicaStatus,
+    SleepStatus,
+    StagingStatus,
+    StartStatus,
+    Status,
+)
 
 NOW = 1_750_000_000.0
 GIB = 2**30
-HOT, STAGED, COLD = Rung.HOT, Rung.STAGED, Rung.COLD
+HOT, ASLEEP, STAGED, COLD = Rung.HOT, Rung.ASLEEP, Rung.STAGED, Rung.COLD
+SLEPT = SleepStatus(2, 0.8, 45 * GIB, int(1.6 * GIB), {"engine": 0.9, "first_answer": 0.1})
+DRILLED = SleepStatus(1, 0.8, 0, None, None)
+HOLDS = "asleep, holds 45.0 GiB of RAM and 1.6 GiB of VRAM"
 
 
 def replica(name: str, rung: Rung, phase: Phase, **more: Any) -> ReplicaStatus:
@@ -142,6 +152,22 @@ def test_no_models() -> None:
         (STAGED, replica("m.0", STAGED, Phase.DOWN), 16, "16.0 GiB in RAM"),
         (STAGED, replica("m.0", HOT, Phase.DRAINING), 16, "draining"),
         (HOT, replica("m.0", STAGED, Phase.STARTING), 16, "starting"),
+        (HOT, replica("m.0", HOT, Phase.READY, stale=True), 16, "ready, with its old settings"),
+        (HOT, replica("m.0", COLD, Phase.ADOPTING), 16, "being taken over"),
+        (ASLEEP, replica("m.0", ASLEEP, Phase.ASLEEP, sleep=SLEPT), 16, HOLDS),
+        (ASLEEP, replica("m.0", ASLEEP, Phase.ASLEEP, sleep=DRILLED), 16, "asleep"),
+        (
+            HOT,
+            replica("m.0", HOT, Phase.FALLING_ASLEEP, since=NOW - 3, rehearses=True),
+            16,
+            "rehearsal: falling asleep for 3 s",
+        ),
+        (
+            HOT,
+            replica("m.0", ASLEEP, Phase.WAKING, since=NOW - 1, expected=2.3),
+            16,
+            "waking for 1 s of about 2 s",
+        ),
         (
             HOT,
             replica(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ from warmd.policy import (
 from warmd.spoken import duration
 
 NOBODY = Demand(waiting=0, in_flight=0, idle_s=math.inf)
-STAGED = Wish(resting=Rung.STAGED, replicas=2, idle_after=300.0)
+STAGED = Wish(Rung.STAGED, 2, idle_after=300.0, idle_then=Rung.STAGED, idle_keep=9e9)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,23 @@ STAGED = Wish(resting=Rung.STAGED, replicas=2, idle_after=300.0)
 def test_demand_makes_hot_and_quiet_lets_rest(demand: Demand, rung: Rung, reason: str) -> None:
     target = decide_target(STAGED, None, demand, now=0.0)
     assert (target.rung, target.reason, target.replicas) == (rung, reason, 2)
+
+
+def test_what_cools_to_sleep_rests_when_its_time_there_is_over() -> None:
+    wish = Wish(Rung.STAGED, 1, idle_after=300.0, idle_keep=7200.0)
+    asleep = decide_target(wish, None, Demand(0, 0, 300.0), 0.0)
+    assert (asleep.rung, asleep.reason) == (
+        Rung.ASLEEP,
+        "it had no request for 5 min, and is to be asleep until it had none for 2 h",
+    )
+    rests = decide_target(wish, None, Demand(0, 0, 7200.0), 0.0)
+    assert (rests.rung, rests.reason) == (Rung.STAGED, "it had no request for 2 h and rests staged")
+    lively = replace(wish, cannot_sleep="it is too lively")
+    told = decide_target(lively, None, Demand(0, 0, 300.0), 0.0)
+    assert (told.rung, told.reason.partition(", but ")[2]) == (
+        Rung.STAGED,
+        "it can't sleep: it is too lively",
+    )
 
 
 def test_a_model_that_rests_hot_needs_no_demand() -> None:

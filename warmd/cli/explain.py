@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from warmd.cli.words import clean, model_notes, replica_doing, span, trouble
+from warmd.cli.words import clean, held_asleep, model_notes, replica_doing, span, trouble
+from warmd.spoken import duration, size
+
+_STEADY = ("ready", "asleep", "down")
 
 
 def explanation(
@@ -19,11 +22,14 @@ def explanation(
 
     `decisions` come newest first and are shown oldest first; `now` is Unix seconds.
     """
-    lines = [_stands(model), *(f"  {note}" for note in model_notes(model, now))]
+    notes = (*model_notes(model, now), *_terms(model))
+    lines = [_stands(model), *(f"  {note}" for note in notes)]
     for replica in model["replicas"]:
         lines.append(f"  {replica['name']}: {replica_doing(replica, model, now)}")
         why = trouble(replica) or clean(replica["reason"])
-        lines.append(f"    for {span(now - replica['since'], 1)}: {why}")
+        led = "; what led there: " if replica["phase"] in _STEADY else ": "
+        lines.append(f"    for {span(now - replica['since'], 1)}{led}{why}")
+        lines += [f"    {each}" for each in _replica_notes(replica)]
     lines.append("what moved it" if decisions else "nothing has moved it yet")
     for each in reversed(decisions):
         at = time.strftime("%Y-%m-%d %H:%M:%S", local(each["at"]))
@@ -31,6 +37,26 @@ def explanation(
         moved = f"{each['from_rung']} -> {each['to_rung']}{took}"
         lines.append(f"  {at}  {each['replica']}  {moved}: {clean(each['reason'])}")
     return "\n".join(lines)
+
+
+def _terms(model: Mapping[str, Any]) -> Iterator[str]:
+    """What the config makes of it that is no state: its pool, and whether it can sleep."""
+    if model.get("pool"):
+        yield f"takes {size(model['vram'])} of pool {model['pool']} for each engine, as declared"
+    if model.get("cannot_sleep"):
+        yield clean(f"can't sleep: {model['cannot_sleep']}")
+
+
+def _replica_notes(replica: Mapping[str, Any]) -> Iterator[str]:
+    if replica.get("stale"):
+        yield "its settings have changed: it is made anew when its turn comes"
+    if slept := replica.get("sleep"):
+        times = "once" if slept["cycles"] == 1 else f"{slept['cycles']} times"
+        held = held_asleep(slept) if replica["phase"] != "asleep" else ""
+        keeps = f"; asleep it holds {held}" if held else ""
+        wake = slept["last_wake"]
+        woke = "" if wake is None else f", its last wake {duration(sum(wake.values()))}"
+        yield f"slept {times}: its last fall took {duration(slept['seconds'])}{woke}{keeps}"
 
 
 def _stands(model: Mapping[str, Any]) -> str:

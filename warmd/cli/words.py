@@ -60,10 +60,17 @@ def replica_doing(replica: Mapping[str, Any], model: Mapping[str, Any], now: flo
             return f"backing off, next try in {span(replica['retry_at'] - now, 1)}"
         case "down":
             return _down(replica, model)
-        case "asleep" if replica.get("sleep"):
-            return f"asleep, holds {_whole(replica['sleep']['host_ram'])} of RAM"
+        case "asleep":
+            return f"{_rehearsal(replica)}asleep{_held(replica)}"
+        case "falling-asleep":
+            return f"{_rehearsal(replica)}falling asleep for {span(now - replica['since'], 1)}"
         case "waking":
-            return f"waking for {span(now - replica['since'], 1)}"
+            about = f" of about {span(replica['expected'], 1)}" if replica.get("expected") else ""
+            return f"{_rehearsal(replica)}waking for {span(now - replica['since'], 1)}{about}"
+        case "adopting":
+            return "being taken over"
+        case "ready" if replica.get("stale"):
+            return "ready, with its old settings"
         case phase:
             return str(phase).replace("-", " ")
 
@@ -107,6 +114,21 @@ def rung_reached(model: Mapping[str, Any]) -> float | None:
 def clean(text: str) -> str:
     """Make one harmless line of it: an engine's last words may carry escape codes."""
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+
+
+def held_asleep(sleep: Mapping[str, Any]) -> str:
+    """Say what a sleeper holds, such as `44.8 GiB of RAM and 1.6 GiB of VRAM`."""
+    held = ((sleep["host_ram"], "RAM"), (sleep["device_kept"], "VRAM"))
+    return " and ".join(f"{_whole(size)} of {where}" for size, where in held if size)
+
+
+def _held(replica: Mapping[str, Any]) -> str:
+    held = held_asleep(replica["sleep"]) if replica.get("sleep") else ""
+    return f", holds {held}" if held else ""
+
+
+def _rehearsal(replica: Mapping[str, Any]) -> str:
+    return "rehearsal: " if replica.get("rehearses") else ""
 
 
 def _start(start: Mapping[str, Any] | None) -> str:

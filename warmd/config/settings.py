@@ -238,7 +238,7 @@ class Settings(Table):
         """Say why engines of `model` can't be put to sleep on such a host; None where they can."""
         table = self.models[model]
         if Rung.ASLEEP not in (table.resting, table.idle.then):
-            return "neither its `resting` nor its `idle.then` is asleep, so its engine can't be"
+            return "neither its `resting` nor its `idle.then` is asleep"
         match self.engine.sleep:
             case SleepMode.OFF:
                 return 'engine.sleep is "off"'

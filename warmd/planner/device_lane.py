@@ -30,7 +30,7 @@ def device_lane(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
     if busy is not None:
         for model in scene.models:
             if _risings(scene, model) and not any(r.phase.is_coming_up for r in model.replicas):
-                held_up[model.name] = f"{busy.name} is {busy.phase} on the same device"
+                held_up[model.name] = f"{busy.name} is {busy.phase.words} on the same device"
         return
     # Who has waited longest goes first; then the order of the config.
     asking = sorted((m for m in scene.models if m.waiting), key=lambda m: -m.oldest_wait)
@@ -91,7 +91,10 @@ def _startable(replica: ReplicaFacts, now: float) -> bool:
 def _sleepless(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> str | None:
     """Say why no engine is started only to be put to sleep."""
     if not replica.sleeps:
-        return "its engine can't be put to sleep"
+        return (
+            f"the sleep of {replica.name} failed too often to be tried again: mend the cause, then "
+            f"`warmctl set {model.name} auto`"
+        )
     refusal = scene.ram.refuses_sleep(replica.pins)
     if refusal is None and scene.now < model.sleepless_until:
         wait = duration(model.sleepless_until - scene.now)
@@ -126,7 +129,8 @@ def _make_one_anew(models: Iterable[ModelFacts], held_up: dict[str, str]) -> Ite
     broken = next((r for _, r in wanted if r.phase in _BROKEN), None)
     for model, replica in stale:
         if broken is not None:
-            why = f"{replica.name} goes on with its old settings: {broken.name} is {broken.phase}"
+            trouble = f"{broken.name} is {broken.phase.words}"
+            why = f"{replica.name} goes on with its old settings: {trouble}"
             held_up.setdefault(model.name, why)
     if stale and broken is None:
         yield StopEngine(stale[0][1].name, STALE)
@@ -146,14 +150,14 @@ def _rehearse(scene: Scene) -> Iterator[Action]:
             continue
         for replica in (r for r in model.wanted if r.phase is Phase.READY and r.sleeps):
             if scene.ram.refuses_sleep(replica.pins) is None:
-                why = "a rehearsal: what its sleep takes was never measured, and nobody asks for it"
+                why = "a rehearsal: nobody asks for it, and what its sleep takes was never measured"
                 yield SleepEngine(replica.name, why, rehearsal=True)
 
 
 def _explain_failures(model: ModelFacts, now: float, held_up: dict[str, str]) -> None:
     for replica in model.wanted:
         if model.target.rung is Rung.HOT and replica.phase in (Phase.DRAINING, Phase.STOPPING):
-            held_up[model.name] = f"{replica.name} is {replica.phase}: {replica.reason}"
+            held_up[model.name] = f"{replica.name} is {replica.phase.words}: {replica.reason}"
         elif replica.phase is Phase.FAILED:
             held_up[model.name] = f"{replica.name} failed: {replica.reason}"
         elif (

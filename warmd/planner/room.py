@@ -33,7 +33,7 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
     others = list(_holders(scene, model))
     full = f"pool {model.pool} is full: it lacks {size(missing)} for {replica.name}"
     if not model.waiting:
-        return Full(full)
+        return Full(f"{full}; room is made there once a request waits for it")
     # One that is enough by itself goes before several that aren't.
     others.sort(key=lambda o: (o[0].vram < missing, -eviction_order(_holder(*o))))
     stays: list[tuple[str, Stays]] = []

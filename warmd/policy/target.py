@@ -86,10 +86,11 @@ def _wanted(wish: Wish, override: Override | None, demand: Demand, now: float) -
         )
     if wish.idle_then > wish.resting and demand.idle_s < wish.idle_keep:
         reason = (
-            f"it had no request for {duration(wish.idle_after)} and stays {wish.idle_then} until "
-            f"it had none for {duration(wish.idle_keep)}"
+            f"it had no request for {duration(wish.idle_after)}, and is to be {wish.idle_then} "
+            f"until it had none for {duration(wish.idle_keep)}"
         )
         return Target(wish.idle_then, wish.replicas, reason)
-    idle = duration(max(wish.idle_after, wish.idle_keep))
+    kept = wish.idle_keep if wish.idle_then > wish.resting else 0.0
+    idle = duration(max(wish.idle_after, kept))
     reason = f"it had no request for {idle} and rests {wish.resting}"
     return Target(wish.resting, wish.replicas, reason)

@@ -243,7 +243,10 @@ class Life:
             desk.become(Phase.DOWN, reason, failures=failures, **gone)
             return
         if bad_naps > desk.state.bad_naps and bad_naps >= BAD_NAPS_MAX:
-            failure += "; it is not put to sleep any more until its settings change"
+            failure += (
+                "; it is not put to sleep any more until its settings change, or "
+                f"`warmctl set {desk.model} auto`"
+            )
         now = desk.clock()
         ready_for = None if ready_at is None else now - ready_at
         failures = desk.fit.back_off.failures_after(desk.state.failures, ready_for)

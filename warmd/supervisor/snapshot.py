@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from warmd.ladder import Rung, StartTimes
+from warmd.ladder import Phase, Rung, StartTimes
 from warmd.policy import Demand, Override, Target, decide_target
-from warmd.policy.estimate import expected_start
+from warmd.policy.estimate import expected_start, expected_wake
 from warmd.replica import Replica, ReplicaState
 from warmd.status import ModelStatus, ReplicaStatus, SleepStatus, StagingStatus, StartStatus
 from warmd.supervisor.events import Clock
 from warmd.supervisor.model import Managed, Terms
 
 RETIRED = Target(Rung.COLD, 0, "it is no longer in the config")
+
+
+_IN_A_REHEARSAL = (Phase.FALLING_ASLEEP, Phase.ASLEEP, Phase.WAKING)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,9 @@ def model_status(model: Managed, clock: Clock) -> ModelStatus:
         waiting=len(model.waiting),
         oldest_wait=model.oldest_wait(clock.monotonic()),
         staging=StagingStatus(done=staged.done, total=staged.total or 0, holding=staged.held),
+        cannot_sleep=model.terms.wish.cannot_sleep,
+        pool=model.terms.pool,
+        vram=model.terms.vram,
         retired=model.retired,
         replicas=tuple(_replica_status(model, replica, clock) for replica in model.replicas),
     )
@@ -78,6 +84,7 @@ def model_status(model: Managed, clock: Clock) -> ModelStatus:
 
 def _replica_status(model: Managed, replica: Replica, clock: Clock) -> ReplicaStatus:
     state = replica.state
+    wakes = state.phase is Phase.WAKING
     to_wall = clock.wall() - clock.monotonic()
     return ReplicaStatus(
         name=replica.name,
@@ -92,6 +99,8 @@ def _replica_status(model: Managed, replica: Replica, clock: Clock) -> ReplicaSt
         start=_start_status(model, replica, clock.monotonic()),
         last_start=None if state.last_start is None else _by_name(state.last_start),
         sleep=_sleep_status(state),
+        rehearses=state.rehearses and state.phase in _IN_A_REHEARSAL,
+        expected=expected_wake(model.wakes) if wakes and model.wakes else None,
         stale=replica.is_stale,
     )
 
