@@ -257,7 +257,7 @@ class _Scene:
         return f"{name} {_stands(was)}: {self._becomes(was, fate)}"
 
     def _becomes(self, was: ReplicaStatus | None, fate: Fate) -> str:
-        started = f"about {duration(self._start_s)} ({self._by})"
+        started = f"about {duration(self._seconds(fate))} ({self._by})"
         again = self._outlook.target.rung is Rung.ASLEEP
         slept = ", then put to sleep" if again else ""
         match fate:

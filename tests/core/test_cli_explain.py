@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from warmd.cli.explain import explanation
 
-REPLICA = {
+REPLICA: dict[str, Any] = {
     "name": "m.0",
     "rung": "staged",
     "phase": "backing-off",
@@ -16,7 +17,7 @@ REPLICA = {
     "failures": 2,
     "start": None,
 }
-MODEL = {
+MODEL: dict[str, Any] = {
     "name": "m",
     "rung": "staged",
     "target": "hot",

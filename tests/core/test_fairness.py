@@ -119,7 +119,10 @@ def test_it_is_stopped_where_it_can_not_sleep() -> None:
 def test_nobody_makes_room_for_a_model_that_nobody_waits_for() -> None:
     made = make_plan(scene(facts("a", Phase.READY), facts("b", Phase.ASLEEP)))
     assert made.actions == ()
-    assert made.held_up == {"b": "pool p is full: it lacks 20 bytes for b.0"}
+    assert made.held_up == {
+        "b": "pool p is full: it lacks 20 bytes for b.0; room is made there once a request waits "
+        "for it"
+    }
 
 
 def test_a_busy_model_is_waited_for_and_the_waiting_hear_how_long() -> None:

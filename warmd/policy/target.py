@@ -90,7 +90,7 @@ def _wanted(wish: Wish, override: Override | None, demand: Demand, now: float) -
             f"until it had none for {duration(wish.idle_keep)}"
         )
         return Target(wish.idle_then, wish.replicas, reason)
-    kept = wish.idle_keep if wish.idle_then > wish.resting else 0.0
-    idle = duration(max(wish.idle_after, kept))
+    cooled = wish.idle_keep if wish.idle_then > wish.resting else 0.0
+    idle = duration(max(wish.idle_after, cooled))
     reason = f"it had no request for {idle} and rests {wish.resting}"
     return Target(wish.resting, wish.replicas, reason)
