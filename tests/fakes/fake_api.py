@@ -105,6 +105,7 @@ class FakeApi:
 
     async def health(self, _: web.Request) -> web.Response:
         """Empty, like vLLM's."""
+        await asyncio.sleep(self.knobs.probe_s)
         return web.Response(status=503 if self.knobs.unhealthy else 200)
 
     async def version(self, _: web.Request) -> web.Response:
@@ -131,6 +132,7 @@ class FakeApi:
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Tell the counters that warmd may read."""
+        await asyncio.sleep(self.knobs.probe_s)
         label = f'{{engine="0",model_name="{self.args.served_model_name[0]}"}}'
         lines = [
             f"vllm:num_requests_running{label} {self.counts.running}.0",

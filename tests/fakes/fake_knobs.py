@@ -78,6 +78,10 @@ class Knobs:
     state: str | None = None
     """The file that counts starts, for `bad_starts`."""
 
+    segment: str | None = None
+    """A segment in /dev/shm that all its processes map: a start that finds one of that name fails,
+    and only an orderly end removes it (vllm#54002)."""
+
     # --- processes and signals ---
     children: int = 0
     """Child processes: EngineCore, and below it workers, each the child of the one before. They end
@@ -107,6 +111,8 @@ class Knobs:
     """After so many answered requests no further token comes, while every probe stays well."""
     unhealthy: bool = False
     """/health answers 503."""
+    probe_s: float = 0.0
+    """How long /health and /metrics take: a saturated engine answers late."""
 
     bad_adapters: tuple[str, ...] = ()
     """Adapters of --lora-modules that answer 500."""
@@ -123,8 +129,8 @@ class Knobs:
 
     # --- for the test to look at ---
     record: str | None = None
-    """A file of JSON lines: started, request, asked-asleep, done, aborted, sleep, wake, reload,
-    sigterm."""
+    """A file of JSON lines: started, request, asked-asleep, done, aborted, sleep, slept, wake, woke,
+    reload, sigterm, ended."""
 
     @property
     def healthy_start(self) -> Knobs:

@@ -104,6 +104,7 @@ class Slumber:
                 self._level = level
                 self._weights_lost = self._weights_lost or self._level == 2
                 self._take_memory()
+            record(self._knobs, "slept")
         return self._done({"status": "sleeping", "level": level})
 
     async def wake_up(self, request: web.Request) -> web.Response:
@@ -121,6 +122,7 @@ class Slumber:
             if failure != "lie" and set(tags or ()) <= self._asleep:
                 self._asleep -= set(tags or _TAGS)
                 self._resume()
+            record(self._knobs, "woke")
         status = "sleeping" if self._asleep and failure != "lie" else "awake"
         return self._done({"status": status, "tags": tags})
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import os
 import signal
 import socket
@@ -109,6 +110,20 @@ def be_a_child(name: str, depth: int, *, deaf: bool = False, clings: bool = Fals
     while time.monotonic() < end and not (clings and os.getppid() != parent):
         time.sleep(0.1)
     os._exit(0)
+
+
+def share(knobs: Knobs) -> mmap.mmap | None:
+    """Map the segment that the knobs ask for; a leftover of its name fails the start."""
+    if knobs.segment is None:
+        return None
+    path = f"/dev/shm/{knobs.segment}"
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        traceback("EngineCore", f"FileExistsError: {error}")
+        sys.exit(1)
+    os.truncate(fd, mmap.PAGESIZE)
+    return mmap.mmap(fd, mmap.PAGESIZE)
 
 
 def spawn(knobs: Knobs, sock: socket.socket) -> list[int]:
@@ -214,6 +229,7 @@ def main() -> None:
     record(knobs, "started", pid=os.getpid(), argv=sys.argv[1:], env=shown, cwd=str(Path.cwd()))
     if knobs.ignore_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    segment = share(knobs)  # mapped by all who are forked below
     sock, children = start(args, knobs)
     from fake_api import serve  # after the fork of children, and a late import is a quick start
 
@@ -221,6 +237,9 @@ def main() -> None:
     for pid in children:
         os.kill(pid, signal.SIGTERM)
         os.waitpid(pid, 0)
+    if segment is not None:
+        os.unlink(f"/dev/shm/{knobs.segment}")
+    record(knobs, "ended")
 
 
 if __name__ == "__main__":

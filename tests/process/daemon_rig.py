@@ -50,6 +50,28 @@ class Answer:
         return json.loads(self.body)
 
 
+@dataclass(frozen=True)
+class Operation:
+    """One operation of a fake engine on its device. Times are monotonic seconds."""
+
+    model: str
+    kind: str
+    begin: float
+    end: float
+
+
+_OPERATIONS = {"started": "done", "sleep": "slept", "wake": "woke", "sigterm": "ended"}
+"""What begins an operation, and what ends it, in a fake engine's record."""
+
+
+def _operations(model: str, record: list[dict[str, Any]]) -> Iterator[Operation]:
+    for index, entry in enumerate(record):
+        last = _OPERATIONS.get(entry["event"])
+        end = next((e["at"] for e in record[index:] if e["event"] == last), None)
+        if end is not None:
+            yield Operation(model, entry["event"], entry["at"], end)
+
+
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
         super().__init__("warmd", timeout=PATIENCE_S)
@@ -131,6 +153,16 @@ FAKE_VLLM = '{knobs}'
         """What the fake engine saw."""
         file = self.folder / f"record-{model}"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def operations(self, *models: str) -> list[Operation]:
+        """What the fake engines of `models` did on their device, in the order of its begin.
+
+        A start lasts until its first answer; one that broke off has no end and is left out.
+        """
+        return sorted(
+            (each for model in models for each in _operations(model, self.record(model))),
+            key=lambda each: each.begin,
+        )
 
     def start(self) -> None:
         self.starts += 1

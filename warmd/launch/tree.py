@@ -12,6 +12,9 @@ import signal
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+_SEGMENTS = (b"psm_", b"sem.mp-", b"vllm_offload_", b"nccl-")
+"""Names of Python's multiprocessing, of vLLM's KV offloading and of NCCL; the rest is random."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -85,10 +88,11 @@ def descendants(root: int, spare: frozenset[int] = frozenset()) -> list[int]:
 
 
 def shared_memory(pids: list[int]) -> set[str]:
-    """List the segments that Python's multiprocessing made and `pids` map, from /proc/PID/maps.
+    """List the segments that only an engine makes and that `pids` map, from /proc/PID/maps.
 
-    Their makers unlink them in an orderly end; after a SIGKILL they stay in RAM (vllm#54002).
-    Segments of other names may be shared with others on purpose and are not listed.
+    Their makers unlink them in an orderly end; after a SIGKILL they stay in RAM, until every start
+    fails for want of it (vllm#54002, llm-d#352). Segments of other names may be shared with others
+    on purpose and are not listed.
     """
     found: set[str] = set()
     for pid in pids:
@@ -99,7 +103,7 @@ def shared_memory(pids: list[int]) -> set[str]:
             continue  # it ended while we looked
         for line in lines:
             name = line.rstrip(b"\n").partition(b"/dev/shm/")[2]
-            if name.startswith((b"psm_", b"sem.mp-")) and b"/" not in name and b" " not in name:
+            if name.startswith(_SEGMENTS) and b"/" not in name and b" " not in name:
                 found.add("/dev/shm/" + name.decode("ascii", "replace"))  # noqa: S108  shm_open(3)
     return found
 
