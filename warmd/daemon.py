@@ -21,7 +21,7 @@ import warmd
 from warmd.chronicle import Chronicle
 from warmd.config import ConfigError, Settings, load
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
-from warmd.devices import host_memory
+from warmd.devices import GpuError, GpuTrouble, host_memory
 from warmd.fitting import Fitter
 from warmd.folders import Folders, StartUpError
 from warmd.foresight import Foresight, foresee
@@ -32,10 +32,10 @@ from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.planner import RamLedger
 from warmd.reload import applicable, changes, said
-from warmd.spoken import count
+from warmd.spoken import count, duration
 from warmd.status import Decision, Status
 from warmd.supervisor import Clock, Known, Supervisor
-from warmd.wiring import Build, Front, fitter, known_of, rules
+from warmd.wiring import Build, Front, fitter, gpu_names, known_of, rules
 
 log = logging.getLogger("warmd")
 
@@ -44,6 +44,9 @@ EX_UNAVAILABLE = 69
 
 _LAST_RESORT_S = 15.0
 """How long beyond drain and stop an engine may take to go before the daemon goes without it."""
+
+GPU_LOOK_S = 5.0
+"""How often a GPU is looked for where a driver is installed and none works."""
 
 CLOCK = Clock(monotonic=time.monotonic, wall=time.time)
 
@@ -133,6 +136,8 @@ class Daemon:
             log.info("warmd %s serves %s on %s", warmd.__version__, models, fronts)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_soon)
             self._notify.notify("READY=1")
+            gpu_watch = asyncio.create_task(self._await_gpu(), name="GPU watch")
+            house.callback(gpu_watch.cancel)
             loop = asyncio.create_task(self._supervisor.run(self._after_tick), name="supervisor")
             ends: list[asyncio.Future[Any]] = [loop, stop]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -292,6 +297,29 @@ class Daemon:
             log.error("the config can't be used and the running one stays in force: %s", error)
         except ValueError as refused:
             log.warning("%s", refused)
+
+    async def _await_gpu(self) -> None:
+        """Fit every model anew once a GPU works that didn't at the start: boot races drivers."""
+        if self._fitter.has_gpu:
+            return
+        told = False
+        while True:
+            try:
+                device = await asyncio.to_thread(gpu_names)
+                break
+            except GpuError as error:
+                if error.trouble is GpuTrouble.NO_LIBRARY:
+                    return  # nobody has installed a driver: there is none to wait for
+                if not told:
+                    each = duration(GPU_LOOK_S)
+                    log.warning("no GPU can be used yet: %s; looked for each %s", error, each)
+                told = True
+                await asyncio.sleep(GPU_LOOK_S)
+        async with self._reloading:
+            log.info("a GPU can be used now: %s", device)
+            self._fitter.use(device)
+            for name in self._settings.models:
+                self._supervisor.adopt(name, self._fitter.terms(self._settings, name))
 
     # What systemd is told
 

@@ -42,6 +42,10 @@ class Fitter:
         self._slots = dict(slots or {})
         self._inherited = clean_environment(os.environ)
 
+    def use(self, device: str) -> None:
+        """Fit for this kind of GPU from now on."""
+        self.has_gpu, self._device = True, device
+
     def ahead(self) -> Fitter:
         """Return a fitter that gives the same fits; what it fits takes no slot of this one's."""
         return Fitter(self._report, self._device if self.has_gpu else None, self._slots)

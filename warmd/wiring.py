@@ -75,10 +75,14 @@ class Front:
 def fitter(report: Callable[[str], None]) -> Fitter:
     """Make the fitter for the GPUs of this host; asks the driver, which may take its time."""
     try:
-        names = sorted({gpu.name for gpu in gpus()})
+        return Fitter(report, gpu_names())
     except GpuError:
         return Fitter(report, None)
-    return Fitter(report, ", ".join(names))
+
+
+def gpu_names() -> str:
+    """Name the kinds of GPU that work here; raises `GpuError` where none does."""
+    return ", ".join(sorted({gpu.name for gpu in gpus()}))
 
 
 def rules(settings: Settings) -> Rules:

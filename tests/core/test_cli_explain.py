@@ -75,6 +75,6 @@ def test_what_a_sleeper_holds_and_its_pool() -> None:
 
 
 def test_a_model_that_can_not_sleep_says_why() -> None:
-    model = MODEL | {"cannot_sleep": "there is no NVIDIA GPU here"}
+    model = MODEL | {"cannot_sleep": "no NVIDIA GPU works here"}
     said = explanation(model, [], 100.0, time.gmtime)
-    assert "  can't sleep: there is no NVIDIA GPU here\n" in said
+    assert "  can't sleep: no NVIDIA GPU works here\n" in said

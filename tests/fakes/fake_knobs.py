@@ -129,8 +129,8 @@ class Knobs:
 
     # --- for the test to look at ---
     record: str | None = None
-    """A file of JSON lines: started, request, asked-asleep, done, aborted, sleep, slept, wake, woke,
-    reload, sigterm, ended."""
+    """A file of JSON lines: started, request, asked-asleep, done, aborted, sleep, slept, wake,
+    woke, reload, sigterm, ended."""
 
     @property
     def healthy_start(self) -> Knobs:

@@ -72,7 +72,7 @@ def _operations(model: str, record: list[dict[str, Any]]) -> Iterator[Operation]
             yield Operation(model, entry["event"], entry["at"], end)
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
         super().__init__("warmd", timeout=PATIENCE_S)
         self._path = path
@@ -189,7 +189,12 @@ FAKE_VLLM = '{knobs}'
         return status
 
     def control(self, method: str, path: str, body: object = None) -> Answer:
-        return _ask(_UnixConnection(self.run_dir / "control.sock"), method, path, body)
+        return _ask(UnixConnection(self.run_dir / "control.sock"), method, path, body)
+
+    def set(self, model: str, rung: str) -> None:
+        """Keep a model on a rung, as an operator does."""
+        answer = self.control("POST", "/set", {"model": model, "rung": rung})
+        assert answer.status == 200, answer.body
 
     @property
     def status(self) -> Any:

@@ -250,19 +250,6 @@ def test_a_wait_that_is_too_long_gets_503_with_an_estimate(daemon: Daemon) -> No
     )
 
 
-def test_two_models_start_one_after_the_other(daemon: Daemon) -> None:
-    for name in ("a", "b"):
-        daemon.turn(name, seconds={"weights": 0.3})
-    daemon.write_config({"a": 'resting = "hot"', "b": 'resting = "hot"'})
-    daemon.start()
-    daemon.wait_for("ready", "a.0")
-    daemon.wait_for("ready", "b.0")
-    ready = daemon.log.index("a.0  staged -> hot"), daemon.log.index("b.0  staged -> hot")
-    assert ready[0] < ready[1]
-    started = [daemon.record(name)[0]["at"] for name in ("a", "b")]
-    assert started[1] - started[0] > 0.3, "the second waited for the first"
-
-
 @pytest.mark.parametrize(
     "garbage", [b"\x00\xff garbage", b"[]", b'{"model": 3}', b'{"rung":"hot"}']
 )

@@ -87,15 +87,6 @@ def test_a_load_that_never_ends_is_ended(daemon: Daemon) -> None:
     assert daemon.engine_processes() == []
 
 
-def test_a_refused_port_is_tried_again_at_once(daemon: Daemon) -> None:
-    daemon.turn(port_taken=True, bad_starts=1, state=str(daemon.folder / "starts"))
-    daemon.write_config(HOT)
-    daemon.start()
-    daemon.wait_for("ready")
-    assert "in use" in daemon.log
-    assert "failure 1 in a row, next try in 0 s" in daemon.log
-
-
 def test_arguments_that_vllm_refuses_are_named(daemon: Daemon) -> None:
     daemon.turn(refuse_args=["--no-such"])
     daemon.write_config({"m": 'resting = "hot"\nargs = ["--no-such", "1"]'}, QUICK_TO_GIVE_UP)
@@ -109,21 +100,6 @@ def test_a_python_without_vllm_is_named(daemon: Daemon) -> None:
     daemon.config.write_text(text)
     daemon.start()
     assert "vllm" in daemon.wait_for("failed")["reason"].lower()
-
-
-def test_a_killed_api_server_leaves_no_child_and_is_replaced(daemon: Daemon) -> None:
-    """Failure 1 of the field: EngineCore and workers keep the VRAM (vllm#55510)."""
-    daemon.turn(children=3, leak=True)
-    daemon.write_config(HOT)
-    daemon.start()
-    first = daemon.wait_for("ready")["pid"]
-    orphans = daemon.engine_processes()
-    assert len(orphans) >= 4
-    os.kill(first, signal.SIGKILL)
-    until(lambda: daemon.replica()["pid"] not in (first, None), "another engine")
-    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in orphans)
-    daemon.wait_for("ready")
-    assert "SIGKILL" in daemon.log
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
@@ -155,40 +131,6 @@ def test_an_exit_with_status_0_that_nobody_asked_for_is_a_failure(daemon: Daemon
     assert "failure 1 in a row" in daemon.log
 
 
-def test_a_stopped_engine_is_found_and_its_request_answered_by_the_next(daemon: Daemon) -> None:
-    """Failure 11 of the field: something lives and nothing moves (vllm#39863)."""
-    daemon.write_config(HOT, engine='hang_after = "1s"')
-    daemon.start()
-    first = daemon.wait_for("ready")["pid"]
-    os.kill(first, signal.SIGSTOP)
-    assert daemon.chat().status == 200, "no byte had come: it is tried once more"
-    assert daemon.replica()["pid"] != first
-    assert "it has hung: it answered nothing for" in daemon.log
-    assert not psutil.pid_exists(first)
-
-
-def test_an_engine_that_is_well_and_generates_nothing_is_replaced(daemon: Daemon) -> None:
-    """The probes stay green while no token comes (vllm#39863)."""
-    daemon.turn(wedge_after=1)
-    daemon.write_config(HOT, engine='hang_after = "1s"')
-    daemon.start()
-    first = daemon.wait_for("ready")["pid"]
-    daemon.turn()
-    assert daemon.chat().status == 200
-    assert daemon.replica()["pid"] != first
-    assert "1 request in flight and not one token for" in daemon.log
-
-
-def test_a_slow_engine_is_left_alone(daemon: Daemon) -> None:
-    daemon.turn(token_s=0.4, tokens=6)
-    daemon.write_config(HOT, engine='hang_after = "1s"')
-    daemon.start()
-    first = daemon.wait_for("ready")["pid"]
-    assert daemon.chat().status == 200
-    assert daemon.replica()["pid"] == first
-    assert "hung" not in daemon.log
-
-
 def test_a_crash_in_a_stream_never_looks_complete(daemon: Daemon) -> None:
     daemon.turn(crash_mid_stream=3, token_s=0.05)
     daemon.write_config(HOT)
@@ -198,16 +140,6 @@ def test_a_crash_in_a_stream_never_looks_complete(daemon: Daemon) -> None:
         daemon.chat(stream=True)
     daemon.wait_for("ready")
     until(lambda: daemon.replica()["in_flight"] == 0, "no place is lost")
-
-
-def test_an_engine_that_is_stopped_in_mid_start_leaves_nothing(daemon: Daemon) -> None:
-    daemon.turn(hang_at="imports", ignore_sigterm=True, children=1)
-    daemon.write_config(HOT)
-    daemon.start()
-    until(daemon.engine_processes, "it starts")
-    daemon.control("POST", "/set", {"model": "m", "rung": "cold"})
-    daemon.wait_for("down")
-    assert daemon.engine_processes() == []
 
 
 def test_a_lost_stager_brings_the_rung_down_and_is_made_good(daemon: Daemon) -> None:

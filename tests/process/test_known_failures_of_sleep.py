@@ -54,7 +54,7 @@ def test_a_sleep_beside_a_wake_hangs_or_crashes(daemon: Daemon) -> None:
         daemon.turn(name, sleep={"first_sleep_s": 0.3, "sleep_s": 0.15, "wake_s": 0.15})
     daemon.write_config({"a": SLEEPY, "b": SLEEPY}, engine=DRILL)
     daemon.start()
-    random = Random(36753)  # noqa: S311  the same demand in each run
+    random = Random(36753)  # the same demand in each run
     answers: list[Future[Answer]] = []
     with ThreadPoolExecutor(24) as clients:
         for _ in range(24):
@@ -139,7 +139,7 @@ def test_a_sleep_while_requests_run_aborts_them_behind_a_200(daemon: Daemon) -> 
     with ThreadPoolExecutor(2) as clients:
         streams = [clients.submit(daemon.chat, stream=True) for _ in range(2)]
         until(lambda: daemon.replica()["in_flight"] == 2, "they stream")
-        daemon.control("POST", "/set", {"model": "m", "rung": "asleep", "for": "1s"})
+        daemon.set("m", "asleep")
         for stream in streams:
             body = stream.result().body
             assert body.endswith(b"data: [DONE]\n\n")
@@ -148,7 +148,7 @@ def test_a_sleep_while_requests_run_aborts_them_behind_a_200(daemon: Daemon) -> 
     seen = events(daemon)
     assert "sleep" not in seen[: len(seen) - 1 - seen[::-1].index("done")]
     daemon.wait_for("asleep")
-    until(lambda: daemon.status["models"]["m"]["override"] is None, "it may be asked again")
+    daemon.set("m", "auto")
     assert is_right(daemon.chat())
     assert "asked-asleep" not in events(daemon)
 
@@ -163,7 +163,7 @@ def test_a_stream_that_outlasts_the_drain_looks_complete(daemon: Daemon) -> None
     with ThreadPoolExecutor(1) as client:
         stream = client.submit(daemon.chat, stream=True)
         until(lambda: daemon.replica()["in_flight"], "it streams")
-        daemon.control("POST", "/set", {"model": "m", "rung": "asleep"})
+        daemon.set("m", "asleep")
         with pytest.raises((http.client.IncompleteRead, ConnectionError)):
             stream.result()
     until(lambda: "sigterm" in events(daemon), "its engine is stopped instead")
@@ -178,10 +178,12 @@ def test_a_stream_that_outlasts_the_drain_looks_complete(daemon: Daemon) -> None
 @pytest.mark.parametrize("failure", ["garbage", "no weights after level 2"])
 def test_garbage_after_a_wake_that_answered_200(daemon: Daemon, failure: str) -> None:
     """vllm#29341: no answer of it reaches anybody, and the log shows both hashes."""
-    level, ways = 1, {"wrong_from_wake": 1}
-    if failure != "garbage":
-        level, ways = 2, {"fails_in": "reload", "failure": "lie"}
-    daemon.turn(sleep=ways)
+    if failure == "garbage":
+        level = 1
+        daemon.turn(sleep={"wrong_from_wake": 1})
+    else:
+        level = 2
+        daemon.turn(sleep={"fails_in": "reload", "failure": "lie"})
     lines = f'idle = {{ after = "200ms" }}\nsleep = {{ level = {level}, slowest = "0%" }}'
     daemon.write_config({"m": lines}, engine=DRILL)
     daemon.start()
@@ -241,25 +243,27 @@ def test_the_first_sleep_takes_host_ram_and_never_returns_it(daemon: Daemon) -> 
     daemon.turn("a", sleep={"pinned_bytes": 96 * MIB})
     daemon.turn("b", sleep={"pinned_bytes": 1 * MIB})
     lines = f'{SLEEPY}\nresting = "cold"'
-    daemon.write_config({"a": lines, "b": lines}, '[ram]\nsleeping = "64MiB"', engine='sleep = "on"')
+    daemon.write_config(
+        {"a": lines, "b": lines}, '[ram]\nsleeping = "64MiB"', engine='sleep = "on"'
+    )
     daemon.start()
     assert is_right(daemon.chat("a"))
     pid = daemon.wait_for("asleep", "a.0")["pid"]
-    daemon.control("POST", "/set", {"model": "a", "rung": "hot"})
+    daemon.set("a", "hot")
     daemon.wait_for("ready", "a.0")
     assert is_right(daemon.chat("b"))
     daemon.wait_for("down", "b.0")
-    refused = r"its sleep would take \S+ \S+, which don't fit in ram.sleeping: \S+ MiB of 64 MiB"
+    refused = r"its sleep would take \S+ \S+, which don't fit in ram.sleeping: \S+ MiB of 64.0 MiB"
     assert re.search(f"b.0.*{refused}", daemon.log), daemon.log
     assert daemon.wait_for_rung("staged", "b")["rung"] == "staged"
     assert "sleep" not in events(daemon, "b")
     assert daemon.replica("a.0")["pid"] == pid
     # Its process alone gives it back; and the next time its measure is known before.
-    daemon.control("POST", "/set", {"model": "a", "rung": "cold"})
+    daemon.set("a", "cold")
     daemon.wait_for("down", "a.0")
     assert is_right(daemon.chat("b"))
     daemon.wait_for("asleep", "b.0")
-    daemon.control("POST", "/set", {"model": "a", "rung": "auto"})
+    daemon.set("a", "auto")
     assert is_right(daemon.chat("a"))
     daemon.wait_for("down", "a.0")
     assert re.search(f"a.0.*{refused}", daemon.log), daemon.log

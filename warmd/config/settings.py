@@ -243,7 +243,7 @@ class Settings(Table):
             case SleepMode.OFF:
                 return 'engine.sleep is "off"'
             case SleepMode.AUTO if not has_gpu:
-                return "there is no NVIDIA GPU here"
+                return "no NVIDIA GPU works here"
             case SleepMode.AUTO | SleepMode.ON | SleepMode.DRILL:
                 return None
 
