@@ -151,6 +151,7 @@ class Life:
                     f"{duration(desk.fit.limits.drain)}: it is stopped, for a sleep would abort "
                     "them unseen"
                 )
+                return  # they have had their time
         if desk.state.phase in (Phase.READY, Phase.DRAINING):
             await self._drained(race)
 
