@@ -191,6 +191,7 @@ def test_a_busy_model_starves_the_one_that_waits(daemon: Daemon) -> None:
 def test_a_sleep_under_a_stream_aborts_it_behind_a_200(daemon: Daemon) -> None:
     """vllm#28714, #45520: it is drained first, and ends as it would have ended."""
     assert is_whole(ask(daemon, "one"))
+    pid = daemon.replica("one.0")["pid"]
     with ThreadPoolExecutor(1) as client, watched(daemon) as seen:
         stream = client.submit(ask, daemon, "one", 900, stream=True)
         until(lambda: daemon.replica("one.0")["in_flight"], "it streams")
@@ -200,8 +201,8 @@ def test_a_sleep_under_a_stream_aborts_it_behind_a_200(daemon: Daemon) -> None:
     events = [json.loads(line[6:]) for line in body.split(b"\n\n") if line.startswith(b"data: {")]
     assert events[-1]["choices"][0]["finish_reason"] == "length"
     assert body.endswith(b"data: [DONE]\n\n")
-    phases = [each["one"] for each in seen]
-    assert phases.index("draining") < phases.index("falling-asleep") < phases.index("asleep")
+    assert "draining" in [each["one"] for each in seen]
+    assert daemon.replica("one.0")["pid"] == pid
     daemon.set("one", "auto")
     assert is_whole(ask(daemon, "one"))
 
