@@ -100,7 +100,7 @@ def test_the_one_to_evict_is_never_idle_and_is_resurrected_in_the_middle(daemon:
     daemon.write_config({"a": lines, "b": lines}, rules, engine=DRILL)
     daemon.start()
     assert is_right(daemon.chat("a"))
-    end = time.monotonic() + 9.0
+    end = time.monotonic() + 7.0
     longest = {"a": 0.0, "b": 0.0}
 
     def ask_on_and_on(model: str) -> None:
@@ -117,7 +117,7 @@ def test_the_one_to_evict_is_never_idle_and_is_resurrected_in_the_middle(daemon:
         if put_aside.kind == "sleep":
             assert next_up.model != put_aside.model, turns
             assert next_up.kind in ("wake", "started"), turns
-    assert _count(turns, "wake") >= 3, turns
+    assert _count(turns, "wake") >= 2, turns
     assert _count(turns, "started") == 2, turns
     # Beyond the bound: a drain of 0.2 s, the sleep, the wake or a start, and its proof.
     assert max(longest.values()) < 1.0 + 4.0, longest
