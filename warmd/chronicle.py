@@ -112,7 +112,7 @@ class Chronicle:
         )
         at = self._clock.wall()
         match failure.during:
-            case Phase.STARTING | Phase.WARMING:
+            case Phase.STARTING | Phase.WARMING | Phase.ADOPTING:
                 self._metrics.start_failed(failure.model)
                 self._history.record_failure(
                     failure.model,

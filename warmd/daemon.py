@@ -18,6 +18,7 @@ import sdnotify
 import uvloop
 
 import warmd
+from warmd.aside import aside
 from warmd.chronicle import Chronicle
 from warmd.config import ConfigError, Settings, load
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
@@ -32,6 +33,7 @@ from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.planner import RamLedger
 from warmd.reload import applicable, changes, said
+from warmd.replica import EngineRecord
 from warmd.spoken import count, duration
 from warmd.status import Decision, Status
 from warmd.supervisor import Clock, Known, Supervisor
@@ -98,7 +100,7 @@ class Daemon:
         stop = self._stop = _stop_signal()
         async with AsyncExitStack() as house:
             house.enter_context(Folders(settings))
-            self._fitter = await asyncio.to_thread(fitter, _warn)
+            self._fitter = await fitter(_warn)
             history = History(
                 settings.host.state_dir / "history.db", _warn, keep=settings.history.keep
             )
@@ -108,12 +110,9 @@ class Daemon:
             launcher = DirectLauncher(settings.host.run_dir, outlive=outlive)
             house.push_async_callback(launcher.close)
             self._supervisor = self._furnish(launcher, history)
-            found = self._supervisor.left_behind() if outlive else {}
+            found = self._left_behind() if outlive else {}
             _sweep(settings.host.run_dir, spare=found)
             await launcher.open()
-            for name, record in found.items():
-                self._supervisor.take_over(name, record)
-
             control = ControlServer(
                 settings.control_socket,
                 settings.control.group,
@@ -131,6 +130,9 @@ class Daemon:
             ready = inherited_sockets(os.environ).get("gateway", ())
             bound = await gateway.start([(a.host, a.port) for a in settings.gateway.listen], ready)
 
+            # Not before: a daemon that fails to come up must not take engines down with it.
+            for name, record in found.items():
+                self._supervisor.take_over(name, record)
             fronts = ", ".join(f"http://{_bracketed(host)}:{port}" for host, port in bound)
             models = count(len(settings.models), "model")
             log.info("warmd %s serves %s on %s", warmd.__version__, models, fronts)
@@ -165,6 +167,13 @@ class Daemon:
             await loop
 
     # What the rooms are made of
+
+    def _left_behind(self) -> dict[str, EngineRecord]:
+        """Return what an earlier daemon left and can be taken over; say why all else can't."""
+        found, doubts = self._supervisor.left_behind()
+        for name, doubt in doubts.items():
+            log.warning("%s: the engine that an earlier warmd left is stopped: %s", name, doubt)
+        return found
 
     def _furnish(self, launcher: Launcher, history: History) -> Supervisor:
         settings = self._settings
@@ -231,6 +240,8 @@ class Daemon:
 
     def shutdown(self) -> str:
         """End the daemon and every engine, also where engines outlive it; return a sentence."""
+        if self._stopping and not self._engines_too:
+            return "warmd is ending already and leaves its engines; start it, and ask again"
         self._engines_too = True
         if not self._stop.done():
             self._stop.set_result("an operator asked for it")
@@ -300,12 +311,12 @@ class Daemon:
 
     async def _await_gpu(self) -> None:
         """Fit every model anew once a GPU works that didn't at the start: boot races drivers."""
-        if self._fitter.has_gpu:
+        if self._fitter.has_gpu and not self._fitter.is_gpu_unknown:
             return
         told = False
         while True:
             try:
-                device = await asyncio.to_thread(gpu_names)
+                device = await aside(gpu_names)
                 break
             except GpuError as error:
                 if error.trouble is GpuTrouble.NO_LIBRARY:
@@ -316,6 +327,8 @@ class Daemon:
                 told = True
                 await asyncio.sleep(GPU_LOOK_S)
         async with self._reloading:
+            if self._stopping:
+                return
             log.info("a GPU can be used now: %s", device)
             self._fitter.use(device)
             for name in self._settings.models:

@@ -21,6 +21,8 @@ from warmd.policy import BackOff, Hygiene, Wish
 from warmd.replica import Fit, Limits, SleepTerms
 from warmd.supervisor import SleepPolicy, Terms
 
+UNKNOWN_GPU = "a GPU whose driver doesn't answer"
+
 
 class Fitter:
     """Fits replicas to the settings; a replica keeps its slot for as long as the daemon lives."""
@@ -41,6 +43,11 @@ class Fitter:
         self._report = report
         self._slots = dict(slots or {})
         self._inherited = clean_environment(os.environ)
+
+    @property
+    def is_gpu_unknown(self) -> bool:
+        """Whether there is a GPU that nobody could name yet."""
+        return self._device == UNKNOWN_GPU
 
     def use(self, device: str) -> None:
         """Fit for this kind of GPU from now on."""

@@ -136,7 +136,7 @@ def _held_up_by(
         if name in changed or outlook.status is None or name not in new.models:
             continue
         for replica in outlook.status.replicas[: _wanted(outlook)]:
-            if replica.phase in _BROKEN:
+            if replica.phase in _BROKEN and replica.renewed:
                 how = "has failed" if replica.phase is Phase.FAILED else "is backing off"
                 return f"{replica.name} {how} ({replica.reason})"
     return None

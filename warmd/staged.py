@@ -66,9 +66,7 @@ class StagedWeights:
         clock: Callable[[], float],
         listener: StagedListener,
         *,
-        in_thread: Callable[
-            [Callable[[], WeightFiles]], Awaitable[WeightFiles]
-        ] = asyncio.to_thread,
+        in_thread: Callable[[Callable[[], WeightFiles]], Awaitable[WeightFiles]],
     ) -> None:
         """`in_thread` runs the scan, which may hang on a network mount, beside the event loop."""
         self.model = model

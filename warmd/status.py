@@ -35,7 +35,7 @@ class SleepStatus:
 
     cycles: int  # how often this engine has slept
     seconds: float  # to fall asleep, the last time
-    host_ram: int  # held in the host's RAM since its first sleep
+    host_ram: int | None  # held in the host's RAM since its first sleep; None: not measured
     device_kept: int | None  # kept on the device while it sleeps; None where nobody can tell
     last_wake: dict[str, float] | None  # seconds by part: engine, first_answer, canary
 
@@ -59,6 +59,7 @@ class ReplicaStatus:
     rehearses: bool = False  # the sleep that it goes into, or comes out of, is only a rehearsal
     expected: float | None = None  # seconds that its wake takes, from measured ones, while it wakes
     stale: bool = False  # its engine was started with settings that have changed since
+    renewed: bool = False  # its settings have changed since it was last ready
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from warmd.aside import aside
 from warmd.config import Settings
-from warmd.devices import Footprint, GpuError, footprint, gpus
-from warmd.fitting import Fitter
+from warmd.devices import Footprint, GpuError, GpuTrouble, footprint, gpus
+from warmd.fitting import UNKNOWN_GPU, Fitter
 from warmd.gateway import ModelCard
 from warmd.history import History
 from warmd.ladder import replica_name
@@ -18,6 +19,9 @@ from warmd.replica import Fit, Replica
 from warmd.staged import StagedWeights
 from warmd.staging import Stager, WeightFiles, weight_files
 from warmd.supervisor import Clock, Known, Rules, Supervisor
+
+_DRIVER_S = 10.0
+_NO_GPU = (GpuTrouble.NO_LIBRARY, GpuTrouble.NO_DRIVER, GpuTrouble.NO_GPU)
 
 
 class Build:
@@ -45,7 +49,9 @@ class Build:
     def staged(self, model: str, weights: Path) -> StagedWeights:
         """Make the keeper of a model's weights."""
         scan = self.scan(weights)
-        return StagedWeights(model, scan, self._stager, self._clock.monotonic, self.supervisor)
+        return StagedWeights(
+            model, scan, self._stager, self._clock.monotonic, self.supervisor, in_thread=aside
+        )
 
     def scan(self, weights: Path) -> Callable[[], WeightFiles]:
         """Return what finds the files below `weights`."""
@@ -72,12 +78,19 @@ class Front:
         ]
 
 
-def fitter(report: Callable[[str], None]) -> Fitter:
-    """Make the fitter for the GPUs of this host; asks the driver, which may take its time."""
+async def fitter(report: Callable[[str], None]) -> Fitter:
+    """Make the fitter for the GPUs of this host, by what the driver says within a moment.
+
+    A driver that is there and doesn't work at the moment is that of a GPU all the same: an upgrade
+    of it breaks NVML for everybody and engines that run for nobody.
+    """
     try:
-        return Fitter(report, gpu_names())
-    except GpuError:
-        return Fitter(report, None)
+        async with asyncio.timeout(_DRIVER_S):
+            return Fitter(report, await aside(gpu_names))
+    except GpuError as error:
+        return Fitter(report, None if error.trouble in _NO_GPU else UNKNOWN_GPU)
+    except TimeoutError:
+        return Fitter(report, UNKNOWN_GPU)
 
 
 def gpu_names() -> str:
@@ -109,4 +122,4 @@ def known_of(history: History, models: Iterable[str]) -> dict[str, Known]:
 
 
 async def _footprint(pid: int) -> Footprint | None:
-    return await asyncio.to_thread(footprint, pid)
+    return await aside(lambda: footprint(pid))

@@ -67,9 +67,9 @@ class FakeEngine:
         self.name = spec.name
         self.pid = pid
         self.exec_at = now
-        self.identity = f"boot:{pid}:{now:g}"
         self._on_line = on_line
         self.identity = f"engine {next(_BORN)}"
+        self.was_left = False
         self.stopped_with: float | None = None
         self._exit: asyncio.Future[EngineExit] = asyncio.get_running_loop().create_future()
 
@@ -91,7 +91,7 @@ class FakeEngine:
         return await asyncio.shield(self._exit)
 
     async def leave(self) -> None:
-        pass
+        self.was_left = True
 
     async def stop(self, grace_s: float) -> EngineExit:
         self.stopped_with = grace_s
@@ -157,6 +157,7 @@ class FakeMake:
         self.told_version = "0.33"
         self.print = "print"
         self.did: list[str] = []
+        self.missed_probes = 0
         self.unproved = False  # awake, and nobody has asked whether it is what it was
 
     @property
@@ -171,6 +172,9 @@ class FakeMake:
         self.asleep = self.unproved = False
         self.kept = None
         return LaunchSpec(self.name, ("vllm",), {}, Path("/"))
+
+    def resume(self, pid: int) -> None:
+        self.lines.append(f"--- goes on with {pid} ---")
 
     def log(self, line: str) -> None:
         self.lines.append(line)
@@ -189,7 +193,8 @@ class FakeMake:
 
     async def listening(self) -> bool:
         await self.up.wait()
-        return True
+        self.missed_probes -= 1
+        return self.missed_probes < 0
 
     async def warm_up(self) -> None:
         assert not self.asleep, "a sleeper was asked"
@@ -339,6 +344,8 @@ class House:
         if after is not None:
             self.launcher.left = [*after.launcher.left, *after.launcher.started]
         self.sleeping = 10**9  # the budget for sleepers' RAM
+        self.measures = asyncio.Event()
+        self.measures.set()
         self.memory = Footprint(100, 50, 10**9)
         self.supervisor = Supervisor(
             self.time.clock,
@@ -398,6 +405,7 @@ class House:
         )
 
     async def measure(self, pid: int) -> Footprint:
+        await self.measures.wait()
         return self.memory
 
     def replica(self, model: str, index: int, fit: Fit) -> Replica:

@@ -162,6 +162,14 @@ def test_what_a_sleeper_keeps_counts_and_it_goes_when_only_that_helps() -> None:
     assert begun == StartEngine("b.0", "b shall")
 
 
+def test_a_sleeper_that_is_enough_goes_before_anybody_waits_for_a_busy_one() -> None:
+    busy = facts("a", Phase.READY, vram=50, in_flight=1)
+    sleeper = facts("s", Phase.ASLEEP, kept=20, target=Rung.ASLEEP)
+    (stopped,) = make_plan(scene(busy, sleeper, facts("b", Phase.DOWN, vram=40, wait=0.0))).actions
+    assert isinstance(stopped, StopEngine)
+    assert stopped.replica == "s.0"
+
+
 def test_a_wake_that_somebody_waits_for_goes_before_cooling() -> None:
     idle = facts("a", Phase.READY, pool=None, target=Rung.ASLEEP)
     made = make_plan(scene(idle, facts("b", Phase.ASLEEP, pool=None, wait=0.0)))

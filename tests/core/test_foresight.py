@@ -123,8 +123,11 @@ def test_the_order_is_the_device_lanes() -> None:
 
 def test_a_broken_model_that_nobody_touches_keeps_engines_as_they_are() -> None:
     now, new = settings({"a": {}, "x": {}}), settings({"a": {"args": ["--x"]}, "x": {}})
-    broken = outlook("x", HOT, Phase.FAILED)
-    foresight = foreseen(now, new, a=outlook("a", HOT, Phase.READY, stale=True), x=broken)
+    broken = outlook("x", HOT, Phase.FAILED, renewed=True)
+    old = outlook("x", HOT, Phase.FAILED)
+    ready = outlook("a", HOT, Phase.READY, stale=True)
+    assert foreseen(now, new, a=ready, x=old).held_up_by is None, "nobody changed it"
+    foresight = foreseen(now, new, a=ready, x=broken)
     assert foresight.held_up_by == "x.0 has failed (CUDA error)"
     assert "no engine is made anew for now: x.0 has failed" in said(foresight)[-2]
     touched = settings({"a": {"args": ["--x"]}, "x": {"max_wait": "9s"}})

@@ -159,9 +159,14 @@ def test_engines_with_changed_settings_are_made_anew_one_by_one_when_all_else_is
 
 def test_changed_settings_that_do_not_work_take_one_engine_not_all() -> None:
     b = with_stale(model("b", Rung.HOT, Phase.READY))
-    made = plan(model("a", Rung.HOT, Phase.FAILED, staging=HELD), b)
+    failed = model("a", Rung.HOT, Phase.FAILED, staging=HELD)
+    renewed = replace(failed, replicas=[replace(failed.replicas[0], renewed=True)])
+    made = plan(renewed, b)
     assert made.actions == ()
     assert made.held_up["b"] == "b.0 goes on with its old settings: a.0 is failed"
+    assert plan(failed, b).actions == (StopEngine("b.0", "its settings have changed"),), (
+        "what failed with the settings that it always had says nothing of the new ones"
+    )
 
 
 def test_a_start_with_settings_that_have_changed_is_called_off() -> None:

@@ -165,7 +165,7 @@ class Life:
             self.asked[model].clear()
             self.served[model].clear()
             self.house.supervisor.adopt(model, terms(self.house, model, "", self.room))
-        found = self.house.supervisor.left_behind()
+        found, _ = self.house.supervisor.left_behind()
         self.house.launcher.sweep(spare=found)
         for name, record in found.items():
             self.house.supervisor.take_over(name, record)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from rig import FakeMake, House
 
+from warmd.devices import Footprint
 from warmd.ladder import NotReadyError, Phase, Rung
 from warmd.launch import EngineExit
 from warmd.policy import Hygiene
@@ -25,7 +26,7 @@ def a_house(after: House | None = None) -> House:
 async def succeeded(old: House) -> House:
     """The next daemon on the same host: it sweeps, and takes over."""
     house = a_house(after=old)
-    found = house.supervisor.left_behind()
+    found, _ = house.supervisor.left_behind()
     house.launcher.sweep(spare=found)
     for name, record in found.items():
         house.supervisor.take_over(name, record)
@@ -166,5 +167,101 @@ async def test_an_engine_that_does_not_answer_is_given_up_in_time() -> None:
     old.makes["m.0"].up.clear()
     house = await succeeded(old)
     assert house.phase("m.0") is Phase.ADOPTING
+    terms = house.terms("m", Rung.HOT, sleep=SLEEP, max_wait=0.01)
+    house.supervisor.models["m"].terms = terms
     with pytest.raises(NotReadyError, match="taken over"):
         await house.supervisor.acquire("m")
+
+
+async def test_a_missed_probe_is_no_death() -> None:
+    old = a_house()
+    await old.make_ready("m.0")
+    await old.die()
+    old.makes["m.0"].missed_probes = 2
+    house = await succeeded(old)
+    for _ in range(3):
+        house.time.now += 1.0
+        await house.rest()
+    assert house.phase("m.0") is Phase.READY
+    assert not old.launcher.started[0].has_ended
+
+
+async def test_a_second_restart_amid_a_takeover_leaves_the_engine_running() -> None:
+    old = a_house()
+    await old.make_ready("m.0")
+    await old.die()
+    old.makes["m.0"].up.clear()
+    house = await succeeded(old)
+    assert house.phase("m.0") is Phase.ADOPTING
+    closing = asyncio.create_task(house.supervisor.close("SIGTERM came", leave=True))
+    await house.until(closing.done)
+    assert not old.launcher.started[0].has_ended
+    old.makes["m.0"].up.set()
+    third = await succeeded(house)
+    assert third.phase("m.0") is Phase.READY
+
+
+async def test_an_engine_without_a_canary_must_answer_before_it_is_taken_over() -> None:
+    def plain(after: House | None = None) -> House:
+        house = House(after=after)
+        house.supervisor.adopt("m", house.terms("m", Rung.HOT))
+        return house
+
+    old = plain()
+    await old.make_ready("m.0")
+    await old.die()
+    old.makes["m.0"].answers.clear()
+    house = plain(after=old)
+    found, _ = house.supervisor.left_behind()
+    house.supervisor.take_over("m.0", found["m.0"])
+    await house.rest()
+    assert house.phase("m.0") is Phase.ADOPTING
+    old.makes["m.0"].answers.set()
+    await house.until(lambda: house.phase("m.0") is Phase.READY)
+
+
+async def test_why_an_engine_is_not_taken_over_is_told() -> None:
+    old = a_house()
+    await old.make_ready("m.0")
+    await old.die()
+    old.makes["m.0"].print = "another"
+    _, doubts = a_house(after=old).supervisor.left_behind()
+    assert doubts == {"m.0": "its settings have changed since it was started"}
+
+
+async def test_what_a_sleeper_holds_is_known_over_a_takeover() -> None:
+    old = a_house()
+    await old.make_ready("m.0")
+    old.memory = Footprint(100, None, 10**9)
+    old.supervisor.set_target("m", Rung.ASLEEP, None)
+    await old.until(lambda: old.makes["m.0"].did == ["sleep 1"])
+    await old.until(lambda: old.phase("m.0") is Phase.ASLEEP)
+    await old.die()
+    house = await succeeded(old)  # rests hot: it is woken
+    await house.until(lambda: house.phase("m.0") is Phase.READY)
+    house.memory = Footprint(160, None, 10**9)
+    house.supervisor.set_target("m", Rung.ASLEEP, None)
+    await house.until(lambda: house.phase("m.0") is Phase.ASLEEP)
+    nap = house.one("m.0").state.last_nap
+    assert nap is not None
+    assert nap.host_ram == 60, "grown by so much since its first sleep, under another daemon"
+
+
+async def test_the_log_of_an_engine_goes_on_after_a_takeover() -> None:
+    old = a_house()
+    await old.make_ready("m.0")
+    await old.die()
+    house = await succeeded(old)
+    assert house.makes["m.0"].lines == [f"--- goes on with {old.one('m.0').state.pid} ---"]
+
+
+async def test_an_order_to_leave_outlives_a_drain_in_vain() -> None:
+    old = a_house()
+    await old.make_ready("m.0")
+    lease = await old.supervisor.acquire("m")
+    old.supervisor.set_target("m", Rung.ASLEEP, None)
+    await old.until(lambda: old.phase("m.0") is Phase.DRAINING)
+    closing = asyncio.create_task(old.supervisor.close("SIGTERM came", leave=True))
+    await asyncio.wait_for(closing, 10)  # the drain's own second is real
+    assert old.launcher.started[0].was_left
+    lease.release()

@@ -219,7 +219,8 @@ def _gauges(models: list[ModelStatus]) -> list[GaugeMetricFamily]:
             rung.add_metric((model.name, replica.name), replica.rung.height)
             in_flight.add_metric((replica.name,), replica.in_flight)
             if replica.sleep is not None:
-                pinned.add_metric((replica.name,), replica.sleep.host_ram)
+                if replica.sleep.host_ram is not None:
+                    pinned.add_metric((replica.name,), replica.sleep.host_ram)
                 if replica.sleep.device_kept is not None:
                     kept.add_metric((replica.name,), replica.sleep.device_kept)
     return [rung, target, waiting, oldest, in_flight, staged, pinned, kept]

@@ -11,7 +11,7 @@ import aiohttp
 BASE_URL = "http://engine"
 _MOVES = re.compile(
     r"^vllm:(?:generation_tokens_total|prompt_tokens_total|iteration_tokens_total_count"
-    r"|request_success_total|num_requests_running|num_requests_waiting)(?:{[^}]*})? ([0-9.eE+-]+)",
+    r"|request_success_total)(?:{[^}]*})? ([0-9.eE+-]+)",
     re.MULTILINE,
 )
 _CONNECT_S = 5.0

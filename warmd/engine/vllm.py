@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -111,6 +112,12 @@ class Vllm:
         self._log.begin(command.shown)
         self._report_trouble()
         return LaunchSpec(self._replica, command.argv, command.env, command.cwd)
+
+    def resume(self, pid: int) -> None:
+        """Go on with the log of an engine that an earlier daemon had started."""
+        self._log.begin(f"taken over by warmd process {os.getpid()}: engine process {pid}")
+        self._log.forget()
+        self._report_trouble()
 
     def log(self, line: str) -> None:
         """Keep a line of the engine's output."""

@@ -126,7 +126,7 @@ def _make_one_anew(models: Iterable[ModelFacts], held_up: dict[str, str]) -> Ite
     """
     wanted = [(m, r) for m in models for r in m.wanted]
     stale = [(m, r) for m, r in wanted if r.stale and r.phase in _STEADY]
-    broken = next((r for _, r in wanted if r.phase in _BROKEN), None)
+    broken = next((r for _, r in wanted if r.phase in _BROKEN and r.renewed), None)
     for model, replica in stale:
         if broken is not None:
             trouble = f"{broken.name} is {broken.phase.words}"

@@ -24,6 +24,7 @@ class ReplicaFacts:
     retry_at: float | None = None  # when it may be tried again
     reason: str = ""
     stale: bool = False  # its engine was started with settings that have changed since
+    renewed: bool = False  # its settings have changed since it was last ready
     in_flight: int = 0
     hot_for: float = 0.0
     sleeps: bool = False

@@ -45,14 +45,14 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
                 return Full(aside, put_aside(scene, victim, why))
             case Stays() as verdict:
                 stays.append((victim.name, verdict))
+    sleeper = max(_sleepers(scene, model), key=lambda r: r.kept, default=None)
+    if sleeper is not None and (sleeper.kept >= missing or not stays):
+        why = f"stopped for {model.name}: asleep it keeps {size(sleeper.kept)} of the pool"
+        return Full(f"{full}; {sleeper.name} is stopped for it", StopEngine(sleeper.name, why))
     if stays:
         name, verdict = min(stays, key=lambda each: each[1].at_most)
         within = duration(verdict.at_most)
         return Full(f"{full}; {name} is hot there: {verdict.reason}, {within} more at most")
-    sleeper = max(_sleepers(scene, model), key=lambda r: r.kept, default=None)
-    if sleeper is not None:
-        why = f"stopped for {model.name}: asleep it keeps {size(sleeper.kept)} of the pool"
-        return Full(f"{full}; {sleeper.name} is stopped for it", StopEngine(sleeper.name, why))
     return Full(full)
 
 

@@ -18,9 +18,9 @@ from warmd.replica.ports import EngineConnection, Measure
 from warmd.replica.race import CalledOffError, EngineEndedError, HungError, Race
 from warmd.replica.record import EngineRecord
 from warmd.replica.slumber import Slumber
-from warmd.replica.state import BAD_NAPS_MAX
+from warmd.replica.state import BAD_NAPS_MAX, TREE_END_S
 from warmd.replica.takeover import check
-from warmd.replica.vigil import TREE_END_S, Vigil, to_its_end
+from warmd.replica.vigil import Vigil, to_its_end
 from warmd.spoken import count, duration
 
 LISTENING_POLL_S = 1.0
@@ -31,6 +31,8 @@ SAID_LISTENING_POLL_S = 0.02
 
 CALLED_OFF_GRACE_S = 2.0
 """How long an engine whose start is called off may take to end in good order."""
+
+_NAPS = (Phase.FALLING_ASLEEP, Phase.WAKING)
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +73,14 @@ class Life:
                 await self._reign(engine, race, record)
             finally:
                 exit_watch.cancel()
-            if desk.orders.leave and desk.orders.stop is None:
+            if self._shall_leave:
                 await self._part_from(engine)
                 return
         except CalledOffError:
+            if record is not None and engine is not None and self._shall_leave:
+                # It was not even asked what it is: what was noted of it holds for the next one.
+                await self._part_from(engine)
+                return
             # An importing vLLM heeds SIGTERM late, and nobody is served by it yet.
             hurry = CALLED_OFF_GRACE_S
         except HungError as hung:
@@ -88,9 +94,13 @@ class Life:
             # A replica that stands still for ever would be worse than one that is tried again.
             log.exception("%s: a fault of warmd's own while its engine ran", desk.name)
             failure = f"a fault of warmd's own ({bug!r}); please report it with the journal"
-        bad_naps = self._bad_naps(failure)
+        was_bad_nap = failure is not None and desk.state.phase in _NAPS
         await self._clear_away(engine, failure, min(hurry, desk.fit.limits.stop))
-        self._conclude(failure, bad_naps)
+        self._conclude(failure, desk.state.bad_naps + was_bad_nap)
+
+    @property
+    def _shall_leave(self) -> bool:
+        return self._desk.orders.leave and self._desk.orders.stop is None
 
     async def _launch(self) -> RunningEngine:
         tracker = self.tracker
@@ -106,6 +116,7 @@ class Life:
         if engine is None:
             await self._launcher.end_leftovers(self._desk.name)
         else:
+            self._desk.fit.make.resume(engine.pid)
             self._know(engine)
         return engine
 
@@ -144,6 +155,8 @@ class Life:
                 if desk.orders.ending.is_set():
                     break
                 await slumber.fall_asleep(turn, self._measure)
+            elif self._shall_leave:
+                break  # they end with the daemon, the engine goes on
             else:
                 running = count(desk.places.in_flight, "request")
                 desk.orders.give_stop(
@@ -221,12 +234,6 @@ class Life:
         if connection is not None:
             await connection.close()
         desk.fit.make.ended()
-
-    def _bad_naps(self, failure: str | None) -> int:
-        """Count the sleeps and wakes that failed in a row."""
-        state = self._desk.state
-        falls = state.phase in (Phase.FALLING_ASLEEP, Phase.WAKING)
-        return state.bad_naps + 1 if failure is not None and falls else state.bad_naps
 
     def _conclude(self, failure: str | None, bad_naps: int) -> None:
         desk = self._desk

@@ -62,6 +62,9 @@ class EngineMake(Protocol):
     def prepare(self) -> LaunchSpec:
         """Make the engine's folder fresh and say what to run; raises `EngineError`."""
 
+    def resume(self, pid: int) -> None:
+        """Go on with the log of an engine that runs already; `pid` is its main process."""
+
     def log(self, line: str) -> None:
         """Keep a line of the engine's output."""
 

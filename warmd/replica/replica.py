@@ -197,6 +197,17 @@ class Replica:
         return fit.sleep is not None and not self.state.is_sleepless
 
     @property
+    def is_falling_asleep(self) -> bool:
+        """Whether it is drained for its sleep, or falls asleep."""
+        falls = self.state.phase in (Phase.DRAINING, Phase.FALLING_ASLEEP)
+        return falls and self._desk.orders.stop is None
+
+    @property
+    def is_renewed(self) -> bool:
+        """Whether its settings have changed since its engine was last ready."""
+        return self._desk.proven != self._next_fit.spec
+
+    @property
     def overdue(self) -> float | None:
         """Seconds by which its operation is later than its own limit; None while it isn't."""
         limit = self._desk.fit.limits.of(self.state.phase)

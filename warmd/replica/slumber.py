@@ -7,7 +7,7 @@ serve garbage from then on (vllm#29341, #52479): so the engine is drained before
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from contextlib import suppress
 
 from warmd.devices import Footprint
 from warmd.engine.canary import CanaryAnswer, difference
@@ -15,9 +15,12 @@ from warmd.engine.errors import EngineError
 from warmd.ladder import Phase, WakeTimes
 from warmd.replica.desk import Desk, Turn
 from warmd.replica.ports import EngineConnection, Measure, SleepTerms
-from warmd.replica.race import Race
+from warmd.replica.race import HungError, Race
 from warmd.replica.state import Nap
 from warmd.spoken import duration
+
+_MEASURE_S = 10.0
+"""How long a measurement may take: a sick driver never answers, and a lane waits for it."""
 
 _SLOW_ASKED_AGAIN = 2
 """How often an engine that seems slow is asked again: a busy host makes one answer late."""
@@ -31,8 +34,6 @@ class Slumber:
         self._connection = connection
         self._race = race
         self._pid = pid
-        self._awake: Footprint | None = None  # before its first sleep
-        self._asleep: Footprint | None = None  # in its first sleep
 
     @property
     def _terms(self) -> SleepTerms:
@@ -43,12 +44,15 @@ class Slumber:
         """Put the drained engine to sleep and measure what that takes; raises `EngineError`."""
         desk = self._desk
         desk.become(Phase.FALLING_ASLEEP, turn.reason, rehearses=turn.rehearsal)
-        before = await measure(self._pid)
+        before = await self._measured(measure)
         began = desk.clock()
-        work = self._connection.sleep(self._terms.level)
-        await self._within_limit(work, "fall asleep")
+        try:
+            async with asyncio.timeout(desk.fit.limits.sleep):
+                await self._race.first(self._connection.sleep(self._terms.level))
+        except TimeoutError:
+            raise HungError(self._too_late("fall asleep")) from None
         seconds = desk.clock() - began
-        nap = self._nap(seconds, before, await measure(self._pid), turn)
+        nap = self._nap(seconds, before, await self._measured(measure), turn)
         desk.become(
             Phase.ASLEEP,
             turn.reason,
@@ -57,36 +61,53 @@ class Slumber:
             last_nap=nap,
         )
 
+    async def _measured(self, measure: Measure) -> Footprint | None:
+        """Measure the engine; None where a sick driver or /proc keeps the answer."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_MEASURE_S):
+                return await self._race.first(measure(self._pid))
+        return None
+
     def _nap(
         self, seconds: float, before: Footprint | None, after: Footprint | None, turn: Turn
     ) -> Nap:
-        if before is None or after is None:
-            raise EngineError("it ended while it fell asleep")
+        if after is None:
+            return Nap(seconds, None, None, None, turn.rehearsal)
         first = self._desk.state.first_nap
-        if self._awake is None or self._asleep is None or first is None:
-            self._awake, self._asleep = before, after
+        host_ram: int | None = None
+        if first is None and before is not None:
             # What a driver pins isn't always counted as the process's own, but it is missing.
-            grown = max(0, after.host_bytes - before.host_bytes)
-            missing = max(0, before.host_available - after.host_available)
-            return Nap(seconds, max(grown, missing), after.device_bytes, turn.rehearsal)
-        grown = after.host_bytes - self._asleep.host_bytes
-        return Nap(seconds, max(0, first.host_ram + grown), after.device_bytes, turn.rehearsal)
+            grown = after.host_bytes - before.host_bytes
+            missing = before.host_available - after.host_available
+            host_ram = max(0, grown, missing)
+        elif first is not None and first.host_ram is not None and first.host_bytes is not None:
+            # It is pinned while awake as well: only against its first sleep can growth be seen.
+            host_ram = max(0, first.host_ram + after.host_bytes - first.host_bytes)
+        return Nap(seconds, host_ram, after.host_bytes, after.device_bytes, turn.rehearsal)
 
     async def wake(self, turn: Turn) -> None:
-        """Wake the engine and get its answers; raises `EngineError` where one is missing or wrong.
+        """Wake the engine and get its answers; raises `EngineError` where one is wrong.
 
-        Raises `CalledOffError` where its end is asked for meanwhile.
+        Raises `HungError` where that takes too long, `CalledOffError` where its end is asked for.
         """
         desk, ask = self._desk, self._race.first
         began = desk.clock()
-        await self._within_limit(self._connection.wake(self._terms.level), "wake")
-        awake = desk.clock()
-        await ask(self._connection.warm_up())
-        answered = desk.clock()
-        if desk.state.canary is not None:
-            await self._prove(desk.state.canary)
+        try:
+            async with asyncio.timeout(desk.fit.limits.sleep):
+                await ask(self._connection.wake(self._terms.level))
+                awake = desk.clock()
+                await ask(self._connection.warm_up())
+                answered = desk.clock()
+                if desk.state.canary is not None:
+                    await self._prove(desk.state.canary)
+        except TimeoutError:
+            raise HungError(self._too_late("wake and answer")) from None
         times = WakeTimes(awake - began, answered - awake, desk.clock() - answered)
         desk.become(Phase.READY, turn.reason, last_wake=times, bad_naps=0)
+
+    def _too_late(self, what: str) -> str:
+        limit = duration(self._desk.fit.limits.sleep)
+        return f"it did not {what} within {limit}; see its log, or raise sleep.timeout"
 
     async def _prove(self, recorded: CanaryAnswer) -> None:
         # The wording of `difference` tells a wrong answer, which no second one can mend.
@@ -104,13 +125,3 @@ class Slumber:
             f"after its wake {difference(recorded, best or recorded, self._terms.slowest)};"
             " it is started anew and was not served"
         )
-
-    async def _within_limit(self, work: Awaitable[None], doing: str) -> None:
-        limit = self._desk.fit.limits.sleep
-        try:
-            async with asyncio.timeout(limit):
-                await self._race.first(work)
-        except TimeoutError:
-            raise EngineError(
-                f"it did not {doing} within {duration(limit)}; see its log, or raise sleep.timeout"
-            ) from None

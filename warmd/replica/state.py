@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from warmd.engine.canary import CanaryAnswer
 from warmd.ladder import Phase, StartTimes, WakeTimes
 
+TREE_END_S = 10.0
+"""How long after SIGKILL a process tree may still be there before that is worth a word."""
+
 BAD_NAPS_MAX = 2
 """After so many sleeps or wakes in a row that failed, a replica is not put to sleep any more."""
 
@@ -37,7 +40,7 @@ class Limits:
             case Phase.FALLING_ASLEEP | Phase.WAKING | Phase.ADOPTING:
                 return self.sleep
             case Phase.STOPPING:
-                return self.stop
+                return self.stop + TREE_END_S
             case Phase.DOWN | Phase.READY | Phase.ASLEEP | Phase.BACKING_OFF | Phase.FAILED:
                 return None
 
@@ -47,18 +50,20 @@ class Nap:
     """What one sleep took: seconds to fall asleep, and bytes.
 
     `host_ram`: what the engine's processes hold of the host's RAM beyond what they held before
-    their first sleep; `device_kept`: what they keep on the device, None where nobody can tell.
+    their first sleep, and `host_bytes` what they hold in all; `device_kept`: what they keep on the
+    device. None where nobody can tell.
     """
 
     seconds: float
-    host_ram: int
+    host_ram: int | None
+    host_bytes: int | None
     device_kept: int | None
     rehearsal: bool = False
 
     @property
-    def held(self) -> int:
-        """Bytes of RAM and VRAM together."""
-        return self.host_ram + (self.device_kept or 0)
+    def held(self) -> int | None:
+        """Bytes of RAM and VRAM together, None where they could not be measured."""
+        return None if self.host_ram is None else self.host_ram + (self.device_kept or 0)
 
 
 @dataclass(frozen=True)

@@ -36,18 +36,29 @@ async def check(desk: Desk, record: EngineRecord, connection: EngineConnection, 
     desk.become(phase, "taken over, as an earlier warmd left it", **known)
 
 
+_POLL_S = 0.5
+
+
 async def _flaw(desk: Desk, record: EngineRecord, connection: EngineConnection) -> str | None:
-    if not await connection.listening():
-        return "it isn't well (/health)"
-    if record.version is not None and (version := await connection.version()) != record.version:
-        return f"it is vLLM {version} and was {record.version}"
+    # A busy host makes an engine miss a probe: only the whole time over it is not well.
+    while not await connection.listening():
+        await desk.pause(_POLL_S)
+    if record.version is not None:
+        while (version := await connection.version()) is None:
+            await desk.pause(_POLL_S)
+        if version != record.version:
+            return f"it is vLLM {version} and was {record.version}"
     if desk.model not in (names := await connection.serves()):
         return f"it serves {', '.join(names) or 'nothing'}, not {desk.model}"
     if desk.fit.sleep is not None:
         asleep = await connection.sleeping()
         if asleep != record.sleeps:
             return "it sleeps and was awake" if asleep else "it is awake and was asleep"
-    if record.canary is not None and not record.sleeps:
+    if record.sleeps:
+        return None  # its wake will prove it
+    if record.canary is None:
+        await connection.warm_up()
+    else:
         # Only the words: right after a restart of everything its speed would say little.
         return difference(record.canary, await connection.canary(), 0.0)
     return None

@@ -12,9 +12,7 @@ from warmd.policy import Hung, Pulse, feel
 from warmd.replica.desk import Desk
 from warmd.replica.ports import EngineConnection
 from warmd.replica.race import EngineEndedError, HungError
-
-TREE_END_S = 10.0
-"""How long after SIGKILL a process tree may still be there before that is worth a word."""
+from warmd.replica.state import TREE_END_S
 
 _DOUBT_S = 0.05
 """The pause before an engine that broke a connection off is asked whether it is well."""

@@ -341,15 +341,22 @@ class Supervisor(ReplicaListener, StagedListener):
             ago = max(0.0, self._clock.wall() - known.last_request)
             model.last_request = self._clock.monotonic() - ago
 
-    def left_behind(self) -> dict[str, EngineRecord]:
-        """Return, by replica, the engines of an earlier daemon that may be taken over."""
-        found = {}
+    def left_behind(self) -> tuple[dict[str, EngineRecord], dict[str, str]]:
+        """Return, by replica, what of an earlier daemon may be taken over, and why the rest can't.
+
+        Only what the earlier daemon noted is looked at: the engines aren't asked yet.
+        """
+        found, doubts = {}, {}
         for replica in (r for m in self.models.values() for r in m.replicas):
             record = EngineRecord.found(replica.fit.make.noted())
-            if record is None or record.doubt(replica.fit.make.fingerprint()) is not None:
+            if record is None:
                 continue
-            found[replica.name] = record
-        return found
+            doubt = record.doubt(replica.fit.make.fingerprint())
+            if doubt is None:
+                found[replica.name] = record
+            else:
+                doubts[replica.name] = doubt
+        return found, doubts
 
     def take_over(self, replica: str, record: EngineRecord) -> None:
         """Check the engine that an earlier daemon left running, and go on with it."""

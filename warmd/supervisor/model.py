@@ -12,7 +12,7 @@ from warmd.ladder import Phase, Rung, SleepFigures
 from warmd.planner import ModelFacts, ReplicaFacts, StagingFacts
 from warmd.policy import Demand, Hygiene, Override, Target, Wish, worn
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake
-from warmd.replica import Fit, Replica
+from warmd.replica import Fit, Nap, Replica
 from warmd.staged import StagedWeights
 
 QUIET_S = 30.0
@@ -23,6 +23,9 @@ PINNED_PER_WEIGHT = 1.4
 
 Pinned blocks are rounded up to powers of two (vllm#16663).
 """
+
+PINNED_BESIDE = 2**30
+"""What a sleep may take beside twice the weights, at most."""
 
 _NOTHING_YET = Target(Rung.COLD, 1, "warmd has just started")
 
@@ -41,7 +44,7 @@ class SleepPolicy:
 class Terms:
     """What the config says of a model. `max_wait` in seconds; one fit for each replica.
 
-    `names`: what else clients may ask for it by; `vram`: bytes of its pool for each engine.
+    `vram`: bytes of its pool for each engine; `adapters`: names that clients may ask for as well.
     """
 
     aliases: tuple[str, ...]
@@ -98,7 +101,7 @@ class Managed:
         """The rung that a request meets now: what is drained or falls asleep is hot no longer."""
         if any(r.state.phase is Phase.READY for r in self.replicas):
             return Rung.HOT
-        if any(r.state.phase in _NEARLY_AWAKE for r in self.replicas):
+        if any(r.state.phase in _NEARLY_AWAKE or r.is_falling_asleep for r in self.replicas):
             return Rung.ASLEEP
         return Rung.STAGED if self.staged.state.held else Rung.COLD
 
@@ -138,8 +141,8 @@ class Managed:
     @property
     def pinned(self) -> int:
         """The bytes of host RAM that its engines have taken for their sleep."""
-        naps = [r.state.last_nap for r in self.replicas if r.state.cycles]
-        return sum(nap.host_ram for nap in naps if nap is not None)
+        slept = [r for r in self.replicas if r.state.cycles]
+        return sum(self._pins(r, r.state.last_nap) for r in slept)
 
     def facts(self, now: float) -> ModelFacts:
         """Return what the planner needs to know at `now`."""
@@ -168,7 +171,9 @@ class Managed:
         if sleep is None or not state.cycles or first is None or last is None:
             wear, kept = None, 0
         else:
-            wear = worn(sleep.hygiene, state.cycles, first.held, last.held)
+            known = first.held is not None and last.held is not None
+            grown = (first.held or 0, last.held or 0) if known else (0, 0)
+            wear = worn(sleep.hygiene, state.cycles, *grown)
             kept = last.device_kept or 0
         return ReplicaFacts(
             replica.name,
@@ -176,6 +181,7 @@ class Managed:
             state.retry_at,
             state.reason,
             stale=replica.is_stale,
+            renewed=replica.is_renewed,
             in_flight=replica.in_flight,
             hot_for=now - state.since if state.phase is Phase.READY else 0.0,
             sleeps=sleep is not None and replica.sleeps,
@@ -185,18 +191,27 @@ class Managed:
         )
 
     def _will_pin(self, replica: Replica) -> int:
-        if replica.state.cycles or self.terms.sleep is None or self.terms.sleep.level > 1:
-            return 0
+        return 0 if replica.state.cycles else self._pins(replica, None)
+
+    def _pins(self, replica: Replica, nap: Nap | None) -> int:
+        """The bytes of host RAM that a replica's sleep takes: measured, else by its weights."""
+        weights = self.staged.state.total or 0
         known = self.figures.get(self.figures_key(replica) or "") or self.any_figures()
-        if known is not None and known.host_ram is not None:
-            return known.host_ram
-        return int(PINNED_PER_WEIGHT * (self.staged.state.total or 0))
+        figure = None if known is None else known.host_ram
+        if nap is not None and nap.host_ram is not None:
+            figure = nap.host_ram
+        if figure is not None:
+            # Somebody else's RAM may have got into the measurement; it must not count for ever.
+            return min(figure, 2 * weights + PINNED_BESIDE)
+        level = 1 if self.terms.sleep is None else self.terms.sleep.level
+        return int(PINNED_PER_WEIGHT * weights) if level == 1 else 0
 
     def any_figures(self) -> SleepFigures | None:
         """The figures of any version, for an engine that doesn't run and can't say its own."""
-        sleep = self.terms.sleep
-        ours = (f for key, f in self.figures.items() if sleep and key.startswith(sleep.key))
-        return next(ours, None)
+        if self.terms.sleep is None:
+            return None
+        ours = f"{self.terms.sleep.key} vllm="
+        return next((f for key, f in self.figures.items() if key.startswith(ours)), None)
 
     def _switch_cost(self) -> float:
         """Seconds that it takes to put it aside and to bring it back, as measured."""

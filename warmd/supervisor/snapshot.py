@@ -102,6 +102,7 @@ def _replica_status(model: Managed, replica: Replica, clock: Clock) -> ReplicaSt
         rehearses=state.rehearses and state.phase in _IN_A_REHEARSAL,
         expected=expected_wake(model.wakes) if wakes and model.wakes else None,
         stale=replica.is_stale,
+        renewed=replica.is_renewed,
     )
 
 

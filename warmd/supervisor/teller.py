@@ -60,8 +60,8 @@ class Teller:
         """Keep what the first sleep and wake of an engine took, where that is new."""
         replica = next(r for r in model.replicas if r.name == name)
         key, nap, wake = model.figures_key(replica), new.first_nap, new.last_wake
-        if key is None or key in model.figures or nap is None or wake is None:
-            return
+        if key is None or nap is None or wake is None or new.cycles > 1:
+            return  # only the first sleep of an engine tells what one takes
         figures = SleepFigures(nap.seconds, wake.total, nap.host_ram, nap.device_kept)
         model.figures[key] = figures
         self._events.sleep_measured(model.name, key, figures)
