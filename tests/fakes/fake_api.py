@@ -277,9 +277,7 @@ class FakeApi:
         return web.json_response({"error": error}, status=status)
 
 
-def serve(
-    args: argparse.Namespace, knobs: Knobs, sock: socket.socket, children: list[int]
-) -> None:
+def serve(args: argparse.Namespace, knobs: Knobs, sock: socket.socket, children: list[int]) -> None:
     """Serve until SIGTERM or SIGINT, or until a child has died."""
     asyncio.run(_serve(args, knobs, sock, children))
 

@@ -196,11 +196,7 @@ def main() -> int:
                 soak.run(60 * asked.minutes, log)
         finally:
             if asked.keep is not None:
-                shutil.copytree(
-                    daemon.folder,
-                    asked.keep,
-                    ignore=lambda folder, names: [n for n in names if n in ("cache",) or n.endswith(("sock", ".shim"))],
-                )
+                _copy_logs(daemon.folder, asked.keep)
         print(soak.summary())
         if not soak.faults:
             print("nothing is wrong")
@@ -210,6 +206,15 @@ def main() -> int:
         print(f"{len(soak.faults)} faults; the end of the daemon's log:")
         print(tail(daemon.folder / "log"))
         return 1
+
+
+def _copy_logs(source: Path, to: Path) -> None:
+    to.mkdir(parents=True)
+    for name in ("log", "blows", "warmd.toml"):
+        if (source / name).exists():
+            shutil.copy(source / name, to)
+    for log in (source / "run" / "engines").glob("*/engine.log"):
+        shutil.copy(log, to / f"{log.parent.name}.log")
 
 
 def _end(number: int, _: object) -> NoReturn:

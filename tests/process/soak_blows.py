@@ -55,7 +55,9 @@ def _named(process: psutil.Process) -> Tree:
         return Tree(process, what, _model(process) or _model_below(process))
     if model := _model(process):
         if name.startswith("VLLM::"):
-            return Tree(process, name.removeprefix("VLLM::"), model)
+            # The kernel keeps 15 bytes of a name.
+            what = "EngineCore" if name.startswith("VLLM::EngineCor") else "child"
+            return Tree(process, what, model)
         return Tree(process, "api-server", model)
     command = process.cmdline()
     if any(part.endswith("/staging/process.py") for part in command):

@@ -7,6 +7,7 @@ import json
 import random
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -145,10 +146,10 @@ class _Visit:
     def _read_stream(self, response: http.client.HTTPResponse) -> tuple[Fate, str]:
         text, finish, events = "", None, 0
         try:
-            while line := response.readline():
+            for line in _lines(response):
                 if not line.startswith(b"data: "):
                     continue
-                if line == b"data: [DONE]\n":
+                if line == b"data: [DONE]":
                     return self._judge(text, finish)
                 event = json.loads(line.removeprefix(b"data: "))
                 if "error" in event:
@@ -159,7 +160,6 @@ class _Visit:
                 events += 1
                 if events == self._leaves_after:
                     return Fate.LEFT, ""
-            response.read()  # raises where the last chunk is missing; readline() does not
         except (OSError, ValueError, http.client.HTTPException) as error:
             if isinstance(error, TimeoutError):
                 raise
@@ -185,3 +185,9 @@ class _Visit:
         return "".join(f"{words[n % len(words)]} " for n in range(self._count))
 
 
+def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Yield lines as they come; raises where the last chunk is missing, which readline() hides."""
+    rest = b""
+    while chunk := response.read1(1 << 16):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines

@@ -31,7 +31,7 @@ _MODELS = {
     "deaf": '[models.{0}.idle]\nafter = "3s"\nthen = "staged"',
 }
 NAMES = tuple(_MODELS)
-FINAL = {name: "asleep" for name in NAMES} | {"hot": "hot", "deaf": "staged"}
+FINAL = dict.fromkeys(NAMES, "asleep") | {"hot": "hot", "deaf": "staged"}
 """The rung on which each model shall stand once nobody has asked for it for a while."""
 
 _ENGINES: Mapping[str, Mapping[str, Any]] = {

@@ -24,6 +24,9 @@ _DESCRIPTORS_MORE = 16
 _THREADS_MORE = 8  # asyncio.to_thread keeps its workers
 
 
+_OUR_FAULT = re.compile(r"Traceback|please report|longer than it may|was never (retrieved|awaited)")
+
+
 def judge(
     outcomes: Sequence[Outcome], blows: Sequence[Blow], outages: Sequence[Outage]
 ) -> Iterator[str]:
@@ -152,7 +155,7 @@ class Size:
 def faults_in_log(log: str) -> Iterator[str]:
     """Tell what a log must never hold: our own bugs, and false alarms."""
     for line in log.splitlines():
-        if re.search(r"Traceback|please report|longer than it may|was never (retrieved|awaited)", line):
+        if _OUR_FAULT.search(line):
             yield f"the log says: {line}"
 
 
