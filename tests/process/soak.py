@@ -16,12 +16,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn, TextIO
 
 import psutil
-from daemon_rig import Daemon, a_daemon
+from daemon_rig import Daemon, a_daemon, until
 from soak_blows import Hand, trees
-from soak_clients import Crowd
+from soak_clients import Crowd, Fate
 from soak_scene import DRAIN_S, HANG_S, MAX_WAIT_S, NAMES, Keeper, Scene
 from soak_verdict import (
     Size,
@@ -29,7 +29,6 @@ from soak_verdict import (
     faults_in_log,
     faults_in_scene,
     judge,
-    shown,
     tail,
     unsettled,
 )
@@ -38,6 +37,7 @@ from warmd.launch import tree
 
 _SETTLE_S = 90.0
 _HANG_S = MAX_WAIT_S + DRAIN_S + HANG_S + 3.0
+_AWAY_S = 60.0
 _MOST_TOLD = 20
 
 
@@ -56,11 +56,13 @@ class Soak:
         self._settled_s = 0.0
         self._sizes: list[Size] = []
 
-    def run(self, seconds: float, log: Any) -> None:
-        """Soak for `seconds`, let it settle, and judge."""
+    def run(self, seconds: float, log: TextIO) -> None:
+        """Soak for `seconds`, let it settle, and judge. `log` is told of each blow."""
         self.keeper.start()
         try:
-            self._warm_up()
+            self._wait_for_the_daemon()
+            for name in NAMES:
+                self.daemon.chat(name)
             self._rest("before the load")
             self._suffer(seconds, log)
             self._calm()
@@ -68,22 +70,15 @@ class Soak:
             self._judge()
         finally:
             self.keeper.end()
-            if self.daemon.process is not None and self.daemon.process.poll() is None:
-                self.daemon.process.terminate()
-            self.keeper.join()
-            self.daemon.process = None
         self.faults += self.keeper.wrong
         self.faults += faults_in_log(self.daemon.log)
         left = [t for t in trees() if t.what != "zombie"]
         self.faults += [f"{t.what} {t.process.pid} of {t.model} outlives a shutdown" for t in left]
 
-    def _warm_up(self) -> None:
-        while not self.keeper.is_up:
-            time.sleep(0.05)
-        for name in NAMES:
-            self.daemon.chat(name)
+    def _wait_for_the_daemon(self) -> None:
+        until(lambda: self.keeper.is_up, "the daemon is up", _AWAY_S)
 
-    def _suffer(self, seconds: float, log: Any) -> None:
+    def _suffer(self, seconds: float, log: TextIO) -> None:
         self.crowd.start()
         try:
             end = time.monotonic() + seconds
@@ -107,9 +102,7 @@ class Soak:
 
     def _calm(self) -> None:
         self.scene.clear_up()
-        while not self.keeper.is_up:
-            time.sleep(0.05)
-        self.scene.write_config()
+        self._wait_for_the_daemon()
         self.hand.ask("POST", "/reload")
         for name in NAMES:
             self.hand.ask("POST", "/set", {"model": name, "rung": "auto"})
@@ -126,7 +119,6 @@ class Soak:
             wrong = [*unsettled(status), *faults_in_scene(self.scene, status)]
             if wrong and time.monotonic() > began + _SETTLE_S:
                 self.faults += [f"not settled {when}: {each}" for each in wrong]
-                print(shown(status), file=sys.stderr)
                 break
         self._sizes.append(Size.of(status["pid"]))
         return time.monotonic() - began
@@ -136,12 +128,8 @@ class Soak:
         self.faults += last.grown(first)
         self.faults += judge(self.crowd.outcomes, self.hand.blows, self.keeper.outages)
         self.faults += faults_in_history(self.daemon)
-        answered = {o.model for o in self.crowd.outcomes if o.fate == "answered"}
+        answered = {o.model for o in self.crowd.outcomes if o.fate is Fate.ANSWERED}
         self.faults += [f"no request to {name} was answered" for name in set(NAMES) - answered]
-        said = self.daemon.control("POST", "/shutdown", {})
-        self.keeper.end()
-        assert said.status == 200, said
-        self.keeper.join()
 
     def summary(self) -> str:
         """Say what happened."""
@@ -149,7 +137,7 @@ class Soak:
         fates = Counter(outcome.fate for outcome in self.crowd.outcomes)
         ends = [outage for outage in self.keeper.outages if outage.number is not None]
         away = [outage.ended - outage.began for outage in ends if outage.ended is not None]
-        waits = sorted(o.ended - o.began for o in self.crowd.outcomes if o.fate == "answered")
+        waits = sorted(o.ended - o.began for o in self.crowd.outcomes if o.fate is Fate.ANSWERED)
         first, *_, last = self._sizes or [Size(0, 0, 0)]
         lines = {
             "seed": self.seed,
@@ -173,9 +161,11 @@ def nothing_left() -> Iterator[None]:
     try:
         yield
     finally:
-        while left := [t.process for t in trees() if t.what != "zombie"]:
-            for process in left:
-                process.kill()
+        end = time.monotonic() + _AWAY_S
+        while (left := [t for t in trees() if t.what != "zombie"]) and time.monotonic() < end:
+            for each in left:
+                with suppress(psutil.Error):
+                    each.process.kill()
             time.sleep(0.05)
 
 

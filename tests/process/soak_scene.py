@@ -19,6 +19,7 @@ MAX_WAIT_S = 20.0
 DRAIN_S = 5.0
 STOP_S = 1.0
 HANG_S = 3.0
+_END_S = 60.0
 
 _SLEEPS = '[models.{0}.idle]\nafter = "2s"\n[models.{0}.sleep]\ntimeout = "5s"'
 _MODELS = {
@@ -158,12 +159,18 @@ class Keeper:
         return self.outages[-1].ended is not None
 
     def end(self) -> None:
-        """Let the daemon that runs be the last one: whoever ends it waits for it."""
+        """Shut the daemon that runs down with all its engines, and start no other."""
         self._done = True
-
-    def join(self) -> None:
-        """Wait until the last daemon has ended."""
-        self._thread.join()
+        try:
+            self._daemon.control("POST", "/shutdown", {})
+        except (OSError, HTTPException):
+            self.strike(signal.SIGKILL)
+        self._thread.join(_END_S)
+        if self._thread.is_alive() and self._daemon.process is not None:
+            self.wrong.append(f"the daemon was told to shut down and still ran after {_END_S:g} s")
+            self._daemon.process.kill()
+            self._thread.join()
+        self._daemon.process = None
 
     def _keep(self) -> None:
         while True:
@@ -174,9 +181,7 @@ class Keeper:
                     with self._changing:
                         self.outages[-1].ended = time.monotonic()
                 time.sleep(0.02)
-            asked = self.outages[-1].number
-            if self._done:
-                asked = signal.SIGTERM
+            asked = signal.SIGTERM if self._done else self.outages[-1].number
             if process.returncode != (0 if asked is signal.SIGTERM else -signal.SIGKILL):
                 why = "nobody" if asked is None else asked.name
                 self.wrong.append(f"the daemon ended with {process.returncode} ({why} told it to)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import sqlite3
@@ -179,11 +178,6 @@ def faults_in_scene(scene: Scene, status: Any) -> Iterator[str]:
     yield from stray_files(scene.daemon, up)
     if "deaf.0" not in up:
         yield from (f"/dev/shm/{name} is left" for name in segments_left(scene))
-
-
-def shown(status: Any) -> str:
-    """Return a status for people who look for a fault."""
-    return json.dumps(status, indent=1)
 
 
 def _children(tree: Tree) -> set[int]:
