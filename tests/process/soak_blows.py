@@ -82,6 +82,7 @@ class Hand:
         self._chance = random.Random(f"{seed} hand")
         self._ways: dict[str, tuple[int, Callable[[str], Blow | None]]] = {
             "api-server": (4, self._kill_of_engine),
+            "api-server SIGTERM": (1, self._terminate_engine),
             "EngineCore": (3, self._kill_of_engine),
             "shim": (3, self._kill_of_engine),
             "stop": (3, self._stop_engine),
@@ -118,6 +119,9 @@ class Hand:
 
     def _kill_of_engine(self, what: str) -> Blow | None:
         return self._signal(what, what, signal.SIGKILL, _AFTER_A_KILL_S)
+
+    def _terminate_engine(self, what: str) -> Blow | None:
+        return self._signal(what, "api-server", signal.SIGTERM, _AFTER_A_KILL_S)
 
     def _stop_engine(self, what: str) -> Blow | None:
         return self._signal(what, "api-server", signal.SIGSTOP, _AFTER_A_STOP_S)

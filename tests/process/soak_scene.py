@@ -21,6 +21,9 @@ STOP_S = 1.0
 HANG_S = 3.0
 _END_S = 60.0
 
+_STATUS = {signal.SIGTERM: 0, signal.SIGKILL: -signal.SIGKILL}
+"""What a daemon ends with when it is told so."""
+
 _SLEEPS = '[models.{0}.idle]\nafter = "2s"\n[models.{0}.sleep]\ntimeout = "5s"'
 _MODELS = {
     "hot": 'resting = "hot"',
@@ -65,12 +68,12 @@ _WEATHER: tuple[Mapping[str, Any], ...] = (
 
 
 class Scene:
-    """The config of a daemon and the ways of its engines. `args` changes what a model runs with."""
+    """The config of a daemon and the ways of its engines; `lengths`: what their flags say now."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
         self.segments = f"psm_{daemon.folder.name}-"
-        self._lengths = dict.fromkeys(NAMES, 2048)
+        self.lengths = dict.fromkeys(NAMES, 2048)
         for name in NAMES:
             self._turn(name)
         self.write_config()
@@ -78,7 +81,7 @@ class Scene:
     def write_config(self) -> None:
         """Write the whole config anew."""
         tables = {
-            name: f'args = ["--max-model-len", "{self._lengths[name]}"]\n{lines.format(name)}'
+            name: f'args = ["--max-model-len", "{self.lengths[name]}"]\n{lines.format(name)}'
             for name, lines in _MODELS.items()
         }
         self.daemon.write_config(
@@ -95,7 +98,7 @@ class Scene:
 
     def change_args(self, name: str, chance: random.Random) -> None:
         """Give a model other flags: with the next reload, or start, its engine is another one."""
-        self._lengths[name] = chance.randrange(1024, 4096)
+        self.lengths[name] = chance.randrange(1024, 4096)
         self.write_config()
 
     def change_weather(self, chance: random.Random) -> str:
@@ -135,6 +138,7 @@ class Keeper:
         self.outages = [Outage(time.monotonic())]
         self.wrong: list[str] = []
         self.daemons: set[int] = set()
+        self._struck: set[int] = set()
         self._thread = threading.Thread(target=self._keep, name="keeper")
         self._changing = threading.Lock()
 
@@ -144,19 +148,29 @@ class Keeper:
         self._thread.start()
 
     def strike(self, number: signal.Signals) -> int | None:
-        """Signal the daemon; return its process, None where one is only just coming up."""
+        """Signal the daemon; return its process.
+
+        None where there is none, and where it only comes up and would not know SIGTERM yet.
+        """
         with self._changing:
             process = self._daemon.process
-            if process is None or process.poll() is not None or self.outages[-1].ended is None:
+            if process is None or process.poll() is not None:
+                return None
+            if number is signal.SIGTERM and not self.is_up:
                 return None
             self.outages.append(Outage(time.monotonic(), number))
+            self._struck.add(process.pid)
             process.send_signal(number)
             return process.pid
 
     @property
     def is_up(self) -> bool:
         """Whether a daemon answers."""
-        return self.outages[-1].ended is not None
+        return not self._open
+
+    @property
+    def _open(self) -> list[Outage]:
+        return [outage for outage in self.outages if outage.ended is None]
 
     def end(self) -> None:
         """Shut the daemon that runs down with all its engines, and start no other."""
@@ -179,12 +193,15 @@ class Keeper:
             while process.poll() is None:
                 if not self.is_up and self._answers():
                     with self._changing:
-                        self.outages[-1].ended = time.monotonic()
+                        if process.pid not in self._struck:
+                            for outage in self._open:
+                                outage.ended = time.monotonic()
                 time.sleep(0.02)
-            asked = signal.SIGTERM if self._done else self.outages[-1].number
-            if process.returncode != (0 if asked is signal.SIGTERM else -signal.SIGKILL):
-                why = "nobody" if asked is None else asked.name
-                self.wrong.append(f"the daemon ended with {process.returncode} ({why} told it to)")
+            numbers = {outage.number for outage in self._open}
+            if self._done:
+                numbers.add(signal.SIGTERM)
+            if process.returncode not in {_STATUS[number] for number in numbers if number}:
+                self.wrong.append(f"the daemon ended with {process.returncode} after {numbers}")
                 self.outages.append(Outage(time.monotonic()))
                 time.sleep(1.0)
             if self._done:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import signal
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from daemon_rig import Daemon
@@ -16,6 +16,7 @@ from soak_blows import Blow, Tree, trees
 from soak_clients import Fate, Outcome
 from soak_scene import FINAL, Outage, Scene, segments_left
 
+_T = TypeVar("_T")
 _STEADY = ("ready", "asleep", "down")
 _FILES = {"engine.log", "engine.json", "engine.sock", "rpc"}
 _RSS_MORE = 24 << 20
@@ -175,6 +176,11 @@ def faults_in_scene(scene: Scene, status: Any) -> Iterator[str]:
     replicas = [r for m in status["models"].values() for r in m["replicas"]]
     up = {replica["name"] for replica in replicas if replica["pid"] is not None}
     yield from strays(scene.daemon, status)
+    for tree in trees():
+        if tree.what == "api-server" and tree.model is not None:
+            length = str(scene.lengths[tree.model])
+            if length not in (command := _safely(tree.process.cmdline)):
+                yield f"{tree.model} runs with other flags than {length}: {command}"
     yield from stray_files(scene.daemon, up)
     if "deaf.0" not in up:
         yield from (f"/dev/shm/{name} is left" for name in segments_left(scene))
@@ -188,12 +194,11 @@ def _ancestors(tree: Tree) -> set[int]:
     return {parent.pid for parent in _safely(tree.process.parents)}
 
 
-def _safely(look: Any) -> list[psutil.Process]:
+def _safely(look: Callable[[], list[_T]]) -> list[_T]:
     try:
-        found: list[psutil.Process] = look()
+        return look()
     except psutil.Error:
         return []
-    return found
 
 
 def tail(file: Path, lines: int = 60) -> str:
