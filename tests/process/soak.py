@@ -128,8 +128,9 @@ class Soak:
         self.faults += last.grown(first)
         self.faults += judge(self.crowd.outcomes, self.hand.blows, self.keeper.outages)
         self.faults += faults_in_history(self.daemon)
-        answered = {o.model for o in self.crowd.outcomes if o.fate is Fate.ANSWERED}
-        self.faults += [f"no request to {name} was answered" for name in set(NAMES) - answered]
+        for name in NAMES:
+            if (answer := self.daemon.chat(name)).status != 200:
+                self.faults.append(f"{name} was asked when all was quiet: {answer}")
 
     def summary(self) -> str:
         """Say what happened."""

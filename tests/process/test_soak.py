@@ -15,7 +15,7 @@ def test_a_daemon_that_is_struck_all_the_time_comes_to_rest_and_leaves_nothing()
     # A process of its own: a soak adopts every orphan below it.
     soak = Path(__file__).with_name("soak.py")
     running = subprocess.Popen(
-        [sys.executable, str(soak), "--seed", "7", "--minutes", str(SECONDS / 60)],
+        [sys.executable, str(soak), "--seed", "7", "--minutes", str(SECONDS / 60), "--every", "1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
