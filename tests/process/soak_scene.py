@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import socket
@@ -72,7 +71,7 @@ class Scene:
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
-        self.segments = f"psm_{daemon.folder.name}-"
+        self.segment = f"psm_{daemon.folder.name}"
         self.lengths = dict.fromkeys(NAMES, 2048)
         for name in NAMES:
             self._turn(name)
@@ -112,7 +111,7 @@ class Scene:
         self._turn("flaky")
 
     def _turn(self, name: str, ways: Mapping[str, Any] | None = None) -> None:
-        segment = {"segment": f"/dev/shm/{self.segments}"} if name == "deaf" else {}
+        segment = {"segment": self.segment} if name == "deaf" else {}
         self.daemon.turn(name, **{"token_s": 0.01, **_ENGINES[name], **segment, **(ways or {})})
 
 
@@ -221,8 +220,3 @@ class Keeper:
             return bool(self._daemon.status["pid"] == getattr(self._daemon.process, "pid", None))
         except (OSError, HTTPException):
             return False
-
-
-def segments_left(scene: Scene) -> list[str]:
-    """Return the shared memory of the scene's engines that is there now."""
-    return [name for name in os.listdir("/dev/shm") if name.startswith(scene.segments)]

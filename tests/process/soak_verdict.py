@@ -14,7 +14,7 @@ import psutil
 from daemon_rig import Daemon
 from soak_blows import Blow, Tree, trees
 from soak_clients import Fate, Outcome
-from soak_scene import FINAL, Outage, Scene, segments_left
+from soak_scene import FINAL, Outage, Scene
 
 _T = TypeVar("_T")
 _STEADY = ("ready", "asleep", "down")
@@ -182,8 +182,9 @@ def faults_in_scene(scene: Scene, status: Any) -> Iterator[str]:
             if length not in (command := _safely(tree.process.cmdline)):
                 yield f"{tree.model} runs with other flags than {length}: {command}"
     yield from stray_files(scene.daemon, up)
-    if "deaf.0" not in up:
-        yield from (f"/dev/shm/{name} is left" for name in segments_left(scene))
+    segment = Path("/dev/shm", scene.segment)
+    if "deaf.0" not in up and segment.exists():
+        yield f"{segment} is left"
 
 
 def _children(tree: Tree) -> set[int]:
