@@ -277,12 +277,14 @@ class FakeApi:
         return web.json_response({"error": error}, status=status)
 
 
-def serve(args: argparse.Namespace, knobs: Knobs, sock: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    asyncio.run(_serve(args, knobs, sock))
+def serve(args: argparse.Namespace, knobs: Knobs, sock: socket.socket, children: list[int]) -> None:
+    """Serve until SIGTERM or SIGINT, or until a child has died."""
+    asyncio.run(_serve(args, knobs, sock, children))
 
 
-async def _serve(args: argparse.Namespace, knobs: Knobs, sock: socket.socket) -> None:
+async def _serve(
+    args: argparse.Namespace, knobs: Knobs, sock: socket.socket, children: list[int]
+) -> None:
     runner = web.AppRunner(
         FakeApi(args, knobs).app(), handler_cancellation=True, shutdown_timeout=0.0, access_log=None
     )
@@ -293,6 +295,8 @@ async def _serve(args: argparse.Namespace, knobs: Knobs, sock: socket.socket) ->
     print("INFO:     Application startup complete.", flush=True)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    for pid in children:
+        loop.add_reader(os.pidfd_open(pid), _die, pid)
     loop.add_signal_handler(signal.SIGINT, stop.set)
     if not knobs.ignore_sigterm:
         loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -302,3 +306,9 @@ async def _serve(args: argparse.Namespace, knobs: Knobs, sock: socket.socket) ->
     await asyncio.sleep(knobs.stop_s)
     await runner.cleanup()
     print("INFO:     Application shutdown complete.", flush=True)
+
+
+def _die(pid: int) -> None:
+    """Die of EngineCore's death, as vLLM does: with status 0."""
+    say("APIServer", "core_client.py:600", f"Engine core proc {pid} died unexpectedly.", "ERROR")
+    os._exit(0)

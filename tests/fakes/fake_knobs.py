@@ -85,7 +85,8 @@ class Knobs:
     # --- processes and signals ---
     children: int = 0
     """Child processes: EngineCore, and below it workers, each the child of the one before. They end
-    with an orderly stop; a killed API server leaves them, as vLLM's does (vllm#55510)."""
+    with an orderly stop; a killed API server leaves them, as vLLM's does (vllm#55510). Where
+    EngineCore is killed the API server ends with status 0."""
     leak: bool = False
     """Leave a grandchild in its own session that ignores SIGTERM."""
     ignore_sigterm: bool = False

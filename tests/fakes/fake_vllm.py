@@ -106,9 +106,11 @@ def be_a_child(name: str, depth: int, *, deaf: bool = False, clings: bool = Fals
     Path("/proc/self/comm").write_text(name[:15])
     if depth and os.fork() == 0:
         be_a_child("VLLM::Worker_TP0", depth - 1, clings=True)
-    parent, end = os.getppid(), time.monotonic() + _ORPHAN_LIFE_S
+    parent, end = os.getppid(), float("inf")
     while time.monotonic() < end and not (clings and os.getppid() != parent):
         time.sleep(0.1)
+        if os.getppid() != parent:
+            end = min(end, time.monotonic() + _ORPHAN_LIFE_S)
     os._exit(0)
 
 
@@ -233,7 +235,7 @@ def main() -> None:
     sock, children = start(args, knobs)
     from fake_api import serve  # after the fork of children, and a late import is a quick start
 
-    serve(args, knobs, sock)
+    serve(args, knobs, sock, children)
     for pid in children:
         os.kill(pid, signal.SIGTERM)
         os.waitpid(pid, 0)

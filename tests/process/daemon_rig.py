@@ -105,7 +105,12 @@ class Daemon:
         return (self.folder / "log").read_text()
 
     def write_config(
-        self, models: dict[str, str], rest: str = "", gateway: str = "", engine: str = ""
+        self,
+        models: dict[str, str],
+        rest: str = "",
+        gateway: str = "",
+        engine: str = "",
+        host: str = "",
     ) -> None:
         """`models` maps names to further lines of their tables."""
         self.port = self.port or _free_port()
@@ -114,6 +119,7 @@ class Daemon:
 run_dir = "{self.run_dir}"
 state_dir = "{self.folder}/state"
 cache_dir = "{self.folder}/cache"
+{host}
 [gateway]
 listen = ["127.0.0.1:{self.port}"]
 {gateway}
@@ -142,12 +148,12 @@ weights = "{weights}"
 [models.{name}.env]
 FAKE_VLLM = '{knobs}'
 """
-        self.config.write_text(text)
+        _write_at_once(self.config, text)
 
     def turn(self, model: str = "m", **knobs: Any) -> None:
         """Set the fake engine's knobs from its next start on."""
         self.knobs[model] = knobs | {"record": str(self.folder / f"record-{model}")}
-        (self.folder / f"knobs-{model}.json").write_text(json.dumps(self.knobs[model]))
+        _write_at_once(self.folder / f"knobs-{model}.json", json.dumps(self.knobs[model]))
 
     def record(self, model: str = "m") -> list[dict[str, Any]]:
         """What the fake engine saw."""
@@ -165,6 +171,11 @@ FAKE_VLLM = '{knobs}'
         )
 
     def start(self) -> None:
+        self.launch()
+        until(self._is_up, f"the daemon is up; its log: {self.log}")
+
+    def launch(self) -> None:
+        """Start it and wait for nothing."""
         self.starts += 1
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -174,7 +185,6 @@ FAKE_VLLM = '{knobs}'
                 stderr=log,
                 env=os.environ | {"NO_COLOR": "1"},
             )
-        until(self._is_up, f"the daemon is up; its log: {self.log}")
 
     def _is_up(self) -> bool:
         assert self.process is not None
@@ -229,6 +239,13 @@ FAKE_VLLM = '{knobs}'
         """Every process that any engine of this daemon left anywhere."""
         mark = str(self.run_dir.resolve())
         return [p for p in psutil.process_iter() if _env(p).get("WARMD_RUN_DIR") == mark]
+
+
+def _write_at_once(file: Path, text: str) -> None:
+    """Write in one step: a daemon or an engine may be reading it."""
+    draft = file.with_suffix(".draft")
+    draft.write_text(text)
+    draft.replace(file)
 
 
 def _env(process: psutil.Process) -> dict[str, str]:

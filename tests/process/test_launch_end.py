@@ -170,6 +170,23 @@ async def test_a_killed_shim_takes_the_whole_tree_with_it(tmp_path: Path) -> Non
         assert await neighbour.stop(5) == EngineExit(0, asked_for=True)
 
 
+async def test_a_killed_shim_leaves_no_shared_memory(tmp_path: Path) -> None:
+    """Leftovers in /dev/shm block restarts (vllm#54002)."""
+    maps = (
+        "import mmap, os\n"
+        "fd = os.open(f'/dev/shm/psm_warmd{os.getpid()}', os.O_RDWR | os.O_CREAT)\n"
+        "os.truncate(fd, 4096)\n"
+        "mapped = mmap.mmap(fd, 4096)\n"
+    )
+    async with launching(tmp_path) as scene:
+        engine = await scene.start_python(maps + HANGS_ON)
+        segment = f"/dev/shm/psm_warmd{engine.pid}"
+        assert os.path.exists(segment)
+        os.kill(shim_of(engine), signal.SIGKILL)
+        await engine.wait()
+        assert not os.path.exists(segment)
+
+
 async def test_without_shim_and_forkserver_the_marks_are_enough(tmp_path: Path) -> None:
     async with launching(tmp_path) as scene:
         neighbour = await scene.start_python(POLITE, name="neighbour.0")
