@@ -9,21 +9,24 @@ from warmd.engine.errors import EngineError
 from warmd.ladder import Phase
 from warmd.replica.desk import Desk
 from warmd.replica.ports import EngineConnection
-from warmd.replica.race import Race
+from warmd.replica.race import HungError, Race
 from warmd.replica.record import EngineRecord
 from warmd.spoken import duration
 
 
 async def check(desk: Desk, record: EngineRecord, connection: EngineConnection, race: Race) -> None:
-    """Ask the engine what it is, and take it for ready or asleep; raises `EngineError`."""
+    """Ask the engine what it is, and take it for ready or asleep.
+
+    Raises `EngineError` where it isn't what it was, `HungError` where it doesn't answer.
+    """
     limit = desk.fit.limits.sleep
     try:
         async with asyncio.timeout(limit):
             flaw = await race.first(_flaw(desk, record, connection))
     except TimeoutError:
-        flaw = f"it did not answer within {duration(limit)}"
+        raise HungError(f"{_CANNOT}: it did not answer within {duration(limit)}") from None
     if flaw is not None:
-        raise EngineError(f"the engine that an earlier warmd left can't be taken over: {flaw}")
+        raise EngineError(f"{_CANNOT}: {flaw}")
     desk.version = record.version
     known: dict[str, object] = {
         "canary": record.canary,
@@ -36,6 +39,7 @@ async def check(desk: Desk, record: EngineRecord, connection: EngineConnection, 
     desk.become(phase, "taken over, as an earlier warmd left it", **known)
 
 
+_CANNOT = "the engine that an earlier warmd left can't be taken over"
 _POLL_S = 0.5
 
 
