@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -170,21 +171,39 @@ async def test_a_killed_shim_takes_the_whole_tree_with_it(tmp_path: Path) -> Non
         assert await neighbour.stop(5) == EngineExit(0, asked_for=True)
 
 
+MAPS = (
+    "import mmap, os\n"
+    "fd = os.open(f'/dev/shm/psm_warmd{os.getpid()}', os.O_RDWR | os.O_CREAT)\n"
+    "os.truncate(fd, 4096)\n"
+    "mapped = mmap.mmap(fd, 4096)\n"
+)
+
+
 async def test_a_killed_shim_leaves_no_shared_memory(tmp_path: Path) -> None:
     """Leftovers in /dev/shm block restarts (vllm#54002)."""
-    maps = (
-        "import mmap, os\n"
-        "fd = os.open(f'/dev/shm/psm_warmd{os.getpid()}', os.O_RDWR | os.O_CREAT)\n"
-        "os.truncate(fd, 4096)\n"
-        "mapped = mmap.mmap(fd, 4096)\n"
-    )
     async with launching(tmp_path) as scene:
-        engine = await scene.start_python(maps + HANGS_ON)
+        engine = await scene.start_python(MAPS + HANGS_ON)
         segment = f"/dev/shm/psm_warmd{engine.pid}"
         assert os.path.exists(segment)
         os.kill(shim_of(engine), signal.SIGKILL)
         await engine.wait()
         assert not os.path.exists(segment)
+
+
+async def test_shared_memory_goes_before_who_could_tell_of_it(tmp_path: Path) -> None:
+    """A shim may be killed, too, while the tree that it has just killed ends (vllm#54002)."""
+    many = "for _ in range(50):\n    os.fork() or (time.sleep(600), os._exit(0))\n"
+    async with launching(tmp_path) as scene:
+        engine = await scene.start_python("import time\n" + MAPS + many + DEAF)
+        segment = f"/dev/shm/psm_warmd{engine.pid}"
+        assert os.path.exists(segment)
+        ended = os.pidfd_open(engine.pid)
+        stopping = asyncio.create_task(engine.stop(0))
+        await asyncio.sleep(0)
+        assert select.select([ended], [], [], 10)[0]
+        assert not os.path.exists(segment)
+        os.close(ended)
+        await stopping
 
 
 async def test_without_shim_and_forkserver_the_marks_are_enough(tmp_path: Path) -> None:

@@ -43,7 +43,6 @@ class _Forkserver:
         # Living shim -> its end of the control socket, and the one it listens on if it does.
         self._shims: dict[int, list[int]] = {}
         self._lost: list[list[int]] = []  # the same of shims that were killed
-        self._segments: set[str] = set()  # what their orphans had in /dev/shm
 
     def serve(self) -> None:
         try:
@@ -74,11 +73,9 @@ class _Forkserver:
     def _end_orphans(self) -> None:
         orphans = tree.descendants(os.getpid(), spare=frozenset(self._shims))
         if orphans:
-            self._segments |= tree.shared_memory(orphans)
+            tree.unlink_all(tree.shared_memory(orphans))
             tree.send_signal(orphans, signal.SIGKILL)
             return
-        tree.unlink_all(self._segments)
-        self._segments.clear()
         for control, *listener in self._lost:
             _say(control, gone=True)
             _close(listener)

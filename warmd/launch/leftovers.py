@@ -58,9 +58,8 @@ def sweep(
         return name in (None, engine) and engine not in spare
 
     killed: set[Leftover] = set()
-    segments: set[str] = set()
     while True:
-        found = _kill_marked(real, doomed, ours, segments)
+        found = _kill_marked(real, doomed, ours)
         killed |= found
         sockets = [path for engine, path in _shim_sockets(real) if doomed(engine)]
         held = [path for path in sockets if shim_socket.is_held(path)]
@@ -75,7 +74,7 @@ def sweep(
             )
         if not found:
             time.sleep(_HELD_ROUND_S)
-    tree.unlink_all(segments | {str(path) for path in sockets})
+    tree.unlink_all({str(path) for path in sockets})
     return tuple(sorted(killed))
 
 
@@ -84,12 +83,10 @@ def _shim_sockets(real: str) -> list[tuple[str, Path]]:
     return [(path.name.removesuffix(SHIM_SOCKET_SUFFIX), path) for path in found]
 
 
-def _kill_marked(
-    real: str, doomed: Callable[[str], bool], ours: frozenset[int], segments: set[str]
-) -> set[Leftover]:
+def _kill_marked(real: str, doomed: Callable[[str], bool], ours: frozenset[int]) -> set[Leftover]:
     """Kill all that can be seen at once; wait a moment for their end; return what was found.
 
-    Adds to `segments` the shared memory that they would have removed in an orderly end.
+    Removes the shared memory that they would have removed in an orderly end.
     """
     found: set[Leftover] = set()
     poll = select.poll()
@@ -108,8 +105,9 @@ def _kill_marked(
                 os.close(handles.pop())
                 continue
             marked[handle] = Leftover(pid, engine)
-        # Before the first is killed: a shim's death takes others with it, and what they had mapped.
-        segments |= tree.shared_memory([each.pid for each in marked.values()])
+        # Before the first is killed: a shim's death takes others with it, and what they had mapped,
+        # and where we are killed ourselves nobody could tell any more.
+        tree.unlink_all(tree.shared_memory([each.pid for each in marked.values()]))
         for handle, each in marked.items():
             try:
                 signal.pidfd_send_signal(handle, signal.SIGKILL)

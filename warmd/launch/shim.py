@@ -114,7 +114,8 @@ class _Shim:
             now = time.monotonic()
             if now >= self._kill_at:
                 doomed = tree.descendants(os.getpid())
-                self._segments |= tree.shared_memory(doomed)
+                # First: whoever is killed now, we too, nobody could tell any more what was mapped.
+                tree.unlink_all(self._segments | tree.shared_memory(doomed))
                 tree.send_signal(doomed, signal.SIGKILL)
                 wait_s, round_s = round_s, min(2 * round_s, _LONGEST_ROUND_S)
             else:
