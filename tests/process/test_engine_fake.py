@@ -29,7 +29,7 @@ def root() -> Iterator[Path]:
 
 
 async def test_from_the_command_to_the_first_answer(root: Path) -> None:
-    seconds = {"weights": 0.2, "compile": 0.1}
+    seconds = {"weights": 0.6, "compile": 0.1}
     async with engine(root, "--tensor-parallel-size=2", children=2, seconds=seconds) as started:
         assert not await started.client.listening()  # bound, like vLLM's, but not yet listening
         await until_listening(started)
@@ -38,7 +38,7 @@ async def test_from_the_command_to_the_first_answer(root: Path) -> None:
         assert 0 < answer.first_byte_s <= answer.seconds
         times = started.tracker.ready(time.monotonic())
         assert list(times.stages) == list(Stage)
-        assert times.stages[Stage.WEIGHTS] > 0.15
+        assert times.stages[Stage.WEIGHTS] > 0.3  # lines may be heard late on a busy host
         assert times.stages[Stage.COMPILE] > 0.05
         started.process.terminate()
         assert await asyncio.wait_for(started.process.wait(), 10) == 0

@@ -95,18 +95,13 @@ class DirectLauncher:
         await asyncio.to_thread(sweep, self._run_dir, name=name)
 
     async def close(self) -> None:
-        """SIGKILL every tree that still runs, and end the forkserver.
-
-        Engines that outlive the daemon are left running, but for those that were asked to stop.
+        """SIGKILL every tree that still runs and was not left, and end the forkserver.
 
         Raises `LaunchError` where one can't be ended.
         """
         self._closed = True
-        for engine in list(self._engines.values()):
-            if self._outlive and not engine.is_stopping:
-                await engine.leave()
-            else:
-                engine.ask_to_stop(0)
+        for engine in self._engines.values():
+            engine.ask_to_stop(0)
         alive = [engine.gone for engine in self._engines.values()]
         if alive:
             await asyncio.wait(alive, timeout=_CLOSE_WITHIN_S)

@@ -88,11 +88,6 @@ class DirectEngine:
             raise LaunchError(refusal(spec, *self._refused))
         return False
 
-    @property
-    def is_stopping(self) -> bool:
-        """Whether its stop was asked for."""
-        return self._asked
-
     async def main_ended(self) -> None:
         """Return as soon as the main process has ended; others of its tree may live on."""
         await asyncio.shield(self._main_ended)
