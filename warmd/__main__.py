@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import warmd
-from warmd.config import ConfigError, describe, load
+from warmd.config import ConfigError, describe, load, load_to_run
 from warmd.daemon import run, set_up_log
 
 EX_CONFIG = 78
@@ -33,15 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     asked = parser.parse_args(argv)
     try:
-        settings = load(asked.config)
+        if asked.command == "check-config":
+            print(describe(load(asked.config)))
+            return 0
+        settings, absent = load_to_run(asked.config)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EX_CONFIG
-    if asked.command == "check-config":
-        print(describe(settings))
-        return 0
     set_up_log()
-    return run(settings, lambda: load(asked.config))
+    return run(settings, lambda: load(asked.config), absent)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import uvloop
 import warmd
 from warmd.aside import aside
 from warmd.chronicle import Chronicle
-from warmd.config import ConfigError, Settings, load
+from warmd.config import ConfigError, Problem, Settings, load
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
 from warmd.devices import GpuError, GpuTrouble, host_memory
 from warmd.fitting import Fitter
@@ -62,8 +62,13 @@ def set_up_log() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
-def run(settings: Settings, load: Callable[[], Settings]) -> int:
-    """Run until SIGTERM or SIGINT; return the exit status. `load` reads the config once more."""
+def run(settings: Settings, load: Callable[[], Settings], absent: Sequence[Problem] = ()) -> int:
+    """Run until SIGTERM or SIGINT; return the exit status. `load` reads the config once more.
+
+    `absent`: what the config names and isn't there yet.
+    """
+    for problem in absent:
+        log.warning("%s; the other models are served meanwhile", problem)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(Daemon(settings, load).run())
@@ -254,7 +259,7 @@ class Daemon:
         sentence while warmd stops.
         """
         async with self._reloading:  # in the order in which they were asked for
-            loaded = await asyncio.to_thread(self._load)
+            loaded = await aside(self._load)
             settings, later = applicable(self._settings, loaded)
             told = [said(later)] if later else []
             found = list(changes(self._settings, settings, has_gpu=self._fitter.has_gpu))
@@ -281,7 +286,7 @@ class Daemon:
         Nothing is changed. Raises `ConfigError`.
         """
         read = self._load if config is None else partial(load, config)
-        loaded = await asyncio.to_thread(read)
+        loaded = await aside(read)
         names = [name for name in loaded.models if name not in self._supervisor.models]
         known = await asyncio.to_thread(known_of, self._history, names)
         settings, later = applicable(self._settings, loaded)

@@ -164,7 +164,7 @@ def test_a_cache_entry_of_hugging_face_names_its_snapshot(tmp_path: Path) -> Non
     snapshot = entry / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").touch()
-    assert f"write {snapshot}" in problem(config(tmp_path, f'weights = "{entry}"'))
+    assert f'did you mean "{snapshot}"?' in problem(config(tmp_path, f'weights = "{entry}"'))
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-32B", "", "-x", "x" * 65, "a b"])

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from warmd.config import Address, ConfigError, Problem, Share, load
+from warmd.config import Address, ConfigError, Problem, Share, load, load_to_run
 from warmd.config import loading as loading_module
 from warmd.config.settings import TABLES, keys_of
 from warmd.ladder import Rung
@@ -233,11 +234,37 @@ def test_what_this_user_may_not_read(
             raise PermissionError(13, "Permission denied")
         return b""
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("warmd.config.reading._content", refuse)
     if failing == "models.d":
         monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(ConfigError, match=rf"{failing}: user \w+ may not read it: give it"):
         load(tmp_path / "warmd.toml")
+
+
+def test_what_is_no_file_of_a_sensible_size_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with (tmp_path / "large").open("wb") as large:
+        large.truncate(2**40)
+    for name, why in (("fifo", "no regular file"), ("large", "far too large")):
+        with pytest.raises(ConfigError, match=f"{name}: can't be read: it is {why}"):
+            load(tmp_path / name)
+    with pytest.raises(ConfigError, match="random: can't be read: it is no regular file"):
+        load(Path("/dev/random"))
+
+
+def test_only_what_may_come_back_by_itself_is_gone_without(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.touch(mode=0o755)
+    file = tmp_path / "warmd.toml"
+    file.write_text(f'engine.python = "{python}"\n[models.a]\nweights = "/no/such"\n')
+    found, [absent] = load_to_run(file)
+    assert list(found.models) == ["a"]
+    assert str(absent).startswith(f"{file}:3: models.a.weights: there is no such folder")
+    with pytest.raises(ConfigError):
+        load(file)
+    file.write_text(file.read_text() + 'restng = "hot"\n')
+    with pytest.raises(ConfigError, match="restng"):
+        load_to_run(file)
 
 
 VALUES = st.recursive(

@@ -169,6 +169,26 @@ def test_changed_settings_that_do_not_work_take_one_engine_not_all() -> None:
     )
 
 
+def test_a_start_only_to_sleep_makes_way_for_who_asks() -> None:
+    drowsy = model("a", Rung.ASLEEP, Phase.STARTING, staging=HELD)
+    asked = model("b", Rung.HOT, Phase.DOWN, staging=HELD, wait=1.0)
+    assert plan(drowsy, asked).actions == (
+        StopEngine("a.0", "its start makes way: a request waits for b"),
+    )
+    assert plan(drowsy, model("b", Rung.HOT, Phase.DOWN, staging=HELD)).actions == ()
+    resting = model("a", Rung.HOT, Phase.STARTING, staging=HELD)
+    assert plan(resting, asked).actions == (), "it shall be hot as well"
+
+
+def test_nothing_is_started_only_to_sleep_while_somebody_waits_out_a_back_off() -> None:
+    down = ReplicaFacts("a.0", Phase.DOWN, sleeps=True)
+    drowsy = replace(model("a", Rung.ASLEEP, Phase.DOWN), replicas=[down])
+    failed = model("b", Rung.HOT, Phase.BACKING_OFF, staging=HELD, wait=1.0)
+    failed = replace(failed, replicas=[replace(failed.replicas[0], retry_at=1.0)])
+    assert not any(isinstance(a, StartEngine) for a in plan(drowsy, failed).actions)
+    assert StartEngine("a.0", "a shall") in plan(drowsy).actions
+
+
 def test_a_start_with_settings_that_have_changed_is_called_off() -> None:
     starting = model("m", Rung.HOT, Phase.STARTING, Phase.DOWN, staging=HELD, replicas=2)
     stale = replace(

@@ -13,6 +13,7 @@ from warmd.ladder import NotReadyError, Phase, Rung, SleepFigures
 from warmd.launch import EngineExit
 from warmd.policy import Hygiene
 from warmd.replica import SleepTerms
+from warmd.replica.slumber import Slumber
 from warmd.supervisor import Known, SleepPolicy
 
 KEY = "k vllm=0.33"
@@ -353,6 +354,24 @@ async def test_figures_of_other_args_are_not_taken() -> None:
     house.supervisor.restore("m", Known(figures=other))
     await house.rest()
     assert house.supervisor.models["m"].any_figures() is None
+
+
+async def test_a_wake_that_takes_many_times_as_long_as_the_last_one_has_hung() -> None:
+    house = a_house()
+    await asleep(house)
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.until(request.done)
+    request.result().release()
+    limit = Slumber.__dict__["_wake_limit"].fget  # the deadline itself is real time
+    slumber = object.__new__(Slumber)
+    slumber._desk = house.one("m.0")._desk
+    assert limit(slumber) == 15.0, "the last wake took no time at all"
+    state = slumber._desk.state
+    assert state.last_wake is not None
+    slumber._desk.state = replace(state, last_wake=replace(state.last_wake, engine=4.0))
+    assert limit(slumber) == 40.0
+    slumber._desk.state = replace(state, last_wake=None)
+    assert limit(slumber) == 120.0
 
 
 async def test_a_wake_and_its_proof_have_one_deadline() -> None:

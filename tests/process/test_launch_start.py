@@ -248,3 +248,21 @@ def test_both_event_loops_carry_a_whole_life(
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(life())
+
+
+async def test_a_forkserver_that_stands_still_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warmd.launch.direct._ANSWER_WITHIN_S", 0.5)
+    async with launching(tmp_path) as scene:
+        running = await scene.start_python(
+            "import time; print('up', flush=True); time.sleep(60)", name="other.0"
+        )
+        stuck = scene.forkserver
+        os.kill(stuck, signal.SIGSTOP)
+        with pytest.raises(LaunchError, match=rf"forkserver \(process {stuck}\) had not moved"):
+            await scene.start("/bin/true")
+        await eventually(lambda: "tiny.0" not in scene.launcher._engines)
+        assert (await (await scene.start("/bin/sh", "-c", "exit 3")).wait()).status == 3
+        assert scene.forkserver != stuck
+        assert psutil.pid_exists(running.pid), "what runs is not touched"

@@ -6,7 +6,7 @@ from warmd.config.address import Address
 from warmd.config.api_keys import ApiKey, read_api_keys
 from warmd.config.describe import describe
 from warmd.config.difference import Difference, differences
-from warmd.config.loading import DEFAULT_FILE, load, load_what_is_sound
+from warmd.config.loading import DEFAULT_FILE, load, load_to_run, load_what_is_sound
 from warmd.config.problem import ConfigError, Problem, quoted_key
 from warmd.config.settings import (
     ControlSettings,
@@ -61,6 +61,7 @@ __all__ = [
     "format_duration",
     "format_size",
     "load",
+    "load_to_run",
     "load_what_is_sound",
     "parse_duration",
     "parse_size",

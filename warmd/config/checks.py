@@ -179,17 +179,19 @@ def _weights(path: KeyPath, folder: Path) -> Iterator[Finding]:
     except NotADirectoryError:
         yield Finding(path, "must be the model's folder, not a file in it", got)
     except FileNotFoundError:
-        yield Finding(path, "there is no such folder: download the model there first", got)
+        what = "there is no such folder: download the model there first"
+        yield Finding(path, what, got, may_come_back=True)
     except OSError as error:
-        yield Finding(path, unreadable(error), got)
+        yield Finding(path, unreadable(error), got, may_come_back=True)
     else:
         if "config.json" not in entries:
-            yield Finding(path, f"holds no config.json: {_likely_folder(folder)}", got)
+            what = f"holds no config.json: {_likely_folder(folder)}"
+            yield Finding(path, what, got, may_come_back=True)
 
 
 def _likely_folder(folder: Path) -> str:
     """Say where the model probably is; a Hugging Face cache entry keeps it in a snapshot."""
     found = sorted(folder.glob("*/config.json")) or sorted(folder.glob("snapshots/*/config.json"))
     if found:
-        return f"write {found[-1].parent}"
+        return f"did you mean {quoted(str(found[-1].parent))}?"
     return "name the folder that holds config.json and the weights"

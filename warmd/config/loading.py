@@ -37,6 +37,17 @@ def load(path: Path | None = None) -> Settings:
     return settings
 
 
+def load_to_run(path: Path | None = None) -> tuple[Settings, list[Problem]]:
+    """Read as `load` does, but for what may come back by itself: that is returned as problems.
+
+    A disk that isn't mounted yet at boot must not take the other models down with its own.
+    """
+    settings, problems = load_what_is_sound(path)
+    if settings is None or not all(problem.may_come_back for problem in problems):
+        raise ConfigError(problems)
+    return settings, problems
+
+
 def load_what_is_sound(path: Path | None = None) -> tuple[Settings | None, list[Problem]]:
     """Read as `load` does, for who makes do with a part: settings without their faulty keys.
 
@@ -96,7 +107,9 @@ def _is_sound(finding: Finding, bad: Iterable[KeyPath], all_read: bool) -> bool:
 
 def _locate(finding: Finding, merged: Merged, main: Path) -> Problem:
     file, line = merged.where(finding.path) or (main, None)
-    return Problem(file, line, dotted(finding.path), finding.message, finding.got)
+    return Problem(
+        file, line, dotted(finding.path), finding.message, finding.got, finding.may_come_back
+    )
 
 
 def _in_order(problems: Iterable[Problem], files: Sequence[Path]) -> list[Problem]:

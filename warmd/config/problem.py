@@ -24,6 +24,7 @@ class Problem:
     path: str  # "" where it is about no key
     message: str
     got: str | None = None
+    may_come_back: bool = False  # by itself, as a disk does that isn't mounted yet
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else str(self.file)
@@ -51,6 +52,7 @@ class Finding:
     message: str
     got: str | None = None
     rests_on: tuple[KeyPath, ...] = ()
+    may_come_back: bool = False
 
 
 def quoted_key(key: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +28,13 @@ class Document:
 
 
 NO_SUCH_FILE = "there is no such file"
+_BYTES_MAX = 4 * 2**20
 
 
 def read_document(file: Path, if_missing: str = NO_SUCH_FILE) -> Document | Problem:
     """Read one file; what stands in the way of that is one problem."""
     try:
-        text = file.read_bytes().decode()
+        text = _content(file).decode()
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         return Problem(file, line, "", "is not UTF-8 text: save the file as UTF-8")
@@ -44,6 +47,20 @@ def read_document(file: Path, if_missing: str = NO_SUCH_FILE) -> Document | Prob
         return Problem(file, error.lineno, "", f"not TOML: {error.msg} (column {error.colno})")
     except RecursionError:
         return Problem(file, None, "", "not a config: its arrays or tables are nested too deep")
+
+
+def _content(file: Path) -> bytes:
+    """Read a regular file of a sensible size: a device or FIFO never ends. Raises `OSError`."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as opened:
+        found = os.fstat(descriptor)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        if found.st_size > _BYTES_MAX:
+            raise OSError(errno.EFBIG, "it is far too large for a config")
+        return opened.read(_BYTES_MAX)
 
 
 def unreadable(error: OSError, if_missing: str = NO_SUCH_FILE) -> str:

@@ -122,7 +122,7 @@ class RamSettings(Table):
 class FairnessSettings(Table):
     """When a hot model makes room for another one of its pool. `stay` counts its switch costs."""
 
-    stay: Annotated[float, Field(ge=0, le=100, strict=False)] = 3.0
+    stay: Annotated[float, Field(ge=0, le=100)] = 3.0
     hold: Seconds = 5.0
     bound: Seconds = 60.0
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from warmd.config import ConfigError
+from warmd.control.http_log import quiet_log
 from warmd.control.unix_socket import listen_privately
 from warmd.foresight import Foresight
 from warmd.history import HistoryError, Report
@@ -92,7 +93,10 @@ class ControlServer:
         self._group = group
         self._report = report
         self._runner = web.AppRunner(
-            _application(operations, expose), access_log=None, shutdown_timeout=_SHUTDOWN_S
+            _application(operations, expose),
+            access_log=None,
+            logger=quiet_log,
+            shutdown_timeout=_SHUTDOWN_S,
         )
         self._server: asyncio.Server | None = None
         self._inode = 0

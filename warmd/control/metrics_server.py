@@ -8,6 +8,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from warmd.config.address import Address
+from warmd.control.http_log import quiet_log
 from warmd.control.unix_socket import ControlError
 
 _SHUTDOWN_S = 1.0
@@ -24,7 +25,9 @@ class MetricsServer:
             return web.Response(body=expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
         app.router.add_get("/metrics", metrics)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        self._runner = web.AppRunner(
+            app, access_log=None, logger=quiet_log, shutdown_timeout=_SHUTDOWN_S
+        )
 
     @property
     def listening(self) -> tuple[tuple[str, int], ...]:

@@ -12,6 +12,7 @@ from warmd.config import WarmupKind
 from warmd.engine.canary import CanaryAnswer, ask_canary
 from warmd.engine.client import EngineClient
 from warmd.engine.command import EngineRecipe, engine_command
+from warmd.engine.errors import EngineError
 from warmd.engine.failure import failure_cause
 from warmd.engine.home import point_at, prepare_home
 from warmd.engine.log import EngineLog
@@ -106,6 +107,11 @@ class Vllm:
 
     def prepare(self) -> LaunchSpec:
         """Make the engine's folder fresh and say what to run; raises `EngineError`."""
+        if not (self._source / "config.json").exists():
+            raise EngineError(
+                f"there is no model at {self._source} (no config.json): is the disk mounted? put "
+                "the model there, or mend `weights`"
+            )
         prepare_home(self._recipe.home)
         point_at(self._recipe.weights, self._source)
         command = engine_command(self._recipe, self._inherited)

@@ -62,6 +62,13 @@ class DirectLauncher:
                 return await engine.started(spec)
         except TimeoutError:
             engine.ask_to_stop(0)
+            if self._server is not None and self._server.is_stuck:
+                self._server.kill()
+                raise LaunchError(
+                    f"{engine.name} was not started: the forkserver (process {self._server.pid}) "
+                    f"had not moved for {_ANSWER_WITHIN_S:g} s; it was killed, and the next start "
+                    "makes another one"
+                ) from None
             raise LaunchError(
                 f"{engine.name} was not started: no answer for {_ANSWER_WITHIN_S:g} s while "
                 f"{spec.argv[0]} was executed; see whether its file system hangs"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import socket
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 from warmd.launch.launcher import LaunchError
@@ -78,6 +81,12 @@ class ForkserverProcess:
             return True
         except OSError:
             return False
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it leaves what was asked of it unread (SIOCOUTQ, unix(7)): it stands still."""
+        unread = struct.unpack("i", fcntl.ioctl(self._requests, termios.TIOCOUTQ, bytes(4)))[0]
+        return bool(unread)
 
     async def request(self, *descriptors: int) -> None:
         """Ask for a shim that takes these, see forkserver.py; raises ConnectionError."""

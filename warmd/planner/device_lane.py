@@ -7,7 +7,7 @@ and stop wait for each other; calling off a start is part of that same operation
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 from warmd.ladder import Phase, Rung
@@ -35,6 +35,9 @@ def device_lane(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
     # Who has waited longest goes first; then the order of the config.
     asking = sorted((m for m in scene.models if m.waiting), key=lambda m: -m.oldest_wait)
     others = [m for m in scene.models if not m.waiting]
+    if any(m.target.rung is Rung.HOT for m in asking):
+        # What is started only to be put to sleep can wait; who asks may be in a short back-off.
+        others = [m for m in others if m.target.rung is not Rung.ASLEEP]
     operations = chain(
         _heat(scene, asking, held_up),
         _cool(scene),
@@ -46,12 +49,18 @@ def device_lane(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
     yield from islice(operations, 1)
 
 
-def _call_offs(models: Iterable[ModelFacts]) -> Iterator[Action]:
+def _call_offs(models: Sequence[ModelFacts]) -> Iterator[Action]:
     for model in models:
         for replica in (r for r in model.surplus if r.phase.is_coming_up):
             yield StopEngine(replica.name, model.target.reason)
         for replica in (r for r in model.wanted if r.phase.is_coming_up and r.stale):
             yield StopEngine(replica.name, STALE)
+    asking = [m for m in models if m.waiting and m.target.rung is Rung.HOT]
+    for model in models:
+        # Nobody waits for an engine that is started only to be put to sleep.
+        if model.target.rung is Rung.ASLEEP and any(m.name != model.name for m in asking):
+            for replica in (r for r in model.wanted if r.phase.is_coming_up and not r.stale):
+                yield StopEngine(replica.name, f"its start makes way: {_asked(asking, model)}")
 
 
 def _heat(scene: Scene, models: Iterable[ModelFacts], held_up: dict[str, str]) -> Iterator[Action]:
@@ -80,6 +89,10 @@ def _risings(scene: Scene, model: ModelFacts) -> list[tuple[ReplicaFacts, Action
         *((r, WakeEngine(r.name, reason)) for r in asleep),
         *((r, StartEngine(r.name, reason)) for r in down),
     ]
+
+
+def _asked(asking: Iterable[ModelFacts], but: ModelFacts) -> str:
+    return f"a request waits for {next(m.name for m in asking if m.name != but.name)}"
 
 
 def _startable(replica: ReplicaFacts, now: float) -> bool:

@@ -22,6 +22,10 @@ from warmd.spoken import duration
 _MEASURE_S = 10.0
 """How long a measurement may take: a sick driver never answers, and a lane waits for it."""
 
+_WAKE_LEAST_S = 15.0
+_MANY_TIMES = 10
+"""A wake that takes so many times as long as the last one has hung: users wait for it."""
+
 _SLOW_ASKED_AGAIN = 2
 """How often an engine that seems slow is asked again: a busy host makes one answer late."""
 
@@ -50,7 +54,8 @@ class Slumber:
             async with asyncio.timeout(desk.fit.limits.sleep):
                 await self._race.first(self._connection.sleep(self._terms.level))
         except TimeoutError:
-            raise HungError(self._too_late("fall asleep")) from None
+            limit = desk.fit.limits.sleep
+            raise HungError(self._too_late("fall asleep", limit)) from None
         seconds = desk.clock() - began
         nap = self._nap(seconds, before, await self._measured(measure), turn)
         desk.become(
@@ -93,7 +98,7 @@ class Slumber:
         desk, ask = self._desk, self._race.first
         began = desk.clock()
         try:
-            async with asyncio.timeout(desk.fit.limits.sleep):
+            async with asyncio.timeout(self._wake_limit):
                 await ask(self._connection.wake(self._terms.level))
                 awake = desk.clock()
                 await ask(self._connection.warm_up())
@@ -101,13 +106,19 @@ class Slumber:
                 if desk.state.canary is not None:
                     await self._prove(desk.state.canary)
         except TimeoutError:
-            raise HungError(self._too_late("wake and answer")) from None
+            raise HungError(self._too_late("wake and answer", self._wake_limit)) from None
         times = WakeTimes(awake - began, answered - awake, desk.clock() - answered)
         desk.become(Phase.READY, turn.reason, last_wake=times, bad_naps=0)
 
-    def _too_late(self, what: str) -> str:
-        limit = duration(self._desk.fit.limits.sleep)
-        return f"it did not {what} within {limit}; see its log, or raise sleep.timeout"
+    @property
+    def _wake_limit(self) -> float:
+        """How long a wake may take, in seconds: many times what the last one took, if it did."""
+        last, most = self._desk.state.last_wake, self._desk.fit.limits.sleep
+        return most if last is None else min(most, max(_WAKE_LEAST_S, _MANY_TIMES * last.total))
+
+    @staticmethod
+    def _too_late(what: str, limit: float) -> str:
+        return f"it did not {what} within {duration(limit)}; see its log, or raise sleep.timeout"
 
     async def _prove(self, recorded: CanaryAnswer) -> None:
         # The wording of `difference` tells a wrong answer, which no second one can mend.
