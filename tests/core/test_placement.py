@@ -1,0 +1,113 @@
+"""Pools on GPUs: what binds is checked before anything starts, and is the same each time."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warmd.planner.placement import Card, MisfitError, PoolWish, Tenant, place
+
+GIB = 2**30
+H200 = [Card(f"GPU-{n}", n, "NVIDIA H200", 140 * GIB) for n in range(2)]
+
+
+def pool(name: str, gib: int, *cards: str, **tenant: int) -> PoolWish:
+    tenants = (Tenant(f"{name}-model", **tenant),) if tenant else ()
+    return PoolWish(name, gib * GIB, cards or None, tenants)
+
+
+def test_named_gpus_are_taken_as_they_are_named() -> None:
+    placed = place(H200, [pool("heavy", 96, "GPU-1"), pool("light", 24, "GPU-1")], GIB)
+    assert placed.pools == {"heavy": ("GPU-1",), "light": ("GPU-1",)}
+
+
+def test_the_others_go_where_they_fit_best_the_largest_first() -> None:
+    wishes = [pool("small", 20), pool("named", 100, "GPU-0"), pool("big", 120)]
+    assert place(H200, wishes, GIB).pools == {
+        "named": ("GPU-0",),
+        "big": ("GPU-1",),
+        "small": ("GPU-0",),  # 39 left there, 19 beside the big one
+    }
+
+
+def test_a_wide_engine_gets_as_many_gpus() -> None:
+    placed = place(H200, [pool("wide", 100, vram=100 * GIB, cards=2)], GIB)
+    assert placed.pools == {"wide": ("GPU-0", "GPU-1")}
+    assert placed.cards_of("wide", Tenant("m", 1, cards=2), 0) == ("GPU-0", "GPU-1")
+
+
+def test_engines_are_spread_over_the_pool() -> None:
+    placed = place(H200, [pool("p", 100, "GPU-0", "GPU-1")], 0)
+    model = Tenant("m", 50 * GIB, replicas=3)
+    assert [placed.cards_of("p", model, n) for n in range(3)] == [
+        ("GPU-0",),
+        ("GPU-1",),
+        ("GPU-0",),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        ([pool("a", 100, "GPU-0"), pool("b", 60, "GPU-0")], "GPU 0: 21.0 GiB are missing"),
+        ([pool("a", 140)], "the best place lacks 1.0 GiB"),
+        ([pool("a", 10, vram=GIB, cards=3)], "on 3 GPUs, and there are 2:"),
+        ([pool("a", 10, vram=11 * GIB)], "1.0 GiB are missing"),
+        ([pool("a", 10, "GPU-0", vram=GIB, cards=2)], "on 2 GPUs at once, and pool a has 1"),
+        ([pool("a", 10, vram=6 * GIB, replicas=2)], "2 of 6.0 GiB share a GPU of pool a"),
+    ],
+)
+def test_what_does_not_fit_is_told_with_what_is_missing(wishes: list[PoolWish], words: str) -> None:
+    with pytest.raises(MisfitError) as misfit:
+        place(H200, wishes, GIB)
+    assert words in str(misfit.value)
+
+
+def test_the_table_shows_who_wants_what() -> None:
+    with pytest.raises(MisfitError) as misfit:
+        place(H200[:1], [pool("heavy", 96, "GPU-0"), pool("light", 48, "GPU-0")], GIB)
+    assert str(misfit.value).splitlines() == [
+        "the pools don't fit on GPU 0: 5.0 GiB are missing:",
+        "  GPU 0 NVIDIA H200: 140.0 GiB",
+        "    pool heavy: 96.0 GiB",
+        "    pool light: 48.0 GiB",
+        "    headroom: 1.0 GiB",
+        "    missing: 5.0 GiB",
+    ]
+
+
+WISHES = st.lists(
+    st.tuples(
+        st.integers(1, 150),
+        st.one_of(st.none(), st.sets(st.sampled_from(["GPU-0", "GPU-1", "GPU-2"]), min_size=1)),
+        st.integers(1, 3),
+    ),
+    max_size=6,
+)
+
+
+@given(WISHES, st.integers(0, 5))
+def test_no_gpu_ever_promises_more_than_it_has(
+    drawn: list[tuple[int, set[str] | None, int]], headroom: int
+) -> None:
+    cards = [Card(f"GPU-{n}", n, "card", (100 + 20 * n) * GIB) for n in range(3)]
+    wishes = [
+        PoolWish(
+            f"p{n}",
+            vram * GIB,
+            None if named is None else tuple(sorted(named)),
+            (Tenant("m", GIB, cards=1 if named else width),),
+        )
+        for n, (vram, named, width) in enumerate(drawn)
+    ]
+    try:
+        placed = place(cards, wishes, headroom * GIB)
+    except MisfitError:
+        return  # what it says is held above
+    for card in cards:
+        promised = sum(w.vram for w in wishes if card.key in placed.pools[w.name])
+        assert promised + headroom * GIB <= card.total
+    for wish in wishes:
+        assert len(placed.pools[wish.name]) == (len(wish.cards) if wish.cards else wish.width)
+    assert place(cards, wishes, headroom * GIB) == placed, "the same config, the same places"
