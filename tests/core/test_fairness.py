@@ -236,6 +236,24 @@ def test_no_eviction_crosses_a_pool_and_no_pool_overflows(
             assert model.pool is not None
 
 
+def test_a_pinned_model_makes_room_for_nobody() -> None:
+    pinned = replace(facts("a", Phase.READY), pinned=True)
+    made = make_plan(scene(pinned, facts("b", Phase.DOWN, wait=1000.0)))
+    assert made.actions == ()
+
+
+def test_room_is_counted_card_by_card() -> None:
+    def on(model: ModelFacts, *cards: str) -> ModelFacts:
+        replicas = [replace(r, cards=frozenset(cards)) for r in model.replicas]
+        return replace(model, replicas=replicas)
+
+    a = on(facts("a", Phase.READY), "GPU-0")
+    made = make_plan(scene(a, on(facts("b", Phase.DOWN, wait=0.0), "GPU-1")))
+    assert made.actions == (StartEngine("b.0", "b shall"),)
+    (put,) = make_plan(scene(a, on(facts("b", Phase.DOWN, wait=0.0), "GPU-0", "GPU-1"))).actions
+    assert isinstance(put, SleepEngine)
+
+
 @pytest.mark.parametrize("phase", [p for p in Phase if p.holds_the_device])
 def test_nothing_is_put_aside_while_the_device_is_busy(phase: Phase) -> None:
     made = make_plan(

@@ -16,6 +16,7 @@ from warmd.planner import (
     ReleaseWeights,
     ReplicaFacts,
     Scene,
+    SleepEngine,
     StageWeights,
     StagingFacts,
     StartEngine,
@@ -61,6 +62,38 @@ def test_one_operation_on_the_device_at_a_time() -> None:
         )
         assert made.actions == ()
         assert made.held_up["b"] == f"a.0 is {busy} on the same device"
+
+
+def test_engines_on_other_cards_do_not_wait_for_each_other() -> None:
+    def on(facts: ModelFacts, *cards: str) -> ModelFacts:
+        replicas = [replace(r, cards=frozenset(cards)) for r in facts.replicas]
+        return replace(facts, replicas=replicas)
+
+    a = on(model("a", Rung.HOT, Phase.STARTING, staging=HELD), "GPU-0")
+    b = on(model("b", Rung.HOT, Phase.DOWN, staging=HELD), "GPU-1")
+    c = on(model("c", Rung.HOT, Phase.DOWN, staging=HELD), "GPU-1", "GPU-2")
+    d = on(model("d", Rung.STAGED, Phase.READY, staging=HELD), "GPU-3")
+    made = plan(a, b, c, d)
+    assert made.actions == (StopEngine("d.0", "d shall"), StartEngine("b.0", "b shall"))
+    anywhere = on(d)
+    assert plan(a, anywhere).actions == (), "it may be on the card that starts"
+
+
+def test_two_sleeps_at_once_do_not_take_the_same_ram() -> None:
+    sleepers = [
+        replace(
+            model(name, Rung.ASLEEP, Phase.READY),
+            replicas=[
+                ReplicaFacts(f"{name}.0", Phase.READY, sleeps=True, pins=60, cards=frozenset(name))
+            ],
+        )
+        for name in "ab"
+    ]
+    ram = RamLedger(10**12, 0, 10**12, sleeping_budget=100, pinned=0)
+    first, second = plan(*sleepers, ram=ram).actions[:2]
+    assert isinstance(first, SleepEngine)
+    assert isinstance(second, StopEngine)
+    assert second.sleepless
 
 
 def test_a_start_that_is_no_longer_wanted_is_called_off() -> None:

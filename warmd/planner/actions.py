@@ -58,4 +58,7 @@ class WakeEngine:
     reason: str
 
 
-Action = StageWeights | ReleaseWeights | StartEngine | StopEngine | SleepEngine | WakeEngine
+Operation = StartEngine | StopEngine | SleepEngine | WakeEngine
+"""What is done to an engine, and holds its cards while it lasts."""
+
+Action = Operation | StageWeights | ReleaseWeights

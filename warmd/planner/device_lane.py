@@ -1,17 +1,26 @@
-"""The device lane: one operation at a time.
+"""The device lanes: one operation at a time on each GPU.
 
 Engines measure the device's memory while they start and while they fall asleep, and mis-measure
 or crash beside a neighbour that moves (vllm#55827, #56830, #36753). So start, drain, sleep, wake
-and stop wait for each other; calling off a start is part of that same operation.
+and stop wait for each other on a card; calling off a start is part of that same operation. An
+engine whose cards aren't told may use any of them, and waits for all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain
 
 from warmd.ladder import Phase, Rung
-from warmd.planner.actions import Action, SleepEngine, StartEngine, StopEngine, WakeEngine
+from warmd.planner.actions import (
+    Action,
+    Operation,
+    SleepEngine,
+    StartEngine,
+    StopEngine,
+    WakeEngine,
+)
+from warmd.planner.begun import after
 from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene
 from warmd.planner.room import no_room, put_aside
 from warmd.spoken import duration
@@ -21,32 +30,46 @@ _BROKEN = (Phase.BACKING_OFF, Phase.FAILED)
 _STEADY = (Phase.READY, Phase.ASLEEP)
 
 
-def device_lane(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
-    """Yield the call-offs and at most one operation; note in `held_up` what can't move."""
+def device_lanes(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
+    """Yield the call-offs and what can begin beside each other; note in `held_up` what can't."""
     yield from _call_offs(scene.models)
     for model in scene.models:
         _explain_failures(model, scene.now, held_up)
-    busy = next((r for m in scene.models for r in m.replicas if r.phase.holds_the_device), None)
-    if busy is not None:
-        for model in scene.models:
-            if _risings(scene, model) and not any(r.phase.is_coming_up for r in model.replicas):
-                held_up[model.name] = f"{busy.name} is {busy.phase.words} on the same device"
-        return
+    _explain_busy(scene, held_up)
+    while (operation := next(_operations(scene, held_up), None)) is not None:
+        yield operation
+        scene = after(scene, operation)
+
+
+def _operations(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]:
+    """Yield, the most urgent first, what could begin now if it were the only one."""
     # Who has waited longest goes first; then the order of the config.
     asking = sorted((m for m in scene.models if m.waiting), key=lambda m: -m.oldest_wait)
     others = [m for m in scene.models if not m.waiting]
-    if any(m.target.rung is Rung.HOT for m in asking):
-        # What is started only to be put to sleep can wait; who asks may be in a short back-off.
-        others = [m for m in others if m.target.rung is not Rung.ASLEEP]
-    operations = chain(
+    # What is started only to be put to sleep can wait; who asks may be in a short back-off.
+    others = [m for m in others if m.target.rung is not Rung.ASLEEP or not _in_the_way(m, asking)]
+    replicas = {r.name: r for m in scene.models for r in m.replicas}
+    busy = [r for r in replicas.values() if r.phase.holds_the_device]
+    for operation in chain(
         _heat(scene, asking, held_up),
         _cool(scene),
         _heat(scene, others, held_up),
         _make_one_anew(scene.models, held_up),
         _recycle(scene.models),
         _rehearse(scene),
-    )
-    yield from islice(operations, 1)
+    ):
+        if not any(replicas[operation.replica].meets(other) for other in busy):
+            yield operation
+
+
+def _explain_busy(scene: Scene, held_up: dict[str, str]) -> None:
+    busy = [r for m in scene.models for r in m.replicas if r.phase.holds_the_device]
+    for model in scene.models:
+        if any(r.phase.is_coming_up for r in model.replicas):
+            continue
+        for replica, _ in _risings(scene, model):
+            for other in (b for b in busy if replica.meets(b)):
+                held_up[model.name] = f"{other.name} is {other.phase.words} on the same device"
 
 
 def _call_offs(models: Sequence[ModelFacts]) -> Iterator[Action]:
@@ -55,15 +78,18 @@ def _call_offs(models: Sequence[ModelFacts]) -> Iterator[Action]:
             yield StopEngine(replica.name, model.target.reason)
         for replica in (r for r in model.wanted if r.phase.is_coming_up and r.stale):
             yield StopEngine(replica.name, STALE)
-    asking = [m for m in models if m.waiting and m.target.rung is Rung.HOT]
     for model in models:
         # Nobody waits for an engine that is started only to be put to sleep.
-        if model.target.rung is Rung.ASLEEP and any(m.name != model.name for m in asking):
+        asked = _in_the_way(model, models) if model.target.rung is Rung.ASLEEP else None
+        if asked is not None:
             for replica in (r for r in model.wanted if r.phase.is_coming_up and not r.stale):
-                yield StopEngine(replica.name, f"its start makes way: {_asked(asking, model)}")
+                why = f"its start makes way: a request waits for {asked.name}"
+                yield StopEngine(replica.name, why)
 
 
-def _heat(scene: Scene, models: Iterable[ModelFacts], held_up: dict[str, str]) -> Iterator[Action]:
+def _heat(
+    scene: Scene, models: Iterable[ModelFacts], held_up: dict[str, str]
+) -> Iterator[Operation]:
     for model in models:
         if model.target.rung is Rung.ASLEEP:
             _explain_sleepless(scene, model, held_up)
@@ -72,12 +98,12 @@ def _heat(scene: Scene, models: Iterable[ModelFacts], held_up: dict[str, str]) -
             if full is None:
                 yield action
                 continue
-            held_up[model.name] = full.reason
+            held_up.setdefault(model.name, full.reason)
             if full.make_room is not None:
                 yield full.make_room
 
 
-def _risings(scene: Scene, model: ModelFacts) -> list[tuple[ReplicaFacts, Action]]:
+def _risings(scene: Scene, model: ModelFacts) -> list[tuple[ReplicaFacts, Operation]]:
     """Return what would bring the wanted replicas up, the quickest first."""
     reason = model.target.reason
     down = [r for r in model.wanted if _startable(r, scene.now)]
@@ -91,8 +117,13 @@ def _risings(scene: Scene, model: ModelFacts) -> list[tuple[ReplicaFacts, Action
     ]
 
 
-def _asked(asking: Iterable[ModelFacts], but: ModelFacts) -> str:
-    return f"a request waits for {next(m.name for m in asking if m.name != but.name)}"
+def _in_the_way(model: ModelFacts, others: Iterable[ModelFacts]) -> ModelFacts | None:
+    """Return a model that requests wait for on a card that `model` uses; None where none is."""
+    for other in others:
+        asked = other.waiting and other.target.rung is Rung.HOT and other.name != model.name
+        if asked and any(r.meets(theirs) for r in model.wanted for theirs in other.wanted):
+            return other
+    return None
 
 
 def _startable(replica: ReplicaFacts, now: float) -> bool:
@@ -122,7 +153,7 @@ def _explain_sleepless(scene: Scene, model: ModelFacts, held_up: dict[str, str])
             held_up.setdefault(model.name, why)
 
 
-def _cool(scene: Scene) -> Iterator[Action]:
+def _cool(scene: Scene) -> Iterator[Operation]:
     for model in scene.models:
         for replica in (r for r in model.surplus if r.phase in _STEADY):
             yield StopEngine(replica.name, model.target.reason)
@@ -131,7 +162,7 @@ def _cool(scene: Scene) -> Iterator[Action]:
                 yield put_aside(scene, replica, replica.worn or model.target.reason)
 
 
-def _make_one_anew(models: Iterable[ModelFacts], held_up: dict[str, str]) -> Iterator[Action]:
+def _make_one_anew(models: Iterable[ModelFacts], held_up: dict[str, str]) -> Iterator[Operation]:
     """Stop one engine whose settings have changed, where nothing else is left to do.
 
     The next one waits until that one is up again: so changed settings that don't work take one
@@ -149,7 +180,7 @@ def _make_one_anew(models: Iterable[ModelFacts], held_up: dict[str, str]) -> Ite
         yield StopEngine(stale[0][1].name, STALE)
 
 
-def _recycle(models: Iterable[ModelFacts]) -> Iterator[Action]:
+def _recycle(models: Iterable[ModelFacts]) -> Iterator[Operation]:
     """Stop a worn sleeper; it is started and put to sleep again, and nobody is waiting."""
     for model in models:
         if model.target.rung is Rung.ASLEEP:
@@ -157,7 +188,7 @@ def _recycle(models: Iterable[ModelFacts]) -> Iterator[Action]:
                 yield StopEngine(replica.name, replica.worn or "")
 
 
-def _rehearse(scene: Scene) -> Iterator[Action]:
+def _rehearse(scene: Scene) -> Iterator[Operation]:
     for model in scene.models:
         if not model.rehearse or model.target.rung is not Rung.HOT:
             continue

@@ -15,8 +15,9 @@ class ReplicaFacts:
     """What one replica does. Times are monotonic seconds, sizes bytes.
 
     `sleeps`: its engine can be put to sleep; `pins`: the host RAM that its next sleep would take
-    beyond what it holds already; `kept`: what it keeps on the device while it sleeps; `worn`: why
-    it should be made anew before it sleeps again.
+    beyond what it holds already; `kept`: what it keeps on each card while it sleeps; `worn`: why
+    it should be made anew before it sleeps again; `cards`: the keys of the GPUs that its engine
+    uses, none where that isn't told: then it may be any.
     """
 
     name: str
@@ -31,6 +32,11 @@ class ReplicaFacts:
     pins: int = 0
     kept: int = 0
     worn: str | None = None
+    cards: frozenset[str] = frozenset()
+
+    def meets(self, other: ReplicaFacts) -> bool:
+        """Whether both engines may use the same card."""
+        return not self.cards or not other.cards or not self.cards.isdisjoint(other.cards)
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,8 @@ class ModelFacts:
     waiting: int = 0
     idle_s: float = float("inf")
     pool: str | None = None
-    vram: int = 0
+    vram: int = 0  # on each card of an engine
+    pinned: bool = False  # nobody's wait puts it aside
     sleep_level: int = 1
     switch_cost: float = 0.0
     rehearse: bool = False
@@ -80,7 +87,10 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that a plan is made from. `now` is monotonic seconds; pools map to bytes of VRAM."""
+    """All that a plan is made from. `now` is monotonic seconds.
+
+    `pools` map to the bytes of VRAM that they reserve on each of their cards.
+    """
 
     models: Sequence[ModelFacts]
     ram: RamLedger

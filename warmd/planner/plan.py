@@ -1,7 +1,7 @@
 """The next actions toward the targets.
 
-Two lanes. On the device lane one operation runs at a time, on the disk lane one model is staged at
-a time. They run side by side: a cold model's weights come into RAM while its engine imports.
+Lanes. On each GPU one operation runs at a time, and from the disk one model is staged at a
+time. They run side by side: a cold model's weights come into RAM while its engine imports.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from warmd.planner.actions import Action
-from warmd.planner.device_lane import device_lane
+from warmd.planner.device_lane import device_lanes
 from warmd.planner.disk_lane import disk_lane, releases
 from warmd.planner.facts import Scene
 
@@ -27,6 +27,6 @@ def make_plan(scene: Scene) -> Plan:
     """Plan the next actions."""
     held_up: dict[str, str] = {}
     released = tuple(releases(scene.models))
-    engines = tuple(device_lane(scene, held_up))
+    engines = tuple(device_lanes(scene, held_up))
     stagings = tuple(disk_lane(scene, held_up))
     return Plan((*released, *engines, *stagings), held_up)

@@ -27,10 +27,10 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
     """Say why `replica` can't be hot in its pool now, and what would help; None where it can."""
     if model.pool is None:
         return None
-    missing = model.vram - (scene.pools[model.pool] - _taken(scene, model.pool, replica))
+    missing = _taken(scene, model.pool, replica) + model.vram - scene.pools[model.pool]
     if missing <= 0:
         return None
-    others = list(_holders(scene, model))
+    others = list(_holders(scene, model, replica))
     full = f"pool {model.pool} is full: it lacks {size(missing)} for {replica.name}"
     if not model.waiting:
         return Full(f"{full}; room is made there once a request waits for it")
@@ -45,7 +45,7 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
                 return Full(aside, put_aside(scene, victim, why))
             case Stays() as verdict:
                 stays.append((victim.name, verdict))
-    sleeper = max(_sleepers(scene, model), key=lambda r: r.kept, default=None)
+    sleeper = max(_sleepers(scene, model, replica), key=lambda r: r.kept, default=None)
     if sleeper is not None and (sleeper.kept >= missing or not stays):
         why = f"stopped for {model.name}: asleep it keeps {size(sleeper.kept)} of the pool"
         return Full(f"{full}; {sleeper.name} is stopped for it", StopEngine(sleeper.name, why))
@@ -66,26 +66,36 @@ def put_aside(scene: Scene, replica: ReplicaFacts, reason: str) -> SleepEngine |
     return SleepEngine(replica.name, reason)
 
 
-def _taken(scene: Scene, pool: str, but: ReplicaFacts) -> int:
-    """Return the bytes of `pool` that all other replicas take."""
-    return sum(
-        replica.kept if replica.phase is Phase.ASLEEP else model.vram
-        for model in scene.models
-        for replica in model.replicas
-        if model.pool == pool and replica.name != but.name and replica.phase.is_up
-    )
+def _taken(scene: Scene, pool: str, newcomer: ReplicaFacts) -> int:
+    """Return the bytes of `pool` that others take on the fullest of the newcomer's cards."""
+    on: dict[str, int] = dict.fromkeys(newcomer.cards or {""}, 0)
+    for model in (m for m in scene.models if m.pool == pool):
+        for replica in model.replicas:
+            if replica.name == newcomer.name or not replica.phase.is_up:
+                continue
+            takes = replica.kept if replica.phase is Phase.ASLEEP else model.vram
+            for card in on if not (replica.cards and newcomer.cards) else replica.cards & on.keys():
+                on[card] += takes
+    return max(on.values())
 
 
-def _holders(scene: Scene, model: ModelFacts) -> Iterator[tuple[ModelFacts, ReplicaFacts]]:
+def _holders(
+    scene: Scene, model: ModelFacts, newcomer: ReplicaFacts
+) -> Iterator[tuple[ModelFacts, ReplicaFacts]]:
     for other in scene.models:
-        if other.pool == model.pool and other.name != model.name:
-            yield from ((other, r) for r in other.replicas if r.phase is Phase.READY)
+        # A pinned one is told by its place in the config: nobody's wait puts it aside.
+        if other.pool == model.pool and other.name != model.name and not other.pinned:
+            for replica in other.replicas:
+                if replica.phase is Phase.READY and replica.meets(newcomer):
+                    yield other, replica
 
 
-def _sleepers(scene: Scene, model: ModelFacts) -> Iterator[ReplicaFacts]:
+def _sleepers(scene: Scene, model: ModelFacts, newcomer: ReplicaFacts) -> Iterator[ReplicaFacts]:
     for other in scene.models:
         if other.pool == model.pool and other.name != model.name and not other.waiting:
-            yield from (r for r in other.replicas if r.phase is Phase.ASLEEP and r.kept > 0)
+            for replica in other.replicas:
+                if replica.phase is Phase.ASLEEP and replica.kept > 0 and replica.meets(newcomer):
+                    yield replica
 
 
 def _holder(model: ModelFacts, replica: ReplicaFacts) -> Holder:
