@@ -23,6 +23,8 @@ from warmd.chronicle import Chronicle
 from warmd.config import ConfigError, Problem, Settings, load
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
 from warmd.devices import GpuError, GpuTrouble, host_memory
+from warmd.engine import SizingError
+from warmd.engine.sizing import Estimate
 from warmd.fitting import Fitter
 from warmd.folders import Folders, StartUpError
 from warmd.foresight import Foresight, foresee
@@ -238,6 +240,17 @@ class Daemon:
         """Return what happened to `model`, or to all, since `since`; read in a thread."""
         self._history.catch_up()
         return await asyncio.to_thread(self._history.report, model, since)
+
+    async def size(self, model: str) -> Estimate:
+        """Return what one engine of `model` takes; files are read in a thread."""
+        settings = self._settings
+        if model not in settings.models:
+            raise SizingError(f"{model} is being taken away: it has no settings any more")
+
+        def look() -> Estimate:
+            return self._fitter.size(settings, model, self._history.sizes(model))
+
+        return await asyncio.to_thread(look)
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""

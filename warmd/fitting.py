@@ -15,7 +15,8 @@ from warmd.engine import (
     engine_home,
     stable_path,
 )
-from warmd.ladder import replica_name
+from warmd.engine.sizing import Estimate, Wanted, estimate, read_checkpoint
+from warmd.ladder import MeasuredParts, replica_name
 from warmd.launch import clean_environment
 from warmd.policy import BackOff, Hygiene, Wish
 from warmd.replica import Fit, Limits, SleepTerms
@@ -71,6 +72,28 @@ class Fitter:
             vram=table.vram or 0,
             adapters=table.warmup.adapters,
         )
+
+    def sizes_key(self, settings: Settings, model: str) -> str:
+        """Name what the sizes that a start of `model` tells hold for: its args on these GPUs."""
+        table = settings.models[model]
+        return shlex.join((self._device, str(table.weights), *table.args))
+
+    def size(self, settings: Settings, model: str, sizes: Mapping[str, MeasuredParts]) -> Estimate:
+        """Say what one engine of `model` takes; waits for the disk. Raises `SizingError`.
+
+        `sizes`: what earlier starts told, by key.
+        """
+        table = settings.models[model]
+        space = {**settings.engine.env, **table.env}.get("VLLM_CPU_KVCACHE_SPACE")
+        gib = space.get_secret_value() if space and not self._has_gpu else ""
+        wanted = Wanted(
+            args=table.args,
+            concurrency=table.concurrency,
+            kv_cache=int(gib) * 2**30 if gib.isdecimal() else None,
+            gpu=self._has_gpu,
+        )
+        measured = sizes.get(self.sizes_key(settings, model))
+        return estimate(read_checkpoint(table.weights), wanted, measured)
 
     def _wish(self, settings: Settings, model: str) -> Wish:
         table = settings.models[model]

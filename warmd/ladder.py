@@ -154,6 +154,24 @@ class SleepFigures:
     device_kept: int | None  # of the GPU's memory, still held while asleep
 
 
+@dataclass(frozen=True)
+class MeasuredParts:
+    """What one engine took of each GPU, as its start told; bytes, None where it told nothing.
+
+    `kv_tokens` is how many tokens `kv_cache` holds. `other` is what vLLM calls non-torch memory.
+    `held` is what its processes held of a GPU once it was ready, by the driver's word.
+    """
+
+    version: str  # vLLM's
+    weights: int | None = None
+    kv_cache: int | None = None
+    kv_tokens: int | None = None
+    activation: int | None = None
+    graphs: int | None = None
+    other: int | None = None
+    held: int | None = None
+
+
 def replica_name(model: str, index: int) -> str:
     """Name the `index`-th engine of `model`: `qwen3-32b.0`."""
     return f"{model}.{index}"

@@ -20,6 +20,7 @@ from warmd.cli.client import Client, NoDaemonError, RefusedError
 from warmd.cli.explain import explanation
 from warmd.cli.history import history
 from warmd.cli.plan import plan
+from warmd.cli.size import size_table
 
 DEFAULT_SOCKET = "/run/warmd/control.sock"
 _DAY_S = 86400.0
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _explain(client, args)
         elif args.command == "history":
             _history(client, args)
+        elif args.command == "size":
+            _size(client, args)
         elif args.command == "doctor":
             return _doctor(args)
         elif args.json:
@@ -127,6 +130,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     past.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
 
+    size = commands.add_parser(
+        "size",
+        parents=[anywhere],
+        help="say what one engine of a model takes of each GPU, and what `vram` to write",
+    )
+    size.add_argument(
+        "model", metavar="MODEL", help="a model's name or alias, or a folder such as ./Qwen3-32B"
+    )
+    size.add_argument("--json", action="store_true", help="print it as JSON")
+    of_folder = size.add_argument_group("of a folder, which needs no daemon")
+    of_folder.add_argument(
+        "--tensor-parallel", type=_count, metavar="N", help="among how many GPUs"
+    )
+    of_folder.add_argument(
+        "--concurrency", type=_count, metavar="N", help="requests of full length at a time"
+    )
+    of_folder.add_argument(
+        "--args",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="flags for vLLM, up to the end of the line",
+    )
+
     doctor = commands.add_parser(
         "doctor",
         parents=[anywhere],
@@ -201,6 +227,12 @@ def _duration(text: str) -> float:
     return seconds
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a number above 0 (got {text!r})")
+    return int(text)
+
+
 def _set(client: Client, args: argparse.Namespace) -> None:
     asked = {"model": args.model, "rung": args.rung, "for": args.for_s}
     answer = client.post("/set", asked)
@@ -245,6 +277,22 @@ def _history(client: Client, args: argparse.Namespace) -> None:
         _print_json(client, target)
     else:
         print(history(client.parse(client.get(target)), time.localtime))
+
+
+def _size(client: Client, args: argparse.Namespace) -> None:
+    if args.model.startswith(("/", "./", "../", "~")) or args.model == ".":
+        # Brings the engine room along, which no other command needs.
+        from warmd.cli.folder_size import folder_size  # noqa: PLC0415
+
+        told = folder_size(args)
+    elif args.args or args.tensor_parallel or args.concurrency:
+        raise RefusedError(
+            f"what {args.model} is run with stands in the config; to try something else name its "
+            "folder, beginning with / or ./"
+        )
+    else:
+        told = client.parse(client.get(f"/size?{urlencode({'model': args.model})}"))
+    print(json.dumps(told) if args.json else size_table(told))
 
 
 def _print_json(client: Client, target: str) -> None:

@@ -192,6 +192,7 @@ class ModelSettings(Table):
     sleep: SleepSettings = SleepSettings()
     pool: str | None = None
     vram: Bytes | None = None
+    concurrency: Annotated[int, Field(ge=1, le=100_000)] | None = None
     max_wait: Seconds | None = None
     start_timeout: Seconds | None = None
     warmup: WarmupSettings = WarmupSettings()

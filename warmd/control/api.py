@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from warmd.config import ConfigError
 from warmd.control.http_log import quiet_log
+from warmd.control.size import Sizes, size_handler
 from warmd.control.unix_socket import listen_privately
 from warmd.foresight import Foresight
 from warmd.history import HistoryError, Report
@@ -29,7 +30,7 @@ _AUTO = "auto"
 _CHOICES = (Rung.HOT.value, Rung.ASLEEP.value, Rung.STAGED.value, Rung.COLD.value, _AUTO)
 
 
-class Operations(Protocol):
+class Operations(Sizes, Protocol):
     """The owner of the models, as an operator sees it."""
 
     def snapshot(self) -> Status:
@@ -75,7 +76,7 @@ class UnknownModelError(LookupError):
 
 
 class ControlServer:
-    """GET /status, /explain, /history, /metrics, POST /set, /plan, /reload on a unix socket.
+    """GET /status, /explain, /history, /size, /metrics, POST /set, /plan, /reload: a unix socket.
 
     `path` is the socket's, `expose` returns the metrics; `report` gets a sentence where its group
     can't be set.
@@ -181,6 +182,8 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
     app.router.add_get("/status", status)
     app.router.add_get("/explain", explain)
     app.router.add_get("/history", history)
+    size = size_handler(operations, lambda name: _resolve(name, operations.snapshot()))
+    app.router.add_get("/size", size)
     app.router.add_get("/metrics", metrics)
     app.router.add_post("/set", set_target)
     app.router.add_post("/plan", plan)

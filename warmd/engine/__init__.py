@@ -11,7 +11,7 @@ from warmd.engine.command import (
     engine_command,
     first_port,
 )
-from warmd.engine.errors import EngineError, SleepError, WarmupError
+from warmd.engine.errors import EngineError, SizingError, SleepError, WarmupError
 from warmd.engine.failure import failure_cause
 from warmd.engine.home import EngineHome, engine_home, point_at, prepare_home, stable_path
 from warmd.engine.log import EngineLog
@@ -27,6 +27,7 @@ __all__ = [
     "EngineHome",
     "EngineLog",
     "EngineRecipe",
+    "SizingError",
     "SleepError",
     "SleepSupport",
     "StartTracker",

@@ -13,3 +13,7 @@ class WarmupError(EngineError):
 
 class SleepError(EngineError):
     """An engine did not fall asleep, or did not wake up, as it was told."""
+
+
+class SizingError(EngineError):
+    """A model's files don't say what it will take of a device."""

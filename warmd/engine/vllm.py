@@ -17,8 +17,10 @@ from warmd.engine.failure import failure_cause
 from warmd.engine.home import point_at, prepare_home
 from warmd.engine.log import EngineLog
 from warmd.engine.note import read_note, write_note
+from warmd.engine.sizing.measured import PartsTracker
 from warmd.engine.sleep_mode import fall_asleep, is_sleeping, wake_up
 from warmd.engine.warmup import WarmupSpec, warm_up
+from warmd.ladder import MeasuredParts
 from warmd.launch import LaunchSpec
 
 
@@ -104,6 +106,8 @@ class Vllm:
         self._report = report
         self._log = EngineLog(recipe.home.log)
         self._note_lost = False
+        self._sizes: PartsTracker | None = None  # while it starts
+        self._measured: MeasuredParts | None = None
 
     def prepare(self) -> LaunchSpec:
         """Make the engine's folder fresh and say what to run; raises `EngineError`."""
@@ -116,6 +120,7 @@ class Vllm:
         point_at(self._recipe.weights, self._source)
         command = engine_command(self._recipe, self._inherited)
         self._log.begin(command.shown)
+        self._sizes, self._measured = PartsTracker(), None
         self._report_trouble()
         return LaunchSpec(self._replica, command.argv, command.env, command.cwd)
 
@@ -129,6 +134,8 @@ class Vllm:
         """Keep a line of the engine's output."""
         had = self._log.trouble
         self._log.line(line)
+        if self._sizes is not None:
+            self._sizes.line(line)
         if had is None:
             self._report_trouble()
 
@@ -139,6 +146,13 @@ class Vllm:
     def came_up(self) -> None:
         """Hear that it is ready: what it printed before explains no later failure."""
         self._log.forget()
+        if self._sizes is not None:
+            self._measured, self._sizes = self._sizes.parts, None
+
+    @property
+    def measured(self) -> MeasuredParts | None:
+        """What the last start told of the engine's memory, once it is ready; None where nothing."""
+        return self._measured
 
     def ended(self) -> None:
         """Let go of the log's file."""

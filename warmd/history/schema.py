@@ -102,6 +102,22 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             )
             SELECT model FROM found WHERE model IS NOT NULL""",
     ),
+    (
+        """CREATE TABLE sizes (
+            key TEXT NOT NULL,
+            version TEXT NOT NULL,
+            at REAL NOT NULL,
+            model TEXT NOT NULL,
+            weights INTEGER,
+            kv_cache INTEGER,
+            kv_tokens INTEGER,
+            activation INTEGER,
+            graphs INTEGER,
+            other INTEGER,
+            held INTEGER,
+            PRIMARY KEY (key, version)
+        ) STRICT, WITHOUT ROWID""",
+    ),
 )
 """One tuple of statements for each version; user_version counts those that were applied."""
 
@@ -123,5 +139,5 @@ PRUNING = (
 )
 """Run with `oldest`, Unix seconds, and `known`, so many starts and wakes of each model to leave.
 
-All else ages but overrides and sleep figures.
+All else ages but overrides, sleep figures and sizes.
 """

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 from warmd.history.minutes import MinuteCount, Minutes
 from warmd.history.report import Report, read_report
 from warmd.history.schema import PRUNING
 from warmd.history.writer import Writer
-from warmd.ladder import Rung, SleepFigures, Stage, StartTimes, WakeTimes
+from warmd.ladder import MeasuredParts, Rung, SleepFigures, Stage, StartTimes, WakeTimes
 from warmd.status import Decision
 
 # A newer warmd may have written words that this one does not know.
@@ -34,6 +34,14 @@ _ADD_MINUTE = (
         else f"{name} = {name} + excluded.{name}"
         for name in _COUNTS
     )
+)
+
+_SIZES = [field.name for field in fields(MeasuredParts)]
+_KEEP_SIZES = (
+    f"INSERT INTO sizes (key, at, model, {', '.join(_SIZES)})"  # noqa: S608
+    f" VALUES (?, ?, ?{', ?' * len(_SIZES)}) ON CONFLICT (key, version) DO UPDATE SET"
+    " at = excluded.at, model = excluded.model, "
+    + ", ".join(f"{name} = coalesce(excluded.{name}, {name})" for name in _SIZES[1:])
 )
 
 
@@ -218,6 +226,21 @@ class History:
             (model,),
         )
         return {key: SleepFigures(*figures) for key, *figures in rows}
+
+    def keep_sizes(self, key: str, model: str, parts: MeasuredParts, at: float) -> None:
+        """Keep what an engine of `model` took, for `key` (args and GPU) and vLLM's version.
+
+        A part that this start didn't tell of keeps what an earlier one told.
+        """
+        self._writer.save(_KEEP_SIZES, (key, at, model, *asdict(parts).values()))
+
+    def sizes(self, model: str) -> dict[str, MeasuredParts]:
+        """What was last measured of `model`, by key, whichever vLLM it was."""
+        rows = self._writer.read(
+            f"SELECT key, {', '.join(_SIZES)} FROM sizes WHERE model = ? ORDER BY at",  # noqa: S608
+            (model,),
+        )
+        return {key: MeasuredParts(*parts) for key, *parts in rows}
 
     # Decisions and overrides
 

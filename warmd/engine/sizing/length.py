@@ -1,0 +1,36 @@
+"""The longest request that a model takes, where its args don't say. Pure.
+
+As vLLM derives it (config/model.py, _get_and_verify_max_len).
+"""
+
+from __future__ import annotations
+
+from warmd.engine.sizing.model_config import ModelConfig
+
+_KEYS = (
+    *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length"),
+    *("max_target_positions", "max_sequence_length", "max_seq_length", "seq_len"),
+)
+# Their max_position_embeddings are what comes after scaling.
+_ALREADY_SCALED = {"su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
+
+
+def derived_max_len(config: ModelConfig) -> int | None:
+    """Return the longest request in tokens, None where config.json doesn't tell."""
+    known = [found for key in _KEYS if (found := config.number(key)) is not None]
+    if not known:
+        return None
+    length = float(config.number("model_max_length") or min(known))
+    if "gemma3" in config.model_type:  # scaled already
+        return int(length)
+    scale = 1.0
+    for rope in config.ropes():
+        kind = rope.get("rope_type") or rope.get("type")
+        factor = rope.get("factor")
+        if kind == "longrope":
+            original = rope.get("original_max_position_embeddings")
+            inner = original if type(original) is int else None
+            return config.number("original_max_position_embeddings") or inner or int(length)
+        if kind not in _ALREADY_SCALED and isinstance(factor, int | float):
+            scale = float(factor)
+    return int(length * scale) if 0 < scale < 1e6 else None
