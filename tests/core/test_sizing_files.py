@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -85,12 +86,9 @@ _JSON = st.recursive(
 @given(st.binary(max_size=200) | _JSON.map(lambda found: json.dumps({"t": found}).encode()))
 def test_no_garbage_is_more_than_a_named_error(garbage: Path, header: bytes) -> None:
     garbage.write_bytes(len(header).to_bytes(8, "little") + header)
-    try:
+    with suppress(SizingError):
         tensors = read_header(garbage)
-    except SizingError as error:
-        assert str(garbage) in str(error)
-    else:
-        assert sum(tensor.size for tensor in tensors) >= 0
+        assert sum(tensor.size for tensor in tensors) == 0, "no data follows it"
 
 
 def test_tensor_parallelism_splits_what_vllm_splits() -> None:
@@ -122,7 +120,7 @@ def test_a_folder_is_read_by_its_index(tmp_path: Path) -> None:
     written(tmp_path / shard, MATRIX)
     written(tmp_path / "adapter.safetensors", MATRIX)
     index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {name: shard for name in MATRIX}}))
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(MATRIX, shard)}))
     found = read_checkpoint(tmp_path)
     assert (found.weights.total, found.weights.files) == (64, 1)
     (tmp_path / shard).unlink()

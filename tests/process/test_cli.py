@@ -19,6 +19,7 @@ import pytest
 from warmd.cli.main import main
 from warmd.config import ConfigError, Problem
 from warmd.control import ControlServer
+from warmd.engine.sizing import Estimate
 from warmd.foresight import Foresight
 from warmd.history import Report
 from warmd.ladder import Phase, Rung
@@ -65,6 +66,9 @@ class Daemon:
 
     async def history(self, model: str | None, since: float) -> Report:
         return Report(since + 1, since, 5.0, {}, [])
+
+    async def size(self, model: str) -> Estimate:
+        raise NotImplementedError
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         self.asked.append((model, rung, for_s))

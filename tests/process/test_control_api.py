@@ -17,6 +17,7 @@ import uvloop
 
 from warmd.config.address import Address
 from warmd.control import ControlError, ControlServer, MetricsServer, listen_privately
+from warmd.engine.sizing import Estimate
 from warmd.foresight import Foresight
 from warmd.history import Report
 from warmd.ladder import Rung
@@ -54,6 +55,9 @@ class Daemon:
 
     async def history(self, model: str | None, since: float) -> Report:
         return Report(since + 1, since, 5.0, {}, [])
+
+    async def size(self, model: str) -> Estimate:
+        raise NotImplementedError
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         if for_s == 13:

@@ -18,6 +18,7 @@ from daemon_rig import Daemon, a_daemon, until
 
 from warmd.cli.main import main
 from warmd.control import ControlServer
+from warmd.engine.sizing import Estimate
 from warmd.foresight import Foresight
 from warmd.history import History, Report
 from warmd.ladder import Rung, Stage, StartTimes
@@ -50,6 +51,9 @@ class Owner:
         return Foresight((str(config),), {}, ("tiny",), (), (), 0.0, None)
 
     async def decisions(self, model: str) -> list[Decision]:
+        raise NotImplementedError
+
+    async def size(self, model: str) -> Estimate:
         raise NotImplementedError
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from warmd.history import History, HistoryError, StoredOverride
-from warmd.ladder import Rung, SleepFigures, Stage, StartTimes, WakeTimes
+from warmd.ladder import MeasuredParts, Rung, SleepFigures, Stage, StartTimes, WakeTimes
 
 DAY = 86400.0
 NOON = 1_750_003_200.0  # the first second of a minute
@@ -132,6 +132,24 @@ def test_wakes_and_sleep_figures_outlive_the_daemon(begin: Callable[[], History]
         assert history.sleep_figures("other") == {}
         assert history.recent_wakes("m", limit=2) == [2.75, 1.75]
         assert history.recent_wakes("other") == []
+
+
+def test_a_start_that_tells_less_forgets_nothing(begin: Callable[[], History]) -> None:
+    """With a KV cache of fixed size vLLM measures no activations."""
+    whole = MeasuredParts("0.32.0", 10, 20, 30, 40, 50, 60)
+    with closing(begin()) as history:
+        history.keep_sizes("H200 m", "m", whole, NOON)
+        history.keep_sizes("H200 m", "m", MeasuredParts("0.32.0", weights=11, held=99), NOON + 1)
+        history.keep_sizes("H100 m", "m", MeasuredParts("0.32.0", weights=1), NOON)
+    with closing(begin()) as history:
+        assert history.sizes("m") == {
+            "H200 m": MeasuredParts("0.32.0", 11, 20, 30, 40, 50, 60, 99),
+            "H100 m": MeasuredParts("0.32.0", weights=1),
+        }
+        assert history.sizes("other") == {}
+        newer = MeasuredParts("0.33.0", weights=12)
+        history.keep_sizes("H200 m", "m", newer, NOON + 2)
+        assert history.sizes("m")["H200 m"] == newer, "another vLLM takes what it takes"
 
 
 def test_a_minute_is_written_when_it_is_over(

@@ -13,6 +13,10 @@ import psutil
 import pytest
 from daemon_rig import Answer, Daemon, a_daemon, until
 
+from warmd.engine.sizing import PartsTracker, read_checkpoint
+from warmd.engine.sizing.flags import EngineFlags
+from warmd.engine.sizing.layers import kv_layers
+
 PATIENCE_S = 400.0
 """A first start compiles; on two busy cores that takes minutes."""
 
@@ -66,6 +70,23 @@ def test_a_cold_start_ends_in_an_answer_and_tells_its_stages(hot: tuple[Daemon, 
     assert took["imports"] > 1.0
     assert all(seconds >= 0 for seconds in took.values())
     assert "tiny.0  staged -> hot  in" in daemon.log
+
+
+def test_a_token_takes_what_was_estimated(hot: tuple[Daemon, Answer]) -> None:
+    """By vLLM's own word of how many tokens its KV cache holds."""
+    daemon, _ = hot
+    tracker = PartsTracker()
+    for line in (daemon.run_dir / "engines" / "tiny.0" / "engine.log").read_text().splitlines():
+        tracker.line(line)
+    told = tracker.parts
+    assert told is not None
+    assert told.kv_cache == 2**30
+    assert told.kv_tokens
+    found = daemon.control("GET", "/size?model=tiny").json
+    assert found["max_model_len"] == 1024
+    cache = read_checkpoint(Path(os.environ["WARMD_TEST_MODEL"]))
+    layers = kv_layers(cache.config, EngineFlags.of(()), 1, float_bytes=2)
+    assert layers.each_token == told.kv_cache / told.kv_tokens
 
 
 def test_the_openai_client_works(hot: tuple[Daemon, Answer]) -> None:

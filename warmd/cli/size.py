@@ -19,7 +19,11 @@ def size_table(told: Mapping[str, Any]) -> str:
     rows = [
         (p["name"], _size(p["estimated"]), _size(p["measured"]), clean(p["how"])) for p in parts
     ]
-    rows.append(("in all", _sum(parts, "estimated"), _sum(parts, "measured"), _on(told)))
+    sizes = [part["estimated"] for part in parts]
+    # A sum of what is known would be a wrong one: all of it, or none.
+    estimated = None if None in sizes else sum(sizes)
+    best = None if told["version"] is None else told["on_each_gpu"]
+    rows.append(("in all", _size(estimated), _size(best), _on(told)))
     return "\n".join([*_lines([_HEAD, *rows]), *_closing(told)])
 
 
@@ -33,7 +37,7 @@ def _on(told: Mapping[str, Any]) -> str:
 def _closing(told: Mapping[str, Any]) -> Iterator[str]:
     if told["version"] is not None:
         by = f"vLLM {told['version']}" if told["version"] else "vLLM"
-        yield f"measured at its last start, by {by}; a measured part counts, else the estimate"
+        yield f"measured at its last start, by {by}; what it did not tell is estimated"
     if told["not_counted"]:
         yield f"not counted: {clean(', '.join(told['not_counted']))}"
     if told["unknown"] is not None:
@@ -42,12 +46,6 @@ def _closing(told: Mapping[str, Any]) -> Iterator[str]:
         yield f'vram = "{_config_size(told["vram"])}"'
     else:
         yield f"{_size(told['on_each_gpu'])} in all, without a GPU"
-
-
-def _sum(parts: Sequence[Mapping[str, Any]], key: str) -> str:
-    """A sum of what is known would be a wrong one: all of it, or none."""
-    sizes = [part[key] for part in parts]
-    return "-" if None in sizes else _size(sum(sizes))
 
 
 def _size(value: int | None) -> str:

@@ -1,0 +1,98 @@
+"""`warmctl size`: of a configured model through the daemon, of a folder without one."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from daemon_rig import Daemon, a_daemon
+
+from warmd.history import History
+from warmd.ladder import MeasuredParts
+
+GIB = 2**30
+ARGS = ("--max-model-len", "1K", "--enforce-eager")
+CONFIG = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "hidden_size": 128,
+    "vocab_size": 512,
+}
+
+
+def a_model(folder: Path) -> Path:
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    entry = {"dtype": "BF16", "shape": [512, 1024], "data_offsets": [0, 1 << 20]}
+    header = json.dumps({"model.embed_tokens.weight": entry}).encode()
+    (folder / "model.safetensors").write_bytes(
+        len(header).to_bytes(8, "little") + header + bytes(1 << 20)
+    )
+    return folder
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    """A daemon that knows from an earlier start what 1 GiB of KV cache holds."""
+    with a_daemon() as daemon:
+        lines = f'resting = "cold"\naliases = ["gpt-4o"]\nconcurrency = 4\nargs = {list(ARGS)}'
+        daemon.write_config({"m": lines})
+        weights = a_model(daemon.folder / "weights-m")
+        (daemon.folder / "state").mkdir()
+        with closing(History(daemon.folder / "state" / "history.db", print)) as history:
+            key = shlex.join(("cpu", str(weights), *ARGS))
+            parts = MeasuredParts("0.32.0", kv_cache=GIB, kv_tokens=1 << 20)
+            history.keep_sizes(key, "m", parts, 1_750_000_000.0)
+        daemon.start()
+        yield daemon
+        daemon.stop()
+
+
+def warmctl(*args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "warmd.cli.main", *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+
+
+def test_a_models_estimate_stands_beside_what_was_measured(daemon: Daemon) -> None:
+    socket = ("--socket", str(daemon.run_dir / "control.sock"))
+    shown = warmctl("size", "gpt-4o", *socket)
+    assert shown.returncode == 0, shown.stderr
+    lines = shown.stdout.splitlines()
+    assert lines[0].split() == ["PART", "ESTIMATE", "MEASURED", "HOW"]
+    assert lines[1].split(maxsplit=4)[:3] == ["weights", "1.0", "MiB"]
+    assert "2.0 MiB   4.0 MiB  4 requests of 1024 tokens, 512 bytes a token" in shown.stdout
+    assert "by vLLM 0.32.0" in shown.stdout
+
+    found = json.loads(warmctl("size", "m", "--json", *socket).stdout)
+    assert found["model"] == "m"
+    assert found["parts"][1]["measured"] == 4 * 2**20
+    assert found["on_each_gpu"] == sum(
+        part["measured"] or part["estimated"] for part in found["parts"]
+    )
+    assert "did you mean" in warmctl("size", "n", *socket).stderr
+
+    (daemon.folder / "weights-m" / "model.safetensors").write_bytes(bytes(7))
+    refused = warmctl("size", "m", *socket)
+    assert refused.returncode == 1
+    assert "is damaged or cut short" in refused.stderr
+
+
+def test_a_folders_estimate_needs_no_daemon(tmp_path: Path) -> None:
+    shown = warmctl("size", str(a_model(tmp_path)), "--args", *ARGS)
+    assert shown.returncode == 0, shown.stderr
+    assert "32 requests of 1024 tokens" in shown.stdout
+    assert shown.stdout.splitlines()[-1].startswith('vram = "')
+    nothing = tmp_path / "nothing"
+    gone = warmctl("size", str(nothing))
+    assert (gone.returncode, gone.stdout) == (1, "")
+    assert f"{nothing}/config.json: can't be read" in gone.stderr
+    named = warmctl("size", "m", "--tensor-parallel", "2")
+    assert "stands in the config" in named.stderr
