@@ -85,12 +85,12 @@ class Fitter:
         """
         table = settings.models[model]
         space = {**settings.engine.env, **table.env}.get("VLLM_CPU_KVCACHE_SPACE")
-        gib = space.get_secret_value() if space and not self._has_gpu else ""
+        gib = space.get_secret_value() if space and not self.has_gpu else ""
         wanted = Wanted(
             args=table.args,
             concurrency=table.concurrency,
             kv_cache=int(gib) * 2**30 if gib.isdecimal() else None,
-            gpu=self._has_gpu,
+            gpu=self.has_gpu,
         )
         measured = sizes.get(self.sizes_key(settings, model))
         return estimate(read_checkpoint(table.weights), wanted, measured)

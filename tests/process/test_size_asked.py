@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from daemon_rig import Daemon, a_daemon
+from engine_scene import a_recipe, short_folder, spec
 
+from warmd.engine import Vllm
 from warmd.history import History
 from warmd.ladder import MeasuredParts
 
@@ -77,12 +79,27 @@ def test_a_models_estimate_stands_beside_what_was_measured(daemon: Daemon) -> No
     assert found["on_each_gpu"] == sum(
         part["measured"] or part["estimated"] for part in found["parts"]
     )
-    assert "did you mean" in warmctl("size", "n", *socket).stderr
+    assert "there are gpt-4o, m" in warmctl("size", "n", *socket).stderr
 
     (daemon.folder / "weights-m" / "model.safetensors").write_bytes(bytes(7))
     refused = warmctl("size", "m", *socket)
     assert refused.returncode == 1
     assert "is damaged or cut short" in refused.stderr
+
+
+def test_an_engines_start_tells_its_sizes_once_it_is_ready() -> None:
+    with short_folder() as root:
+        recipe = a_recipe(root, {})
+        make = Vllm("tiny.0", recipe, spec(), source=root, inherited={}, report=print)
+        make.prepare()
+        make.log("INFO [gpu_worker.py:760] Available KV cache memory: 1.0 GiB")
+        assert make.measured is None, "it may still fail"
+        make.came_up()
+        make.log("INFO [gpu_worker.py:760] Available KV cache memory: 0.5 GiB")
+        assert make.measured == MeasuredParts("", kv_cache=GIB)
+        make.prepare()
+        assert make.measured is None, "that was another engine"
+        make.ended()
 
 
 def test_a_folders_estimate_needs_no_daemon(tmp_path: Path) -> None:
