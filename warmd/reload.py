@@ -53,6 +53,7 @@ MODEL_KEYS: Mapping[str, Effect] = {
     "sleep.slowest": Effect.NOW,
     "pool": Effect.NOW,
     "vram": Effect.NOW,
+    "concurrency": Effect.NOW,
     "max_wait": Effect.NOW,
     "start_timeout": Effect.ENGINE_START,
     "warmup.prompt": Effect.ENGINE_START,

@@ -60,6 +60,7 @@ OTHER: dict[str, Any] = {
     "sleep.slowest": "9%",
     "pool": "q",
     "vram": "2GiB",
+    "concurrency": 9,
     "max_wait": "9s",
     "start_timeout": "9s",
     "warmup.prompt": "x",

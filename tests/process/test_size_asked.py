@@ -88,18 +88,15 @@ def test_a_models_estimate_stands_beside_what_was_measured(daemon: Daemon) -> No
 
 
 def test_an_engines_start_tells_its_sizes_once_it_is_ready() -> None:
+    line = "INFO [gpu_worker.py:760] Available KV cache memory: 1.0 GiB"
     with short_folder() as root:
-        recipe = a_recipe(root, {})
-        make = Vllm("tiny.0", recipe, spec(), source=root, inherited={}, report=print)
-        make.prepare()
-        make.log("INFO [gpu_worker.py:760] Available KV cache memory: 1.0 GiB")
-        assert make.measured is None, "it may still fail"
-        make.came_up()
-        make.log("INFO [gpu_worker.py:760] Available KV cache memory: 0.5 GiB")
-        assert make.measured == MeasuredParts("", kv_cache=GIB)
-        make.prepare()
-        assert make.measured is None, "that was another engine"
+        make = Vllm("tiny.0", a_recipe(root, {}), spec(), source=root, inherited={}, report=print)
+        told = []
+        for happens in (make.prepare, lambda: make.log(line), make.came_up, make.prepare):
+            happens()
+            told.append(make.measured)
         make.ended()
+    assert told == [None, None, MeasuredParts("", kv_cache=GIB), None], "then it is another engine"
 
 
 def test_a_folders_estimate_needs_no_daemon(tmp_path: Path) -> None:
