@@ -7,7 +7,7 @@ import logging
 from warmd.control import Metrics
 from warmd.gateway import RequestRecord
 from warmd.history import History
-from warmd.ladder import Phase, Rung, SleepFigures, StartTimes, WakeTimes
+from warmd.ladder import MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
 from warmd.policy import Override
 from warmd.replica import Nap
 from warmd.spoken import duration, size
@@ -95,6 +95,10 @@ class Chronicle:
             extra={"warmd": {"model": model}},
         )
         self._history.keep_sleep_figures(key, model, figures, self._clock.wall())
+
+    def sizes_measured(self, model: str, key: str, parts: MeasuredParts) -> None:
+        """Keep what an engine took of each GPU: sizes rest on it."""
+        self._history.keep_sizes(key, model, parts, self._clock.wall())
 
     def engine_failed(self, failure: EngineFailure) -> None:
         """Say what failed, why, and what follows."""

@@ -71,6 +71,7 @@ class Fitter:
             pool=table.pool,
             vram=table.vram or 0,
             adapters=table.warmup.adapters,
+            sizes_key=self.sizes_key(settings, model),
         )
 
     def sizes_key(self, settings: Settings, model: str) -> str:

@@ -15,7 +15,7 @@ import aiohttp
 from warmd.devices import Footprint
 from warmd.engine.canary import CanaryAnswer
 from warmd.engine.errors import EngineError
-from warmd.ladder import Phase, Rung, SleepFigures, StartTimes, WakeTimes
+from warmd.ladder import MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
 from warmd.launch import EngineExit, LaunchError, LaunchSpec, LogLine
 from warmd.planner import RamLedger
 from warmd.policy import BackOff, Override, Wish
@@ -158,6 +158,7 @@ class FakeMake:
         self.print = "print"
         self.did: list[str] = []
         self.missed_probes = 0
+        self.measured: MeasuredParts | None = None
         self.unproved = False  # awake, and nobody has asked whether it is what it was
 
     @property
@@ -316,6 +317,9 @@ class Recorder:
         what = f"{operation.replica} {operation.phase}"
         self.lines.append(f"{what} is {operation.overdue:g} s late")
         self.bell.set()
+
+    def sizes_measured(self, model: str, key: str, parts: MeasuredParts) -> None:
+        self.lines.append(f"{model} measured: weights {parts.weights}, held {parts.held}")
 
     def staging_failed(self, model: str, problem: str) -> None:
         self.lines.append(f"{model} not staged: {problem}")

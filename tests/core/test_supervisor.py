@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from rig import UP, House, next_step
 
-from warmd.ladder import NotReadyError, Phase, Rung, Stage
+from warmd.devices import Footprint
+from warmd.ladder import MeasuredParts, NotReadyError, Phase, Rung, Stage
 from warmd.launch import EngineExit
 from warmd.replica import Limits
 from warmd.staging import StagingError
@@ -465,3 +466,11 @@ async def test_a_model_may_go_and_come_back_before_anybody_has_looked_at_its_fil
     house.supervisor.adopt("a", house.terms("a", Rung.STAGED))
     house.stager.done.set()
     await house.until(lambda: house.supervisor.rung("a") is Rung.STAGED)
+
+
+async def test_what_a_start_took_of_the_gpu_is_kept_beside_what_the_driver_says() -> None:
+    house = House("m", resting=Rung.HOT)
+    house.makes["m.0"].measured = MeasuredParts("0.33", weights=60)
+    house.memory = Footprint(100, 90, 10**9, card_bytes=70)
+    await house.make_ready("m.0")
+    await house.until(lambda: "m measured: weights 60, held 70" in house.recorder.lines)

@@ -10,6 +10,7 @@ from warmd.devices.nvml import (
     SickGpu,
     device_bytes,
     gpus,
+    held_by_card,
     inventory,
 )
 
@@ -25,6 +26,7 @@ __all__ = [
     "device_bytes",
     "footprint",
     "gpus",
+    "held_by_card",
     "host_memory",
     "inventory",
     "tree_memory",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import psutil
 
 from warmd.devices.memory import host_memory
-from warmd.devices.nvml import device_bytes
+from warmd.devices.nvml import held_by_card
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Footprint:
     host_bytes: int
     device_bytes: int | None
     host_available: int
+    card_bytes: int | None = None  # on the card where it holds most
 
 
 def tree_memory(pid: int) -> TreeMemory | None:
@@ -71,4 +72,8 @@ def footprint(pid: int) -> Footprint | None:
     tree = tree_memory(pid)
     if tree is None:
         return None
-    return Footprint(tree.bytes, device_bytes(tree.pids), host_memory().available)
+    held = held_by_card(tree.pids)
+    total, most = None, None
+    if held is not None:
+        total, most = sum(held.values()), max(held.values(), default=0)
+    return Footprint(tree.bytes, total, host_memory().available, most)

@@ -110,12 +110,18 @@ def gpus() -> tuple[Gpu, ...]:
 
 
 def device_bytes(pids: Collection[int]) -> int | None:
-    """Bytes of VRAM that these processes hold over all GPUs; None where that can't be known.
+    """Bytes of VRAM that these processes hold over all GPUs; None where that can't be known."""
+    held = held_by_card(pids)
+    return None if held is None else sum(held.values())
 
-    It can't without NVML, where one GPU doesn't answer, and where the driver knows a process but
-    not its memory (as for a process of another container).
+
+def held_by_card(pids: Collection[int]) -> dict[str, int] | None:
+    """Bytes of VRAM that these processes hold, by UUID of each GPU on which they hold any.
+
+    None where that can't be known: without NVML, where one GPU doesn't answer, and where the
+    driver knows a process but not its memory (as for a process of another container).
     """
-    held = 0
+    held: dict[str, int] = {}
     try:
         with _nvml() as nvml:
             for index in range(nvml.nvmlDeviceGetCount()):
@@ -126,7 +132,8 @@ def device_bytes(pids: Collection[int]) -> int | None:
                         continue
                     if process.usedGpuMemory is None:
                         return None
-                    held += int(process.usedGpuMemory)
+                    uuid = str(nvml.nvmlDeviceGetUUID(handle))
+                    held[uuid] = held.get(uuid, 0) + int(process.usedGpuMemory)
     except GpuError:
         return None
     return held

@@ -123,6 +123,12 @@ class Desk:
         self.note()
         self.listener.replica_changed(self.model, self.name, old, self.state)
 
+    def learn(self, **facts: object) -> None:
+        """Keep what was learnt of the engine in the phase that lasts, and tell it."""
+        old = self.state
+        self.state = replace(old, **facts)  # type: ignore[arg-type]  # as above
+        self.listener.replica_changed(self.model, self.name, old, self.state)
+
     def note(self) -> None:
         """Write down what a later daemon must know, before the operation that makes it so."""
         if self.fit.outlives and self.identity is not None:

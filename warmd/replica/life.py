@@ -138,6 +138,7 @@ class Life:
         self.connection = connection = desk.fit.make.connect()
         if record is None:
             await self._come_up(connection, race)
+            await self._size_up(engine)
         else:
             await check(desk, record, connection, race)
         vigil = Vigil(desk, engine, connection, race.exit_watch)
@@ -193,6 +194,13 @@ class Life:
             desk.version = await race.first(connection.version())
         reason = desk.state.reason
         desk.become(Phase.READY, reason, ready_at=now, last_start=times, canary=canary)
+
+    async def _size_up(self, engine: RunningEngine) -> None:
+        """Keep what the start took of each GPU, beside what the driver says that it holds."""
+        told = self._desk.fit.make.measured
+        if told is not None:
+            holds = await self._measure(engine.pid)
+            self._desk.learn(parts=replace(told, held=None if holds is None else holds.card_bytes))
 
     async def _listen(self, connection: EngineConnection) -> None:
         pause = LISTENING_POLL_S

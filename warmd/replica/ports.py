@@ -10,6 +10,7 @@ import aiohttp
 
 from warmd.devices import Footprint
 from warmd.engine.canary import CanaryAnswer
+from warmd.ladder import MeasuredParts
 from warmd.launch import LaunchSpec
 from warmd.policy import BackOff, Counters
 from warmd.replica.state import Limits, ReplicaState
@@ -76,6 +77,10 @@ class EngineMake(Protocol):
 
     def cause(self, ending: str) -> str:
         """Say in one sentence, from its log, why an engine that `ending` failed."""
+
+    @property
+    def measured(self) -> MeasuredParts | None:
+        """What the start that got ready told of its sizes; None where it told nothing."""
 
     def connect(self) -> EngineConnection:
         """Return the way to the engine; nothing is sent yet."""

@@ -77,7 +77,7 @@ class Slumber:
         self, seconds: float, before: Footprint | None, after: Footprint | None, turn: Turn
     ) -> Nap:
         if after is None:
-            return Nap(seconds, None, None, None, turn.rehearsal)
+            return Nap(seconds, None, None, None, None, turn.rehearsal)
         first = self._desk.state.first_nap
         host_ram: int | None = None
         if first is None and before is not None:
@@ -88,7 +88,14 @@ class Slumber:
         elif first is not None and first.host_ram is not None and first.host_bytes is not None:
             # It is pinned while awake as well: only against its first sleep can growth be seen.
             host_ram = max(0, first.host_ram + after.host_bytes - first.host_bytes)
-        return Nap(seconds, host_ram, after.host_bytes, after.device_bytes, turn.rehearsal)
+        return Nap(
+            seconds,
+            host_ram,
+            after.host_bytes,
+            after.device_bytes,
+            after.card_bytes,
+            turn.rehearsal,
+        )
 
     async def wake(self, turn: Turn) -> None:
         """Wake the engine and get its answers; raises `EngineError` where one is wrong.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from warmd.engine.canary import CanaryAnswer
-from warmd.ladder import Phase, StartTimes, WakeTimes
+from warmd.ladder import MeasuredParts, Phase, StartTimes, WakeTimes
 
 TREE_END_S = 10.0
 """How long after SIGKILL a process tree may still be there before that is worth a word."""
@@ -58,6 +58,7 @@ class Nap:
     host_ram: int | None
     host_bytes: int | None
     device_kept: int | None
+    card_kept: int | None = None  # on the card where it keeps most
     rehearsal: bool = False
 
     @property
@@ -79,6 +80,7 @@ class ReplicaState:
     started_at: float | None = None  # when the start or the wake that led here was decided
     ready_at: float | None = None  # when the engine first became ready
     last_start: StartTimes | None = None
+    parts: MeasuredParts | None = None  # what that start took of each GPU
     doing: Phase = Phase.DOWN  # the last phase before any end: what it failed at, where it did
     doing_since: float = 0.0
 

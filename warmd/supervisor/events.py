@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from warmd.ladder import Phase, Rung, SleepFigures, StartTimes, WakeTimes
+from warmd.ladder import MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
 from warmd.policy import Override
 from warmd.replica import Nap
 
@@ -81,6 +81,9 @@ class Events(Protocol):
 
     def sleep_measured(self, model: str, key: str, figures: SleepFigures) -> None:
         """Keep what the first sleep and wake of an engine took; `key` names the engine."""
+
+    def sizes_measured(self, model: str, key: str, parts: MeasuredParts) -> None:
+        """Keep what an engine took of each GPU; `key` names the engine."""
 
     def engine_failed(self, failure: EngineFailure) -> None:
         """Write down a failed start, sleep, wake or run, and what follows from it."""

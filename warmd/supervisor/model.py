@@ -56,6 +56,7 @@ class Terms:
     pool: str | None = None
     vram: int = 0
     adapters: tuple[str, ...] = ()
+    sizes_key: str = ""  # names what the sizes that a start tells hold for
 
 
 @dataclass
@@ -174,7 +175,7 @@ class Managed:
             known = first.held is not None and last.held is not None
             grown = (first.held or 0, last.held or 0) if known else (0, 0)
             wear = worn(sleep.hygiene, state.cycles, *grown)
-            kept = last.device_kept or 0
+            kept = (last.device_kept if last.card_kept is None else last.card_kept) or 0
         return ReplicaFacts(
             replica.name,
             state.phase,

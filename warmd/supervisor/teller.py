@@ -27,6 +27,8 @@ class Teller:
         took: float | None = None
         if new.phase is not old.phase:
             took = self._tell_phase(model, name, old, new)
+        if new.parts is not None and new.parts is not old.parts:
+            self._events.sizes_measured(model.name, model.terms.sizes_key, new.parts)
         if new.phase in (Phase.BACKING_OFF, Phase.FAILED) and new.phase is not old.phase:
             self._events.engine_failed(_failure(model, name, old, new))
         self.tell_rungs(model, new.reason, took)
