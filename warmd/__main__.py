@@ -10,6 +10,7 @@ from pathlib import Path
 import warmd
 from warmd.config import ConfigError, describe, load, load_to_run
 from warmd.daemon import run, set_up_log
+from warmd.wiring import check_placement
 
 EX_CONFIG = 78
 """sysexits.h; systemd is told not to restart after it: a bad config doesn't mend itself."""
@@ -34,14 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(argv)
     try:
         if asked.command == "check-config":
-            print(describe(load(asked.config)))
+            settings = load(asked.config)
+            check_placement(settings)
+            print(describe(settings))
             return 0
         settings, absent = load_to_run(asked.config)
+        set_up_log()
+        return run(settings, lambda: load(asked.config), absent)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EX_CONFIG
-    set_up_log()
-    return run(settings, lambda: load(asked.config), absent)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from warmd.aside import aside
 from warmd.chronicle import Chronicle
 from warmd.config import ConfigError, Problem, Settings, load
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
-from warmd.devices import GpuError, GpuTrouble, host_memory
+from warmd.devices import GpuError, GpuTrouble, gpus, host_memory
 from warmd.engine import SizingError
 from warmd.engine.sizing import Estimate
 from warmd.fitting import Fitter
@@ -33,13 +33,14 @@ from warmd.gateway.paths import ENDPOINTS
 from warmd.history import History, Report, journal_handler, terminal_format
 from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
+from warmd.placing import cards_of
 from warmd.planner import RamLedger
 from warmd.reload import applicable, changes, said
 from warmd.replica import EngineRecord
 from warmd.spoken import count, duration
 from warmd.status import Decision, Status
 from warmd.supervisor import Clock, Known, Supervisor
-from warmd.wiring import Build, Front, fitter, gpu_names, known_of, rules
+from warmd.wiring import Build, Front, fitter, known_of, names_of, rules
 
 log = logging.getLogger("warmd")
 
@@ -67,7 +68,8 @@ def set_up_log() -> None:
 def run(settings: Settings, load: Callable[[], Settings], absent: Sequence[Problem] = ()) -> int:
     """Run until SIGTERM or SIGINT; return the exit status. `load` reads the config once more.
 
-    `absent`: what the config names and isn't there yet.
+    `absent`: what the config names and isn't there yet. Raises `ConfigError` where the config's
+    pools don't fit on the GPUs of this host.
     """
     for problem in absent:
         log.warning("%s; the other models are served meanwhile", problem)
@@ -108,6 +110,7 @@ class Daemon:
         async with AsyncExitStack() as house:
             house.enter_context(Folders(settings))
             self._fitter = await fitter(_warn)
+            self._fitter.place(settings)
             history = History(
                 settings.host.state_dir / "history.db", _warn, keep=settings.history.keep
             )
@@ -280,6 +283,7 @@ class Daemon:
             known = await asyncio.to_thread(known_of, self._history, models)
             if self._stopping:
                 raise ValueError("warmd is stopping and reads no config any more")
+            self._fitter.place(settings)
             for change in found:
                 told.append(change.sentence)
                 if change.gone:
@@ -304,6 +308,7 @@ class Daemon:
         known = await asyncio.to_thread(known_of, self._history, names)
         settings, later = applicable(self._settings, loaded)
         ahead = self._fitter.ahead()
+        ahead.place(settings)
         outlooks = {
             name: self._supervisor.outlook(
                 name,
@@ -334,7 +339,7 @@ class Daemon:
         told = False
         while True:
             try:
-                device = await aside(gpu_names)
+                found = await aside(gpus)
                 break
             except GpuError as error:
                 if error.trouble is GpuTrouble.NO_LIBRARY:
@@ -347,8 +352,13 @@ class Daemon:
         async with self._reloading:
             if self._stopping:
                 return
+            device = names_of(found)
             log.info("a GPU can be used now: %s", device)
-            self._fitter.use(device)
+            self._fitter.use(device, cards_of(found))
+            try:
+                self._fitter.place(self._settings)
+            except ConfigError as error:
+                log.error("%s; nothing is reserved until the config is mended", error)
             for name in self._settings.models:
                 self._supervisor.adopt(name, self._fitter.terms(self._settings, name))
 

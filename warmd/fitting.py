@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from warmd.config import Settings, SleepMode
 from warmd.engine import (
@@ -18,6 +18,8 @@ from warmd.engine import (
 from warmd.engine.sizing import Estimate, Wanted, estimate, read_checkpoint
 from warmd.ladder import MeasuredParts, replica_name
 from warmd.launch import clean_environment
+from warmd.placing import HOST, placement, replica_cards
+from warmd.planner import Card, Placement
 from warmd.policy import BackOff, Hygiene, Wish
 from warmd.replica import Fit, Limits, SleepTerms
 from warmd.supervisor import SleepPolicy, Terms
@@ -33,12 +35,15 @@ class Fitter:
         report: Callable[[str], None],
         device: str | None,
         slots: Mapping[str, int] | None = None,
+        cards: Sequence[Card] = (),
     ) -> None:
         """`report` is told, in a sentence, of an engine's log that can't be written.
 
         `device` names the kind of GPU that engines run on; None: there is none. `slots`: what
-        replicas have already.
+        replicas have already. `cards`: what pools may stand on; none where nobody can tell yet.
         """
+        self._cards = tuple(cards)
+        self._placed: Placement | None = None
         self.has_gpu = device is not None
         self._device = device or "cpu"
         self._report = report
@@ -50,13 +55,19 @@ class Fitter:
         """Whether there is a GPU that nobody could name yet."""
         return self._device == UNKNOWN_GPU
 
-    def use(self, device: str) -> None:
-        """Fit for this kind of GPU from now on."""
-        self.has_gpu, self._device = True, device
+    def use(self, device: str, cards: Sequence[Card]) -> None:
+        """Fit for this kind of GPU, and place pools on these cards, from now on."""
+        self.has_gpu, self._device, self._cards = True, device, tuple(cards)
+
+    def place(self, settings: Settings) -> None:
+        """Give the pools of `settings` their cards; raises `ConfigError` with a table."""
+        self._placed = placement(settings, self._cards) if self._cards else None
 
     def ahead(self) -> Fitter:
         """Return a fitter that gives the same fits; what it fits takes no slot of this one's."""
-        return Fitter(self._report, self._device if self.has_gpu else None, self._slots)
+        return Fitter(
+            self._report, self._device if self.has_gpu else None, self._slots, self._cards
+        )
 
     def terms(self, settings: Settings, model: str) -> Terms:
         """Return what `settings` say of `model`."""
@@ -70,6 +81,7 @@ class Fitter:
             sleep=self._sleep_policy(settings, model),
             pool=table.pool,
             vram=table.vram or 0,
+            pinned=table.pinned,
             adapters=table.warmup.adapters,
             sizes_key=self.sizes_key(settings, model),
         )
@@ -77,7 +89,8 @@ class Fitter:
     def sizes_key(self, settings: Settings, model: str) -> str:
         """Name what the sizes that a start of `model` tells hold for: its args on these GPUs."""
         table = settings.models[model]
-        return shlex.join((self._device, str(table.weights), *table.args))
+        width = str(table.tensor_parallel)
+        return shlex.join((self._device, width, str(table.weights), *table.args))
 
     def size(self, settings: Settings, model: str, sizes: Mapping[str, MeasuredParts]) -> Estimate:
         """Say what one engine of `model` takes; waits for the disk. Raises `SizingError`.
@@ -89,6 +102,7 @@ class Fitter:
         gib = space.get_secret_value() if space and not self.has_gpu else ""
         wanted = Wanted(
             args=table.args,
+            tensor_parallel=table.tensor_parallel,
             concurrency=table.concurrency,
             kv_cache=int(gib) * 2**30 if gib.isdecimal() else None,
             gpu=self.has_gpu,
@@ -130,6 +144,7 @@ class Fitter:
         table, engine = settings.models[model], settings.engine
         name = replica_name(model, index)
         support = self._sleep_support(settings, model)
+        cards = replica_cards(settings, self._placed, model, index)
         recipe = EngineRecipe(
             python=engine.python,
             model=model,
@@ -142,6 +157,8 @@ class Fitter:
             engine_env=engine.env,
             model_env=table.env,
             sleep=support,
+            gpus=tuple(card for card in cards if card != HOST),
+            tensor_parallel=table.tensor_parallel,
             # Where it can't sleep, its level makes no other engine of it.
             sleep_level=1 if support is SleepSupport.NONE else table.sleep.level,
         )
@@ -179,4 +196,5 @@ class Fitter:
             back_off,
             sleep=None if support is SleepSupport.NONE else sleep,
             outlives=settings.host.engines_outlive_daemon,
+            cards=frozenset(cards),
         )

@@ -53,6 +53,8 @@ MODEL_KEYS: Mapping[str, Effect] = {
     "sleep.slowest": Effect.NOW,
     "pool": Effect.NOW,
     "vram": Effect.NOW,
+    "tensor_parallel": Effect.ENGINE,
+    "pinned": Effect.NOW,
     "concurrency": Effect.NOW,
     "max_wait": Effect.NOW,
     "start_timeout": Effect.ENGINE_START,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from warmd.aside import aside
 from warmd.config import Settings
-from warmd.devices import Footprint, GpuError, GpuTrouble, footprint, gpus
+from warmd.devices import Footprint, Gpu, GpuError, GpuTrouble, footprint, gpus
 from warmd.fitting import UNKNOWN_GPU, Fitter
 from warmd.gateway import ModelCard
 from warmd.history import History
 from warmd.ladder import replica_name
 from warmd.launch import Launcher
+from warmd.placing import cards_of, placement
 from warmd.policy import Fairness, Override
 from warmd.replica import Fit, Replica
 from warmd.staged import StagedWeights
@@ -86,16 +87,28 @@ async def fitter(report: Callable[[str], None]) -> Fitter:
     """
     try:
         async with asyncio.timeout(_DRIVER_S):
-            return Fitter(report, await aside(gpu_names))
+            found = await aside(gpus)
+            return Fitter(report, names_of(found), cards=cards_of(found))
     except GpuError as error:
-        return Fitter(report, None if error.trouble in _NO_GPU else UNKNOWN_GPU)
+        if error.trouble in _NO_GPU:
+            return Fitter(report, None, cards=cards_of(()))
+        return Fitter(report, UNKNOWN_GPU)
     except TimeoutError:
         return Fitter(report, UNKNOWN_GPU)
 
 
-def gpu_names() -> str:
-    """Name the kinds of GPU that work here; raises `GpuError` where none does."""
-    return ", ".join(sorted({gpu.name for gpu in gpus()}))
+def check_placement(settings: Settings) -> None:
+    """See whether the pools fit on the GPUs of this host; raises `ConfigError` with a table."""
+    try:
+        placement(settings, cards_of(gpus()))
+    except GpuError as error:
+        if error.trouble in _NO_GPU:
+            placement(settings, cards_of(()))
+
+
+def names_of(found: Sequence[Gpu]) -> str:
+    """Name the kinds of these GPUs."""
+    return ", ".join(sorted({gpu.name for gpu in found}))
 
 
 def rules(settings: Settings) -> Rules:

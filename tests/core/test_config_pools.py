@@ -35,10 +35,42 @@ def problems(tmp_path: Path, text: str) -> list[str]:
             "models.a.vram: is missing: what one engine of this model takes of its pool",
         ),
         (
-            '[pools.p]\nvram="80GiB"\n[models.a]\nWEIGHTS\npool="p"\nvram="50GiB"\nreplicas=2',
+            '[pools.p]\nvram="80GiB"\n[models.a]\nWEIGHTS\npool="p"\nvram="90GiB"',
             (
-                "models.a.vram: 2 engines of it would take 100.0 GiB, and the pool 'p' has "
-                "80.0 GiB: give the pool more, or the model less"
+                "models.a.vram: one engine of it would take 90.0 GiB, and the pool 'p' has "
+                "80.0 GiB on each GPU: give the pool more, or the model less"
+            ),
+        ),
+        (
+            '[pools.p]\nvram="8GiB"\ngpus = [0, 0]',
+            "pools.p.gpus: must not name a GPU twice",
+        ),
+        (
+            '[pools.p]\nvram="8GiB"\ngpus = ["0"]',
+            'pools.p.gpus: must name GPUs by index or UUID, such as 0 or "GPU-8f3c…"',
+        ),
+        (
+            '[pools.p]\nvram="8GiB"\ngpus = "all"',
+            'pools.p.gpus: must be "auto", or GPUs by index or UUID, such as [0, 1]',
+        ),
+        (
+            (
+                '[pools.p]\nvram="8GiB"\n[models.a]\nWEIGHTS\npool="p"\nvram="1GiB"\n'
+                'args = ["-tp", "2"]'
+            ),
+            (
+                "models.a.args[0]: contradicts the model's tensor_parallel, by which its GPUs are "
+                "reserved: set tensor_parallel = 2 and take the flag away"
+            ),
+        ),
+        (
+            (
+                '[pools.p]\nvram="8GiB"\n[models.a]\nWEIGHTS\npool="p"\nvram="1GiB"\n'
+                'env = { CUDA_VISIBLE_DEVICES = "1" }'
+            ),
+            (
+                "models.a.env.CUDA_VISIBLE_DEVICES: contradicts the model's pool, which says on "
+                "which GPUs it runs: set `gpus` there"
             ),
         ),
         (

@@ -185,3 +185,10 @@ def test_the_environment_keeps_what_was_allowed_and_adds_what_vllm_needs() -> No
     assert env["PATH"] == "/opt/vllm/bin:/usr/bin:/bin"  # ninja stands beside the engine's Python
     assert env["VLLM_CACHE_ROOT"] == "/var/cache/warmd/vllm"
     assert env["VLLM_RPC_BASE_PATH"] == "/run/warmd/engines/qwen3-32b.0/rpc"
+
+
+def test_an_engine_of_a_pool_sees_its_gpus_and_is_as_wide_as_they_are() -> None:
+    command = engine_command(recipe(gpus=("GPU-1", "GPU-2"), tensor_parallel=2), {})
+    assert command.env["CUDA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
+    assert "--tensor-parallel-size 2" in command.shown
+    assert "--tensor-parallel-size" not in engine_command(recipe(), {}).shown

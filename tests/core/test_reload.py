@@ -60,6 +60,8 @@ OTHER: dict[str, Any] = {
     "sleep.slowest": "9%",
     "pool": "q",
     "vram": "2GiB",
+    "tensor_parallel": 2,
+    "pinned": True,
     "concurrency": 9,
     "max_wait": "9s",
     "start_timeout": "9s",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from rig import FakeMake, House
@@ -227,6 +228,22 @@ async def test_why_an_engine_is_not_taken_over_is_told() -> None:
     old.makes["m.0"].print = "another"
     _, doubts = a_house(after=old).supervisor.left_behind()
     assert doubts == {"m.0": "its settings have changed since it was started"}
+
+
+async def test_an_engine_on_other_gpus_is_not_taken_over() -> None:
+    def on(house: House, *cards: str) -> House:
+        terms = house.terms("m", Rung.HOT, sleep=SLEEP)
+        fits = tuple(replace(fit, cards=frozenset(cards)) for fit in terms.fits)
+        house.supervisor.adopt("m", replace(terms, fits=fits))
+        return house
+
+    old = on(House(), "GPU-0")
+    await old.make_ready("m.0")
+    await old.die()
+    _, doubts = on(House(after=old), "GPU-1").supervisor.left_behind()
+    assert doubts == {"m.0": "it runs on GPU-0, where its pool isn't any more"}
+    found, _ = on(House(after=old)).supervisor.left_behind()
+    assert "m.0" in found, "nobody knows the cards while the driver doesn't answer"
 
 
 async def test_what_a_sleeper_holds_is_known_over_a_takeover() -> None:

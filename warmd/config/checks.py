@@ -16,6 +16,8 @@ from warmd.config.settings import ModelSettings, Settings, SleepMode
 from warmd.ladder import Rung, replica_name
 from warmd.spoken import size
 
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
 
 def check(settings: Settings) -> Iterator[Finding]:
     """Find what single values can't show."""
@@ -25,6 +27,8 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _python(settings)
     yield from _pools(settings)
     yield from _sleepers(settings)
+    yield from _tensor_parallel(settings)
+    yield from _visible_devices(settings)
     for name, model in settings.models.items():
         yield from _weights(("models", name, "weights"), model.weights)
 
@@ -71,12 +75,37 @@ def _pools(settings: Settings) -> Iterator[Finding]:
                 "is missing: what one engine of this model takes of its pool",
                 rests_on=(("models", name, "vram"),),
             )
-        elif model.vram * model.replicas > pool.vram:
-            engines = "one engine" if model.replicas == 1 else f"{model.replicas} engines"
+        elif model.vram > pool.vram:
             yield Finding(
                 ("models", name, "vram"),
-                f"{engines} of it would take {size(model.vram * model.replicas)}, and the pool "
-                f"{model.pool!r} has {size(pool.vram)}: give the pool more, or the model less",
+                f"one engine of it would take {size(model.vram)}, and the pool {model.pool!r} has "
+                f"{size(pool.vram)} on each GPU: give the pool more, or the model less",
+            )
+
+
+def _tensor_parallel(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        for index, arg in enumerate(model.args):
+            flag, _, value = arg.partition("=")
+            if flag.replace("_", "-") not in ("--tensor-parallel-size", "-tp"):
+                continue
+            value = value or (model.args[index + 1] if index + 1 < len(model.args) else "")
+            if model.pool is not None and value != str(model.tensor_parallel):
+                yield Finding(
+                    ("models", name, "args", index),
+                    "contradicts the model's tensor_parallel, by which its GPUs are reserved: "
+                    f"set tensor_parallel = {value or 'N'} and take the flag away",
+                    quoted(arg),
+                )
+
+
+def _visible_devices(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        if model.pool is not None and _VISIBLE in {**settings.engine.env, **model.env}:
+            mine = _VISIBLE in model.env
+            yield Finding(
+                ("models", name, "env", _VISIBLE) if mine else ("engine", "env", _VISIBLE),
+                "contradicts the model's pool, which says on which GPUs it runs: set `gpus` there",
             )
 
 

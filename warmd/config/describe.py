@@ -10,6 +10,7 @@ from warmd.config.settings import Settings
 _WHEN_UNSET = {
     "pool": "its VRAM is not counted",
     "vram": "it counts for nothing in its pool",
+    "gpus": "where it fits best",
     "concurrency": "2 requests of full length, more where they are short",
     "gateway.api_keys": "whoever reaches the addresses above may ask",
     "engine.python": "no model needs it",

@@ -107,6 +107,24 @@ def _parse_alias(alias: str) -> str:
     return alias
 
 
+GpuName = int | str
+
+
+def gpu_names(value: object) -> tuple[GpuName, ...] | None:
+    """Take `[0, 1]`, `["GPU-8f3c…"]` or `"auto"`; raises `ValueError`."""
+    if value is None or value == "auto":
+        return None
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError('must be "auto", or GPUs by index or UUID, such as [0, 1]')
+    for name in value:
+        is_index = isinstance(name, int) and not isinstance(name, bool) and name >= 0
+        if not is_index and not (isinstance(name, str) and name.startswith(("GPU-", "MIG-"))):
+            raise ValueError('must name GPUs by index or UUID, such as 0 or "GPU-8f3c…"')
+    if len(set(value)) < len(value):
+        raise ValueError("must not name a GPU twice")
+    return tuple(value)
+
+
 def one_of(words: type[_Word], refused: Mapping[_Word, str] | None = None) -> PlainValidator:
     """Make the validator of one of an enum's words; those in `refused` say why not."""
     reasons = refused or {}

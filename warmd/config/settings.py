@@ -11,7 +11,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, PrivateAttr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    PrivateAttr,
+)
 
 from warmd.config.address import Address
 from warmd.config.engine_args import begins_with_a_flag
@@ -21,6 +29,7 @@ from warmd.config.fields import (
     Arg,
     Bytes,
     Environment,
+    GpuName,
     IdleRung,
     ModelName,
     Percent,
@@ -28,6 +37,7 @@ from warmd.config.fields import (
     Seconds,
     ShareText,
     WholePath,
+    gpu_names,
     not_blank,
     not_empty,
     one_of,
@@ -128,9 +138,16 @@ class FairnessSettings(Table):
 
 
 class PoolSettings(Table):
-    """VRAM that only the pool's own models may use."""
+    """VRAM that only the pool's own models may use, on each of its GPUs. `gpus` None: any."""
 
     vram: Bytes
+    gpus: Annotated[tuple[GpuName, ...] | None, PlainValidator(gpu_names)] = None
+
+
+class GpuSettings(Table):
+    """What holds for every GPU."""
+
+    headroom: Bytes = 2**30
 
 
 class RestartSettings(Table):
@@ -192,6 +209,8 @@ class ModelSettings(Table):
     sleep: SleepSettings = SleepSettings()
     pool: str | None = None
     vram: Bytes | None = None
+    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    pinned: bool = False
     concurrency: Annotated[int, Field(ge=1, le=100_000)] | None = None
     max_wait: Seconds | None = None
     start_timeout: Seconds | None = None
@@ -210,6 +229,7 @@ class Settings(Table):
     ram: RamSettings = RamSettings()
     restart: RestartSettings = RestartSettings()
     fairness: FairnessSettings = FairnessSettings()
+    gpus: GpuSettings = GpuSettings()
     pools: dict[ModelName, PoolSettings] = {}
     models: dict[ModelName, ModelSettings] = {}
 

@@ -18,6 +18,8 @@ from warmd.engine.home import EngineHome
 FIRST_PORT = 21000
 PORTS_EACH = 50
 _PORT = "VLLM_PORT"
+_CARDS = "CUDA_VISIBLE_DEVICES"
+_WIDTH = "--tensor-parallel-size"
 _PORT_RANGES = 200  # ends at 31000, below the kernel's ephemeral ports (ip(7): from 32768)
 
 
@@ -55,6 +57,8 @@ class EngineRecipe:
     engine_env: Mapping[str, SecretStr] = field(default_factory=dict)
     model_env: Mapping[str, SecretStr] = field(default_factory=dict)
     sleep: SleepSupport = SleepSupport.NONE
+    gpus: tuple[str, ...] = ()  # by UUID; none where it may use any
+    tensor_parallel: int = 1
     sleep_level: int = 1  # what level 1 has pinned an engine never gives back (vllm#16663)
 
     def fingerprint(self, source: Path) -> str:
@@ -62,9 +66,12 @@ class EngineRecipe:
 
         `source` is the folder that the stable path leads to. An engine that runs and has another
         one is not what the config describes. Its slot and what it inherits of the daemon's
-        environment change from daemon to daemon, and don't count.
+        environment change from daemon to daemon, and its GPUs are known only while the driver
+        works: they don't count.
         """
-        env = {name: value for name, value in _declared(self).items() if name != _PORT}
+        env = {
+            name: value for name, value in _declared(self).items() if name not in (_PORT, _CARDS)
+        }
         facts = json.dumps([_argv(self), env, str(source), self.sleep_level], sort_keys=True)
         return hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -116,6 +123,7 @@ def _argv(recipe: EngineRecipe) -> tuple[str, ...]:
         "--uds",
         str(recipe.home.socket),
         *recipe.sleep.args,
+        *(() if recipe.tensor_parallel == 1 else (_WIDTH, str(recipe.tensor_parallel))),
         *recipe.args,
     )
 
@@ -131,6 +139,8 @@ def _declared(recipe: EngineRecipe) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",  # the stages of a start are timed by the arrival of lines
         **recipe.sleep.env,
     }
+    if recipe.gpus:
+        env[_CARDS] = ",".join(recipe.gpus)
     if recipe.home.rpc is not None:
         env["VLLM_RPC_BASE_PATH"] = str(recipe.home.rpc)
     for overrides in (recipe.engine_env, recipe.model_env):

@@ -11,12 +11,17 @@ from warmd.planner.actions import (
 )
 from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene, StagingFacts
 from warmd.planner.ledger import RamLedger
+from warmd.planner.placement import Card, MisfitError, Placement, PoolWish, Tenant, place
 from warmd.planner.plan import Plan, make_plan
 
 __all__ = [
     "Action",
+    "Card",
+    "MisfitError",
     "ModelFacts",
+    "Placement",
     "Plan",
+    "PoolWish",
     "RamLedger",
     "ReleaseWeights",
     "ReplicaFacts",
@@ -26,6 +31,8 @@ __all__ = [
     "StagingFacts",
     "StartEngine",
     "StopEngine",
+    "Tenant",
     "WakeEngine",
     "make_plan",
+    "place",
 ]

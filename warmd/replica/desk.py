@@ -132,5 +132,5 @@ class Desk:
     def note(self) -> None:
         """Write down what a later daemon must know, before the operation that makes it so."""
         if self.fit.outlives and self.identity is not None:
-            record = EngineRecord.of(self.state, self.identity, self.version, self.fit.make)
+            record = EngineRecord.of(self.state, self.identity, self.version, self.fit)
             self.fit.make.note(record.as_json())

@@ -108,7 +108,7 @@ class Fit:
     """What a replica is run with. Engines of fits with an equal `spec` are the same engine.
 
     `sleep` None: its engine can't be put to sleep. `outlives`: the engine lives on when the daemon
-    ends.
+    ends. `cards`: the keys of the GPUs that it uses, none where it may be any.
     """
 
     spec: object
@@ -117,6 +117,7 @@ class Fit:
     back_off: BackOff
     sleep: SleepTerms | None = None
     outlives: bool = False
+    cards: frozenset[str] = frozenset()
 
 
 class ReplicaListener(Protocol):

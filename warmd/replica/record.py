@@ -8,7 +8,7 @@ from typing import Any
 
 from warmd.engine.canary import CanaryAnswer
 from warmd.ladder import Phase
-from warmd.replica.ports import EngineMake
+from warmd.replica.ports import Fit
 from warmd.replica.state import Nap, ReplicaState
 
 _VOUCHED = (Phase.READY, Phase.DRAINING, Phase.ASLEEP)
@@ -27,14 +27,13 @@ class EngineRecord:
     cycles: int = 0
     first_nap: Nap | None = None
     last_nap: Nap | None = None
+    cards: tuple[str, ...] = ()  # the keys of its GPUs, where they were known
 
     @classmethod
-    def of(
-        cls, state: ReplicaState, identity: str, version: str | None, make: EngineMake
-    ) -> EngineRecord:
+    def of(cls, state: ReplicaState, identity: str, version: str | None, fit: Fit) -> EngineRecord:
         """Return the record of an engine in `state`."""
         return cls(
-            fingerprint=make.fingerprint(),
+            fingerprint=fit.make.fingerprint(),
             identity=identity,
             phase=state.phase,
             version=version,
@@ -42,6 +41,7 @@ class EngineRecord:
             cycles=state.cycles,
             first_nap=state.first_nap,
             last_nap=state.last_nap,
+            cards=tuple(sorted(fit.cards)),
         )
 
     @classmethod
@@ -52,6 +52,7 @@ class EngineRecord:
         try:
             known = dict(noted)
             known["phase"] = Phase(known["phase"])
+            known["cards"] = tuple(known["cards"])
             for key, kind in (
                 ("canary", CanaryAnswer),
                 ("first_nap", Nap),
@@ -71,10 +72,12 @@ class EngineRecord:
         """Whether the engine was asleep."""
         return self.phase is Phase.ASLEEP
 
-    def doubt(self, fingerprint: str) -> str | None:
+    def doubt(self, fit: Fit) -> str | None:
         """Say why the engine can't be vouched for before it is even asked; None where it can."""
         if self.phase not in _VOUCHED:
             return f"it was {self.phase} when the earlier warmd ended"
-        if self.fingerprint != fingerprint:
+        if self.fingerprint != fit.make.fingerprint():
             return "its settings have changed since it was started"
+        if self.cards and fit.cards and fit.cards != frozenset(self.cards):
+            return f"it runs on {', '.join(self.cards)}, where its pool isn't any more"
         return None

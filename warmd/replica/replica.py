@@ -172,6 +172,11 @@ class Replica:
         return self._next_fit
 
     @property
+    def cards(self) -> frozenset[str]:
+        """The keys of the GPUs that its engine, or its next one, uses; none where any."""
+        return (self._desk.fit if self.state.phase.is_up else self._next_fit).cards
+
+    @property
     def in_flight(self) -> int:
         """Requests that it serves now."""
         return self._desk.places.in_flight

@@ -351,7 +351,7 @@ class Supervisor(ReplicaListener, StagedListener):
             record = EngineRecord.found(replica.fit.make.noted())
             if record is None:
                 continue
-            doubt = record.doubt(replica.fit.make.fingerprint())
+            doubt = record.doubt(replica.fit)
             if doubt is None:
                 found[replica.name] = record
             else:

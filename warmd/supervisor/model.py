@@ -55,6 +55,7 @@ class Terms:
     sleep: SleepPolicy | None = None
     pool: str | None = None
     vram: int = 0
+    pinned: bool = False
     adapters: tuple[str, ...] = ()
     sizes_key: str = ""  # names what the sizes that a start tells hold for
 
@@ -160,6 +161,7 @@ class Managed:
             idle_s=now - self.last_request,
             pool=self.terms.pool,
             vram=self.terms.vram,
+            pinned=self.terms.pinned,
             sleep_level=1 if sleep is None else sleep.level,
             switch_cost=self._switch_cost(),
             rehearse=self._may_rehearse(now),
@@ -189,6 +191,7 @@ class Managed:
             pins=self._will_pin(replica),
             kept=kept,
             worn=wear,
+            cards=replica.cards,
         )
 
     def _will_pin(self, replica: Replica) -> int:

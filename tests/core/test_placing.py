@@ -1,0 +1,92 @@
+"""From a config's pools to cards: by index, by UUID, by best fit, and on a host without a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warmd.config import ConfigError, Settings
+from warmd.devices import Gpu
+from warmd.fitting import Fitter
+from warmd.placing import HOST, cards_of, placement, replica_cards
+
+GIB = 2**30
+GPUS = [Gpu(n, f"GPU-{n}abc", "NVIDIA H200", 140 * GIB, 0) for n in range(2)]
+
+
+def settings(pools: dict[str, Any], **models: dict[str, Any]) -> Settings:
+    tables = {name: {"weights": "/w", "pool": "p"} | table for name, table in models.items()}
+    return Settings.model_validate({"engine": {"python": "/p"}, "pools": pools, "models": tables})
+
+
+@pytest.mark.parametrize("gpus", [[1], ["GPU-1abc"], ["GPU-1"]])
+def test_a_pool_stands_where_it_says(gpus: list[Any]) -> None:
+    asked = settings({"p": {"vram": "90GiB", "gpus": gpus}}, m={"vram": "40GiB", "replicas": 2})
+    placed = placement(asked, cards_of(GPUS))
+    assert [replica_cards(asked, placed, "m", n) for n in range(2)] == [("GPU-1abc",)] * 2
+
+
+@pytest.mark.parametrize(
+    ("gpus", "words"),
+    [
+        ([2], "pools.p.gpus: 2 is no GPU of this host; there are 0 (GPU-0abc), 1 (GPU-1abc)"),
+        (["GPU-"], "pools.p.gpus: 'GPU-' names several GPUs at once"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_an_error_of_the_config(gpus: list[Any], words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        placement(settings({"p": {"vram": "9GiB", "gpus": gpus}}), cards_of(GPUS))
+    assert words in str(error.value)
+
+
+def test_without_a_gpu_the_host_s_memory_is_the_device() -> None:
+    asked = settings({"p": {"vram": "1MiB"}}, m={"vram": "1MiB"})
+    cards = cards_of(())
+    assert replica_cards(asked, placement(asked, cards), "m", 0) == (HOST,)
+    with pytest.raises(ConfigError, match="host memory"):
+        placement(settings({"p": {"vram": "900TiB"}}), cards)
+
+
+def test_an_engine_sees_its_own_gpus_and_no_other() -> None:
+    asked = settings(
+        {"p": {"vram": "90GiB"}, "w": {"vram": "40GiB"}},
+        m={"vram": "40GiB"},
+        wide={"vram": "40GiB", "pool": "w", "tensor_parallel": 2},
+        free={"pool": None},
+    )
+    fitter = Fitter(pytest.fail, "NVIDIA H200", cards=cards_of(GPUS))
+    fitter.place(asked)
+    seen = {}
+    for name in ("m", "wide", "free"):
+        [fit] = fitter.terms(asked, name).fits
+        recipe = fit.spec[0]  # type: ignore[index]  # a recipe and its weights
+        seen[name] = (fit.cards, recipe.gpus, recipe.tensor_parallel)
+    assert seen == {
+        "m": (frozenset({"GPU-0abc"}), ("GPU-0abc",), 1),
+        "wide": (frozenset({"GPU-0abc", "GPU-1abc"}), ("GPU-0abc", "GPU-1abc"), 2),
+        "free": (frozenset(), (), 1),
+    }
+
+
+def test_where_the_driver_does_not_answer_nothing_is_bound_and_nothing_remade() -> None:
+    asked = settings({"p": {"vram": "90GiB"}}, m={"vram": "40GiB"})
+    known = Fitter(pytest.fail, "NVIDIA H200", cards=cards_of(GPUS))
+    known.place(asked)
+    blind = Fitter(pytest.fail, "a GPU whose driver doesn't answer")
+    blind.place(asked)
+    one, other = (f.terms(asked, "m").fits[0] for f in (known, blind))
+    assert other.cards == frozenset()
+    assert one.make.fingerprint() == other.make.fingerprint(), "it may be taken over"
+
+
+def test_the_table_names_the_file(tmp_path: Path) -> None:
+    asked = settings({"p": {"vram": "200GiB"}}).read_from((tmp_path / "warmd.toml",))
+    with pytest.raises(ConfigError) as error:
+        placement(asked, cards_of(GPUS))
+    first, *table = str(error.value).splitlines()
+    assert first.endswith(
+        "warmd.toml: pools: pool p wants 200.0 GiB on 1 GPU, and the best place lacks 61.0 GiB:"
+    )
+    assert "  GPU 1 NVIDIA H200: 140.0 GiB" in table
