@@ -22,6 +22,7 @@ from typing import NoReturn
 from fake_knobs import Knobs, read_knobs
 
 VERSION = "0.33.0"
+_SHOWN = ("VLLM_", "HF_", "NOTIFY_", "CUDA_")
 _ORPHAN_LIFE_S = 90.0  # no test leaves anything behind for longer
 
 
@@ -227,7 +228,7 @@ def main() -> None:
     """Start, serve, end."""
     knobs = read_knobs()
     args = parse(sys.argv[1:], knobs)
-    shown = {k: v for k, v in os.environ.items() if k.startswith(("VLLM_", "HF_", "NOTIFY_"))}
+    shown = {k: v for k, v in os.environ.items() if k.startswith(_SHOWN)}
     record(knobs, "started", pid=os.getpid(), argv=sys.argv[1:], env=shown, cwd=str(Path.cwd()))
     if knobs.ignore_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

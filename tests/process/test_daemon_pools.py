@@ -1,0 +1,111 @@
+"""Pools on GPUs through a real daemon, over a fake NVML with two GPUs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from daemon_rig import Daemon, a_daemon
+from nvml_rig import TWO_GPUS, build, environment
+
+
+@pytest.fixture(scope="module")
+def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def daemon(nvml: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    with a_daemon() as daemon:
+        says = daemon.folder / "nvml"
+        says.write_text(TWO_GPUS)
+        for name, value in environment(nvml, says).items():
+            monkeypatch.setenv(name, value)
+        yield daemon
+
+
+def pool(name: str, vram: str, gpus: str) -> str:
+    return f'[pools.{name}]\nvram = "{vram}"\ngpus = {gpus}\n'
+
+
+def member(name: str, vram: str, rest: str = 'resting = "hot"') -> str:
+    return f'pool = "{name}"\nvram = "{vram}"\n{rest}'
+
+
+def cards(daemon: Daemon, model: str) -> str | None:
+    [started] = [entry for entry in daemon.record(model) if entry["event"] == "started"]
+    seen: dict[str, str] = started["env"]
+    return seen.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_engines_see_the_gpus_of_their_pool_and_start_side_by_side(daemon: Daemon) -> None:
+    for model in "abc":
+        daemon.turn(model, seconds={"weights": 0.6})
+    models = {
+        "a": member("small", "9GiB"),
+        "b": member("big", "40GiB"),
+        "c": member("beside", "20GiB"),
+    }
+    pools = pool("small", "10GiB", "[1]") + pool("big", "50GiB", '"auto"')
+    daemon.write_config(models, pools + pool("beside", "20GiB", '["GPU-aaaa"]'))
+    daemon.start()
+    for model in "abc":
+        daemon.wait_for("ready", f"{model}.0")
+    seen = {model: cards(daemon, model) for model in "abc"}
+    assert seen == {"a": "GPU-bbbb", "b": "GPU-aaaa", "c": "GPU-aaaa"}
+    starts = {each.model: each for each in daemon.operations("a", "b", "c")}
+    on_one = sorted((starts["b"], starts["c"]), key=lambda each: each.begin)
+    assert on_one[0].end <= on_one[1].begin, "one after the other on the same GPU"
+    assert starts["a"].begin < on_one[0].end, "and beside them on another"
+
+
+def test_pools_that_do_not_fit_are_told_by_a_table_and_nothing_is_started(daemon: Daemon) -> None:
+    daemon.write_config(
+        {"a": member("heavy", "60GiB")},
+        pool("heavy", "60GiB", "[0]") + pool("light", "24GiB", "[0]"),
+    )
+    for command in ("check-config", "run"):
+        done = subprocess.run(
+            [sys.executable, "-m", "warmd", command, "--config", str(daemon.config)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+            env=os.environ,
+        )
+        assert done.returncode == 78, done.stderr
+        assert "the pools don't fit on GPU 0: 5.0 GiB are missing:" in done.stderr
+        assert "    pool heavy: 60.0 GiB" in done.stderr.splitlines()
+
+
+def test_a_reload_to_pools_that_do_not_fit_changes_nothing(daemon: Daemon) -> None:
+    daemon.turn("a")
+    daemon.write_config({"a": member("heavy", "60GiB")}, pool("heavy", "60GiB", "[0]"))
+    daemon.start()
+    daemon.wait_for("ready", "a.0")
+    before = daemon.replica("a.0")["pid"]
+    daemon.write_config({"a": member("heavy", "60GiB")}, pool("heavy", "60GiB", "[1]"))
+    answer = daemon.control("POST", "/reload", {})
+    assert answer.status == 422
+    assert "37.0 GiB are missing" in answer.json["error"]
+    assert daemon.replica("a.0")["pid"] == before
+    assert daemon.chat("a").status == 200
+
+
+def test_a_pinned_model_stays_and_the_other_hears_why(daemon: Daemon) -> None:
+    for model in "ab":
+        daemon.turn(model)
+    models = {
+        "a": member("p", "15GiB", 'resting = "hot"\npinned = true'),
+        "b": member("p", "15GiB", 'max_wait = "2s"'),
+    }
+    daemon.write_config(models, pool("p", "20GiB", "[1]") + '[fairness]\nbound = "1s"\n')
+    daemon.start()
+    daemon.wait_for("ready", "a.0")
+    assert daemon.chat("b").status == 503
+    assert daemon.replica("a.0")["phase"] == "ready"
+    assert daemon.status["models"]["b"]["rung"] != "hot"
