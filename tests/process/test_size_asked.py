@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from daemon_rig import Daemon, a_daemon
+from daemon_rig import Daemon, a_daemon, until
 from engine_scene import a_recipe, short_folder, spec
 
 from warmd.engine import Vllm
@@ -19,7 +19,7 @@ from warmd.history import History
 from warmd.ladder import MeasuredParts
 
 GIB = 2**30
-ARGS = ("--max-model-len", "1K", "--enforce-eager")
+ARGS = ("--max-model-len", "1024", "--enforce-eager")
 CONFIG = {
     "model_type": "llama",
     "num_hidden_layers": 2,
@@ -50,7 +50,7 @@ def daemon() -> Iterator[Daemon]:
         weights = a_model(daemon.folder / "weights-m")
         (daemon.folder / "state").mkdir()
         with closing(History(daemon.folder / "state" / "history.db", print)) as history:
-            key = shlex.join(("cpu", str(weights), *ARGS))
+            key = shlex.join(("cpu", "1", str(weights), *ARGS))
             parts = MeasuredParts("0.32.0", kv_cache=GIB, kv_tokens=1 << 20)
             history.keep_sizes(key, "m", parts, 1_750_000_000.0)
         daemon.start()
@@ -61,6 +61,18 @@ def daemon() -> Iterator[Daemon]:
 def warmctl(*args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "warmd.cli.main", *args]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+
+
+def test_what_a_start_tells_stands_in_the_table(daemon: Daemon) -> None:
+    daemon.turn()
+    assert daemon.chat().status == 200, daemon.log
+    socket = ("--socket", str(daemon.run_dir / "control.sock"))
+
+    def measured() -> object:
+        found = json.loads(warmctl("size", "m", "--json", *socket).stdout)
+        return found["parts"][0]["measured"]
+
+    until(lambda: measured() == round(0.53 * GIB), "the weights are measured")
 
 
 def test_a_models_estimate_stands_beside_what_was_measured(daemon: Daemon) -> None:
