@@ -17,6 +17,7 @@ import crash
 import gateway
 import idle
 import restart
+import tick
 import wake
 from bench_rig import BenchError
 from report import Table, as_json, as_text, this_host
@@ -37,6 +38,7 @@ BENCHES = {
     "wake": _Bench(30.0, wake.run),
     "crash": _Bench(20.0, crash.run),
     "restart": _Bench(40.0, restart.run),
+    "tick": _Bench(10.0, tick.run),
 }
 
 

@@ -90,10 +90,8 @@ def test_two_sleeps_at_once_do_not_take_the_same_ram() -> None:
         for name in "ab"
     ]
     ram = RamLedger(10**12, 0, 10**12, sleeping_budget=100, pinned=0)
-    first, second = plan(*sleepers, ram=ram).actions[:2]
-    assert isinstance(first, SleepEngine)
-    assert isinstance(second, StopEngine)
-    assert second.sleepless
+    slept = [a for a in plan(*sleepers, ram=ram).actions if isinstance(a, SleepEngine)]
+    assert [action.replica for action in slept] == ["a.0"], "the next one sees what it has taken"
 
 
 def test_a_start_that_is_no_longer_wanted_is_called_off() -> None:
@@ -188,6 +186,19 @@ def test_engines_with_changed_settings_are_made_anew_one_by_one_when_all_else_is
     assert plan(model("a", Rung.HOT, Phase.STARTING, staging=HELD), b).actions == ()
     ready = model("a", Rung.HOT, Phase.READY)
     assert plan(ready, b).actions == (StopEngine("b.0", "its settings have changed"),)
+
+
+def test_engines_are_made_anew_one_by_one_over_all_cards() -> None:
+    def on(card: str, facts: ModelFacts, **changes: object) -> ModelFacts:
+        [replica] = facts.replicas
+        made = replace(replica, cards=frozenset({card}), renewed=True, **changes)  # type: ignore[arg-type]  # its own fields
+        return replace(facts, replicas=[made])
+
+    a = on("GPU-0", model("a", Rung.HOT, Phase.READY), stale=True)
+    b = on("GPU-1", model("b", Rung.HOT, Phase.READY), stale=True)
+    assert plan(a, b).actions == (StopEngine("a.0", "its settings have changed"),)
+    for phase in (Phase.STOPPING, Phase.STARTING, Phase.WARMING):
+        assert plan(on("GPU-0", model("a", Rung.HOT, phase, staging=HELD)), b).actions == ()
 
 
 def test_changed_settings_that_do_not_work_take_one_engine_not_all() -> None:

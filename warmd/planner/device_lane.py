@@ -9,7 +9,6 @@ engine whose cards aren't told may use any of them, and waits for all.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 
 from warmd.ladder import Phase, Rung
 from warmd.planner.actions import (
@@ -20,7 +19,6 @@ from warmd.planner.actions import (
     StopEngine,
     WakeEngine,
 )
-from warmd.planner.begun import after
 from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene
 from warmd.planner.room import no_room, put_aside
 from warmd.spoken import duration
@@ -36,9 +34,19 @@ def device_lanes(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
     for model in scene.models:
         _explain_failures(model, scene.now, held_up)
     _explain_busy(scene, held_up)
-    while (operation := next(_operations(scene, held_up), None)) is not None:
+    replicas = {r.name: r for m in scene.models for r in m.replicas}
+    taken = [r for r in replicas.values() if r.phase.holds_the_device]
+    pins = False
+    for operation in _operations(scene, held_up):
+        replica = replicas[operation.replica]
+        if any(replica.meets(other) for other in taken):
+            continue
+        if isinstance(operation, SleepEngine) and replica.pins:
+            if pins:
+                continue  # the next one is asked when what this one takes of the RAM is known
+            pins = True
+        taken.append(replica)
         yield operation
-        scene = after(scene, operation)
 
 
 def _operations(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]:
@@ -48,18 +56,12 @@ def _operations(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]:
     others = [m for m in scene.models if not m.waiting]
     # What is started only to be put to sleep can wait; who asks may be in a short back-off.
     others = [m for m in others if m.target.rung is not Rung.ASLEEP or not _in_the_way(m, asking)]
-    replicas = {r.name: r for m in scene.models for r in m.replicas}
-    busy = [r for r in replicas.values() if r.phase.holds_the_device]
-    for operation in chain(
-        _heat(scene, asking, held_up),
-        _cool(scene),
-        _heat(scene, others, held_up),
-        _make_one_anew(scene.models, held_up),
-        _recycle(scene.models),
-        _rehearse(scene),
-    ):
-        if not any(replicas[operation.replica].meets(other) for other in busy):
-            yield operation
+    yield from _heat(scene, asking, held_up)
+    yield from _cool(scene)
+    yield from _heat(scene, others, held_up)
+    yield from _make_one_anew(scene.models, held_up)
+    yield from _recycle(scene.models)
+    yield from _rehearse(scene)
 
 
 def _explain_busy(scene: Scene, held_up: dict[str, str]) -> None:
@@ -176,7 +178,8 @@ def _make_one_anew(models: Iterable[ModelFacts], held_up: dict[str, str]) -> Ite
             trouble = f"{broken.name} is {broken.phase.words}"
             why = f"{replica.name} goes on with its old settings: {trouble}"
             held_up.setdefault(model.name, why)
-    if stale and broken is None:
+    under_way = any(r.renewed and r.phase not in _STEADY for _, r in wanted)
+    if stale and not under_way:
         yield StopEngine(stale[0][1].name, STALE)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from warmd.ladder import Phase, Rung
 from warmd.planner.ledger import RamLedger
@@ -97,3 +98,8 @@ class Scene:
     now: float
     pools: Mapping[str, int] = field(default_factory=dict)
     fairness: Fairness = field(default_factory=Fairness)
+
+    @cached_property
+    def by_pool(self) -> Mapping[str, Sequence[ModelFacts]]:
+        """The models of each pool."""
+        return {name: [m for m in self.models if m.pool == name] for name in self.pools}

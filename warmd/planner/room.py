@@ -69,7 +69,7 @@ def put_aside(scene: Scene, replica: ReplicaFacts, reason: str) -> SleepEngine |
 def _taken(scene: Scene, pool: str, newcomer: ReplicaFacts) -> int:
     """Return the bytes of `pool` that others take on the fullest of the newcomer's cards."""
     on: dict[str, int] = dict.fromkeys(newcomer.cards or {""}, 0)
-    for model in (m for m in scene.models if m.pool == pool):
+    for model in scene.by_pool[pool]:
         for replica in model.replicas:
             if replica.name == newcomer.name or not replica.phase.is_up:
                 continue
@@ -82,17 +82,16 @@ def _taken(scene: Scene, pool: str, newcomer: ReplicaFacts) -> int:
 def _holders(
     scene: Scene, model: ModelFacts, newcomer: ReplicaFacts
 ) -> Iterator[tuple[ModelFacts, ReplicaFacts]]:
-    for other in scene.models:
-        # A pinned one is told by its place in the config: nobody's wait puts it aside.
-        if other.pool == model.pool and other.name != model.name and not other.pinned:
+    for other in scene.by_pool[model.pool or ""]:
+        if other.name != model.name and not other.pinned:
             for replica in other.replicas:
                 if replica.phase is Phase.READY and replica.meets(newcomer):
                     yield other, replica
 
 
 def _sleepers(scene: Scene, model: ModelFacts, newcomer: ReplicaFacts) -> Iterator[ReplicaFacts]:
-    for other in scene.models:
-        if other.pool == model.pool and other.name != model.name and not other.waiting:
+    for other in scene.by_pool[model.pool or ""]:
+        if other.name != model.name and not other.waiting:
             for replica in other.replicas:
                 if replica.phase is Phase.ASLEEP and replica.kept > 0 and replica.meets(newcomer):
                     yield replica

@@ -1,0 +1,80 @@
+"""What the planner costs: one tick of a large host, from facts to actions, with nothing else."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from statistics import quantiles
+
+from report import Table
+
+from warmd.ladder import Phase, Rung
+from warmd.planner import ModelFacts, RamLedger, ReplicaFacts, Scene, StagingFacts, make_plan
+from warmd.policy import Target
+
+GIB = 2**30
+MODELS, REPLICAS, CARDS = 64, 2, 16
+_AIM_MS = 5.0
+_PHASES = (Phase.READY, Phase.ASLEEP, Phase.DOWN, Phase.BACKING_OFF, Phase.STARTING, Phase.WAKING)
+
+
+def _scenes(chance: random.Random) -> Iterator[Scene]:
+    """Hosts in every state: pools of four models on each GPU, some asked for, some busy."""
+    ram = RamLedger(10**12, 0, 10**12, 10**12, 0)
+    pools = {f"p{card}": 100 * GIB for card in range(CARDS)}
+    while True:
+        busy = {card for card in range(CARDS) if chance.random() < 0.3}
+        models = [_model(chance, n, n % CARDS, busy=n % CARDS in busy) for n in range(MODELS)]
+        yield Scene(models, ram, 1000.0, pools)
+
+
+def _model(chance: random.Random, number: int, card: int, *, busy: bool) -> ModelFacts:
+    name = f"m{number}"
+    waiting = chance.choice((0, 0, 0, 3))
+    rung = Rung.HOT if waiting else chance.choice((Rung.HOT, Rung.ASLEEP, Rung.STAGED))
+    phases = _PHASES if busy else _PHASES[:4]
+    replicas = [
+        ReplicaFacts(
+            f"{name}.{n}",
+            chance.choice(phases),
+            retry_at=chance.uniform(900, 1100),
+            in_flight=chance.choice((0, 0, 4)),
+            hot_for=chance.uniform(0, 600),
+            sleeps=True,
+            pins=chance.choice((0, 20 * GIB)),
+            kept=GIB,
+            cards=frozenset({f"GPU-{card}"}),
+        )
+        for n in range(REPLICAS)
+    ]
+    return ModelFacts(
+        name,
+        Target(rung, REPLICAS, "because"),
+        replicas,
+        StagingFacts(total=20 * GIB, held=chance.random() < 0.5),
+        oldest_wait=chance.uniform(0, 90) if waiting else 0.0,
+        waiting=waiting,
+        idle_s=chance.uniform(0, 600),
+        pool=f"p{card}",
+        vram=40 * GIB,
+        switch_cost=3.0,
+    )
+
+
+def run(seconds: float) -> Sequence[Table]:
+    """Plan for hosts drawn at random; CPU time of each, for `seconds`."""
+    scenes = _scenes(random.Random(7))  # noqa: S311  no secret is made of it
+    taken: list[float] = []
+    actions = 0
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        scene = next(scenes)
+        began = time.process_time()
+        actions += len(make_plan(scene).actions)
+        taken.append((time.process_time() - began) * 1000)
+    cuts = quantiles(taken, n=100)
+    rows = {"planning, ms of CPU": (cuts[49], cuts[98], max(taken), _AIM_MS)}
+    title = f"tick: {MODELS} models, {MODELS * REPLICAS} replicas, {CARDS} GPUs"
+    note = f"{len(taken)} hosts, {actions / len(taken):.1f} actions each"
+    return [Table(title, ("p50", "p99", "max", "aim (p99)"), rows, (note,))]
