@@ -102,6 +102,7 @@ def test_a_models_estimate_stands_beside_what_was_measured(daemon: Daemon) -> No
 def test_an_engines_start_tells_its_sizes_once_it_is_ready() -> None:
     line = "INFO [gpu_worker.py:760] Available KV cache memory: 1.0 GiB"
     with short_folder() as root:
+        (root / "config.json").touch()
         make = Vllm("tiny.0", a_recipe(root, {}), spec(), source=root, inherited={}, report=print)
         told = []
         for happens in (make.prepare, lambda: make.log(line), make.came_up, make.prepare):
