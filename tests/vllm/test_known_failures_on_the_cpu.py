@@ -194,7 +194,8 @@ def test_a_sleep_under_a_stream_aborts_it_behind_a_200(daemon: Daemon) -> None:
     pid = daemon.replica("one.0")["pid"]
     with ThreadPoolExecutor(1) as client, watched(daemon) as seen:
         stream = client.submit(ask, daemon, "one", 900, stream=True)
-        until(lambda: daemon.replica("one.0")["in_flight"], "it streams")
+        until(lambda: daemon.replica("one.0")["in_flight"] or stream.done(), "it streams")
+        assert not stream.done(), (stream.result(), daemon.log)
         daemon.set("one", "asleep")
         body = stream.result().body
         daemon.wait_for("asleep", "one.0")
