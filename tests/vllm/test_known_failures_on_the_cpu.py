@@ -191,7 +191,8 @@ def test_a_busy_model_starves_the_one_that_waits(daemon: Daemon) -> None:
 def test_a_sleep_under_a_stream_aborts_it_behind_a_200(daemon: Daemon) -> None:
     """vllm#28714, #45520: it is drained first, and ends as it would have ended.
 
-    On a quick host the stream of this tiny model may be over first; the fake's never is.
+    The engine's processes spin while it answers: on two cores they kept this one from looking
+    for up to 1.5 s, and then the stream of this tiny model is over first; the fake's never is.
     """
     assert is_whole(ask(daemon, "one"))
     pid = daemon.replica("one.0")["pid"]
