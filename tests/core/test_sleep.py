@@ -322,7 +322,7 @@ async def test_a_stop_while_it_wakes_ends_the_engine() -> None:
 async def test_a_measurement_that_hangs_holds_up_no_sleep_and_no_stop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("warmd.replica.slumber._MEASURE_S", 0.01)
+    monkeypatch.setattr("warmd.replica.measuring.MEASURE_S", 0.01)
     house = a_house()
     house.measures.clear()
     request = asyncio.create_task(house.supervisor.acquire("m"))

@@ -474,3 +474,17 @@ async def test_what_a_start_took_of_the_gpu_is_kept_beside_what_the_driver_says(
     house.memory = Footprint(100, 90, 10**9, card_bytes=70)
     await house.make_ready("m.0")
     await house.until(lambda: "m measured: weights 60, held 70" in house.recorder.lines)
+
+
+async def test_a_measurement_that_hangs_after_a_start_holds_up_neither_stop_nor_drain() -> None:
+    house = House("m", resting=Rung.HOT)
+    house.makes["m.0"].measured = MeasuredParts("0.33", weights=60)
+    house.measures.clear()
+    await house.make_ready("m.0")
+    place = await house.supervisor.acquire("m")
+    house.supervisor.set_target("m", Rung.COLD, None)
+    await house.until(lambda: house.phase("m.0") is Phase.DRAINING)
+    await house.rest()
+    assert not house.launcher.started[0].has_ended, "a request is in flight"
+    place.release()
+    await house.until(lambda: house.phase("m.0") is Phase.DOWN)

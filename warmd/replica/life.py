@@ -14,6 +14,7 @@ from warmd.ladder import Phase, Rung
 from warmd.launch import Launcher, LaunchError, RunningEngine
 from warmd.policy import GiveUp, RetryIn
 from warmd.replica.desk import Desk
+from warmd.replica.measuring import measured
 from warmd.replica.ports import EngineConnection, Measure
 from warmd.replica.race import CalledOffError, EngineEndedError, HungError, Race
 from warmd.replica.record import EngineRecord
@@ -138,7 +139,7 @@ class Life:
         self.connection = connection = desk.fit.make.connect()
         if record is None:
             await self._come_up(connection, race)
-            await self._size_up(engine)
+            await self._size_up(engine, race)
         else:
             await check(desk, record, connection, race)
         vigil = Vigil(desk, engine, connection, race.exit_watch)
@@ -195,11 +196,13 @@ class Life:
         reason = desk.state.reason
         desk.become(Phase.READY, reason, ready_at=now, last_start=times, canary=canary)
 
-    async def _size_up(self, engine: RunningEngine) -> None:
+    async def _size_up(self, engine: RunningEngine, race: Race) -> None:
         """Keep what the start took of each GPU, beside what the driver says that it holds."""
         told = self._desk.fit.make.measured
-        if told is not None:
-            holds = await self._measure(engine.pid)
+        if told is None:
+            return
+        with suppress(CalledOffError):  # it is drained like any engine that is ready
+            holds = await measured(self._measure, engine.pid, race)
             self._desk.learn(parts=replace(told, held=None if holds is None else holds.card_bytes))
 
     async def _listen(self, connection: EngineConnection) -> None:

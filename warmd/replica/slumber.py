@@ -7,20 +7,17 @@ serve garbage from then on (vllm#29341, #52479): so the engine is drained before
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 from warmd.devices import Footprint
 from warmd.engine.canary import CanaryAnswer, difference
 from warmd.engine.errors import EngineError
 from warmd.ladder import Phase, WakeTimes
 from warmd.replica.desk import Desk, Turn
+from warmd.replica.measuring import measured
 from warmd.replica.ports import EngineConnection, Measure, SleepTerms
 from warmd.replica.race import HungError, Race
 from warmd.replica.state import Nap
 from warmd.spoken import duration
-
-_MEASURE_S = 10.0
-"""How long a measurement may take: a sick driver never answers, and a lane waits for it."""
 
 _WAKE_LEAST_S = 15.0
 _MANY_TIMES = 10
@@ -48,7 +45,7 @@ class Slumber:
         """Put the drained engine to sleep and measure what that takes; raises `EngineError`."""
         desk = self._desk
         desk.become(Phase.FALLING_ASLEEP, turn.reason, rehearses=turn.rehearsal)
-        before = await self._measured(measure)
+        before = await measured(measure, self._pid, self._race)
         began = desk.clock()
         try:
             async with asyncio.timeout(desk.fit.limits.sleep):
@@ -57,7 +54,7 @@ class Slumber:
             limit = desk.fit.limits.sleep
             raise HungError(self._too_late("fall asleep", limit)) from None
         seconds = desk.clock() - began
-        nap = self._nap(seconds, before, await self._measured(measure), turn)
+        nap = self._nap(seconds, before, await measured(measure, self._pid, self._race), turn)
         desk.become(
             Phase.ASLEEP,
             turn.reason,
@@ -65,13 +62,6 @@ class Slumber:
             first_nap=desk.state.first_nap or nap,
             last_nap=nap,
         )
-
-    async def _measured(self, measure: Measure) -> Footprint | None:
-        """Measure the engine; None where a sick driver or /proc keeps the answer."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_MEASURE_S):
-                return await self._race.first(measure(self._pid))
-        return None
 
     def _nap(
         self, seconds: float, before: Footprint | None, after: Footprint | None, turn: Turn
