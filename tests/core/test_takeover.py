@@ -282,3 +282,18 @@ async def test_an_order_to_leave_outlives_a_drain_in_vain() -> None:
     await asyncio.wait_for(closing, 10)  # the drain's own second is real
     assert old.launcher.started[0].was_left
     lease.release()
+
+
+async def test_a_taken_over_engine_that_is_just_waking_is_stopped_at_an_orderly_end() -> None:
+    old = a_house()
+    await old.make_ready("m.0")
+    old.supervisor.set_target("m", Rung.ASLEEP, None)
+    await old.until(lambda: old.phase("m.0") is Phase.ASLEEP)
+    await old.die()
+    old.makes["m.0"].wakes.clear()
+    house = await succeeded(old)  # rests hot: it is woken
+    await house.until(lambda: house.phase("m.0") is Phase.WAKING)
+    await house.rest()
+    closing = asyncio.create_task(house.supervisor.close("SIGTERM came", leave=True))
+    await house.until(closing.done)
+    assert old.launcher.started[0].has_ended, "nobody could vouch for it any more"

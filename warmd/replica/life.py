@@ -78,7 +78,8 @@ class Life:
                 await self._part_from(engine)
                 return
         except CalledOffError:
-            if record is not None and engine is not None and self._shall_leave:
+            adopting = desk.state.phase is Phase.ADOPTING
+            if adopting and engine is not None and self._shall_leave:
                 # It was not even asked what it is: what was noted of it holds for the next one.
                 await self._part_from(engine)
                 return
