@@ -297,3 +297,12 @@ async def test_a_taken_over_engine_that_is_just_waking_is_stopped_at_an_orderly_
     closing = asyncio.create_task(house.supervisor.close("SIGTERM came", leave=True))
     await house.until(closing.done)
     assert old.launcher.started[0].has_ended, "nobody could vouch for it any more"
+
+
+async def test_an_engine_that_had_ended_is_not_told_as_one_that_was_left() -> None:
+    old = a_house()
+    await old.make_ready("m.0")
+    old.supervisor.set_target("m", Rung.COLD, None)
+    await old.until(lambda: old.phase("m.0") is Phase.DOWN)
+    await old.die()
+    assert a_house(after=old).supervisor.left_behind() == ({}, {})

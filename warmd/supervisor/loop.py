@@ -349,8 +349,8 @@ class Supervisor(ReplicaListener, StagedListener):
         found, doubts = {}, {}
         for replica in (r for m in self.models.values() for r in m.replicas):
             record = EngineRecord.found(replica.fit.make.noted())
-            if record is None:
-                continue
+            if record is None or not record.phase.is_up:
+                continue  # its engine had ended before the earlier daemon did
             doubt = record.doubt(replica.fit)
             if doubt is None:
                 found[replica.name] = record
