@@ -306,3 +306,16 @@ async def test_an_engine_that_had_ended_is_not_told_as_one_that_was_left() -> No
     await old.until(lambda: old.phase("m.0") is Phase.DOWN)
     await old.die()
     assert a_house(after=old).supervisor.left_behind() == ({}, {})
+
+
+async def test_an_engine_that_tells_no_names_in_time_is_asked_again() -> None:
+    old = a_house()
+    await old.make_ready("m.0")
+    await old.die()
+    old.makes["m.0"].missed_names = 2
+    house = await succeeded(old)
+    for _ in range(4):
+        house.time.now += 1.0
+        await house.rest()
+    assert house.phase("m.0") is Phase.READY
+    assert not old.launcher.started[0].has_ended

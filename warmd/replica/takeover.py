@@ -52,8 +52,10 @@ async def _flaw(desk: Desk, record: EngineRecord, connection: EngineConnection) 
             await desk.pause(_POLL_S)
         if version != record.version:
             return f"it is vLLM {version} and was {record.version}"
-    if desk.model not in (names := await connection.serves()):
-        return f"it serves {', '.join(names) or 'nothing'}, not {desk.model}"
+    while not (names := await connection.serves()):
+        await desk.pause(_POLL_S)
+    if desk.model not in names:
+        return f"it serves {', '.join(names)}, not {desk.model}"
     if desk.fit.sleep is not None:
         asleep = await connection.sleeping()
         if asleep != record.sleeps:
