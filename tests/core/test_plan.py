@@ -94,6 +94,17 @@ def test_two_sleeps_at_once_do_not_take_the_same_ram() -> None:
     assert [action.replica for action in slept] == ["a.0"], "the next one sees what it has taken"
 
 
+def test_a_sleep_under_way_on_another_card_has_not_shown_yet_what_it_takes_of_the_ram() -> None:
+    def sleeper(name: str, phase: Phase) -> ModelFacts:
+        replica = ReplicaFacts(f"{name}.0", phase, sleeps=True, pins=60, cards=frozenset(name))
+        return replace(model(name, Rung.ASLEEP, phase), replicas=[replica])
+
+    ram = RamLedger(10**12, 0, 10**12, sleeping_budget=100, pinned=0)
+    for phase in (Phase.DRAINING, Phase.FALLING_ASLEEP):
+        made = plan(sleeper("a", phase), sleeper("b", Phase.READY), ram=ram)
+        assert not any(isinstance(action, SleepEngine) for action in made.actions)
+
+
 def test_a_start_that_is_no_longer_wanted_is_called_off() -> None:
     made = plan(model("a", Rung.COLD, Phase.STARTING))
     assert made.actions == (StopEngine("a.0", "a shall"),)

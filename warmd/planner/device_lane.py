@@ -26,6 +26,7 @@ from warmd.spoken import duration
 STALE = "its settings have changed"
 _BROKEN = (Phase.BACKING_OFF, Phase.FAILED)
 _STEADY = (Phase.READY, Phase.ASLEEP)
+_FALLING_ASLEEP = (Phase.DRAINING, Phase.FALLING_ASLEEP)
 
 
 def device_lanes(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
@@ -36,14 +37,15 @@ def device_lanes(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
     _explain_busy(scene, held_up)
     replicas = {r.name: r for m in scene.models for r in m.replicas}
     taken = [r for r in replicas.values() if r.phase.holds_the_device]
-    pins = False
+    # The next one is asked when what this one takes of the RAM is known.
+    pins = any(r.pins and r.phase in _FALLING_ASLEEP for r in taken)
     for operation in _operations(scene, held_up):
         replica = replicas[operation.replica]
         if any(replica.meets(other) for other in taken):
             continue
         if isinstance(operation, SleepEngine) and replica.pins:
             if pins:
-                continue  # the next one is asked when what this one takes of the RAM is known
+                continue
             pins = True
         taken.append(replica)
         yield operation
