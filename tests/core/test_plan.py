@@ -224,6 +224,17 @@ def test_changed_settings_that_do_not_work_take_one_engine_not_all() -> None:
     )
 
 
+def test_what_can_not_rise_at_all_keeps_no_engine_on_its_old_settings() -> None:
+    down = ReplicaFacts("a.0", Phase.DOWN, renewed=True, sleeps=True, pins=60)
+    sleepless = replace(model("a", Rung.ASLEEP, Phase.DOWN), replicas=[down])
+    hot = model("a", Rung.HOT, Phase.DOWN, staging=HELD)
+    roomless = replace(hot, replicas=[down], pool="p", vram=200)
+    b = with_stale(model("b", Rung.HOT, Phase.READY))
+    for a in (sleepless, roomless):
+        made = make_plan(Scene([a, b], PLENTY, 0.0, {"p": 100}))
+        assert StopEngine("b.0", "its settings have changed") in made.actions
+
+
 def test_a_start_only_to_sleep_makes_way_for_who_asks() -> None:
     drowsy = model("a", Rung.ASLEEP, Phase.STARTING, staging=HELD)
     asked = model("b", Rung.HOT, Phase.DOWN, staging=HELD, wait=1.0)
