@@ -12,7 +12,7 @@ from warmd.devices import Footprint
 from warmd.ladder import MeasuredParts, NotReadyError, Phase, Rung, Stage
 from warmd.launch import EngineExit
 from warmd.replica import Limits
-from warmd.staging import StagingError
+from warmd.staging import StagingError, WeightFiles
 from warmd.supervisor import Known
 
 
@@ -237,6 +237,19 @@ async def test_a_stager_that_cannot_end_its_process_wedges_nothing() -> None:
     house.supervisor.set_target("m", None, None)
     house.time.now += 31.0
     await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+
+
+async def test_a_fault_of_our_own_at_staging_blocks_no_other_model() -> None:
+    house = House("a", "b", resting=Rung.STAGED)
+
+    def fault() -> WeightFiles:
+        raise OSError(22, "Invalid argument")
+
+    house.scan = lambda _: fault  # type: ignore[method-assign]  # only a's weights are looked at anew
+    house.supervisor.adopt("a", house.terms("a", Rung.STAGED, weights="/other"))
+    house.stager.done.set()
+    await house.until(lambda: house.supervisor.rung("b") is Rung.STAGED)
+    assert "a not staged: a fault of warmd's own" in "".join(house.recorder.lines)
 
 
 async def test_weights_released_before_their_task_has_begun_block_nobody() -> None:
