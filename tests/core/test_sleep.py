@@ -386,3 +386,16 @@ async def test_a_wake_and_its_proof_have_one_deadline() -> None:
     house.makes["m.0"].answers.set()
     await house.until(request.done)
     request.result().release()
+
+
+async def test_a_wake_is_given_its_time_by_the_same_engine_s_last_one() -> None:
+    house = a_house()
+    await asleep(house)
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.until(request.done)
+    request.result().release()
+    assert house.one("m.0").state.last_wake is not None
+    house.supervisor.adopt("m", house.terms("m", Rung.STAGED, spec="larger", sleep=policy()))
+    house.time.now += 60.0
+    await house.until(lambda: len(house.launcher.started) == 2)
+    assert house.one("m.0").state.last_wake is None, "the larger one may take longer"

@@ -255,6 +255,7 @@ class Life:
             "canary": None,
             "cycles": 0,
             "first_nap": None,
+            "last_wake": None,
             "bad_naps": bad_naps,
         }
         if failure is None:
