@@ -399,3 +399,21 @@ async def test_a_wake_is_given_its_time_by_the_same_engine_s_last_one() -> None:
     house.time.now += 60.0
     await house.until(lambda: len(house.launcher.started) == 2)
     assert house.one("m.0").state.last_wake is None, "the larger one may take longer"
+
+
+async def test_what_a_stale_engine_s_sleep_takes_is_not_kept_for_the_new_settings() -> None:
+    house = House()
+    house.supervisor.adopt("m", house.terms("m", sleep=policy()))
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.make_ready("m.0")
+    lease = await request
+    terms = house.terms("m", spec="other", sleep=replace(policy(), key="other"))
+    house.supervisor.adopt("m", terms)
+    one = house.one("m.0")
+    one.begin_sleep("before it is made anew")
+    lease.release()
+    house.supervisor._closing = True  # nothing else moves it
+    await house.until(lambda: one.state.phase is Phase.ASLEEP)
+    one.begin_wake("a request waits for it")
+    await house.until(lambda: one.state.phase is Phase.READY)
+    assert house.supervisor.models["m"].figures == {}
