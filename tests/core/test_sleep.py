@@ -417,3 +417,18 @@ async def test_what_a_stale_engine_s_sleep_takes_is_not_kept_for_the_new_setting
     one.begin_wake("a request waits for it")
     await house.until(lambda: one.state.phase is Phase.READY)
     assert house.supervisor.models["m"].figures == {}
+
+
+async def test_who_waits_for_one_that_is_drained_for_its_sleep_hears_of_the_wake() -> None:
+    house = a_house()
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.make_ready("m.0")
+    lease = await request
+    house.one("m.0").begin_sleep("put aside")
+    house.supervisor.models["m"].terms = house.terms(
+        "m", Rung.STAGED, sleep=policy(), max_wait=0.01
+    )
+    with pytest.raises(NotReadyError, match=r"is just falling asleep") as no:
+        await house.supervisor.acquire("m")
+    assert no.value.retry_after_s < 30
+    lease.release()

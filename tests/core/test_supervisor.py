@@ -182,6 +182,23 @@ async def test_a_wait_ends_with_an_honest_estimate() -> None:
     assert house.supervisor.models["m"].waiting == {}
 
 
+async def test_an_estimate_counts_only_who_is_ahead_on_the_same_card() -> None:
+    house = House()
+    for name, card in (("a", "GPU-0"), ("b", "GPU-1"), ("m", "GPU-1")):
+        terms = house.terms(name, max_wait=0.01 if name == "m" else 5.0)
+        (fit,) = terms.fits
+        fit = replace(fit, cards=frozenset({card}))
+        house.supervisor.adopt(name, replace(terms, fits=(fit,)))
+        house.supervisor.restore(name, Known(starts=[40.0]))
+    others = [asyncio.create_task(house.supervisor.acquire(name)) for name in "ab"]
+    await house.until(lambda: len(house.launcher.started) == 2)
+    with pytest.raises(NotReadyError) as no:
+        await house.supervisor.acquire("m")
+    assert no.value.retry_after_s == 80, "b starts before it, and a in another place"
+    for other in others:
+        other.cancel()
+
+
 async def test_who_gives_up_waiting_is_forgotten() -> None:
     house = House("m")
     waiting = asyncio.create_task(house.supervisor.acquire("m"))
