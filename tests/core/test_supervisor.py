@@ -262,7 +262,7 @@ async def test_a_fault_of_our_own_at_staging_blocks_no_other_model() -> None:
     def fault() -> WeightFiles:
         raise OSError(22, "Invalid argument")
 
-    house.scan = lambda _: fault  # type: ignore[method-assign]  # only a's weights are looked at anew
+    house.scan = lambda weights: fault  # type: ignore[method-assign]  # only a's weights are looked at anew
     house.supervisor.adopt("a", house.terms("a", Rung.STAGED, weights="/other"))
     house.stager.done.set()
     await house.until(lambda: house.supervisor.rung("b") is Rung.STAGED)
