@@ -351,15 +351,30 @@ async def test_an_engine_that_hangs_is_killed_at_once_and_replaced() -> None:
     house = House("m", resting=Rung.HOT)
     await house.make_ready("m.0")
     lease = await house.supervisor.acquire("m")
+    house.makes["m.0"].wrong = "no answer"
     for _ in range(12):
         house.time.now += 10.0
         await house.rest()
     await house.until(lambda: len(house.launcher.started) == 2)
+    house.makes["m.0"].wrong = None
     assert house.launcher.started[0].stopped_with == 0.0, "what stands still gets no grace"
     assert any("it has hung: 1 request in flight" in line for line in house.recorder.lines)
     lease.release()
     await house.make_ready("m.0")
     assert house.one("m.0").in_flight == 0
+
+
+async def test_a_client_that_does_not_read_is_no_hang_of_the_engine() -> None:
+    """Its place is taken, but its answer was generated long ago: nothing has to move."""
+    house = House("m", resting=Rung.HOT)
+    await house.make_ready("m.0")
+    lease = await house.supervisor.acquire("m")
+    for _ in range(30):
+        house.time.now += 10.0
+        await house.rest()
+    assert house.phase("m.0") is Phase.READY
+    assert len(house.launcher.started) == 1
+    lease.release()
 
 
 async def test_new_terms_restart_only_the_engine_that_they_change() -> None:
