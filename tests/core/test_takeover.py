@@ -242,8 +242,17 @@ async def test_an_engine_on_other_gpus_is_not_taken_over() -> None:
     await old.die()
     _, doubts = on(House(after=old), "GPU-1").supervisor.left_behind()
     assert doubts == {"m.0": "it runs on GPU-0, where its pool isn't any more"}
-    found, _ = on(House(after=old)).supervisor.left_behind()
+    blind = on(House(after=old))
+    found, _ = blind.supervisor.left_behind()
     assert "m.0" in found, "nobody knows the cards while the driver doesn't answer"
+    blind.supervisor.take_over("m.0", found["m.0"])
+    await blind.until(lambda: blind.phase("m.0") is Phase.READY)
+    on(blind)  # a reload, still without the driver
+    blind.supervisor.set_target("m", Rung.ASLEEP, None)
+    await blind.until(lambda: blind.phase("m.0") is Phase.ASLEEP)
+    await blind.die()
+    _, doubts = on(House(after=blind), "GPU-1").supervisor.left_behind()
+    assert doubts == {"m.0": "it runs on GPU-0, where its pool isn't any more"}
 
 
 async def test_what_a_sleeper_holds_is_known_over_a_takeover() -> None:

@@ -122,8 +122,9 @@ class Replica:
         """Run with `fit` from the next start on; where it is the same engine, from now on."""
         self._next_fit = fit
         if not self.is_stale:
-            # The make that runs knows its engine.
-            self._desk.fit = replace(fit, make=self._desk.fit.make)
+            # The make that runs knows its engine, and a driver that is silent no cards.
+            running = self._desk.fit
+            self._desk.fit = replace(fit, make=running.make, cards=fit.cards or running.cards)
 
     def _new_life(self) -> Life:
         desk = self._desk
