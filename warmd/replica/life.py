@@ -159,7 +159,7 @@ class Life:
                     break
                 await slumber.fall_asleep(turn, self._measure)
             elif self._shall_leave:
-                break  # they end with the daemon, the engine goes on
+                return  # they end with the daemon, the engine goes on
             else:
                 running = count(desk.places.in_flight, "request")
                 desk.orders.give_stop(
