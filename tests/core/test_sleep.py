@@ -370,6 +370,9 @@ async def test_a_wake_that_takes_many_times_as_long_as_the_last_one_has_hung() -
     assert state.last_wake is not None
     slumber._desk.state = replace(state, last_wake=replace(state.last_wake, engine=4.0))
     assert limit(slumber) == 40.0
+    slumber._desk.fit = replace(slumber._desk.fit, sleep=SleepTerms(level=2))
+    assert limit(slumber) == 120.0, "its weights are read again, from RAM or from the disk"
+    slumber._desk.fit = replace(slumber._desk.fit, sleep=SleepTerms())
     slumber._desk.state = replace(state, last_wake=None)
     assert limit(slumber) == 120.0
 
