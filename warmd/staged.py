@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ from typing import Any, Protocol, TypeVar
 from warmd.staging import StagingError, StagingProgress, WeightFiles
 
 _T = TypeVar("_T")
+
+log = logging.getLogger(__name__)
 
 RETRY_S = 30.0
 """How long after a failure staging is tried again; memory that was short may be back by then."""
@@ -87,7 +90,7 @@ class StagedWeights:
 
     async def _look(self) -> None:
         total = 0
-        with suppress(StagingError):  # staging them will say what is wrong with them
+        with suppress(Exception):  # staging them will say what is wrong with them
             total = (await self._in_thread(self._scan)).total
         self._become(total=total)
 
@@ -128,6 +131,10 @@ class StagedWeights:
             pass
         except StagingError as error:
             problem = str(error)
+        except Exception as bug:
+            # The disk's lane would be taken for ever.
+            log.exception("%s: a fault of warmd's own while its weights were staged", self.model)
+            problem = f"a fault of warmd's own ({bug!r}); please report it with the journal"
         if holding is not None:
             try:
                 await holding.release()

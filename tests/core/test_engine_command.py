@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from warmd.config import WarmupKind
 from warmd.engine import (
     EngineError,
     EngineHome,
     EngineRecipe,
     SleepSupport,
+    Vllm,
+    WarmupSpec,
     engine_command,
     engine_home,
     first_port,
@@ -192,3 +195,15 @@ def test_an_engine_of_a_pool_sees_its_gpus_and_is_as_wide_as_they_are() -> None:
     assert command.env["CUDA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
     assert "--tensor-parallel-size 2" in command.shown
     assert "--tensor-parallel-size" not in engine_command(recipe(), {}).shown
+
+
+def test_what_an_engine_printed_between_two_daemons_is_kept_in_its_log(tmp_path: Path) -> None:
+    made = recipe(home=EngineHome(tmp_path))
+    ask = WarmupSpec("m", "hi", 1, WarmupKind.AUTO, 1.0)
+    make = Vllm("m.0", made, ask, source=tmp_path, inherited={}, report=print)
+    make.log("ValueError: the cause")  # it comes with the word that there is an engine
+    make.resume(7)
+    make.ended()
+    assert make.cause("exited with status 1") == "ValueError: the cause"
+    header, line = made.home.log.read_text().splitlines()
+    assert (header.endswith("engine process 7 ---"), line) == (True, "ValueError: the cause")

@@ -254,6 +254,22 @@ def test_room_is_counted_card_by_card() -> None:
     assert isinstance(put, SleepEngine)
 
 
+def test_nobody_is_put_aside_on_a_card_that_lacks_nothing() -> None:
+    def on(model: ModelFacts, *cards: str) -> ModelFacts:
+        replicas = [replace(r, cards=frozenset(cards)) for r in model.replicas]
+        return replace(model, replicas=replicas)
+
+    in_the_way = on(facts("a", Phase.READY, cost=100.0), "GPU-0")
+    beside = on(facts("b", Phase.READY, vram=30), "GPU-1")
+    wide = on(facts("c", Phase.DOWN, wait=99.0), "GPU-0", "GPU-1")
+    (put,) = make_plan(scene(in_the_way, beside, wide)).actions
+    assert isinstance(put, SleepEngine)
+    assert put.replica == "a.0"
+    small = on(facts("d", Phase.ASLEEP, kept=30, target=Rung.ASLEEP), "GPU-1")
+    stays = replace(in_the_way, pinned=True)
+    assert make_plan(scene(stays, small, wide)).actions == ()
+
+
 @pytest.mark.parametrize("phase", [p for p in Phase if p.holds_the_device])
 def test_nothing_is_put_aside_while_the_device_is_busy(phase: Phase) -> None:
     made = make_plan(

@@ -64,6 +64,12 @@ def test_what_does_not_fit_is_told_with_what_is_missing(wishes: list[PoolWish], 
     assert words in str(misfit.value)
 
 
+def test_a_card_too_small_for_the_headroom_is_none_of_the_pools_concern() -> None:
+    small = Card("d", 3, "T400", GIB // 2)
+    placed = place([*H200, small], [pool("p", 60, "GPU-0"), pool("q", 60)], GIB)
+    assert placed.pools == {"p": ("GPU-0",), "q": ("GPU-0",)}
+
+
 def test_the_table_shows_who_wants_what() -> None:
     with pytest.raises(MisfitError) as misfit:
         place(H200[:1], [pool("heavy", 96, "GPU-0"), pool("light", 48, "GPU-0")], GIB)

@@ -94,6 +94,17 @@ def test_two_sleeps_at_once_do_not_take_the_same_ram() -> None:
     assert [action.replica for action in slept] == ["a.0"], "the next one sees what it has taken"
 
 
+def test_a_sleep_under_way_on_another_card_has_not_shown_yet_what_it_takes_of_the_ram() -> None:
+    def sleeper(name: str, phase: Phase) -> ModelFacts:
+        replica = ReplicaFacts(f"{name}.0", phase, sleeps=True, pins=60, cards=frozenset(name))
+        return replace(model(name, Rung.ASLEEP, phase), replicas=[replica])
+
+    ram = RamLedger(10**12, 0, 10**12, sleeping_budget=100, pinned=0)
+    for phase in (Phase.DRAINING, Phase.FALLING_ASLEEP):
+        made = plan(sleeper("a", phase), sleeper("b", Phase.READY), ram=ram)
+        assert not any(isinstance(action, SleepEngine) for action in made.actions)
+
+
 def test_a_start_that_is_no_longer_wanted_is_called_off() -> None:
     made = plan(model("a", Rung.COLD, Phase.STARTING))
     assert made.actions == (StopEngine("a.0", "a shall"),)
@@ -211,6 +222,17 @@ def test_changed_settings_that_do_not_work_take_one_engine_not_all() -> None:
     assert plan(failed, b).actions == (StopEngine("b.0", "its settings have changed"),), (
         "what failed with the settings that it always had says nothing of the new ones"
     )
+
+
+def test_what_can_not_rise_at_all_keeps_no_engine_on_its_old_settings() -> None:
+    down = ReplicaFacts("a.0", Phase.DOWN, renewed=True, sleeps=True, pins=60)
+    sleepless = replace(model("a", Rung.ASLEEP, Phase.DOWN), replicas=[down])
+    hot = model("a", Rung.HOT, Phase.DOWN, staging=HELD)
+    roomless = replace(hot, replicas=[down], pool="p", vram=200)
+    b = with_stale(model("b", Rung.HOT, Phase.READY))
+    for a in (sleepless, roomless):
+        made = make_plan(Scene([a, b], PLENTY, 0.0, {"p": 100}))
+        assert StopEngine("b.0", "its settings have changed") in made.actions
 
 
 def test_a_start_only_to_sleep_makes_way_for_who_asks() -> None:

@@ -370,6 +370,9 @@ async def test_a_wake_that_takes_many_times_as_long_as_the_last_one_has_hung() -
     assert state.last_wake is not None
     slumber._desk.state = replace(state, last_wake=replace(state.last_wake, engine=4.0))
     assert limit(slumber) == 40.0
+    slumber._desk.fit = replace(slumber._desk.fit, sleep=SleepTerms(level=2))
+    assert limit(slumber) == 120.0, "its weights are read again, from RAM or from the disk"
+    slumber._desk.fit = replace(slumber._desk.fit, sleep=SleepTerms())
     slumber._desk.state = replace(state, last_wake=None)
     assert limit(slumber) == 120.0
 
@@ -386,3 +389,49 @@ async def test_a_wake_and_its_proof_have_one_deadline() -> None:
     house.makes["m.0"].answers.set()
     await house.until(request.done)
     request.result().release()
+
+
+async def test_a_wake_is_given_its_time_by_the_same_engine_s_last_one() -> None:
+    house = a_house()
+    await asleep(house)
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.until(request.done)
+    request.result().release()
+    assert house.one("m.0").state.last_wake is not None
+    house.supervisor.adopt("m", house.terms("m", Rung.STAGED, spec="larger", sleep=policy()))
+    house.time.now += 60.0
+    await house.until(lambda: len(house.launcher.started) == 2)
+    assert house.one("m.0").state.last_wake is None, "the larger one may take longer"
+
+
+async def test_what_a_stale_engine_s_sleep_takes_is_not_kept_for_the_new_settings() -> None:
+    house = House()
+    house.supervisor.adopt("m", house.terms("m", sleep=policy()))
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.make_ready("m.0")
+    lease = await request
+    terms = house.terms("m", spec="other", sleep=replace(policy(), key="other"))
+    house.supervisor.adopt("m", terms)
+    one = house.one("m.0")
+    one.begin_sleep("before it is made anew")
+    lease.release()
+    house.supervisor._closing = True  # nothing else moves it
+    await house.until(lambda: one.state.phase is Phase.ASLEEP)
+    one.begin_wake("a request waits for it")
+    await house.until(lambda: one.state.phase is Phase.READY)
+    assert house.supervisor.models["m"].figures == {}
+
+
+async def test_who_waits_for_one_that_is_drained_for_its_sleep_hears_of_the_wake() -> None:
+    house = a_house()
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.make_ready("m.0")
+    lease = await request
+    house.one("m.0").begin_sleep("put aside")
+    house.supervisor.models["m"].terms = house.terms(
+        "m", Rung.STAGED, sleep=policy(), max_wait=0.01
+    )
+    with pytest.raises(NotReadyError, match=r"is just falling asleep") as no:
+        await house.supervisor.acquire("m")
+    assert no.value.retry_after_s < 30
+    lease.release()

@@ -12,7 +12,7 @@ from warmd.devices import Footprint
 from warmd.ladder import MeasuredParts, NotReadyError, Phase, Rung, Stage
 from warmd.launch import EngineExit
 from warmd.replica import Limits
-from warmd.staging import StagingError
+from warmd.staging import StagingError, WeightFiles
 from warmd.supervisor import Known
 
 
@@ -182,6 +182,23 @@ async def test_a_wait_ends_with_an_honest_estimate() -> None:
     assert house.supervisor.models["m"].waiting == {}
 
 
+async def test_an_estimate_counts_only_who_is_ahead_on_the_same_card() -> None:
+    house = House()
+    for name, card in (("a", "GPU-0"), ("b", "GPU-1"), ("m", "GPU-1")):
+        terms = house.terms(name, max_wait=0.01 if name == "m" else 5.0)
+        (fit,) = terms.fits
+        fit = replace(fit, cards=frozenset({card}))
+        house.supervisor.adopt(name, replace(terms, fits=(fit,)))
+        house.supervisor.restore(name, Known(starts=[40.0]))
+    others = [asyncio.create_task(house.supervisor.acquire(name)) for name in "ab"]
+    await house.until(lambda: len(house.launcher.started) == 2)
+    with pytest.raises(NotReadyError) as no:
+        await house.supervisor.acquire("m")
+    assert no.value.retry_after_s == 80, "b starts before it, and a in another place"
+    for other in others:
+        other.cancel()
+
+
 async def test_who_gives_up_waiting_is_forgotten() -> None:
     house = House("m")
     waiting = asyncio.create_task(house.supervisor.acquire("m"))
@@ -237,6 +254,19 @@ async def test_a_stager_that_cannot_end_its_process_wedges_nothing() -> None:
     house.supervisor.set_target("m", None, None)
     house.time.now += 31.0
     await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+
+
+async def test_a_fault_of_our_own_at_staging_blocks_no_other_model() -> None:
+    house = House("a", "b", resting=Rung.STAGED)
+
+    def fault() -> WeightFiles:
+        raise OSError(22, "Invalid argument")
+
+    house.scan = lambda weights: fault  # type: ignore[method-assign]  # only a's weights are looked at anew
+    house.supervisor.adopt("a", house.terms("a", Rung.STAGED, weights="/other"))
+    house.stager.done.set()
+    await house.until(lambda: house.supervisor.rung("b") is Rung.STAGED)
+    assert "a not staged: a fault of warmd's own" in "".join(house.recorder.lines)
 
 
 async def test_weights_released_before_their_task_has_begun_block_nobody() -> None:
@@ -321,15 +351,30 @@ async def test_an_engine_that_hangs_is_killed_at_once_and_replaced() -> None:
     house = House("m", resting=Rung.HOT)
     await house.make_ready("m.0")
     lease = await house.supervisor.acquire("m")
+    house.makes["m.0"].wrong = "no answer"
     for _ in range(12):
         house.time.now += 10.0
         await house.rest()
     await house.until(lambda: len(house.launcher.started) == 2)
+    house.makes["m.0"].wrong = None
     assert house.launcher.started[0].stopped_with == 0.0, "what stands still gets no grace"
     assert any("it has hung: 1 request in flight" in line for line in house.recorder.lines)
     lease.release()
     await house.make_ready("m.0")
     assert house.one("m.0").in_flight == 0
+
+
+async def test_a_client_that_does_not_read_is_no_hang_of_the_engine() -> None:
+    """Its place is taken, but its answer was generated long ago: nothing has to move."""
+    house = House("m", resting=Rung.HOT)
+    await house.make_ready("m.0")
+    lease = await house.supervisor.acquire("m")
+    for _ in range(30):
+        house.time.now += 10.0
+        await house.rest()
+    assert house.phase("m.0") is Phase.READY
+    assert len(house.launcher.started) == 1
+    lease.release()
 
 
 async def test_new_terms_restart_only_the_engine_that_they_change() -> None:

@@ -242,8 +242,17 @@ async def test_an_engine_on_other_gpus_is_not_taken_over() -> None:
     await old.die()
     _, doubts = on(House(after=old), "GPU-1").supervisor.left_behind()
     assert doubts == {"m.0": "it runs on GPU-0, where its pool isn't any more"}
-    found, _ = on(House(after=old)).supervisor.left_behind()
+    blind = on(House(after=old))
+    found, _ = blind.supervisor.left_behind()
     assert "m.0" in found, "nobody knows the cards while the driver doesn't answer"
+    blind.supervisor.take_over("m.0", found["m.0"])
+    await blind.until(lambda: blind.phase("m.0") is Phase.READY)
+    on(blind)  # a reload, still without the driver
+    blind.supervisor.set_target("m", Rung.ASLEEP, None)
+    await blind.until(lambda: blind.phase("m.0") is Phase.ASLEEP)
+    await blind.die()
+    _, doubts = on(House(after=blind), "GPU-1").supervisor.left_behind()
+    assert doubts == {"m.0": "it runs on GPU-0, where its pool isn't any more"}
 
 
 async def test_what_a_sleeper_holds_is_known_over_a_takeover() -> None:
@@ -278,7 +287,45 @@ async def test_an_order_to_leave_outlives_a_drain_in_vain() -> None:
     lease = await old.supervisor.acquire("m")
     old.supervisor.set_target("m", Rung.ASLEEP, None)
     await old.until(lambda: old.phase("m.0") is Phase.DRAINING)
+    await old.rest()
     closing = asyncio.create_task(old.supervisor.close("SIGTERM came", leave=True))
-    await asyncio.wait_for(closing, 10)  # the drain's own second is real
+    await asyncio.wait_for(closing, 1.8)  # the drain's own second is real, and only one is given
     assert old.launcher.started[0].was_left
     lease.release()
+
+
+async def test_a_taken_over_engine_that_is_just_waking_is_stopped_at_an_orderly_end() -> None:
+    old = a_house()
+    await old.make_ready("m.0")
+    old.supervisor.set_target("m", Rung.ASLEEP, None)
+    await old.until(lambda: old.phase("m.0") is Phase.ASLEEP)
+    await old.die()
+    old.makes["m.0"].wakes.clear()
+    house = await succeeded(old)  # rests hot: it is woken
+    await house.until(lambda: house.phase("m.0") is Phase.WAKING)
+    await house.rest()
+    closing = asyncio.create_task(house.supervisor.close("SIGTERM came", leave=True))
+    await house.until(closing.done)
+    assert old.launcher.started[0].has_ended, "nobody could vouch for it any more"
+
+
+async def test_an_engine_that_had_ended_is_not_told_as_one_that_was_left() -> None:
+    old = a_house()
+    await old.make_ready("m.0")
+    old.supervisor.set_target("m", Rung.COLD, None)
+    await old.until(lambda: old.phase("m.0") is Phase.DOWN)
+    await old.die()
+    assert a_house(after=old).supervisor.left_behind() == ({}, {})
+
+
+async def test_an_engine_that_tells_no_names_in_time_is_asked_again() -> None:
+    old = a_house()
+    await old.make_ready("m.0")
+    await old.die()
+    old.makes["m.0"].missed_names = 2
+    house = await succeeded(old)
+    for _ in range(4):
+        house.time.now += 1.0
+        await house.rest()
+    assert house.phase("m.0") is Phase.READY
+    assert not old.launcher.started[0].has_ended

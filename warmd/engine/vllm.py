@@ -126,8 +126,11 @@ class Vllm:
 
     def resume(self, pid: int) -> None:
         """Go on with the log of an engine that an earlier daemon had started."""
+        unread = self._log.lines  # what it printed while no daemon listened comes with its finding
         self._log.begin(f"taken over by warmd process {os.getpid()}: engine process {pid}")
         self._log.forget()
+        for line in unread:
+            self._log.line(line)
         self._report_trouble()
 
     def log(self, line: str) -> None:

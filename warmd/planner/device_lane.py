@@ -26,6 +26,7 @@ from warmd.spoken import duration
 STALE = "its settings have changed"
 _BROKEN = (Phase.BACKING_OFF, Phase.FAILED)
 _STEADY = (Phase.READY, Phase.ASLEEP)
+_FALLING_ASLEEP = (Phase.DRAINING, Phase.FALLING_ASLEEP)
 
 
 def device_lanes(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
@@ -36,14 +37,15 @@ def device_lanes(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
     _explain_busy(scene, held_up)
     replicas = {r.name: r for m in scene.models for r in m.replicas}
     taken = [r for r in replicas.values() if r.phase.holds_the_device]
-    pins = False
+    # The next one is asked when what this one takes of the RAM is known.
+    pins = any(r.pins and r.phase in _FALLING_ASLEEP for r in taken)
     for operation in _operations(scene, held_up):
         replica = replicas[operation.replica]
         if any(replica.meets(other) for other in taken):
             continue
         if isinstance(operation, SleepEngine) and replica.pins:
             if pins:
-                continue  # the next one is asked when what this one takes of the RAM is known
+                continue
             pins = True
         taken.append(replica)
         yield operation
@@ -59,7 +61,7 @@ def _operations(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]:
     yield from _heat(scene, asking, held_up)
     yield from _cool(scene)
     yield from _heat(scene, others, held_up)
-    yield from _make_one_anew(scene.models, held_up)
+    yield from _make_one_anew(scene, held_up)
     yield from _recycle(scene.models)
     yield from _rehearse(scene)
 
@@ -164,13 +166,13 @@ def _cool(scene: Scene) -> Iterator[Operation]:
                 yield put_aside(scene, replica, replica.worn or model.target.reason)
 
 
-def _make_one_anew(models: Iterable[ModelFacts], held_up: dict[str, str]) -> Iterator[Operation]:
+def _make_one_anew(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]:
     """Stop one engine whose settings have changed, where nothing else is left to do.
 
     The next one waits until that one is up again: so changed settings that don't work take one
     engine, not all.
     """
-    wanted = [(m, r) for m in models for r in m.wanted]
+    wanted = [(m, r) for m in scene.models for r in m.wanted]
     stale = [(m, r) for m, r in wanted if r.stale and r.phase in _STEADY]
     broken = next((r for _, r in wanted if r.phase in _BROKEN and r.renewed), None)
     for model, replica in stale:
@@ -178,9 +180,18 @@ def _make_one_anew(models: Iterable[ModelFacts], held_up: dict[str, str]) -> Ite
             trouble = f"{broken.name} is {broken.phase.words}"
             why = f"{replica.name} goes on with its old settings: {trouble}"
             held_up.setdefault(model.name, why)
-    under_way = any(r.renewed and r.phase not in _STEADY for _, r in wanted)
-    if stale and not under_way:
+    renewed = [(m, r) for m, r in wanted if r.renewed and r.phase not in _STEADY]
+    if stale and all(_stays_down(scene, m, r) for m, r in renewed):
         yield StopEngine(stale[0][1].name, STALE)
+
+
+def _stays_down(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> bool:
+    """Whether a wanted replica lacks what its start needs, and nobody waits for it."""
+    if replica.phase is not Phase.DOWN or model.waiting:
+        return False
+    if model.target.rung is Rung.ASLEEP and _sleepless(scene, model, replica) is not None:
+        return True
+    return no_room(scene, model, replica) is not None
 
 
 def _recycle(models: Iterable[ModelFacts]) -> Iterator[Operation]:

@@ -76,7 +76,8 @@ def place(cards: Sequence[Card], pools: Sequence[PoolWish], headroom: int) -> Pl
             placed[pool.name] = pool.cards
             for key in pool.cards:
                 free[key] -= pool.vram
-    short = {key: -left for key, left in free.items() if left < 0}
+    reserved = {key for keys in placed.values() for key in keys}
+    short = {key: -left for key, left in free.items() if left < 0 and key in reserved}
     if short:
         raise MisfitError(_table(cards, pools, placed, headroom, short))
     by_key = {card.key: card for card in cards}

@@ -6,7 +6,7 @@ Nobody outside the pool is ever put aside for it, and nobody inside it without a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from warmd.ladder import Phase
 from warmd.planner.actions import SleepEngine, StopEngine
@@ -27,10 +27,14 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
     """Say why `replica` can't be hot in its pool now, and what would help; None where it can."""
     if model.pool is None:
         return None
-    missing = _taken(scene, model.pool, replica) + model.vram - scene.pools[model.pool]
-    if missing <= 0:
+    left = scene.pools[model.pool] - model.vram
+    lacking = {c: n - left for c, n in _taken(scene, model.pool, replica).items() if n > left}
+    if not lacking:
         return None
-    others = list(_holders(scene, model, replica))
+    missing = max(lacking.values())
+    # Who stands on other cards only would make room where none is wanted.
+    tight = replace(replica, cards=frozenset(lacking) & replica.cards)
+    others = list(_holders(scene, model, tight))
     full = f"pool {model.pool} is full: it lacks {size(missing)} for {replica.name}"
     if not model.waiting:
         return Full(f"{full}; room is made there once a request waits for it")
@@ -45,7 +49,7 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
                 return Full(aside, put_aside(scene, victim, why))
             case Stays() as verdict:
                 stays.append((victim.name, verdict))
-    sleeper = max(_sleepers(scene, model, replica), key=lambda r: r.kept, default=None)
+    sleeper = max(_sleepers(scene, model, tight), key=lambda r: r.kept, default=None)
     if sleeper is not None and (sleeper.kept >= missing or not stays):
         why = f"stopped for {model.name}: asleep it keeps {size(sleeper.kept)} of the pool"
         return Full(f"{full}; {sleeper.name} is stopped for it", StopEngine(sleeper.name, why))
@@ -66,8 +70,8 @@ def put_aside(scene: Scene, replica: ReplicaFacts, reason: str) -> SleepEngine |
     return SleepEngine(replica.name, reason)
 
 
-def _taken(scene: Scene, pool: str, newcomer: ReplicaFacts) -> int:
-    """Return the bytes of `pool` that others take on the fullest of the newcomer's cards."""
+def _taken(scene: Scene, pool: str, newcomer: ReplicaFacts) -> dict[str, int]:
+    """Return the bytes of `pool` that others take on each of the newcomer's cards."""
     on: dict[str, int] = dict.fromkeys(newcomer.cards or {""}, 0)
     for model in scene.by_pool[pool]:
         for replica in model.replicas:
@@ -76,7 +80,7 @@ def _taken(scene: Scene, pool: str, newcomer: ReplicaFacts) -> int:
             takes = replica.kept if replica.phase is Phase.ASLEEP else model.vram
             for card in on if not (replica.cards and newcomer.cards) else replica.cards & on.keys():
                 on[card] += takes
-    return max(on.values())
+    return on
 
 
 def _holders(

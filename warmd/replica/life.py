@@ -78,7 +78,8 @@ class Life:
                 await self._part_from(engine)
                 return
         except CalledOffError:
-            if record is not None and engine is not None and self._shall_leave:
+            adopting = desk.state.phase is Phase.ADOPTING
+            if adopting and engine is not None and self._shall_leave:
                 # It was not even asked what it is: what was noted of it holds for the next one.
                 await self._part_from(engine)
                 return
@@ -158,7 +159,7 @@ class Life:
                     break
                 await slumber.fall_asleep(turn, self._measure)
             elif self._shall_leave:
-                break  # they end with the daemon, the engine goes on
+                return  # they end with the daemon, the engine goes on
             else:
                 running = count(desk.places.in_flight, "request")
                 desk.orders.give_stop(
@@ -254,6 +255,7 @@ class Life:
             "canary": None,
             "cycles": 0,
             "first_nap": None,
+            "last_wake": None,
             "bad_naps": bad_naps,
         }
         if failure is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from contextlib import suppress
 from typing import TypeVar
 
 from warmd.launch import EngineExit
@@ -60,7 +59,6 @@ class Race:
             return await task
         finally:
             for loser in (task, called_off):
-                if not loser.done():
-                    loser.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await loser
+                loser.cancel()
+            # Whatever it says on its way out, the winner has spoken.
+            await asyncio.gather(task, called_off, return_exceptions=True)

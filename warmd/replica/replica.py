@@ -122,8 +122,9 @@ class Replica:
         """Run with `fit` from the next start on; where it is the same engine, from now on."""
         self._next_fit = fit
         if not self.is_stale:
-            # The make that runs knows its engine.
-            self._desk.fit = replace(fit, make=self._desk.fit.make)
+            # The make that runs knows its engine, and a driver that is silent no cards.
+            running = self._desk.fit
+            self._desk.fit = replace(fit, make=running.make, cards=fit.cards or running.cards)
 
     def _new_life(self) -> Life:
         desk = self._desk
@@ -175,6 +176,10 @@ class Replica:
     def cards(self) -> frozenset[str]:
         """The keys of the GPUs that its engine, or its next one, uses; none where any."""
         return (self._desk.fit if self.state.phase.is_up else self._next_fit).cards
+
+    def meets(self, other: Replica) -> bool:
+        """Whether both may use the same card: one whose cards aren't told may use any."""
+        return not self.cards or not other.cards or not self.cards.isdisjoint(other.cards)
 
     @property
     def in_flight(self) -> int:

@@ -109,9 +109,14 @@ class Slumber:
 
     @property
     def _wake_limit(self) -> float:
-        """How long a wake may take, in seconds: many times what the last one took, if it did."""
+        """How long a wake may take, in seconds: many times what the last one took, if it did.
+
+        From level 2 the weights are read again, once from RAM and once from a slow disk.
+        """
         last, most = self._desk.state.last_wake, self._desk.fit.limits.sleep
-        return most if last is None else min(most, max(_WAKE_LEAST_S, _MANY_TIMES * last.total))
+        if last is None or self._terms.level != 1:
+            return most
+        return min(most, max(_WAKE_LEAST_S, _MANY_TIMES * last.total))
 
     @staticmethod
     def _too_late(what: str, limit: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from warmd.engine.canary import difference
 from warmd.engine.errors import EngineError
@@ -28,6 +29,8 @@ async def check(desk: Desk, record: EngineRecord, connection: EngineConnection, 
     if flaw is not None:
         raise EngineError(f"{_CANNOT}: {flaw}")
     desk.version = record.version
+    # Where the driver tells nothing now, the next daemon must still know on which GPUs it runs.
+    desk.fit = replace(desk.fit, cards=desk.fit.cards or frozenset(record.cards))
     known: dict[str, object] = {
         "canary": record.canary,
         "cycles": record.cycles,
@@ -52,8 +55,10 @@ async def _flaw(desk: Desk, record: EngineRecord, connection: EngineConnection) 
             await desk.pause(_POLL_S)
         if version != record.version:
             return f"it is vLLM {version} and was {record.version}"
-    if desk.model not in (names := await connection.serves()):
-        return f"it serves {', '.join(names) or 'nothing'}, not {desk.model}"
+    while not (names := await connection.serves()):
+        await desk.pause(_POLL_S)
+    if desk.model not in names:
+        return f"it serves {', '.join(names)}, not {desk.model}"
     if desk.fit.sleep is not None:
         asleep = await connection.sleeping()
         if asleep != record.sleeps:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
+from warmd.engine.errors import EngineError
 from warmd.ladder import Phase
 from warmd.launch import EngineExit, RunningEngine
 from warmd.policy import Hung, Pulse, feel
@@ -18,6 +19,9 @@ _DOUBT_S = 0.05
 """The pause before an engine that broke a connection off is asked whether it is well."""
 
 _DOUBT_PAUSE_MAX_S = 1.0
+_LAST_WORD = 4
+"""The part of that time that an engine which stands still has to answer one question."""
+
 _LOOKS = 8
 """How often an engine's pulse is felt in the time after which it would count as hung."""
 
@@ -96,9 +100,21 @@ class Vigil:
             counters = await self._connection.counters(hang / 2)
             match feel(pulse, counters, desk.places.in_flight, desk.clock(), desk.fit.limits.hang):
                 case Hung(reason):
-                    raise HungError(reason)
+                    # A client that leaves a whole answer unread holds a place, and nothing moves.
+                    if counters is None or not await self._answers(hang / _LAST_WORD):
+                        raise HungError(reason)
+                    pulse = Pulse(desk.clock(), counters)
                 case Pulse() as pulse:
                     pass
+
+    async def _answers(self, within_s: float) -> bool:
+        """Whether one real question is answered: the last word on an engine that stands still."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._connection.warm_up()
+        except (TimeoutError, EngineError):
+            return False
+        return True
 
 
 async def to_its_end(

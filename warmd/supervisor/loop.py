@@ -267,12 +267,12 @@ class Supervisor(ReplicaListener, StagedListener):
         """
         return await self._waiting_room.acquire(self.models[model], waited)
 
-    def _ahead(self, model: Managed) -> float:
-        """Estimate the seconds until other models are done with the device."""
+    def _ahead(self, replica: Replica) -> float:
+        """Estimate the seconds until other models are done with the cards of `replica`."""
         now = self._clock.monotonic()
         left = 0.0
-        for other in self.models.values():
-            for state in (r.state for r in other.replicas if other is not model):
+        for other in (m for m in self.models.values() if m.name != replica.model):
+            for state in (r.state for r in other.replicas if r.meets(replica)):
                 if state.phase.is_coming_up and state.started_at is not None:
                     left += start_left(expected_start(other.starts), now - state.started_at)
                 elif state.phase in (Phase.WAKING, Phase.FALLING_ASLEEP):
@@ -349,8 +349,8 @@ class Supervisor(ReplicaListener, StagedListener):
         found, doubts = {}, {}
         for replica in (r for m in self.models.values() for r in m.replicas):
             record = EngineRecord.found(replica.fit.make.noted())
-            if record is None:
-                continue
+            if record is None or not record.phase.is_up:
+                continue  # its engine had ended before the earlier daemon did
             doubt = record.doubt(replica.fit)
             if doubt is None:
                 found[replica.name] = record

@@ -27,7 +27,8 @@ class Teller:
         took: float | None = None
         if new.phase is not old.phase:
             took = self._tell_phase(model, name, old, new)
-        if new.parts is not None and new.parts is not old.parts:
+        stale = any(r.is_stale for r in model.replicas if r.name == name)
+        if new.parts is not None and new.parts is not old.parts and not stale:
             self._events.sizes_measured(model.name, model.terms.sizes_key, new.parts)
         if new.phase in (Phase.BACKING_OFF, Phase.FAILED) and new.phase is not old.phase:
             self._events.engine_failed(_failure(model, name, old, new))
@@ -62,8 +63,8 @@ class Teller:
         """Keep what the first sleep and wake of an engine took, where that is new."""
         replica = next(r for r in model.replicas if r.name == name)
         key, nap, wake = model.figures_key(replica), new.first_nap, new.last_wake
-        if key is None or nap is None or wake is None or new.cycles > 1:
-            return  # only the first sleep of an engine tells what one takes
+        if key is None or nap is None or wake is None or new.cycles > 1 or replica.is_stale:
+            return  # only the first sleep of an engine tells what one takes, and of what it is
         figures = SleepFigures(nap.seconds, wake.total, nap.host_ram, nap.device_kept)
         model.figures[key] = figures
         self._events.sleep_measured(model.name, key, figures)

@@ -49,11 +49,11 @@ class WaitingRoom:
     """Hands out places on ready replicas, and holds who finds none until one is ready."""
 
     def __init__(
-        self, clock: Clock, changed: Callable[[], None], ahead: Callable[[Managed], float]
+        self, clock: Clock, changed: Callable[[], None], ahead: Callable[[Replica], float]
     ) -> None:
         """`changed` is called when somebody begins to wait.
 
-        `ahead` returns the seconds until other models are done with the device.
+        `ahead` returns the seconds until other models are done with a replica's cards.
         """
         self._clock = clock
         self._ahead = ahead
@@ -127,11 +127,11 @@ class WaitingRoom:
         now = self._clock.monotonic()
         state = replica.state
         return Progress(
-            phase=state.phase,
+            phase=Phase.FALLING_ASLEEP if replica.is_falling_asleep else state.phase,
             stage=replica.stage,
             elapsed=now - (now if state.started_at is None else state.started_at),
             retry_in=0.0 if state.retry_at is None else state.retry_at - now,
-            ahead=self._ahead(model),
+            ahead=self._ahead(replica),
             starts=model.starts,
             wakes=model.wakes,
             failures=state.failures,
