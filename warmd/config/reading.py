@@ -47,6 +47,8 @@ def read_document(file: Path, if_missing: str = NO_SUCH_FILE) -> Document | Prob
         return Problem(file, error.lineno, "", f"not TOML: {error.msg} (column {error.colno})")
     except RecursionError:
         return Problem(file, None, "", "not a config: its arrays or tables are nested too deep")
+    except ValueError:  # of int(), which takes no more than 4300 digits
+        return Problem(file, None, "", "not a config: it holds a number of thousands of digits")
 
 
 def _content(file: Path) -> bytes:
