@@ -239,7 +239,7 @@ def test_what_this_user_may_not_read(
             raise PermissionError(13, "Permission denied")
         return b""
 
-    monkeypatch.setattr("warmd.config.reading._content", refuse)
+    monkeypatch.setattr("warmd.config.reading.content", refuse)
     if failing == "models.d":
         monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(ConfigError, match=rf"{failing}: user \w+ may not read it: give it"):
