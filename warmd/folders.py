@@ -42,7 +42,7 @@ class Folders:
             ) from None
         except OSError as error:
             raise StartUpError(
-                f"{error.filename} can't be made or written to: {error.strerror}; make it, "
+                f"{error.filename or folder} can't be made or written to: {error.strerror}; make it, "
                 "or set the folder under [host] to one that this user may write to"
             ) from None
 
