@@ -245,7 +245,7 @@ class Daemon:
         return await asyncio.to_thread(self._history.report, model, since)
 
     async def size(self, model: str) -> Estimate:
-        """Return what one engine of `model` takes; files are read in a thread."""
+        """Return what one engine of `model` takes; its files may be on a mount that hangs."""
         settings = self._settings
         if model not in settings.models:
             raise SizingError(f"{model} is being taken away: it has no settings any more")
@@ -253,7 +253,7 @@ class Daemon:
         def look() -> Estimate:
             return self._fitter.size(settings, model, self._history.sizes(model))
 
-        return await asyncio.to_thread(look)
+        return await aside(look)
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""
