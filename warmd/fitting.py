@@ -131,13 +131,12 @@ class Fitter:
         if settings.cannot_sleep(model, has_gpu=self.has_gpu) is not None:
             return None
         table = settings.models[model]
+        level, width = f"L{table.sleep.level}", str(table.tensor_parallel)
         return SleepPolicy(
             level=table.sleep.level,
             hygiene=Hygiene(table.sleep.cycles, table.sleep.growth),
             rehearse=table.sleep.rehearse,
-            key=shlex.join(
-                (self._device, f"L{table.sleep.level}", str(table.weights), *table.args)
-            ),
+            key=shlex.join((self._device, level, width, str(table.weights), *table.args)),
         )
 
     def _fit(self, settings: Settings, model: str, index: int) -> Fit:

@@ -174,6 +174,17 @@ def test_an_engine_of_another_level_of_sleep_is_not_taken_over() -> None:
     assert one == same
 
 
+def test_what_a_sleep_took_holds_for_engines_of_one_make() -> None:
+    fitter = Fitter(pytest.fail, "H200")
+    keys = set()
+    others: tuple[dict[str, Any], ...] = ({}, {"args": ["--x"]}, {"tensor_parallel": 2})
+    for table in (*others, {"sleep": {"level": 2}}, {"max_wait": "9s"}):
+        sleep = fitter.terms(settings(table), "a").sleep
+        assert sleep is not None
+        keys.add(sleep.key)
+    assert len(keys) == 4, "how long a request may wait is no matter"
+
+
 def test_a_reload_says_what_follows_key_by_key() -> None:
     new = settings({"args": ["--x"], "resting": "hot", "start_timeout": "9s"})
     [change] = found(new)
