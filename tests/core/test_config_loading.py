@@ -173,7 +173,10 @@ idle = "5m"
         (b"[host]\nx = 1\nx = 2\n", "not TOML: Cannot overwrite a value"),
         (b"[host]\nrun_dir = '\xff'", "warmd.toml:2: is not UTF-8 text"),
         (b"a = " + b"[" * 9999, "warmd.toml: not a config: its arrays or tables are nested"),
-        (b"a = " + b"1" * 5000, "warmd.toml: not a config: it holds a number of thousands of digits"),
+        (
+            b"a = " + b"1" * 5000,
+            "warmd.toml: not a config: it holds a number of thousands of digits",
+        ),
         (
             b"restart.give_up_after = 0x" + b"f" * 5000,
             "restart.give_up_after: must be at most 1000 (got a number)",

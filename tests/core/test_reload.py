@@ -83,6 +83,7 @@ OTHER: dict[str, Any] = {
     "fairness.stay": 9.0,
     "fairness.hold": "9s",
     "fairness.bound": "9s",
+    "gpus.headroom": "2GiB",
     "pools": {"p": {"vram": "8GiB"}},
 }
 
@@ -96,7 +97,7 @@ def keys(table: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def shared_keys() -> Iterator[str]:
-    for key in ("engine", "restart", "fairness"):
+    for key in ("engine", "restart", "fairness", "gpus"):
         yield from keys(type(getattr(Settings(), key)), f"{key}.")
     yield "pools"
 
