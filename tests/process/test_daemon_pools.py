@@ -118,6 +118,19 @@ def _started(daemon: Daemon, model: str) -> list[str | None]:
     return [entry["env"].get("CUDA_VISIBLE_DEVICES") for entry in started]
 
 
+def test_pools_wait_for_a_driver_that_comes_later_than_the_daemon(daemon: Daemon) -> None:
+    """At boot: pools that name GPUs must not end the daemon with 78, which nobody restarts."""
+    says = daemon.folder / "nvml"
+    says.unlink()  # the library is there, and the kernel module isn't loaded
+    daemon.turn("a")
+    daemon.write_config({"a": member("p", "20GiB")}, pool("p", "20GiB", '["GPU-bbbb"]'))
+    daemon.start()
+    daemon.wait_for("ready", "a.0")
+    says.write_text(TWO_GPUS)
+    until(lambda: _started(daemon, "a")[-1] == "GPU-bbbb", "it stands where its pool says")
+    assert daemon.log.count("a GPU can be used now") == 1
+
+
 def test_a_pinned_model_stays_and_the_other_hears_why(daemon: Daemon) -> None:
     for model in "ab":
         daemon.turn(model)
