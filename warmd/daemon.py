@@ -35,7 +35,7 @@ from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.placing import cards_of
 from warmd.planner import RamLedger
-from warmd.reload import applicable, changes, said
+from warmd.reload import Change, applicable, changes, said
 from warmd.replica import EngineRecord
 from warmd.spoken import count, duration
 from warmd.status import Decision, Status
@@ -245,7 +245,7 @@ class Daemon:
         return await asyncio.to_thread(self._history.report, model, since)
 
     async def size(self, model: str) -> Estimate:
-        """Return what one engine of `model` takes; files are read in a thread."""
+        """Return what one engine of `model` takes; its files may be on a mount that hangs."""
         settings = self._settings
         if model not in settings.models:
             raise SizingError(f"{model} is being taken away: it has no settings any more")
@@ -253,7 +253,7 @@ class Daemon:
         def look() -> Estimate:
             return self._fitter.size(settings, model, self._history.sizes(model))
 
-        return await asyncio.to_thread(look)
+        return await aside(look)
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""
@@ -278,7 +278,9 @@ class Daemon:
             loaded = await aside(self._load)
             settings, later = applicable(self._settings, loaded)
             told = [said(later)] if later else []
-            found = list(changes(self._settings, settings, has_gpu=self._fitter.has_gpu))
+            ahead = self._fitter.ahead()
+            ahead.place(settings)
+            found = self._changes(settings, ahead)
             models = [change.model for change in found]
             known = await asyncio.to_thread(known_of, self._history, models)
             if self._stopping:
@@ -317,8 +319,12 @@ class Daemon:
             )
             for name in dict.fromkeys((*self._supervisor.models, *settings.models))
         }
-        found = list(changes(self._settings, settings, has_gpu=ahead.has_gpu))
+        found = self._changes(settings, ahead)
         return foresee(self._settings, settings, found, later, outlooks)
+
+    def _changes(self, settings: Settings, ahead: Fitter) -> list[Change]:
+        moved = self._fitter.moved(self._settings, settings, ahead)
+        return list(changes(self._settings, settings, has_gpu=ahead.has_gpu, moved=moved))
 
     def _reload_soon(self) -> None:
         # Kept, or nobody would hold the task; it ends by itself.

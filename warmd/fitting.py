@@ -21,6 +21,7 @@ from warmd.launch import clean_environment
 from warmd.placing import HOST, placement, replica_cards
 from warmd.planner import Card, Placement
 from warmd.policy import BackOff, Hygiene, Wish
+from warmd.reload import Move
 from warmd.replica import Fit, Limits, SleepTerms
 from warmd.supervisor import SleepPolicy, Terms
 
@@ -68,6 +69,26 @@ class Fitter:
         return Fitter(
             self._report, self._device if self.has_gpu else None, self._slots, self._cards
         )
+
+    def moved(self, now: Settings, new: Settings, ahead: Fitter) -> dict[str, Move]:
+        """Tell of each model whose engines stand on other GPUs by `ahead` than by this one.
+
+        Pools that name no GPUs may have to make room for others that have changed.
+        """
+        moves = {}
+        for model in now.models.keys() & new.models.keys():
+            both = range(min(now.models[model].replicas, new.models[model].replicas))
+            if any(self._gpus(now, model, n) != ahead._gpus(new, model, n) for n in both):
+                moves[model] = self._gpus_of_pool(now, model), ahead._gpus_of_pool(new, model)
+        return moves
+
+    def _gpus(self, settings: Settings, model: str, index: int) -> tuple[str, ...]:
+        cards = replica_cards(settings, self._placed, model, index)
+        return tuple(card for card in cards if card != HOST)
+
+    def _gpus_of_pool(self, settings: Settings, model: str) -> tuple[str, ...]:
+        pool = settings.models[model].pool
+        return () if self._placed is None or pool is None else self._placed.pools[pool]
 
     def terms(self, settings: Settings, model: str) -> Terms:
         """Return what `settings` say of `model`."""
@@ -131,13 +152,12 @@ class Fitter:
         if settings.cannot_sleep(model, has_gpu=self.has_gpu) is not None:
             return None
         table = settings.models[model]
+        level, width = f"L{table.sleep.level}", str(table.tensor_parallel)
         return SleepPolicy(
             level=table.sleep.level,
             hygiene=Hygiene(table.sleep.cycles, table.sleep.growth),
             rehearse=table.sleep.rehearse,
-            key=shlex.join(
-                (self._device, f"L{table.sleep.level}", str(table.weights), *table.args)
-            ),
+            key=shlex.join((self._device, level, width, str(table.weights), *table.args)),
         )
 
     def _fit(self, settings: Settings, model: str, index: int) -> Fit:
@@ -157,7 +177,7 @@ class Fitter:
             engine_env=engine.env,
             model_env=table.env,
             sleep=support,
-            gpus=tuple(card for card in cards if card != HOST),
+            gpus=self._gpus(settings, model, index),
             tensor_parallel=table.tensor_parallel,
             # Where it can't sleep, its level makes no other engine of it.
             sleep_level=1 if support is SleepSupport.NONE else table.sleep.level,

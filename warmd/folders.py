@@ -41,8 +41,9 @@ class Folders:
                 "own: run_dir, state_dir and cache_dir under [host]"
             ) from None
         except OSError as error:
+            what = error.filename or folder
             raise StartUpError(
-                f"{error.filename} can't be made or written to: {error.strerror}; make it, "
+                f"{what} can't be made or written to: {error.strerror}; make it, "
                 "or set the folder under [host] to one that this user may write to"
             ) from None
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from warmd.config import Difference, Settings, SleepMode, differences, quoted_key
+from warmd.config import Difference, Settings, SleepMode, as_toml, differences, quoted_key
 
 AT_THE_NEXT_START = ("host", "gateway", "control", "metrics", "history", "ram")
 """Tables that are read once: listeners and folders stay as they are while the daemon lives."""
@@ -80,9 +80,13 @@ SHARED_KEYS: Mapping[str, Effect] = {
     "fairness.stay": Effect.NOW,
     "fairness.hold": Effect.NOW,
     "fairness.bound": Effect.NOW,
+    "gpus.headroom": Effect.NOW,
     "pools": Effect.NOW,
 }
 """Each key that holds for several models."""
+
+Move = tuple[tuple[str, ...], tuple[str, ...]]
+"""On which GPUs, by UUID, a model's pool stands and will stand; none where it may be any."""
 
 _MAKE_SLEEPERS = ("resting", "idle.then", "engine.sleep")
 """An engine that can be put to sleep is started in another way than one that can't."""
@@ -108,6 +112,9 @@ class Change:
     keys: tuple[KeyChange, ...] = ()
 
 
+_NONE_MOVED: Mapping[str, Move] = {}
+
+
 def applicable(now: Settings, new: Settings) -> tuple[Settings, list[KeyChange]]:
     """Return `new` with the tables that wait for a restart as they are `now`, and their changes."""
     later = [
@@ -131,8 +138,13 @@ def said(keys: Iterable[KeyChange]) -> str:
     return "; ".join(clauses)
 
 
-def changes(now: Settings, new: Settings, *, has_gpu: bool) -> Iterator[Change]:
-    """Tell for each model what becomes of it; nothing for one that stays as it is."""
+def changes(
+    now: Settings, new: Settings, *, has_gpu: bool, moved: Mapping[str, Move] = _NONE_MOVED
+) -> Iterator[Change]:
+    """Tell for each model what becomes of it; nothing for one that stays as it is.
+
+    `moved`: the models whose engines stand on other GPUs than before.
+    """
     for name in now.models:
         if name not in new.models:
             sentence = f"{name} is gone from the config: it is drained and stopped"
@@ -143,6 +155,8 @@ def changes(now: Settings, new: Settings, *, has_gpu: bool) -> Iterator[Change]:
             yield Change(name, f"{name} is new")
             continue
         keys = tuple(_keys(now, new, name, shared, has_gpu=has_gpu))
+        if name in moved:
+            keys = _of_moved(keys, new.models[name].pool, *moved[name])
         if keys:
             yield Change(name, f"{name}: {said(keys)}", keys=keys)
 
@@ -173,6 +187,21 @@ def _keys(
             yield KeyChange(each.key, each.old, each.new, _effect(each.key, SHARED_KEYS))
 
 
+def _of_moved(
+    keys: tuple[KeyChange, ...], pool: str | None, was: tuple[str, ...], comes: tuple[str, ...]
+) -> tuple[KeyChange, ...]:
+    """An engine on other GPUs is another one, also where only others' keys have moved it."""
+    named = [replace(each, effect=Effect.ENGINE) if _places(each.key) else each for each in keys]
+    if pool is not None and not any(each.effect is Effect.ENGINE for each in named):
+        old, new = (as_toml(list(gpus)) for gpus in (was, comes))
+        named.append(KeyChange(f"pools.{quoted_key(pool)}.gpus", old, new, Effect.ENGINE))
+    return tuple(named)
+
+
+def _places(key: str) -> bool:
+    return key in ("pool", "gpus.headroom") or key.startswith("pools.")
+
+
 def _effect(key: str, table: Mapping[str, Effect]) -> Effect:
     """Look a key up; a table of free names, such as `env`, stands for all that is in it."""
     while key not in table:
@@ -186,7 +215,7 @@ def _concerns(key: str, now: Settings, new: Settings, name: str) -> bool:
     if key.startswith("pools."):
         pools = (f"pools.{quoted_key(pool)}" for pool in (was.pool, table.pool) if pool)
         return any(key == pool or key.startswith(f"{pool}.") for pool in pools)
-    if key.startswith("fairness."):
+    if key.startswith(("fairness.", "gpus.")):
         return table.pool is not None
     return key != "engine.start_timeout" or table.start_timeout is None
 

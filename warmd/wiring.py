@@ -22,7 +22,7 @@ from warmd.staging import Stager, WeightFiles, weight_files
 from warmd.supervisor import Clock, Known, Rules, Supervisor
 
 _DRIVER_S = 10.0
-_NO_GPU = (GpuTrouble.NO_LIBRARY, GpuTrouble.NO_DRIVER, GpuTrouble.NO_GPU)
+_NO_GPU_YET = (GpuTrouble.NO_DRIVER, GpuTrouble.NO_GPU)
 
 
 class Build:
@@ -90,9 +90,11 @@ async def fitter(report: Callable[[str], None]) -> Fitter:
             found = await aside(gpus)
             return Fitter(report, names_of(found), cards=cards_of(found))
     except GpuError as error:
-        if error.trouble in _NO_GPU:
+        if error.trouble is GpuTrouble.NO_LIBRARY:
             return Fitter(report, None, cards=cards_of(()))
-        return Fitter(report, UNKNOWN_GPU)
+        # Of an installed driver that isn't loaded yet, GPUs may come at any moment: pools that
+        # name them must not fail at boot for want of GPUs, nor be placed in the host's memory.
+        return Fitter(report, None if error.trouble in _NO_GPU_YET else UNKNOWN_GPU)
     except TimeoutError:
         return Fitter(report, UNKNOWN_GPU)
 
@@ -102,7 +104,7 @@ def check_placement(settings: Settings) -> None:
     try:
         placement(settings, cards_of(gpus()))
     except GpuError as error:
-        if error.trouble in _NO_GPU:
+        if error.trouble is GpuTrouble.NO_LIBRARY:
             placement(settings, cards_of(()))
 
 

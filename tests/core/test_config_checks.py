@@ -197,3 +197,5 @@ def test_faulty_api_keys_are_told_by_line_and_never_shown(tmp_path: Path) -> Non
     assert "holds no key, which would lock everybody out" in problem(file)
     keys.unlink()
     assert "there is no such file" in problem(file)
+    keys.symlink_to("/dev/zero")
+    assert "it is no regular file" in problem(file)

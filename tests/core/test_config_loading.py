@@ -173,6 +173,14 @@ idle = "5m"
         (b"[host]\nx = 1\nx = 2\n", "not TOML: Cannot overwrite a value"),
         (b"[host]\nrun_dir = '\xff'", "warmd.toml:2: is not UTF-8 text"),
         (b"a = " + b"[" * 9999, "warmd.toml: not a config: its arrays or tables are nested"),
+        (
+            b"a = " + b"1" * 5000,
+            "warmd.toml: not a config: it holds a number of thousands of digits",
+        ),
+        (
+            b"restart.give_up_after = 0x" + b"f" * 5000,
+            "restart.give_up_after: must be at most 1000 (got a number)",
+        ),
         (b"weights = '/w'", "warmd.toml:1: weights: unknown key here; it belongs in [models.NAME]"),
         (b"[host.x]", "warmd.toml:1: host.x: unknown key; known here: run_dir, state_dir"),
         (b"models = 1", "warmd.toml:1: models: must be a table (got 1)"),
@@ -234,7 +242,7 @@ def test_what_this_user_may_not_read(
             raise PermissionError(13, "Permission denied")
         return b""
 
-    monkeypatch.setattr("warmd.config.reading._content", refuse)
+    monkeypatch.setattr("warmd.config.reading.content", refuse)
     if failing == "models.d":
         monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(ConfigError, match=rf"{failing}: user \w+ may not read it: give it"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from warmd.config import ConfigError, load
+from warmd.config import ConfigError, Settings, describe, load
 
 
 def problems(tmp_path: Path, text: str) -> list[str]:
@@ -109,3 +109,11 @@ def test_what_cannot_come_true_is_said(tmp_path: Path, text: str, problem: str) 
 def test_a_pool_that_holds_its_models_is_fine(tmp_path: Path) -> None:
     text = '[pools.p]\nvram = "80GiB"\n[models.a]\nWEIGHTS\npool = "p"\nvram = "80GiB"\n'
     assert problems(tmp_path, text) == []
+
+
+def test_named_gpus_are_described_as_they_were_written() -> None:
+    """Without a word of pydantic's about them, which pytest would take for an error."""
+    pools = {"p": {"vram": "9GiB", "gpus": [0, "GPU-8f3c"]}, "q": {"vram": "9GiB"}}
+    text = describe(Settings.model_validate({"pools": pools}))
+    assert 'gpus = [0, "GPU-8f3c"]' in text
+    assert "# gpus is not set: where it fits best" in text

@@ -132,6 +132,8 @@ def test_limits() -> None:
     assert levels(judge_limits(Limits(None, None, True), 90 * GIB, pins=True)) == ["ok"]
     assert levels(judge_limits(Limits(2**23, 1 << 16, True), 90 * GIB, pins=True)) == ["warning"]
     assert levels(judge_limits(Limits(2**23, 1024, False), 90 * GIB, pins=False)) == ["note"]
+    [few] = judge_limits(Limits(None, 64, True), 0, pins=False)
+    assert "enough for about 0 requests" in few.sentence
 
 
 def test_shared_memory() -> None:

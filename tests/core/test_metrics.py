@@ -100,7 +100,10 @@ def test_labels_are_bounded() -> None:
 def test_starts_are_counted_from_zero_and_timed_by_stage() -> None:
     daemon = Daemon()
     metrics = Metrics(daemon.snapshot, [CHAT])
-    assert scrape(metrics)["warmd_starts_total model=tiny outcome=failed"] == 0
+    before = scrape(metrics)
+    for what in ("starts", "sleeps", "wakes"):
+        assert before[f"warmd_{what}_total model=tiny outcome=failed"] == 0
+    assert before["warmd_overdue_operations_total model=tiny"] == 0
     metrics.start_failed("tiny")
     metrics.start_ready("tiny", StartTimes({Stage.IMPORTS: 8.5, Stage.WEIGHTS: 0.5}))
     values = scrape(metrics)

@@ -11,6 +11,7 @@ from warmd.config import ConfigError, Settings
 from warmd.devices import Gpu
 from warmd.fitting import Fitter
 from warmd.placing import HOST, cards_of, placement, replica_cards
+from warmd.reload import Effect, changes
 
 GIB = 2**30
 GPUS = [Gpu(n, f"GPU-{n}abc", "NVIDIA H200", 140 * GIB, 0) for n in range(2)]
@@ -68,6 +69,37 @@ def test_an_engine_sees_its_own_gpus_and_no_other() -> None:
         "wide": (frozenset({"GPU-0abc", "GPU-1abc"}), ("GPU-0abc", "GPU-1abc"), 2),
         "free": (frozenset(), (), 1),
     }
+
+
+@pytest.mark.parametrize(
+    ("pools", "model", "keys"),
+    [
+        ({"p": {"vram": "90GiB", "gpus": [1]}}, {}, ["pools.p.gpus"]),
+        ({"p": {"vram": "90GiB"}, "q": {"vram": "99GiB"}}, {}, ["pools.p.gpus"]),
+        (
+            {"p": {"vram": "90GiB"}, "q": {"vram": "9GiB", "gpus": [1]}},
+            {"pool": "q"},
+            ["pool", "pools.q"],
+        ),
+        ({"p": {"vram": "91GiB"}}, {}, None),
+        ({"p": {"vram": "90GiB"}, "q": {"vram": "9GiB"}}, {}, None),
+    ],
+)
+def test_who_stands_on_another_gpu_after_a_reload_is_made_anew_and_told_so(
+    pools: dict[str, Any], model: dict[str, Any], keys: list[str] | None
+) -> None:
+    """Also where nothing of its own has changed: a larger pool came, and goes first."""
+    now = settings({"p": {"vram": "90GiB"}}, m={"vram": "9GiB"})
+    new = settings(pools, m={"vram": "9GiB"} | model)
+    fitter = Fitter(pytest.fail, "NVIDIA H200", cards=cards_of(GPUS))
+    fitter.place(now)
+    ahead = fitter.ahead()
+    ahead.place(new)
+    found = list(changes(now, new, has_gpu=True, moved=fitter.moved(now, new, ahead)))
+    anew = [k.key for change in found for k in change.keys if k.effect is Effect.ENGINE]
+    assert anew == (keys or [])
+    specs = [each.terms(table, "m").fits[0].spec for each, table in ((fitter, now), (ahead, new))]
+    assert (specs[0] != specs[1]) is (keys is not None)
 
 
 def test_where_the_driver_does_not_answer_nothing_is_bound_and_nothing_remade() -> None:

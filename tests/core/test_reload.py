@@ -83,6 +83,7 @@ OTHER: dict[str, Any] = {
     "fairness.stay": 9.0,
     "fairness.hold": "9s",
     "fairness.bound": "9s",
+    "gpus.headroom": "2GiB",
     "pools": {"p": {"vram": "8GiB"}},
 }
 
@@ -96,7 +97,7 @@ def keys(table: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def shared_keys() -> Iterator[str]:
-    for key in ("engine", "restart", "fairness"):
+    for key in ("engine", "restart", "fairness", "gpus"):
         yield from keys(type(getattr(Settings(), key)), f"{key}.")
     yield "pools"
 
@@ -172,6 +173,17 @@ def test_an_engine_of_another_level_of_sleep_is_not_taken_over() -> None:
     one, other, same = (fitter.terms(settings(t), "a").fits[0].make.fingerprint() for t in tables)
     assert one != other
     assert one == same
+
+
+def test_what_a_sleep_took_holds_for_engines_of_one_make() -> None:
+    fitter = Fitter(pytest.fail, "H200")
+    keys = set()
+    others: tuple[dict[str, Any], ...] = ({}, {"args": ["--x"]}, {"tensor_parallel": 2})
+    for table in (*others, {"sleep": {"level": 2}}, {"max_wait": "9s"}):
+        sleep = fitter.terms(settings(table), "a").sleep
+        assert sleep is not None
+        keys.add(sleep.key)
+    assert len(keys) == 4, "how long a request may wait is no matter"
 
 
 def test_a_reload_says_what_follows_key_by_key() -> None:

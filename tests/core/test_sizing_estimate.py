@@ -140,6 +140,8 @@ def test_tensor_parallelism_divides_weights_and_cache() -> None:
     for name in ("weights", "KV cache"):
         assert two[name].size == (one[name].size or 0) / 2
     assert estimate(QWEN, Wanted(ARGS, tensor_parallel=2)).tensor_parallel == 2
+    # A model without a pool may have it in its args alone, and then its table says 1.
+    assert estimate(QWEN, Wanted((*ARGS, "-tp", "2"), tensor_parallel=1)).tensor_parallel == 2
 
 
 def test_what_was_measured_counts() -> None:

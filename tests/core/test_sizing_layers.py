@@ -198,6 +198,7 @@ def test_an_encoder_keeps_nothing() -> None:
         ({**LLAMA_8B, "layer_types": [*["full_attention"] * 31, 7]}, ()),
         ({**LLAMA_8B, "layer_types": [*["full_attention"] * 31, "linear_attention"]}, ()),
         ({**LLAMA_8B, "kv_lora_rank": 512}, ()),
+        ({**LLAMA_8B, "head_dim": None, "hidden_size": 16}, ()),  # 32 heads
         (LLAMA_8B, ("--kv-cache-dtype", "turboquant_k8v4")),
     ],
 )
@@ -225,6 +226,10 @@ def test_what_is_not_known_is_not_guessed(config: dict[str, Any], args: tuple[st
             4096,
         ),
         ({"model_type": "llama"}, None),
+        ({"max_position_embeddings": 4096, "model_max_length": 10**30}, 4096),  # "no limit"
+        ({"max_position_embeddings": 10**400}, None),
+        ({**LLAMA_8B, "rope_scaling": {"type": "linear", "factor": 10**400}}, None),
+        ({**LLAMA_8B, "rope_scaling": {"type": ["linear"], "factor": 2}}, 262144),
     ],
 )
 def test_the_longest_request_is_the_one_that_vllm_derives(
@@ -247,6 +252,7 @@ def test_the_longest_request_is_the_one_that_vllm_derives(
         ("1.5K", None),
         ("many", None),
         ("-1", None),
+        ("1" * 400 + "k", None),
     ],
 )
 def test_numbers_are_read_as_vllm_reads_them(text: str, number: int | None) -> None:

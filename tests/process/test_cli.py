@@ -117,6 +117,16 @@ async def test_explain(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> No
     assert "did you mean tiny0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["explain", "history", "size"])
+@pytest.mark.parametrize("name", ["", "\udcff"])
+async def test_a_name_that_can_be_none_is_unknown(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str], command: str, name: str
+) -> None:
+    """An empty shell variable asks for no model, not for all; argv may hold any byte."""
+    assert await warmctl(command, name) == 1
+    assert "no model is named" in capsys.readouterr().err
+
+
 async def test_set(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert await warmctl("set", "tiny0", "hot", "--for", "1h30m") == 0
     assert capsys.readouterr().out == "it goes hot\n"

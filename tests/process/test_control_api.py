@@ -136,6 +136,7 @@ async def test_set_hands_the_wish_over(client: aiohttp.ClientSession, daemon: Da
         ('{"model": "qwen3", "rung": "hot", "for": 0}', 400, "more than 0"),
         ('{"model": "qwen3", "rung": "hot", "for": NaN}', 400, "more than 0"),
         ('{"model": "qwen3", "rung": "hot", "for": Infinity}', 400, "more than 0"),
+        ('{"model": "qwen3", "rung": "hot", "for": 1' + 400 * "0" + "}", 400, "at most ten years"),
         ('{"model": "qwen3", "rung": "auto", "for": 60}', 400, "auto has no end"),
         ('{"model": "qwen3", "rung": "hot", "for": 13}', 409, "not for 13 seconds"),
         ('"' + "x" * 70_000 + '"', 413, "too large"),
@@ -148,6 +149,13 @@ async def test_what_can_not_be_set_is_answered_in_a_sentence(
         assert response.status == status
         assert words in (await response.json())["error"]
     assert daemon.asked == []
+
+
+async def test_a_plan_of_what_is_no_path_is_refused(client: aiohttp.ClientSession) -> None:
+    for config in ('"w.toml"', "1", r'"/a\u0000b"', r'"/\ud800"'):
+        async with client.post("/plan", data=f'{{"config": {config}}}') as response:
+            assert response.status == 400
+            assert "the whole path of a file" in (await response.json())["error"]
 
 
 async def test_a_bug_is_no_refusal(client: aiohttp.ClientSession) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemon_rig import Daemon, a_daemon
+from daemon_rig import Daemon, a_daemon, until
 from nvml_rig import TWO_GPUS, build, environment
 
 
@@ -37,9 +37,8 @@ def member(name: str, vram: str, rest: str = 'resting = "hot"') -> str:
 
 
 def cards(daemon: Daemon, model: str) -> str | None:
-    [started] = [entry for entry in daemon.record(model) if entry["event"] == "started"]
-    seen: dict[str, str] = started["env"]
-    return seen.get("CUDA_VISIBLE_DEVICES")
+    [seen] = _started(daemon, model)
+    return seen
 
 
 def test_engines_see_the_gpus_of_their_pool_and_start_side_by_side(daemon: Daemon) -> None:
@@ -94,6 +93,42 @@ def test_a_reload_to_pools_that_do_not_fit_changes_nothing(daemon: Daemon) -> No
     assert "37.0 GiB are missing" in answer.json["error"]
     assert daemon.replica("a.0")["pid"] == before
     assert daemon.chat("a").status == 200
+
+
+def test_a_pool_that_a_larger_one_pushes_to_another_gpu_takes_its_engine_along(
+    daemon: Daemon,
+) -> None:
+    daemon.turn("a")
+    daemon.write_config({"a": member("p", "20GiB")}, pool("p", "20GiB", '"auto"'))
+    daemon.start()
+    daemon.wait_for("ready", "a.0")
+    assert cards(daemon, "a") == "GPU-bbbb"
+    pools = pool("p", "20GiB", '"auto"') + pool("larger", "22GiB", '"auto"')
+    daemon.write_config({"a": member("p", "20GiB")}, pools)
+    plan = daemon.control("POST", "/plan", {"config": None}).json["models"]["a"]
+    assert [key["key"] for key in plan["keys"]] == ["pools.p.gpus"]
+    assert plan["replicas"][0]["fate"] == "made-anew"
+    told = daemon.control("POST", "/reload", {}).json["changes"]
+    assert told == ["a: pools.p.gpus has changed: an engine that runs is drained and made anew"]
+    until(lambda: _started(daemon, "a")[-1] == "GPU-aaaa", "it stands on the other GPU")
+
+
+def _started(daemon: Daemon, model: str) -> list[str | None]:
+    started = [entry for entry in daemon.record(model) if entry["event"] == "started"]
+    return [entry["env"].get("CUDA_VISIBLE_DEVICES") for entry in started]
+
+
+def test_pools_wait_for_a_driver_that_comes_later_than_the_daemon(daemon: Daemon) -> None:
+    """At boot: pools that name GPUs must not end the daemon with 78, which nobody restarts."""
+    says = daemon.folder / "nvml"
+    says.unlink()  # the library is there, and the kernel module isn't loaded
+    daemon.turn("a")
+    daemon.write_config({"a": member("p", "20GiB")}, pool("p", "20GiB", '["GPU-bbbb"]'))
+    daemon.start()
+    daemon.wait_for("ready", "a.0")
+    says.write_text(TWO_GPUS)
+    until(lambda: _started(daemon, "a")[-1] == "GPU-bbbb", "it stands where its pool says")
+    assert daemon.log.count("a GPU can be used now") == 1
 
 
 def test_a_pinned_model_stays_and_the_other_hears_why(daemon: Daemon) -> None:

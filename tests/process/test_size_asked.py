@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -75,6 +76,30 @@ def test_what_a_start_tells_stands_in_the_table(daemon: Daemon) -> None:
     until(lambda: measured() == round(0.53 * GIB), "the weights are measured")
 
 
+def test_weights_that_hang_do_not_keep_the_daemon_from_its_end(daemon: Daemon) -> None:
+    """A read of a FIFO waits for ever, as one from a dead network mount does."""
+    config = daemon.folder / "weights-m" / "config.json"
+    config.unlink()
+    os.mkfifo(config)
+    command = [sys.executable, "-m", "warmd.cli.main", "size", "m", "--socket"]
+    with subprocess.Popen(
+        [*command, daemon.run_dir / "control.sock"], stderr=subprocess.DEVNULL
+    ) as asks:
+        held = until(lambda: _writing_end(config), "the daemon reads what nobody writes")
+        assert daemon.process is not None
+        daemon.process.terminate()
+        assert daemon.process.wait(10) == 0
+        assert asks.wait(10) != 0
+        os.close(held)
+
+
+def _writing_end(fifo: Path) -> int:
+    try:
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:  # ENXIO: nobody reads it yet
+        return 0
+
+
 def test_a_models_estimate_stands_beside_what_was_measured(daemon: Daemon) -> None:
     socket = ("--socket", str(daemon.run_dir / "control.sock"))
     shown = warmctl("size", "gpt-4o", *socket)
@@ -121,5 +146,7 @@ def test_a_folders_estimate_needs_no_daemon(tmp_path: Path) -> None:
     gone = warmctl("size", str(nothing))
     assert (gone.returncode, gone.stdout) == (1, "")
     assert f"{nothing}/config.json: can't be read" in gone.stderr
+    nobody = warmctl("size", "~nobody-of-this-host/m")
+    assert nobody.stderr == "warmctl: ~nobody-of-this-host/m: there is no such user here\n"
     named = warmctl("size", "m", "--tensor-parallel", "2")
     assert "stands in the config" in named.stderr

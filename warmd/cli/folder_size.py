@@ -14,7 +14,10 @@ from warmd.engine.sizing import Wanted, estimate, read_checkpoint
 
 def folder_size(args: argparse.Namespace) -> Mapping[str, Any]:
     """Return the same as the daemon's /size. Raises `RefusedError` with a sentence."""
-    folder = Path(args.model).expanduser()
+    try:
+        folder = Path(args.model).expanduser()
+    except RuntimeError as error:
+        raise RefusedError(f"{args.model}: there is no such user here") from error
     wanted = Wanted(tuple(args.args), args.concurrency, args.tensor_parallel)
     try:
         found = estimate(read_checkpoint(folder), wanted)

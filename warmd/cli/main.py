@@ -262,7 +262,7 @@ def _plan(client: Client, args: argparse.Namespace) -> None:
 
 
 def _explain(client: Client, args: argparse.Namespace) -> None:
-    target = f"/explain?{urlencode({'model': args.model})}"
+    target = _target("/explain", model=args.model)
     if args.json:
         _print_json(client, target)
         return
@@ -271,8 +271,7 @@ def _explain(client: Client, args: argparse.Namespace) -> None:
 
 
 def _history(client: Client, args: argparse.Namespace) -> None:
-    query = {"since": time.time() - args.since_s, "model": args.model}
-    target = "/history?" + urlencode({key: value for key, value in query.items() if value})
+    target = _target("/history", since=time.time() - args.since_s, model=args.model)
     if args.json:
         _print_json(client, target)
     else:
@@ -291,8 +290,14 @@ def _size(client: Client, args: argparse.Namespace) -> None:
             "folder, beginning with / or ./"
         )
     else:
-        told = client.parse(client.get(f"/size?{urlencode({'model': args.model})}"))
+        told = client.parse(client.get(_target("/size", model=args.model)))
     print(json.dumps(told) if args.json else size_table(told))
+
+
+def _target(path: str, **query: str | float | None) -> str:
+    asked = {key: value for key, value in query.items() if value is not None}
+    # A word of the command line may hold bytes that are no UTF-8.
+    return f"{path}?{urlencode(asked, errors='surrogateescape')}"
 
 
 def _print_json(client: Client, target: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from warmd.config.address import Address
 from warmd.config.api_keys import ApiKey, read_api_keys
-from warmd.config.describe import describe
+from warmd.config.describe import as_toml, describe
 from warmd.config.difference import Difference, differences
 from warmd.config.loading import DEFAULT_FILE, load, load_to_run, load_what_is_sound
 from warmd.config.problem import ConfigError, Problem, quoted_key
@@ -56,6 +56,7 @@ __all__ = [
     "Table",
     "WarmupKind",
     "WarmupSettings",
+    "as_toml",
     "describe",
     "differences",
     "format_duration",

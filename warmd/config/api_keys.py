@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from warmd.config.problem import ConfigError, Problem
-from warmd.config.reading import unreadable
+from warmd.config.reading import content, unreadable
 
 _ENTRY = re.compile(r"([^\s:#][^:]*?)\s*:\s*([0-9a-fA-F]{64})")
 _HOW = 'make a digest with: printf %s "$KEY" | sha256sum'
@@ -41,7 +41,7 @@ def check_api_keys(file: Path) -> tuple[Problem, ...]:
 
 def _read(file: Path) -> Iterator[ApiKey | Problem]:
     try:
-        text = file.read_bytes().decode()
+        text = content(file).decode()
     except UnicodeDecodeError:
         yield _problem(file, None, "is not UTF-8 text: save the file as UTF-8")
         return

@@ -125,6 +125,11 @@ def gpu_names(value: object) -> tuple[GpuName, ...] | None:
     return tuple(value)
 
 
+def as_listed(names: tuple[GpuName, ...] | None) -> list[GpuName] | None:
+    """Return what `gpu_names` has read, as TOML has it."""
+    return None if names is None else list(names)
+
+
 def one_of(words: type[_Word], refused: Mapping[_Word, str] | None = None) -> PlainValidator:
     """Make the validator of one of an enum's words; those in `refused` say why not."""
     reasons = refused or {}

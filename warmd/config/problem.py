@@ -13,6 +13,7 @@ KeyPath = tuple[str | int, ...]
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_GOT = 80
+_FAR_TOO_LARGE = 10**_LONGEST_GOT
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ def shown(value: object, path: KeyPath) -> str:
         case bool():
             return str(value).lower() if not secret else "a true or false"
         case int() | float():
-            return str(value) if not secret else "a number"
+            # Python writes no whole number of more than 4300 digits, which hexadecimal may hold.
+            far = isinstance(value, int) and abs(value) >= _FAR_TOO_LARGE
+            return str(value) if not secret and not far else "a number"
         case str():
             text = quoted(value)
             if len(text) > _LONGEST_GOT:

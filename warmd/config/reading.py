@@ -34,7 +34,7 @@ _BYTES_MAX = 4 * 2**20
 def read_document(file: Path, if_missing: str = NO_SUCH_FILE) -> Document | Problem:
     """Read one file; what stands in the way of that is one problem."""
     try:
-        text = _content(file).decode()
+        text = content(file).decode()
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         return Problem(file, line, "", "is not UTF-8 text: save the file as UTF-8")
@@ -47,9 +47,11 @@ def read_document(file: Path, if_missing: str = NO_SUCH_FILE) -> Document | Prob
         return Problem(file, error.lineno, "", f"not TOML: {error.msg} (column {error.colno})")
     except RecursionError:
         return Problem(file, None, "", "not a config: its arrays or tables are nested too deep")
+    except ValueError:  # of int(), which takes no more than 4300 digits
+        return Problem(file, None, "", "not a config: it holds a number of thousands of digits")
 
 
-def _content(file: Path) -> bytes:
+def content(file: Path) -> bytes:
     """Read a regular file of a sensible size: a device or FIFO never ends. Raises `OSError`."""
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as opened:
@@ -59,7 +61,7 @@ def _content(file: Path) -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
         if found.st_size > _BYTES_MAX:
-            raise OSError(errno.EFBIG, "it is far too large for a config")
+            raise OSError(errno.EFBIG, "it is far too large")
         return opened.read(_BYTES_MAX)
 
 

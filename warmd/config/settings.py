@@ -37,6 +37,7 @@ from warmd.config.fields import (
     Seconds,
     ShareText,
     WholePath,
+    as_listed,
     gpu_names,
     not_blank,
     not_empty,
@@ -141,7 +142,9 @@ class PoolSettings(Table):
     """VRAM that only the pool's own models may use, on each of its GPUs. `gpus` None: any."""
 
     vram: Bytes
-    gpus: Annotated[tuple[GpuName, ...] | None, PlainValidator(gpu_names)] = None
+    gpus: Annotated[
+        tuple[GpuName, ...] | None, PlainValidator(gpu_names), PlainSerializer(as_listed)
+    ] = None
 
 
 class GpuSettings(Table):

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +27,7 @@ from warmd.status import Decision, Status
 _MAX_BODY = 64 * 1024
 _SHUTDOWN_S = 1.0
 _DAY_S = 86400.0
+_LONGEST_S = 3653 * _DAY_S
 _AUTO = "auto"
 _CHOICES = (Rung.HOT.value, Rung.ASLEEP.value, Rung.STAGED.value, Rung.COLD.value, _AUTO)
 
@@ -233,9 +235,12 @@ def _asked(body: bytes, keys: Sequence[str]) -> Mapping[str, object]:
 def _file(value: object) -> Path | None:
     if value is None:
         return None
-    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
-        raise _RefusedError(400, '"config" must be the whole path of a file, or null')
-    return Path(value)
+    try:
+        if isinstance(value, str) and value.startswith("/") and b"\0" not in os.fsencode(value):
+            return Path(value)
+    except UnicodeEncodeError:
+        pass  # half of a character, which JSON can write and no file's name can hold
+    raise _RefusedError(400, '"config" must be the whole path of a file, or null')
 
 
 def _word(asked: Mapping[str, object], key: str) -> str:
@@ -278,8 +283,8 @@ def _seconds(value: object, rung: Rung | None) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _RefusedError(400, '"for" must be a number of seconds, or null')
-    if not (0 < value < math.inf):
-        raise _RefusedError(400, f'"for" must be more than 0 seconds, not {value}')
+    if not (0 < value <= _LONGEST_S):
+        raise _RefusedError(400, '"for" must be more than 0 seconds, and at most ten years')
     if rung is None:
         raise _RefusedError(400, "auto has no end: it gives the model back to policy at once")
     return float(value)

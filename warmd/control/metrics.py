@@ -153,9 +153,13 @@ class Metrics:
         """Return everything in Prometheus' text format."""
         self._models = set(self._snapshot().models)
         for model in self._models:
-            for outcome in ("ready", "failed"):  # from 0, or the first failure is no increase
+            # From 0, or the first one is no increase.
+            for outcome in ("ready", "failed"):
                 self._starts.labels(model, outcome)
                 self._wakes.labels(model, outcome)
+            for outcome in ("asleep", "failed"):
+                self._sleeps.labels(model, outcome)
+            self._overdue.labels(model)
         return generate_latest(self._registry)
 
     def _known(self, model: str) -> str:

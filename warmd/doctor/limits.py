@@ -61,7 +61,7 @@ def judge_limits(limits: Limits, weights: int, pins: bool) -> Iterator[Finding]:
         yield note(
             _SUBJECT,
             f"{whose} limit of open files is {limits.files}: enough for about "
-            f"{limits.files // 2 - 50} requests at once",
+            f"{max(0, limits.files // 2 - 50)} requests at once",
             f"for more: LimitNOFILE=65536 in warmd's unit, or ulimit -n {_FEW_FILES * 16}",
         )
     if fine:

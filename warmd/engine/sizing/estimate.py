@@ -132,7 +132,8 @@ def estimate(
     concurrency = wanted.concurrency
     if concurrency is None and length is not None:
         concurrency = default_concurrency(length)
-    ways = wanted.tensor_parallel or flags.number("--tensor-parallel-size", 1)
+    # The args come last on the command line, so theirs is the word that vLLM takes.
+    ways = flags.number("--tensor-parallel-size", wanted.tensor_parallel or 1)
     told = measured or MeasuredParts(version="")
     sizing = _Sizing(checkpoint, wanted, flags, told, ways, length, concurrency)
     parts = tuple(sizing.parts())

@@ -15,7 +15,7 @@ _SHORT = {
     "-q": "--quantization",
     "-sc": "--speculative-config",
 }
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT]?)")
+_NUMBER = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)([kKmMgGtT]?)")
 _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 # What changes the sum and isn't counted here, and how it is called in a sentence.

@@ -165,7 +165,7 @@ def _head_dim(config: ModelConfig) -> int:
         return found
     hidden = config.number("hidden_size", "n_embd")
     heads = config.number("num_attention_heads", "n_head")
-    if hidden is None or heads is None:
+    if hidden is None or heads is None or hidden < heads:
         raise SizingError("config.json doesn't say how wide a head of its attention is")
     return hidden // heads
 

@@ -20,17 +20,17 @@ def derived_max_len(config: ModelConfig) -> int | None:
     known = [found for key in _KEYS if (found := config.number(key)) is not None]
     if not known:
         return None
-    length = float(config.number("model_max_length") or min(known))
+    length = config.number("model_max_length") or min(known)
     if "gemma3" in config.model_type:  # scaled already
-        return int(length)
-    scale = 1.0
+        return length
+    scale: float = 1
     for rope in config.ropes():
-        kind = rope.get("rope_type") or rope.get("type")
+        kind = str(rope.get("rope_type") or rope.get("type"))
         factor = rope.get("factor")
         if kind == "longrope":
             original = rope.get("original_max_position_embeddings")
             inner = original if type(original) is int else None
-            return config.number("original_max_position_embeddings") or inner or int(length)
+            return config.number("original_max_position_embeddings") or inner or length
         if kind not in _ALREADY_SCALED and isinstance(factor, int | float):
-            scale = float(factor)
+            scale = factor
     return int(length * scale) if 0 < scale < 1e6 else None

@@ -9,6 +9,8 @@ from typing import Any
 _TEXT_TABLES = ("text_config", "llm_config", "language_config", "thinker_config")
 _TENSORS_OF_OTHERS = ("vision_config", "audio_config", "vision_tower", "mm_vision_tower")
 
+_ABSURD = 2**40  # such as 10^30 for "no limit"
+
 # What transformers fills in where these models' own files leave it out.
 _DEFAULTS: Mapping[str, Mapping[str, int]] = {
     "gemma3_text": {
@@ -60,12 +62,12 @@ class ModelConfig:
         return {}
 
     def number(self, *keys: str) -> int | None:
-        """Return the first of `keys` that is a whole number above 0, None where there is none."""
+        """Return the first of `keys` that is a sensible whole number above 0, None without one."""
         defaults = _DEFAULTS.get(self.model_type, {})
         for table in (self.text, defaults):
             for key in keys:
                 found = table.get(key)
-                if type(found) is int and found > 0:
+                if type(found) is int and 0 < found < _ABSURD:
                     return found
         return None
 
