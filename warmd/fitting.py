@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from warmd.config import Settings, SleepMode
 from warmd.engine import (
@@ -210,11 +211,12 @@ class Fitter:
         back_off = BackOff(restart.give_up_after, restart.max_delay, restart.stable_after)
         sleep = SleepTerms(table.sleep.level, table.sleep.slowest)
         return Fit(
-            (recipe, table.weights),
+            (replace(recipe, gpus=()), table.weights),
             make,
             limits,
             back_off,
             sleep=None if support is SleepSupport.NONE else sleep,
             outlives=settings.host.engines_outlive_daemon,
             cards=frozenset(cards),
+            gpus=None if self.is_gpu_unknown else recipe.gpus,
         )

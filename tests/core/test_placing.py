@@ -62,7 +62,7 @@ def test_an_engine_sees_its_own_gpus_and_no_other() -> None:
     seen = {}
     for name in ("m", "wide", "free"):
         [fit] = fitter.terms(asked, name).fits
-        recipe = fit.spec[0]  # type: ignore[index]  # a recipe and its weights
+        recipe = fit.make._recipe  # type: ignore[attr-defined]  # a Vllm
         seen[name] = (fit.cards, recipe.gpus, recipe.tensor_parallel)
     assert seen == {
         "m": (frozenset({"GPU-0abc"}), ("GPU-0abc",), 1),
@@ -98,8 +98,8 @@ def test_who_stands_on_another_gpu_after_a_reload_is_made_anew_and_told_so(
     found = list(changes(now, new, has_gpu=True, moved=fitter.moved(now, new, ahead)))
     anew = [k.key for change in found for k in change.keys if k.effect is Effect.ENGINE]
     assert anew == (keys or [])
-    specs = [each.terms(table, "m").fits[0].spec for each, table in ((fitter, now), (ahead, new))]
-    assert (specs[0] != specs[1]) is (keys is not None)
+    was, comes = (each.terms(table, "m").fits[0] for each, table in ((fitter, now), (ahead, new)))
+    assert was.is_kept_under(comes) is (keys is None)
 
 
 def test_where_the_driver_does_not_answer_nothing_is_bound_and_nothing_remade() -> None:
@@ -111,6 +111,8 @@ def test_where_the_driver_does_not_answer_nothing_is_bound_and_nothing_remade() 
     one, other = (f.terms(asked, "m").fits[0] for f in (known, blind))
     assert other.cards == frozenset()
     assert one.make.fingerprint() == other.make.fingerprint(), "it may be taken over"
+    assert one.is_kept_under(other)
+    assert not other.is_kept_under(one), "it was bound to no GPU"
 
 
 def test_the_table_names_the_file(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_the_effect_of_a_key_is_what_engines_are_really_run_with(key: str, *, gp
     was, comes = fitter.terms(now, "a"), fitter.terms(new, "a")
     question = [fit.make._question for fit in (was.fits[0], comes.fits[0])]  # type: ignore[attr-defined]  # a Vllm
     at_start = question[0] != question[1] or was.fits[0].limits.start != comes.fits[0].limits.start
-    if was.fits[0].spec != comes.fits[0].spec:
+    if not was.fits[0].is_kept_under(comes.fits[0]):
         assert effects == {Effect.ENGINE}
     elif at_start:
         also_now = live(was) != live(comes)
@@ -163,8 +163,8 @@ def test_how_engines_sleep_makes_other_engines_only_where_it_does(
     told = [
         k.effect for each in found(new, now=now, gpu=gpu) if each.model == "a" for k in each.keys
     ]
-    specs = [fitter.terms(which, "a").fits[0].spec for which in (now, new)]
-    assert (Effect.ENGINE in told) is (specs[0] != specs[1])
+    was, comes = (fitter.terms(which, "a").fits[0] for which in (now, new))
+    assert (Effect.ENGINE in told) is not was.is_kept_under(comes)
 
 
 def test_an_engine_of_another_level_of_sleep_is_not_taken_over() -> None:

@@ -231,9 +231,10 @@ async def test_why_an_engine_is_not_taken_over_is_told() -> None:
 
 
 async def test_an_engine_on_other_gpus_is_not_taken_over() -> None:
-    def on(house: House, *cards: str) -> House:
+    def on(house: House, *gpus: str) -> House:
         terms = house.terms("m", Rung.HOT, sleep=SLEEP)
-        fits = tuple(replace(fit, cards=frozenset(cards)) for fit in terms.fits)
+        known = {"cards": frozenset(gpus), "gpus": gpus or None}
+        fits = tuple(replace(fit, **known) for fit in terms.fits)  # type: ignore[arg-type]  # as named
         house.supervisor.adopt("m", replace(terms, fits=fits))
         return house
 
@@ -248,6 +249,9 @@ async def test_an_engine_on_other_gpus_is_not_taken_over() -> None:
     blind.supervisor.take_over("m.0", found["m.0"])
     await blind.until(lambda: blind.phase("m.0") is Phase.READY)
     on(blind)  # a reload, still without the driver
+    on(blind, "GPU-0")  # it answers
+    assert not blind.one("m.0").is_stale, "it stood there all the time"
+    on(blind)
     blind.supervisor.set_target("m", Rung.ASLEEP, None)
     await blind.until(lambda: blind.phase("m.0") is Phase.ASLEEP)
     await blind.die()

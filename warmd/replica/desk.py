@@ -107,7 +107,7 @@ class Desk:
         self.state = ReplicaState(since=clock())
         self.identity: str | None = None
         self.version: str | None = None
-        self.proven = fit.spec  # what it was last ready with
+        self.proven = fit  # what it was last ready with
 
     def become(self, phase: Phase, reason: str, **changes: object) -> None:
         """Change the state, write it down beside the engine where that may outlive us, tell it."""
@@ -118,7 +118,7 @@ class Desk:
             # To come up is one operation, up to the first answer.
             changes["doing_since"] = old.doing_since if phase is Phase.WARMING else now
         if phase is Phase.READY:
-            self.proven = self.fit.spec
+            self.proven = self.fit
         self.state = replace(old, phase=phase, reason=reason, since=now, **changes)  # type: ignore[arg-type]  # the fields are ReplicaState's own
         self.note()
         self.listener.replica_changed(self.model, self.name, old, self.state)

@@ -105,10 +105,11 @@ class SleepTerms:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a replica is run with. Engines of fits with an equal `spec` are the same engine.
+    """What a replica is run with.
 
     `sleep` None: its engine can't be put to sleep. `outlives`: the engine lives on when the daemon
-    ends. `cards`: the keys of the GPUs that it uses, none where it may be any.
+    ends. `cards`: the keys of the devices that it uses, none where it may be any. `gpus`: those to
+    which it is bound, by UUID; None where the driver doesn't tell of any.
     """
 
     spec: object
@@ -118,6 +119,11 @@ class Fit:
     sleep: SleepTerms | None = None
     outlives: bool = False
     cards: frozenset[str] = frozenset()
+    gpus: tuple[str, ...] | None = ()
+
+    def is_kept_under(self, new: Fit) -> bool:
+        """Whether an engine of this fit goes on under `new`; a driver that is silent moves none."""
+        return self.spec == new.spec and (new.gpus is None or self.gpus == new.gpus)
 
 
 class ReplicaListener(Protocol):

@@ -27,7 +27,7 @@ class EngineRecord:
     cycles: int = 0
     first_nap: Nap | None = None
     last_nap: Nap | None = None
-    cards: tuple[str, ...] = ()  # the keys of its GPUs, where they were known
+    gpus: tuple[str, ...] = ()  # to which it is bound, where they were known
 
     @classmethod
     def of(cls, state: ReplicaState, identity: str, version: str | None, fit: Fit) -> EngineRecord:
@@ -41,7 +41,7 @@ class EngineRecord:
             cycles=state.cycles,
             first_nap=state.first_nap,
             last_nap=state.last_nap,
-            cards=tuple(sorted(fit.cards)),
+            gpus=fit.gpus or (),
         )
 
     @classmethod
@@ -52,7 +52,7 @@ class EngineRecord:
         try:
             known = dict(noted)
             known["phase"] = Phase(known["phase"])
-            known["cards"] = tuple(known["cards"])
+            known["gpus"] = tuple(known["gpus"])
             for key, kind in (
                 ("canary", CanaryAnswer),
                 ("first_nap", Nap),
@@ -78,6 +78,6 @@ class EngineRecord:
             return f"it was {self.phase} when the earlier warmd ended"
         if self.fingerprint != fit.make.fingerprint():
             return "its settings have changed since it was started"
-        if self.cards and fit.cards and fit.cards != frozenset(self.cards):
-            return f"it runs on {', '.join(self.cards)}, where its pool isn't any more"
+        if self.gpus and fit.gpus is not None and fit.gpus != self.gpus:
+            return f"it runs on {', '.join(self.gpus)}, where its pool isn't any more"
         return None

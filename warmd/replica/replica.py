@@ -122,9 +122,10 @@ class Replica:
         """Run with `fit` from the next start on; where it is the same engine, from now on."""
         self._next_fit = fit
         if not self.is_stale:
-            # The make that runs knows its engine, and a driver that is silent no cards.
             running = self._desk.fit
-            self._desk.fit = replace(fit, make=running.make, cards=fit.cards or running.cards)
+            here = running if fit.gpus is None else fit
+            make = running.make  # it knows its engine
+            self._desk.fit = replace(fit, make=make, cards=here.cards, gpus=here.gpus)
 
     def _new_life(self) -> Life:
         desk = self._desk
@@ -198,7 +199,7 @@ class Replica:
 
     def is_stale_under(self, fit: Fit) -> bool:
         """Whether its engine is another one than `fit` would make."""
-        return self.state.phase.is_up and self._desk.fit.spec != fit.spec
+        return self.state.phase.is_up and not self._desk.fit.is_kept_under(fit)
 
     @property
     def sleeps(self) -> bool:
@@ -215,7 +216,7 @@ class Replica:
     @property
     def is_renewed(self) -> bool:
         """Whether its settings have changed since its engine was last ready."""
-        return self._desk.proven != self._next_fit.spec
+        return not self._desk.proven.is_kept_under(self._next_fit)
 
     @property
     def overdue(self) -> float | None:

@@ -30,7 +30,8 @@ async def check(desk: Desk, record: EngineRecord, connection: EngineConnection, 
         raise EngineError(f"{_CANNOT}: {flaw}")
     desk.version = record.version
     # Where the driver tells nothing now, the next daemon must still know on which GPUs it runs.
-    desk.fit = replace(desk.fit, cards=desk.fit.cards or frozenset(record.cards))
+    if desk.fit.gpus is None and record.gpus:
+        desk.fit = replace(desk.fit, cards=frozenset(record.gpus), gpus=record.gpus)
     known: dict[str, object] = {
         "canary": record.canary,
         "cycles": record.cycles,
