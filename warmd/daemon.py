@@ -53,6 +53,9 @@ _LAST_RESORT_S = 15.0
 GPU_LOOK_S = 5.0
 """How often a GPU is looked for where a driver is installed and none works."""
 
+CONFIG_S = 8.0
+"""How long the config may take to be read again: less than warmctl waits, so that it hears why."""
+
 CLOCK = Clock(monotonic=time.monotonic, wall=time.time)
 
 
@@ -272,10 +275,10 @@ class Daemon:
         """Read the config again and apply what can be applied; return what changes, in sentences.
 
         Raises `ConfigError`, and then the running config stays in force; `ValueError` with a
-        sentence while warmd stops.
+        sentence while warmd stops, and where a disk keeps the config.
         """
         async with self._reloading:  # in the order in which they were asked for
-            loaded = await aside(self._load)
+            loaded = await read_anew(self._load)
             settings, later = applicable(self._settings, loaded)
             told = [said(later)] if later else []
             ahead = self._fitter.ahead()
@@ -302,10 +305,10 @@ class Daemon:
     async def plan(self, config: Path | None) -> Foresight:
         """Say what a reload of `config`, or of the files as they stand now, would do.
 
-        Nothing is changed. Raises `ConfigError`.
+        Nothing is changed. Raises `ConfigError`; `ValueError` where a disk keeps the config.
         """
         read = self._load if config is None else partial(load, config)
-        loaded = await aside(read)
+        loaded = await read_anew(read)
         names = [name for name in loaded.models if name not in self._supervisor.models]
         known = await asyncio.to_thread(known_of, self._history, names)
         settings, later = applicable(self._settings, loaded)
@@ -378,6 +381,21 @@ class Daemon:
         status = f"STATUS={counts or 'no models configured'}"
         self._notify.notify("WATCHDOG=1" if status == self._told_systemd else status)
         self._told_systemd = status
+
+
+async def read_anew(load: Callable[[], Settings]) -> Settings:
+    """Return what `load` reads, for a daemon that runs. Raises `ValueError` where a disk keeps it.
+
+    What `load` raises is raised.
+    """
+    try:
+        async with asyncio.timeout(CONFIG_S):
+            return await aside(load)
+    except TimeoutError:
+        raise ValueError(
+            f"the config could not be read within {duration(CONFIG_S)}: its disk, or that of a "
+            "folder which it names, hangs; the running one stays in force"
+        ) from None
 
 
 def _sweep(run_dir: Path, spare: Collection[str]) -> None:

@@ -116,6 +116,20 @@ def test_a_file_of_version_1_is_gone_on_with(begin: Callable[[], History], path:
         assert history.last_requests() == {"m": NOON}
 
 
+def test_after_a_clock_was_set_back_the_last_ones_are_still_the_last(
+    begin: Callable[[], History],
+) -> None:
+    with closing(begin()) as history:
+        for n, at in enumerate((NOON, NOON - DAY)):
+            times = StartTimes({Stage.IMPORTS: float(n)})
+            history.record_start("m", "m.0", Rung.COLD, times, at)
+            history.record_wake("m", "m.0", WakeTimes(float(n), 0.0, 0.0), 1, at)
+            decide(history, f"the {n + 1}.", at)
+        assert history.recent_starts("m", limit=1) == [StartTimes({Stage.IMPORTS: 1.0})]
+        assert history.recent_wakes("m", limit=1) == [1.0]
+        assert [each.reason for each in history.decisions("m")] == ["the 2.", "the 1."]
+
+
 def test_wakes_and_sleep_figures_outlive_the_daemon(begin: Callable[[], History]) -> None:
     figures = SleepFigures(10.6, 1.1, 22 * 2**30, None)
     with closing(begin()) as history:

@@ -56,6 +56,19 @@ async def test_sigkill_follows_when_the_grace_is_over(tmp_path: Path) -> None:
         assert time.monotonic() - asked >= 0.3
 
 
+async def test_a_shim_that_talks_nonsense_vouches_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with launching(tmp_path) as scene:
+        engine = await scene.start_python(HANGS_ON)
+        tree = [engine.pid, *pids(scene.notes).values()]
+        with monkeypatch.context() as spoilt:
+            spoilt.setattr("warmd.launch.direct_engine.json.loads", lambda _: {"hello": "world"})
+            os.kill(engine.pid, signal.SIGKILL)  # the shim will say so, and end what is left
+            await engine.wait()
+        assert not any(alive(pid) for pid in tree)
+
+
 async def test_a_second_stop_may_be_less_patient(tmp_path: Path) -> None:
     async with launching(tmp_path) as scene:
         engine = await scene.start_python(DEAF)

@@ -187,7 +187,7 @@ class History:
         """The last starts of `model` that got ready, newest first."""
         rows = self._writer.read(
             "SELECT stages FROM starts WHERE model = ? AND outcome = 'ready'"
-            " ORDER BY at DESC LIMIT ?",
+            " ORDER BY id DESC LIMIT ?",
             (model, limit),
         )
         starts = [json.loads(stages) for (stages,) in rows]
@@ -201,7 +201,7 @@ class History:
         """Seconds that the last wakes of `model` took in all, newest first; no failed ones."""
         rows = self._writer.read(
             "SELECT seconds FROM wakes WHERE model = ? AND outcome = 'done'"
-            " ORDER BY at DESC LIMIT ?",
+            " ORDER BY id DESC LIMIT ?",
             (model, limit),
         )
         return [seconds for (seconds,) in rows]
@@ -219,10 +219,10 @@ class History:
         )
 
     def sleep_figures(self, model: str) -> dict[str, SleepFigures]:
-        """What was measured of `model`, by the engine configuration that it holds for."""
+        """What was measured of `model`, by engine configuration, the newest first."""
         rows = self._writer.read(
             "SELECT key, first_sleep_s, wake_s, host_ram, device_kept FROM sleep_figures"
-            " WHERE model = ?",
+            " WHERE model = ? ORDER BY at DESC",
             (model,),
         )
         return {key: SleepFigures(*figures) for key, *figures in rows}
@@ -266,7 +266,7 @@ class History:
         """The last changes of rung of `model`, newest first."""
         rows = self._writer.read(
             "SELECT at, replica, from_rung, to_rung, reason, seconds FROM decisions"
-            " WHERE model = ? ORDER BY at DESC, id DESC LIMIT ?",
+            " WHERE model = ? ORDER BY id DESC LIMIT ?",
             (model, limit),
         )
         return [
