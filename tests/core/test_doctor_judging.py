@@ -23,7 +23,7 @@ from warmd.doctor.kernel import KernelFacts, judge_kernel
 from warmd.doctor.limits import Limits, judge_limits
 from warmd.doctor.memory import MemoryFacts, judge_memory
 from warmd.doctor.ports import Port, Taker, judge_ports
-from warmd.doctor.shared_memory import SharedMemory, judge_shared_memory
+from warmd.doctor.shared_memory import SharedMemory, judge_shared_memory, removal
 from warmd.doctor.sound import SoundConfig
 from warmd.doctor.user import Kind, Obstacle, Right, User, allows, obstacle
 from warmd.doctor.weights import ModelWeights, judge_weights
@@ -138,11 +138,13 @@ def test_limits() -> None:
 
 def test_shared_memory() -> None:
     [full, left] = judge_shared_memory(
-        SharedMemory(64 << 20, 64 << 20, (Path("/dev/shm/psm_1"),), 5)
+        SharedMemory(64 << 20, 64 << 20, tuple(Path(f"/dev/shm/psm_{n}") for n in range(48)), 5, 990)
     )
     assert full.level is Level.PROBLEM
-    assert left.remedy.endswith("rm /dev/shm/psm_1")
-    assert levels(judge_shared_memory(SharedMemory(GIB, 2**29, (), 0))) == ["warning"]
+    assert "left 48 segments" in left.sentence
+    [*_, command, _] = report([left], 60)
+    assert command.lstrip() == removal(Path("/dev/shm"), 990), "whole, for all of them"
+    assert levels(judge_shared_memory(SharedMemory(GIB, 2**29, (), 0, 0))) == ["warning"]
 
 
 def test_folders() -> None:

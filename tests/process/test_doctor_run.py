@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import mmap
+import multiprocessing
 import os
 import signal
 import socket
@@ -32,7 +33,7 @@ from warmd.doctor.limits import look_at_limits
 from warmd.doctor.look import Look
 from warmd.doctor.memory import look_at_memory
 from warmd.doctor.ports import look_at_ports
-from warmd.doctor.shared_memory import look_at_shared_memory
+from warmd.doctor.shared_memory import look_at_shared_memory, removal
 from warmd.doctor.user import Kind, User, owner_of, this_user, user_of
 
 Findings = list[dict[str, str]]
@@ -260,6 +261,37 @@ def test_what_a_dead_engine_left_in_shared_memory(monkeypatch: pytest.MonkeyPatc
         assert not look_at_shared_memory(os.geteuid() + 1).leftovers
     finally:
         left.unlink()
+
+
+def test_a_semaphore_of_a_living_process_is_no_leftover(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who makes one has it mapped by another name, deleted since (sem_open(3))."""
+    monkeypatch.setattr("warmd.doctor.shared_memory._SETTLED_S", -1.0)
+    lock: Any = multiprocessing.get_context("spawn").Lock()
+    path = Path(f"/dev/shm/sem.{lock._semlock.name[1:]}")
+    assert path.exists()
+    assert path not in look_at_shared_memory(os.geteuid()).leftovers
+
+
+def test_the_removal_of_leftovers_looks_again_who_maps_them(tmp_path: Path) -> None:
+    def made(name: str, age_s: float = 600.0) -> Path:
+        path = tmp_path / name
+        path.write_bytes(b"x" * 4096)
+        os.utime(path, (time.time() - age_s,) * 2)
+        return path
+
+    left = [made("psm_1"), made("sem.mp-2")]
+    kept = [made("psm_young", age_s=0), made("psmith"), made("psm_mapped"), made("sem.mp-mapped")]
+    other_name = tmp_path / "sem.other"
+    other_name.hardlink_to(tmp_path / "sem.mp-mapped")
+    command = removal(tmp_path, os.geteuid()).removeprefix("sudo ")
+    with (tmp_path / "psm_mapped").open("r+b") as one, other_name.open("r+b") as other:
+        maps = [mmap.mmap(each.fileno(), 0) for each in (one, other)]
+        other_name.unlink()
+        subprocess.run(["sh", "-c", command], check=True)
+        assert [path.exists() for path in left] == [False, False]
+        assert [path.exists() for path in kept] == [True] * 4
+        for each in maps:
+            each.close()
 
 
 def test_ports_that_are_taken_or_no_ports_of_ours() -> None:
