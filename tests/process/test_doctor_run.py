@@ -191,6 +191,12 @@ def test_a_garbled_config_is_a_finding(place: Path, text: bytes) -> None:
     assert of(findings, "kernel", "ok", "note")  # the host is looked at all the same
 
 
+def test_a_group_that_is_not_there(place: Path) -> None:
+    rewrite(place, "[gateway]", '[control]\ngroup = "no-such-group"\n[gateway]')
+    [found] = of(examined(place)[1], "daemon", "warning")
+    assert found.startswith("there is no group no-such-group (control.group), so the control sock")
+
+
 def test_weights_that_are_cut_short_or_lack_a_piece(place: Path) -> None:
     file = place / "weights" / "model.safetensors"
     os.truncate(file, file.stat().st_size - 1)

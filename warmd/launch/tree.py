@@ -12,7 +12,7 @@ import signal
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
-_SHM = b"/dev/shm/"  # noqa: S108  shm_open(3)
+_SHM = b"/dev/shm/"
 _SEGMENTS = (b"psm_", b"vllm_offload_", b"nccl-")
 """Names of Python's multiprocessing, of vLLM's KV offloading and of NCCL; the rest is random."""
 _SEMAPHORES = "sem.mp-"
