@@ -8,7 +8,7 @@ from pathlib import Path
 
 from warmd.aside import aside
 from warmd.config import Settings
-from warmd.devices import Footprint, Gpu, GpuError, GpuTrouble, footprint, gpus
+from warmd.devices import NO_GPU, Footprint, Gpu, GpuError, GpuTrouble, footprint, gpus
 from warmd.fitting import UNKNOWN_GPU, Fitter
 from warmd.gateway import ModelCard
 from warmd.history import History
@@ -22,7 +22,6 @@ from warmd.staging import Stager, WeightFiles, weight_files
 from warmd.supervisor import Clock, Known, Rules, Supervisor
 
 _DRIVER_S = 10.0
-_NO_GPU_YET = (GpuTrouble.NO_DRIVER, GpuTrouble.NO_GPU)
 
 
 class Build:
@@ -94,7 +93,7 @@ async def fitter(report: Callable[[str], None]) -> Fitter:
             return Fitter(report, None, cards=cards_of(()))
         # Of an installed driver that isn't loaded yet, GPUs may come at any moment: pools that
         # name them must not fail at boot for want of GPUs, nor be placed in the host's memory.
-        return Fitter(report, None if error.trouble in _NO_GPU_YET else UNKNOWN_GPU)
+        return Fitter(report, None if error.trouble in NO_GPU else UNKNOWN_GPU)
     except TimeoutError:
         return Fitter(report, UNKNOWN_GPU)
 

@@ -3,6 +3,7 @@
 from warmd.devices.footprint import Footprint, TreeMemory, footprint, tree_memory
 from warmd.devices.memory import HostMemory, host_memory
 from warmd.devices.nvml import (
+    NO_GPU,
     Gpu,
     GpuError,
     GpuTrouble,
@@ -15,6 +16,7 @@ from warmd.devices.nvml import (
 )
 
 __all__ = [
+    "NO_GPU",
     "Footprint",
     "Gpu",
     "GpuError",

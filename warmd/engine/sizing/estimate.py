@@ -144,7 +144,7 @@ def estimate(
         max_model_len=length,
         concurrency=concurrency,
         gpu=wanted.gpu,
-        version=measured.version if measured else None,
+        version=told.version if any(part.measured is not None for part in parts) else None,
         unknown=f"{lacking[0]}: set `vram`, or start it once and look again" if lacking else None,
         not_counted=flags.not_counted(),
     )
