@@ -112,13 +112,13 @@ class Daemon:
         stop = self._stop = _stop_signal()
         async with AsyncExitStack() as house:
             house.enter_context(Folders(settings))
-            self._fitter = await fitter(_warn)
-            self._fitter.place(settings)
             history = History(
                 settings.host.state_dir / "history.db", _warn, keep=settings.history.keep
             )
             house.callback(history.close)
             self._history = history
+            self._fitter = await fitter(_warn, history.sizes, _tell)
+            self._fitter.place(settings)
             outlive = settings.host.engines_outlive_daemon
             launcher = DirectLauncher(settings.host.run_dir, outlive=outlive)
             house.push_async_callback(launcher.close)
@@ -252,11 +252,7 @@ class Daemon:
         settings = self._settings
         if model not in settings.models:
             raise SizingError(f"{model} is being taken away: it has no settings any more")
-
-        def look() -> Estimate:
-            return self._fitter.size(settings, model, self._history.sizes(model))
-
-        return await aside(look)
+        return await aside(partial(self._fitter.size, settings, model))
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""
@@ -285,6 +281,7 @@ class Daemon:
             ahead.place(settings)
             found = self._changes(settings, ahead)
             models = [change.model for change in found]
+            await aside(partial(self._fitter.check, settings, models))
             known = await asyncio.to_thread(known_of, self._history, models)
             if self._stopping:
                 raise ValueError("warmd is stopping and reads no config any more")
@@ -424,6 +421,10 @@ def _stop_signal() -> asyncio.Future[str]:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+def _tell(sentence: str) -> None:
+    log.info("%s", sentence)
 
 
 def _warn(sentence: str) -> None:

@@ -107,7 +107,7 @@ class Life:
     async def _launch(self) -> RunningEngine:
         tracker = self.tracker
         assert tracker is not None  # noqa: S101  # begin() has set it
-        spec = self._desk.fit.make.prepare()
+        spec = await self._desk.fit.make.prepare()
         engine = await self._launcher.start(spec, self._on_line)
         tracker.exec(engine.exec_at)
         self._know(engine)
