@@ -37,11 +37,21 @@ _ADD_MINUTE = (
 )
 
 _SIZES = [field.name for field in fields(MeasuredParts)]
+_OF_ONE_START = ("kv_tokens", "held")  # beside another start's kv_cache they would mean nothing
+
+
+def _kept(name: str) -> str:
+    """What stands in a column of sizes after a start: what it told, else what was told before."""
+    if name in _OF_ONE_START:
+        return f"CASE WHEN excluded.kv_cache IS NULL THEN {name} ELSE excluded.{name} END"
+    return f"coalesce(excluded.{name}, {name})"
+
+
 _KEEP_SIZES = (
     f"INSERT INTO sizes (key, at, model, {', '.join(_SIZES)})"  # noqa: S608
     f" VALUES (?, ?, ?{', ?' * len(_SIZES)}) ON CONFLICT (key, version) DO UPDATE SET"
     " at = excluded.at, model = excluded.model, "
-    + ", ".join(f"{name} = coalesce(excluded.{name}, {name})" for name in _SIZES[1:])
+    + ", ".join(f"{name} = {_kept(name)}" for name in _SIZES[1:])
 )
 
 
@@ -230,7 +240,8 @@ class History:
     def keep_sizes(self, key: str, model: str, parts: MeasuredParts, at: float) -> None:
         """Keep what an engine of `model` took, for `key` (args and GPU) and vLLM's version.
 
-        A part that this start didn't tell of keeps what an earlier one told.
+        A part that this start didn't tell of keeps what an earlier one told: one with a KV cache of
+        fixed size tells less.
         """
         self._writer.save(_KEEP_SIZES, (key, at, model, *asdict(parts).values()))
 

@@ -202,9 +202,10 @@ class Life:
         told = self._desk.fit.make.measured
         if told is None:
             return
+        holds = None
         with suppress(CalledOffError):  # it is drained like any engine that is ready
             holds = await measured(self._measure, engine.pid, race)
-            self._desk.learn(parts=replace(told, held=None if holds is None else holds.card_bytes))
+        self._desk.learn(parts=replace(told, held=None if holds is None else holds.card_bytes))
 
     async def _listen(self, connection: EngineConnection) -> None:
         pause = LISTENING_POLL_S
