@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from warmd.config import ConfigError, Problem, Settings, SleepMode
+from warmd.devices import largest_node
 from warmd.engine import (
     Binder,
     EngineError,
@@ -182,10 +183,11 @@ class Fitter:
         totals = [card.total for card in self._cards if card.key in cards]
         if table.vram is None or not totals:
             return None  # nothing is reserved, or nobody knows where
+        card = max(totals) if self.has_gpu else largest_node()
         key = self.sizes_key(settings, model)
         return Binder(
             replica,
-            Reservation(table.vram, max(totals), self.has_gpu),
+            Reservation(table.vram, card, self.has_gpu),
             table.weights,
             self._wanted(settings, model),
             _KV_SPACE if self._kv_space(settings, model) else None,
