@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from warmd.history.minutes import MinuteCount, Minutes
 from warmd.history.report import Report, read_report
@@ -55,6 +57,9 @@ _KEEP_SIZES = (
 )
 
 
+_READ_SIZES = f"SELECT key, {', '.join(_SIZES)} FROM sizes WHERE model = ? ORDER BY at"  # noqa: S608
+
+
 @dataclass(frozen=True)
 class StoredOverride:
     """An operator's word on a model. `until` and `set_at` are Unix seconds; no `until`: no end."""
@@ -86,6 +91,7 @@ class History:
         self._minute = 0
         self._pruned = 0.0
         self._writer = Writer(path, report, clock)
+        self._sizes: dict[str, Future[list[tuple[Any, ...]]]] = {}  # by model
 
     def tick(self) -> None:
         """To be called about each second: hands over the minutes that are over, prunes each day."""
@@ -244,14 +250,17 @@ class History:
         fixed size tells less.
         """
         self._writer.save(_KEEP_SIZES, (key, at, model, *asdict(parts).values()))
+        self._sizes[model] = self._writer.read_soon(_READ_SIZES, (model,))
 
     def sizes(self, model: str) -> dict[str, MeasuredParts]:
-        """What was last measured of `model`, by key, whichever vLLM it was."""
-        rows = self._writer.read(
-            f"SELECT key, {', '.join(_SIZES)} FROM sizes WHERE model = ? ORDER BY at",  # noqa: S608
-            (model,),
-        )
-        return {key: MeasuredParts(*parts) for key, *parts in rows}
+        """What was last measured of `model`, by key, whichever vLLM it was.
+
+        Read once and after each start that tells more: the next one doesn't wait for the disk.
+        """
+        rows = self._sizes.get(model)
+        if rows is None:
+            rows = self._sizes[model] = self._writer.read_soon(_READ_SIZES, (model,))
+        return {key: MeasuredParts(*parts) for key, *parts in rows.result()}
 
     # Decisions and overrides
 
