@@ -274,14 +274,13 @@ class Daemon:
         sentence while warmd stops, and where a disk keeps the config.
         """
         async with self._reloading:  # in the order in which they were asked for
-            loaded = await read_anew(self._load)
+            loaded = await self._read(self._load)
             settings, later = applicable(self._settings, loaded)
             told = [said(later)] if later else []
             ahead = self._fitter.ahead()
             ahead.place(settings)
             found = self._changes(settings, ahead)
             models = [change.model for change in found]
-            await aside(partial(self._fitter.check, settings, models))
             known = await asyncio.to_thread(known_of, self._history, models)
             if self._stopping:
                 raise ValueError("warmd is stopping and reads no config any more")
@@ -305,7 +304,7 @@ class Daemon:
         Nothing is changed. Raises `ConfigError`; `ValueError` where a disk keeps the config.
         """
         read = self._load if config is None else partial(load, config)
-        loaded = await read_anew(read)
+        loaded = await self._read(read)
         names = [name for name in loaded.models if name not in self._supervisor.models]
         known = await asyncio.to_thread(known_of, self._history, names)
         settings, later = applicable(self._settings, loaded)
@@ -321,6 +320,17 @@ class Daemon:
         }
         found = self._changes(settings, ahead)
         return foresee(self._settings, settings, found, later, outlooks)
+
+    async def _read(self, read: Callable[[], Settings]) -> Settings:
+        """Read a config, and look whether engines that it changes can live in their vram."""
+        until = asyncio.get_running_loop().time() + CONFIG_S
+        settings = await read_anew(read)
+        now = self._settings.models
+        changed = [name for name, table in settings.models.items() if table != now.get(name)]
+        with suppress(TimeoutError):  # each start looks as well
+            async with asyncio.timeout_at(until):
+                await aside(partial(self._fitter.check, settings, changed))
+        return settings
 
     def _changes(self, settings: Settings, ahead: Fitter) -> list[Change]:
         moved = self._fitter.moved(self._settings, settings, ahead)

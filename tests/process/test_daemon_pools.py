@@ -133,8 +133,9 @@ def test_an_engine_that_can_not_live_in_its_vram_is_not_started(daemon: Daemon) 
     daemon.write_config({"a": member("p", "4GiB")}, pool("p", "12GiB", "[1]"))
     (weights / "config.json").write_text(json.dumps(LLAMA))
     words = "can't live in its vram of 4.0 GiB"
-    answer = daemon.control("POST", "/reload", {})
-    assert (answer.status, words in answer.json["error"]) == (422, True), answer.json
+    for path in ("/plan", "/reload"):
+        answer = daemon.control("POST", path, {})
+        assert (answer.status, words in answer.json["error"]) == (422, True), (path, answer.json)
     assert daemon.replica("a.0")["pid"] == before
     assert daemon.stop() == 0
 
