@@ -241,6 +241,13 @@ async def test_a_start_that_can_not_live_is_refused(tmp_path: Path) -> None:
     assert (await made.binding(anew=False)).share is not None, "that is for vLLM to say"
 
 
+def test_less_than_any_engine_takes_is_told_when_the_config_is_read(tmp_path: Path) -> None:
+    made, _ = a_binder(a_model(tmp_path), 0, None)
+    on_cpu = replace(made, reservation=Reservation(GIB, CARD, gpu=False))
+    with pytest.raises(EngineError, match="less than vLLM's processes alone may take"):
+        on_cpu.check()
+
+
 async def test_what_the_user_sets_on_a_cpu_goes_before_and_must_fit(tmp_path: Path) -> None:
     made, _ = a_binder(a_model(tmp_path), 0, None)
     on_cpu = replace(

@@ -60,6 +60,8 @@ class Binder:
 
         Raises `EngineError` where an engine surely can't live in its reservation.
         """
+        if self.kv_set is None:
+            bind(self.reservation, None)
         measured = told is not None and told.weights is not None
         try:
             checkpoint = read_checkpoint(self.weights, headers=not measured)
