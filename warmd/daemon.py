@@ -112,13 +112,13 @@ class Daemon:
         stop = self._stop = _stop_signal()
         async with AsyncExitStack() as house:
             house.enter_context(Folders(settings))
-            self._fitter = await fitter(_warn)
-            self._fitter.place(settings)
             history = History(
                 settings.host.state_dir / "history.db", _warn, keep=settings.history.keep
             )
             house.callback(history.close)
             self._history = history
+            self._fitter = await fitter(_warn, history.sizes, _tell)
+            self._fitter.place(settings)
             outlive = settings.host.engines_outlive_daemon
             launcher = DirectLauncher(settings.host.run_dir, outlive=outlive)
             house.push_async_callback(launcher.close)
@@ -252,11 +252,7 @@ class Daemon:
         settings = self._settings
         if model not in settings.models:
             raise SizingError(f"{model} is being taken away: it has no settings any more")
-
-        def look() -> Estimate:
-            return self._fitter.size(settings, model, self._history.sizes(model))
-
-        return await aside(look)
+        return await aside(partial(self._fitter.size, settings, model))
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""
@@ -278,7 +274,7 @@ class Daemon:
         sentence while warmd stops, and where a disk keeps the config.
         """
         async with self._reloading:  # in the order in which they were asked for
-            loaded = await read_anew(self._load)
+            loaded = await self._read(self._load)
             settings, later = applicable(self._settings, loaded)
             told = [said(later)] if later else []
             ahead = self._fitter.ahead()
@@ -308,7 +304,7 @@ class Daemon:
         Nothing is changed. Raises `ConfigError`; `ValueError` where a disk keeps the config.
         """
         read = self._load if config is None else partial(load, config)
-        loaded = await read_anew(read)
+        loaded = await self._read(read)
         names = [name for name in loaded.models if name not in self._supervisor.models]
         known = await asyncio.to_thread(known_of, self._history, names)
         settings, later = applicable(self._settings, loaded)
@@ -324,6 +320,17 @@ class Daemon:
         }
         found = self._changes(settings, ahead)
         return foresee(self._settings, settings, found, later, outlooks)
+
+    async def _read(self, read: Callable[[], Settings]) -> Settings:
+        """Read a config, and look whether engines that it changes can live in their vram."""
+        until = asyncio.get_running_loop().time() + CONFIG_S
+        settings = await read_anew(read)
+        now = self._settings.models
+        changed = [name for name, table in settings.models.items() if table != now.get(name)]
+        with suppress(TimeoutError):  # each start looks as well
+            async with asyncio.timeout_at(until):
+                await aside(partial(self._fitter.check, settings, changed))
+        return settings
 
     def _changes(self, settings: Settings, ahead: Fitter) -> list[Change]:
         moved = self._fitter.moved(self._settings, settings, ahead)
@@ -424,6 +431,10 @@ def _stop_signal() -> asyncio.Future[str]:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+def _tell(sentence: str) -> None:
+    log.info("%s", sentence)
 
 
 def _warn(sentence: str) -> None:

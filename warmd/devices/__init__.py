@@ -1,7 +1,7 @@
 """What devices there are, how much of each is free, and what one engine holds of them."""
 
 from warmd.devices.footprint import Footprint, TreeMemory, footprint, tree_memory
-from warmd.devices.memory import HostMemory, host_memory
+from warmd.devices.memory import HostMemory, host_memory, largest_node
 from warmd.devices.nvml import (
     NO_GPU,
     Gpu,
@@ -31,5 +31,6 @@ __all__ = [
     "held_by_card",
     "host_memory",
     "inventory",
+    "largest_node",
     "tree_memory",
 ]
