@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from warmd.config import Settings, SleepMode
+from warmd.devices import HOST
 from warmd.engine import (
     EngineRecipe,
     SleepSupport,
@@ -19,7 +20,7 @@ from warmd.engine import (
 from warmd.engine.sizing import Estimate, Wanted, estimate, read_checkpoint
 from warmd.ladder import MeasuredParts, replica_name
 from warmd.launch import clean_environment
-from warmd.placing import HOST, placement, replica_cards
+from warmd.placing import placement, replica_cards
 from warmd.planner import Card, Placement
 from warmd.policy import BackOff, Hygiene, Wish
 from warmd.reload import Move

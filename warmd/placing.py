@@ -9,11 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from warmd.config import ConfigError, Problem, Settings
-from warmd.devices import Gpu, host_memory
+from warmd.devices import HOST, Gpu, host_memory
 from warmd.planner import Card, MisfitError, Placement, PoolWish, Tenant, place
-
-HOST = "host"
-"""The key of the host's memory as a device."""
 
 
 def cards_of(gpus: Sequence[Gpu]) -> tuple[Card, ...]:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from warmd.config import ConfigError, Settings
-from warmd.devices import Gpu
+from warmd.devices import HOST, Gpu
 from warmd.fitting import Fitter
-from warmd.placing import HOST, cards_of, placement, replica_cards
+from warmd.placing import cards_of, placement, replica_cards
 from warmd.reload import Effect, changes
 
 GIB = 2**30

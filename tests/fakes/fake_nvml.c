@@ -5,6 +5,7 @@
      gpu UUID TOTAL USED NAME   a GPU, in the order of the lines; sizes in bytes
      sick CODE                  a GPU that can't be opened: its handle fails with the number
      process GPU PID BYTES      a compute process on GPU number GPU; BYTES -1: not available
+     graphics GPU PID BYTES     one that draws; one that does both has two lines
 
    Build: gcc -shared -fPIC -o libnvidia-ml.so.1 fake_nvml.c. With -DOLD it lacks what came with
    driver 510. Signatures and layouts are those of NVIDIA's nvml.h. */

@@ -99,10 +99,16 @@ def _remedy(error: GpuError, facts: GpuFacts) -> str:
             return _reset(None)
         case GpuTrouble.NO_GPU:
             return "journalctl -k | grep -iE 'nvrm|xid' says what the driver met; lspci -d 10de:"
+        case GpuTrouble.NO_SLICE | GpuTrouble.SHARED_SLICE:
+            return _SLICES
         case GpuTrouble.OTHER:
             return "look at nvidia-smi and journalctl -k | grep -iE 'nvrm|xid'"
 
 
+_SLICES = (
+    "make slices, each with one compute instance: sudo nvidia-smi mig -cgi PROFILE -C "
+    "(nvidia-smi mig -lgip lists the profiles); or leave MIG mode: sudo nvidia-smi -mig 0"
+)
 _LOST = (
     "journalctl -k | grep -i xid tells the cause; switch the host off and on, and if it comes back "
     "look at the card's seat, power and heat"
@@ -120,6 +126,8 @@ def _sick(each: SickGpu) -> Finding:
             remedy = _LOST
         case GpuTrouble.RESET_REQUIRED:
             remedy = _reset(each.index)
+        case GpuTrouble.NO_SLICE | GpuTrouble.SHARED_SLICE:
+            remedy = _SLICES
         case _:
             remedy = "look at nvidia-smi and journalctl -k | grep -iE 'nvrm|xid'"
     return problem(_SUBJECT, f"GPU {each.index} can't be used: {each.error}", remedy)
