@@ -18,11 +18,11 @@ import sdnotify
 import uvloop
 
 import warmd
-from warmd.aside import aside
+from warmd.aside import Shared, aside
 from warmd.chronicle import Chronicle
 from warmd.config import ConfigError, Problem, Settings, load
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
-from warmd.devices import GpuError, GpuTrouble, gpus, host_memory
+from warmd.devices import GpuError, GpuTrouble, Survey, gpus, host_memory, survey
 from warmd.engine import SizingError
 from warmd.engine.sizing import Estimate
 from warmd.fitting import Fitter
@@ -52,6 +52,9 @@ _LAST_RESORT_S = 15.0
 
 GPU_LOOK_S = 5.0
 """How often a GPU is looked for where a driver is installed and none works."""
+
+_SURVEY_S = 8.0
+"""How long warmctl's look at the GPUs may take; it gives up after 10 s itself."""
 
 CLOCK = Clock(monotonic=time.monotonic, wall=time.time)
 
@@ -98,6 +101,7 @@ class Daemon:
         self._engines_too = not settings.host.engines_outlive_daemon
         self._stop: asyncio.Future[str]
         self._reloading = asyncio.Lock()
+        self._survey: Shared[Survey] = Shared()
         self._metrics = Metrics(self.snapshot, ENDPOINTS)
         self._supervisor: Supervisor
         self._history: History
@@ -254,6 +258,12 @@ class Daemon:
             return self._fitter.size(settings, model, self._history.sizes(model))
 
         return await aside(look)
+
+    async def gpus(self) -> Survey:
+        """Return what stands on each GPU; the driver is waited for in a thread."""
+        models = self._supervisor.statuses().values()
+        roots = {each.pid: each.name for m in models for each in m.replicas if each.pid}
+        return await self._survey(partial(survey, roots), _SURVEY_S)
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""

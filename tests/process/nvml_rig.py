@@ -28,7 +28,9 @@ def build(folder: Path, *flags: str) -> Path:
         pytest.skip("no C compiler to build the fake NVML: apt install gcc")
     folder.mkdir(exist_ok=True)
     library = folder / "libnvidia-ml.so.1"
-    subprocess.run([compiler, *flags, "-shared", "-fPIC", "-o", library, SOURCE], check=True)
+    subprocess.run(
+        [compiler, *flags, "-shared", "-fPIC", "-pthread", "-o", library, SOURCE], check=True
+    )
     return folder
 
 

@@ -17,6 +17,7 @@ import uvloop
 
 from warmd.config.address import Address
 from warmd.control import ControlError, ControlServer, MetricsServer, listen_privately
+from warmd.devices import CardUse, Condition, Holder, Survey, Surveyed
 from warmd.engine.sizing import Estimate
 from warmd.foresight import Foresight
 from warmd.history import Report
@@ -29,6 +30,7 @@ GROUP = grp.getgrgid(os.getgid()).gr_name
 class Daemon:
     def __init__(self) -> None:
         self.asked: list[tuple[str, Rung | None, float | None]] = []
+        self.driver: Exception | None = None
 
     def snapshot(self) -> Status:
         staging = StagingStatus(0, 10, holding=False)
@@ -58,6 +60,13 @@ class Daemon:
 
     async def size(self, model: str) -> Estimate:
         raise NotImplementedError
+
+    async def gpus(self) -> Survey:
+        if self.driver is not None:
+            raise self.driver
+        holder = Holder(12, "python", "qwen3.0", 5)
+        use = CardUse("GPU-a", 0, "NVIDIA Fake", 10, 7, {12: 5}, frozenset())
+        return Survey((Surveyed(use, (holder,), Condition(0, ecc=True, uncorrected=2)),))
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         if for_s == 13:

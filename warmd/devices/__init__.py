@@ -1,9 +1,11 @@
 """What devices there are, how much of each is free, and what one engine holds of them."""
 
+from warmd.devices.condition import Complaint, Condition, Recovery, Slowed, conditions
 from warmd.devices.footprint import Footprint, TreeMemory, footprint, tree_memory
 from warmd.devices.inventory import Gpu, Inventory, gpus, inventory
 from warmd.devices.memory import HostMemory, host_memory
 from warmd.devices.nvml import GpuError, GpuTrouble, SickGpu
+from warmd.devices.survey import Holder, Survey, Surveyed, owners, survey
 from warmd.devices.sweep import (
     HOST,
     CardUse,
@@ -13,19 +15,29 @@ from warmd.devices.sweep import (
     host_sweep,
     sweep,
 )
+from warmd.devices.xid import Xid, xids
 
 __all__ = [
     "HOST",
     "CardUse",
+    "Complaint",
+    "Condition",
     "Footprint",
     "Gpu",
     "GpuError",
     "GpuTrouble",
+    "Holder",
     "HostMemory",
     "Inventory",
+    "Recovery",
     "SickGpu",
+    "Slowed",
+    "Survey",
+    "Surveyed",
     "Sweep",
     "TreeMemory",
+    "Xid",
+    "conditions",
     "device_bytes",
     "footprint",
     "gpus",
@@ -33,6 +45,9 @@ __all__ = [
     "host_memory",
     "host_sweep",
     "inventory",
+    "owners",
+    "survey",
     "sweep",
     "tree_memory",
+    "xids",
 ]

@@ -1,0 +1,117 @@
+"""All about this host's GPUs at one moment, for people: who holds what, and how they fare."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import psutil
+
+from warmd.devices.condition import Condition, conditions
+from warmd.devices.nvml import GpuError, GpuTrouble, SickGpu
+from warmd.devices.sweep import CardUse, Sweep, host_sweep, sweep
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds some of a device. `bytes` None: the driver doesn't tell how much."""
+
+    pid: int
+    name: str | None  # None: hidden, or it has ended
+    owner: str | None  # the replica whose process it is; None: not of warmd
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """One device, who holds it (the most first), and how the whole GPU fares."""
+
+    use: CardUse
+    holders: tuple[Holder, ...]
+    condition: Condition | None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All devices. `no_gpu` says why the host's memory stands in for them."""
+
+    cards: tuple[Surveyed, ...]
+    sick: tuple[SickGpu, ...] = ()
+    no_gpu: str | None = None
+
+
+def survey(roots: Mapping[int, str]) -> Survey:
+    """Look at all devices; `roots` names the replica of each engine's main process.
+
+    Where NVML lists nothing to use, the host's memory is the device. Raises `GpuError` where a
+    driver is there and doesn't answer as it should. Blocks, on a sick GPU for long.
+    """
+    try:
+        found = sweep()
+        fares: Mapping[int, Condition] = conditions()
+        no_gpu = None
+    except GpuError as error:
+        if error.trouble not in _ABSENT:
+            raise
+        found, fares, no_gpu = host_sweep(roots), {}, str(error)
+    cards = sorted(found.cards.values(), key=lambda card: (card.index, card.slice or 0))
+    owned = owners(_pids(found), roots)
+    return Survey(
+        tuple(
+            Surveyed(card, tuple(_holders(card, owned)), fares.get(card.index)) for card in cards
+        ),
+        found.sick,
+        no_gpu,
+    )
+
+
+def owners(pids: Collection[int], roots: Mapping[int, str]) -> dict[int, str]:
+    """Name those of `pids` that belong to a tree below `roots`.
+
+    An orphan of an engine has become a child of its shim, which is its main process's parent.
+    """
+    shims: dict[int, str] = {}
+    for root, name in roots.items():
+        shim = _parent(root)
+        if shim is not None and shim > 1:
+            shims[shim] = name
+    found: dict[int, str] = {}
+    for pid in pids:
+        at: int | None = pid
+        line: set[int] = set()
+        while at is not None and at not in line:
+            line.add(at)
+            owner = roots.get(at) or (shims.get(at) if at != pid else None)
+            if owner is not None:
+                found[pid] = owner
+                break
+            at = _parent(at)
+    return found
+
+
+_ABSENT = frozenset({GpuTrouble.NO_LIBRARY, GpuTrouble.NO_DRIVER, GpuTrouble.NO_GPU})
+
+
+def _pids(found: Sweep) -> set[int]:
+    return {pid for card in found.cards.values() for pid in (*card.held, *card.unsized)}
+
+
+def _holders(card: CardUse, owned: Mapping[int, str]) -> Iterator[Holder]:
+    for pid, size in sorted(card.held.items(), key=lambda each: (-each[1], each[0])):
+        yield Holder(pid, _name(pid), owned.get(pid), size)
+    for pid in sorted(card.unsized):
+        yield Holder(pid, _name(pid), owned.get(pid), None)
+
+
+def _name(pid: int) -> str | None:
+    try:
+        return psutil.Process(pid).name()
+    except psutil.Error:
+        return None
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        return psutil.Process(pid).ppid() or None
+    except psutil.Error:
+        return None
