@@ -48,7 +48,9 @@ try:
     answer = {expression}
 except GpuError as error:
     answer = {{"trouble": error.trouble, "said": str(error)}}
-print(json.dumps(answer, default=dataclasses.asdict))
+def plain(value):
+    return sorted(value) if isinstance(value, frozenset) else dataclasses.asdict(value)
+print(json.dumps(answer, default=plain))
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
