@@ -58,8 +58,11 @@ class Shared(Generic[_T]):
         if self._running is None:
             self._running = asyncio.create_task(aside(work), name="shared look")
             self._running.add_done_callback(self._ended)
-        async with asyncio.timeout(within_s):
-            return await asyncio.shield(self._running)
+        running = self._running
+        done, _ = await asyncio.wait([running], timeout=within_s)
+        if not done:
+            raise TimeoutError
+        return running.result()
 
     def _ended(self, task: asyncio.Task[_T]) -> None:
         self._running = None
