@@ -191,12 +191,12 @@ class Daemon:
 
     def _furnish(self, launcher: Launcher, history: History) -> Supervisor:
         settings = self._settings
-        budget = settings.ram.staging.of(host_memory().total)
-
-        sleeping = settings.ram.sleeping.of(host_memory().total)
+        total = host_memory().total
+        budget, sleeping = settings.ram.staging.of(total), settings.ram.sleeping.of(total)
+        reserve = settings.ram.reserve.of(total)
 
         def ram(held: int, pinned: int) -> RamLedger:
-            return RamLedger(budget, held, host_memory().available, sleeping, pinned)
+            return RamLedger(budget, held, host_memory().available, sleeping, pinned, reserve)
 
         chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK)
         build = Build(launcher, CLOCK)

@@ -202,13 +202,14 @@ def test_weights() -> None:
 def test_memory() -> None:
     roomy = MemoryFacts(256 * GIB, 200 * GIB, 0, 0, None, 0)
 
-    def found(budget: int = 128, weights: int = 90, **change: int) -> list[str]:
+    def found(budget: int = 128, weights: int = 90, reserve: int = 0, **change: int) -> list[str]:
         facts = replace(roomy, **change)
-        return levels(judge_memory(facts, budget * GIB, weights * GIB, 0))
+        return levels(judge_memory(facts, budget * GIB, weights * GIB, 0, reserve * GIB))
 
     assert found() == ["ok"]
     assert found(weights=130) == ["warning"]
     assert found(available=80 * GIB) == ["warning"]
+    assert found(available=100 * GIB, reserve=12) == ["warning"]
     assert found(limit=64 * GIB) == ["warning"]
     assert found(limit=512 * GIB) == ["ok"]
     assert found(overcommit=2) == ["problem"]
