@@ -58,7 +58,7 @@ def test_slices_are_devices_that_no_wide_engine_can_use() -> None:
         place(cards, [pool("wide", 60, vram=GIB, cards=2)], GIB)
     with pytest.raises(MisfitError, match="GPU 0:1 of pool wide is a MIG slice"):
         place(cards, [pool("wide", 60, "GPU-1", "MIG-1", vram=GIB, cards=2)], GIB)
-    with pytest.raises(MisfitError, match="on GPU 0:1: 1.0 GiB are missing"):
+    with pytest.raises(MisfitError, match=r"on GPU 0:1: 1\.0 GiB are missing"):
         place(cards, [pool("a", 70, "MIG-1")], GIB)
 
 
