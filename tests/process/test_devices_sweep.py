@@ -144,49 +144,63 @@ def test_a_fake_driver_stands_many_threads(library: Path, says: Path) -> None:
 
 
 BLOCK = "import sys; block = bytearray(64 << 20); print('up', flush=True); sys.stdin.read()"
+MAIN = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-I", "-S", "-c", {BLOCK!r}], stdin=subprocess.PIPE)
+print(child.pid, flush=True)
+sys.stdin.read()
+child.communicate()
+"""
+SHIM = f"""
+import subprocess, sys
+main, orphan = (
+    subprocess.Popen([sys.executable, "-I", "-S", "-c", program], stdin=subprocess.PIPE)
+    for program in ({MAIN!r}, {BLOCK!r})
+)
+print(main.pid, orphan.pid, flush=True)
+sys.stdin.read()
+main.communicate()
+orphan.communicate()
+"""
 
 
 @pytest.fixture
-def tree() -> Iterator[tuple[int, int]]:
-    """A process and its child, which holds 64 MiB."""
-    parent = (
-        "import subprocess, sys; child = subprocess.Popen([sys.executable, '-I', '-S', '-c', "
-        f"{BLOCK!r}], stdin=subprocess.PIPE); print(child.pid, flush=True); "
-        "sys.stdin.read(); child.communicate()"
-    )
+def tree() -> Iterator[tuple[int, int, int, int]]:
+    """A shim, an engine's main process, its child, and an orphan that the shim has adopted.
+
+    The last two hold 64 MiB each.
+    """
     with subprocess.Popen(
-        [sys.executable, "-I", "-c", parent],
+        [sys.executable, "-I", "-S", "-c", SHIM],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    ) as process:
-        assert process.stdout is not None
-        lines = {process.stdout.readline().strip() for _ in range(2)}
-        [child] = lines - {"up"}
-        yield process.pid, int(child)
-        process.communicate()
+    ) as shim:
+        assert shim.stdout is not None
+        lines = [shim.stdout.readline().split() for _ in range(4)]  # two of them say "up"
+        [main, orphan] = next(line for line in lines if len(line) == 2)
+        [child] = next(line for line in lines if len(line) == 1 and line != ["up"])
+        yield shim.pid, int(main), int(child), int(orphan)
+        shim.communicate()
 
 
-def test_without_a_gpu_the_hosts_memory_is_the_device(tree: tuple[int, int]) -> None:
-    parent, child = tree
-    found = host_sweep([parent, 2**22 + 1])  # the second is nobody's number
+def test_whose_a_process_is(tree: tuple[int, int, int, int]) -> None:
+    shim, main, child, orphan = tree
+    assert owners({main: "m.0"}) == {main: "m.0", child: "m.0", orphan: "m.0"}
+    below_us = owners({shim: "m.0"})
+    assert below_us.keys() == {shim, main, child, orphan}, "nobody's shim are we"
+    assert owners({2**22 + 1: "gone"}) == {}
+
+
+def test_without_a_gpu_the_hosts_memory_is_the_device(tree: tuple[int, int, int, int]) -> None:
+    _, main, child, orphan = tree
+    found = host_sweep([main, 2**22 + 1])  # the second is nobody's number
     assert list(found.cards) == [HOST]
     card = found.cards[HOST]
-    assert card.held.keys() == {parent, child}
-    assert 64 * 2**20 < card.held[child] < 100 * 2**20
+    assert card.held.keys() == {main, child, orphan}
+    for pid in (child, orphan):
+        assert 64 * 2**20 < card.held[pid] < 100 * 2**20
     assert sum(card.held.values()) < card.used < card.total
-
-
-def test_whose_a_process_is(tree: tuple[int, int]) -> None:
-    parent, child = tree
-    assert owners([parent, child, os.getpid(), 1], {parent: "m.0"}) == {
-        parent: "m.0",
-        child: "m.0",
-    }
-    # An orphan hangs on its engine's shim, beside the main process: here we are the shim.
-    with subprocess.Popen([sys.executable, "-c", BLOCK], stdin=subprocess.PIPE) as orphan:
-        assert owners([orphan.pid, os.getpid()], {parent: "m.0"}) == {orphan.pid: "m.0"}
-        orphan.communicate()
 
 
 def test_the_kernels_log_is_read_without_waiting(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from warmd.devices.footprint import Footprint, TreeMemory, footprint, tree_memor
 from warmd.devices.inventory import Gpu, Inventory, gpus, inventory
 from warmd.devices.memory import HostMemory, host_memory
 from warmd.devices.nvml import GpuError, GpuTrouble, SickGpu
-from warmd.devices.survey import Holder, Survey, Surveyed, owners, survey
+from warmd.devices.processes import owners
+from warmd.devices.survey import Holder, Survey, Surveyed, survey
 from warmd.devices.sweep import (
     HOST,
     CardUse,

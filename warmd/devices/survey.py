@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import psutil
 
 from warmd.devices.condition import Condition, conditions
 from warmd.devices.nvml import GpuError, GpuTrouble, SickGpu
-from warmd.devices.sweep import CardUse, Sweep, host_sweep, sweep
+from warmd.devices.processes import owners
+from warmd.devices.sweep import CardUse, host_sweep, sweep
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def survey(roots: Mapping[int, str]) -> Survey:
             raise
         found, fares, no_gpu = host_sweep(roots), {}, str(error)
     cards = sorted(found.cards.values(), key=lambda card: (card.index, card.slice or 0))
-    owned = owners(_pids(found), roots)
+    owned = owners(roots)
     return Survey(
         tuple(
             Surveyed(card, tuple(_holders(card, owned)), fares.get(card.index)) for card in cards
@@ -65,35 +66,7 @@ def survey(roots: Mapping[int, str]) -> Survey:
     )
 
 
-def owners(pids: Collection[int], roots: Mapping[int, str]) -> dict[int, str]:
-    """Name those of `pids` that belong to a tree below `roots`.
-
-    An orphan of an engine has become a child of its shim, which is its main process's parent.
-    """
-    shims: dict[int, str] = {}
-    for root, name in roots.items():
-        shim = _parent(root)
-        if shim is not None and shim > 1:
-            shims[shim] = name
-    found: dict[int, str] = {}
-    for pid in pids:
-        at: int | None = pid
-        line: set[int] = set()
-        while at is not None and at not in line:
-            line.add(at)
-            owner = roots.get(at) or (shims.get(at) if at != pid else None)
-            if owner is not None:
-                found[pid] = owner
-                break
-            at = _parent(at)
-    return found
-
-
 _ABSENT = frozenset({GpuTrouble.NO_LIBRARY, GpuTrouble.NO_DRIVER, GpuTrouble.NO_GPU})
-
-
-def _pids(found: Sweep) -> set[int]:
-    return {pid for card in found.cards.values() for pid in (*card.held, *card.unsized)}
 
 
 def _holders(card: CardUse, owned: Mapping[int, str]) -> Iterator[Holder]:
@@ -106,12 +79,5 @@ def _holders(card: CardUse, owned: Mapping[int, str]) -> Iterator[Holder]:
 def _name(pid: int) -> str | None:
     try:
         return psutil.Process(pid).name()
-    except psutil.Error:
-        return None
-
-
-def _parent(pid: int) -> int | None:
-    try:
-        return psutil.Process(pid).ppid() or None
     except psutil.Error:
         return None

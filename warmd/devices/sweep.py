@@ -7,10 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 
-import psutil
-
 from warmd.devices.memory import host_memory
 from warmd.devices.nvml import GpuError, GpuTrouble, SickGpu, Unit, gpu_error, opened, units
+from warmd.devices.processes import own_memory, owners
 
 HOST = "host"
 """The key of the host's memory as a device, where there is no GPU."""
@@ -63,26 +62,19 @@ def sweep() -> Sweep:
 def host_sweep(roots: Collection[int]) -> Sweep:
     """Look at the host's memory as the one device; `held` by all processes below `roots`.
 
-    Counted is what a process alone has taken: RSS without shared and file pages, whose cache can
-    be had back (proc_pid_statm(5)). Cheap: it reads counters, no page tables.
+    Counted is what a process alone has taken, see `own_memory`. Cheap enough for each few seconds.
     """
-    memory = host_memory()
     held: dict[int, int] = {}
     unsized: set[int] = set()
-    for root in roots:
+    for pid in owners(dict.fromkeys(roots)):
         try:
-            process = psutil.Process(root)
-            tree = [process, *process.children(recursive=True)]
-        except psutil.NoSuchProcess:
+            size = own_memory(pid)
+        except PermissionError:
+            unsized.add(pid)
             continue
-        for each in tree:
-            try:
-                info = each.memory_info()
-                held[each.pid] = info.rss - info.shared
-            except psutil.NoSuchProcess:
-                continue
-            except psutil.AccessDenied:
-                unsized.add(each.pid)
+        if size is not None:
+            held[pid] = size
+    memory = host_memory()
     used = memory.total - memory.available
     card = CardUse(HOST, 0, "host memory", memory.total, used, held, frozenset(unsized))
     return Sweep({HOST: card}, ())
