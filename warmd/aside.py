@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 _T = TypeVar("_T")
 
@@ -39,3 +39,32 @@ async def aside(work: Callable[[], _T]) -> _T:
 
     threading.Thread(target=run, name="aside", daemon=True).start()
     return await done
+
+
+class Shared(Generic[_T]):
+    """Work aside of which one run at a time is enough: who asks meanwhile gets the same answer.
+
+    So a driver that hangs costs one thread, however often somebody asks.
+    """
+
+    def __init__(self) -> None:
+        self._running: asyncio.Task[_T] | None = None
+
+    async def __call__(self, work: Callable[[], _T], within_s: float) -> _T:
+        """Return what `work`, or the run of it that is under way, returns; raise what it raises.
+
+        Raises `TimeoutError` after `within_s` seconds, and leaves it running.
+        """
+        if self._running is None:
+            self._running = asyncio.create_task(aside(work), name="shared look")
+            self._running.add_done_callback(self._ended)
+        running = self._running
+        done, _ = await asyncio.wait([running], timeout=within_s)
+        if not done:
+            raise TimeoutError
+        return running.result()
+
+    def _ended(self, task: asyncio.Task[_T]) -> None:
+        self._running = None
+        if not task.cancelled():
+            task.exception()  # nobody may wait for it any more

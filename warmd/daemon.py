@@ -18,11 +18,11 @@ import sdnotify
 import uvloop
 
 import warmd
-from warmd.aside import aside
+from warmd.aside import Shared, aside
 from warmd.chronicle import Chronicle
 from warmd.config import ConfigError, Problem, Settings, load
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
-from warmd.devices import GpuError, GpuTrouble, gpus, host_memory
+from warmd.devices import GpuError, GpuTrouble, Survey, gpus, host_memory, survey
 from warmd.engine import SizingError
 from warmd.engine.sizing import Estimate
 from warmd.fitting import Fitter
@@ -55,6 +55,9 @@ GPU_LOOK_S = 5.0
 
 CONFIG_S = 8.0
 """How long the config may take to be read again: less than warmctl waits, so that it hears why."""
+
+_SURVEY_S = 8.0
+"""How long warmctl's look at the GPUs may take; it gives up after 10 s itself."""
 
 CLOCK = Clock(monotonic=time.monotonic, wall=time.time)
 
@@ -101,6 +104,7 @@ class Daemon:
         self._engines_too = not settings.host.engines_outlive_daemon
         self._stop: asyncio.Future[str]
         self._reloading = asyncio.Lock()
+        self._survey: Shared[Survey] = Shared()
         self._metrics = Metrics(self.snapshot, ENDPOINTS)
         self._supervisor: Supervisor
         self._history: History
@@ -190,12 +194,12 @@ class Daemon:
 
     def _furnish(self, launcher: Launcher, history: History) -> Supervisor:
         settings = self._settings
-        budget = settings.ram.staging.of(host_memory().total)
-
-        sleeping = settings.ram.sleeping.of(host_memory().total)
+        total = host_memory().total
+        budget, sleeping = settings.ram.staging.of(total), settings.ram.sleeping.of(total)
+        reserve = settings.ram.reserve.of(total)
 
         def ram(held: int, pinned: int) -> RamLedger:
-            return RamLedger(budget, held, host_memory().available, sleeping, pinned)
+            return RamLedger(budget, held, host_memory().available, sleeping, pinned, reserve)
 
         chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK)
         build = Build(launcher, CLOCK)
@@ -253,6 +257,12 @@ class Daemon:
         if model not in settings.models:
             raise SizingError(f"{model} is being taken away: it has no settings any more")
         return await aside(partial(self._fitter.size, settings, model))
+
+    async def gpus(self) -> Survey:
+        """Return what stands on each GPU; the driver is waited for in a thread."""
+        models = self._supervisor.statuses().values()
+        roots = {each.pid: each.name for m in models for each in m.replicas if each.pid}
+        return await self._survey(partial(survey, roots), _SURVEY_S)
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from warmd.config import ConfigError, Problem, Settings, SleepMode
-from warmd.devices import largest_node
+from warmd.devices import HOST, largest_node
 from warmd.engine import (
     Binder,
     EngineError,
@@ -24,7 +24,7 @@ from warmd.engine import (
 from warmd.engine.sizing import Estimate, Wanted, estimate, read_checkpoint
 from warmd.ladder import MeasuredParts, replica_name
 from warmd.launch import clean_environment
-from warmd.placing import HOST, placement, replica_cards
+from warmd.placing import placement, replica_cards
 from warmd.planner import Card, Placement
 from warmd.policy import BackOff, Hygiene, Wish
 from warmd.reload import Move

@@ -9,17 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from warmd.config import ConfigError, Problem, Settings
-from warmd.devices import Gpu, host_memory
+from warmd.devices import HOST, Gpu, host_memory
 from warmd.planner import Card, MisfitError, Placement, PoolWish, Tenant, place
-
-HOST = "host"
-"""The key of the host's memory as a device."""
 
 
 def cards_of(gpus: Sequence[Gpu]) -> tuple[Card, ...]:
     """Return this host's devices: its GPUs, or its memory where there is none."""
     if gpus:
-        return tuple(Card(gpu.uuid, gpu.index, gpu.name, gpu.total) for gpu in gpus)
+        return tuple(Card(gpu.uuid, gpu.index, gpu.name, gpu.total, gpu.slice) for gpu in gpus)
     return (Card(HOST, 0, "host memory", host_memory().total),)
 
 
@@ -53,15 +50,17 @@ def _tenants(settings: Settings, pool: str) -> Iterator[Tenant]:
 
 def _named(pool: str, names: Sequence[int | str], cards: Sequence[Card]) -> Iterator[str]:
     """Find the cards that a pool names, by index or by (the beginning of) their UUID."""
-    by_index: Mapping[int, Card] = {card.index: card for card in cards}
+    by_index: Mapping[int, Card] = {card.index: card for card in cards if card.slice is None}
     for name in names:
         if isinstance(name, int):
             found = [by_index[name]] if name in by_index else []
         else:
             found = [card for card in cards if card.key.startswith(name)]
         if len(found) != 1:
-            there = ", ".join(f"{card.index} ({card.key})" for card in cards)
+            there = ", ".join(f"{card.label.removeprefix('GPU ')} ({card.key})" for card in cards)
             how = "names several GPUs at once" if found else "is no GPU of this host"
+            if any(card.index == name for card in cards):
+                how = "is in MIG mode, and a slice is named by its UUID"
             raise MisfitError(f"pools.{pool}.gpus: {name!r} {how}; there are {there}")
         yield found[0].key
 

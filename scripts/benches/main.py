@@ -17,6 +17,7 @@ import crash
 import gateway
 import idle
 import restart
+import sweep
 import tick
 import wake
 from bench_rig import BenchError
@@ -39,6 +40,7 @@ BENCHES = {
     "crash": _Bench(20.0, crash.run),
     "restart": _Bench(40.0, restart.run),
     "tick": _Bench(10.0, tick.run),
+    "sweep": _Bench(10.0, sweep.run),
 }
 
 

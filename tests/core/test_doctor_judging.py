@@ -12,7 +12,16 @@ import pytest
 
 from warmd.cli.doctor import report
 from warmd.config import Address, SleepMode, load_what_is_sound
-from warmd.devices import Gpu, GpuError, GpuTrouble, Inventory, SickGpu
+from warmd.devices import (
+    Condition,
+    Gpu,
+    GpuError,
+    GpuTrouble,
+    Inventory,
+    Recovery,
+    SickGpu,
+    Xid,
+)
 from warmd.doctor.clock import ClockFacts, judge_clock
 from warmd.doctor.daemon import DaemonAnswer, judge_daemon, judge_group
 from warmd.doctor.engine_python import EngineFacts, judge_engine
@@ -90,6 +99,23 @@ def test_device_files_are_judged_beside_the_driver() -> None:
     assert fine.sentence == "1 GPU: NVIDIA H200 (141.0 GiB); driver 570.1"
     assert "nvidia-modprobe -u" in absent.remedy
     assert "join it, or chmod o+x" in shut.remedy
+
+
+def test_a_gpu_that_needs_a_reset_is_a_problem_and_one_that_was_ill_a_warning() -> None:
+    met = Xid((0, 0x65, 0), 79, 500.0, "GPU has fallen off the bus.")
+    conditions = {
+        0: Condition(0, recovery=Recovery.GPU_RESET),
+        1: Condition(1, uncorrected=2, xids=(met,)),
+        2: Condition(2, xids=(replace(met, number=13), replace(met, at=-90_000.0))),
+    }
+    nvml = Inventory("570.1", (GPU,), ())
+    facts = GpuFacts(3, "570.1", nvml, (), conditions, time=600.0)
+    _, reset, errors, xid = judge_gpus(facts, needed=True)
+    assert (reset.level, errors.level, xid.level) == ("problem", "warning", "warning")
+    assert reset.sentence == "GPU 0: its driver asks for a reset of the GPU"
+    assert "--gpu-reset -i 0" in reset.remedy
+    assert "2 memory errors could not be corrected" in errors.sentence
+    assert xid.sentence == "GPU 1: Xid 79: GPU has fallen off the bus."
 
 
 ENGINE = EngineFacts(Path("/opt/vllm/bin/python"), "3.12.1", "vllm", "0.33.0", "2.13.0")
@@ -223,13 +249,14 @@ def test_weights() -> None:
 def test_memory() -> None:
     roomy = MemoryFacts(256 * GIB, 200 * GIB, 0, 0, None, 0)
 
-    def found(budget: int = 128, weights: int = 90, **change: int) -> list[str]:
+    def found(budget: int = 128, weights: int = 90, reserve: int = 0, **change: int) -> list[str]:
         facts = replace(roomy, **change)
-        return levels(judge_memory(facts, budget * GIB, weights * GIB, 0))
+        return levels(judge_memory(facts, budget * GIB, weights * GIB, 0, reserve * GIB))
 
     assert found() == ["ok"]
     assert found(weights=130) == ["warning"]
     assert found(available=80 * GIB) == ["warning"]
+    assert found(available=100 * GIB, reserve=12) == ["warning"]
     assert found(limit=64 * GIB) == ["warning"]
     assert found(limit=512 * GIB) == ["ok"]
     assert found(overcommit=2) == ["problem"]

@@ -47,6 +47,21 @@ def test_engines_are_spread_over_the_pool() -> None:
     ]
 
 
+SLICES = [Card(f"MIG-{n}", 0, "NVIDIA H200 MIG 3g.71gb", 70 * GIB, slice=n) for n in range(2)]
+
+
+def test_slices_are_devices_that_no_wide_engine_can_use() -> None:
+    cards = [*SLICES, Card("GPU-1", 1, "NVIDIA H200", 140 * GIB)]
+    placed = place(cards, [pool("a", 60), pool("b", 60), pool("wide", 60, "GPU-1")], GIB)
+    assert placed.pools == {"a": ("MIG-0",), "b": ("MIG-1",), "wide": ("GPU-1",)}
+    with pytest.raises(MisfitError, match="on 2 GPUs, and there are 1:"):
+        place(cards, [pool("wide", 60, vram=GIB, cards=2)], GIB)
+    with pytest.raises(MisfitError, match="GPU 0:1 of pool wide is a MIG slice"):
+        place(cards, [pool("wide", 60, "GPU-1", "MIG-1", vram=GIB, cards=2)], GIB)
+    with pytest.raises(MisfitError, match=r"on GPU 0:1: 1\.0 GiB are missing"):
+        place(cards, [pool("a", 70, "MIG-1")], GIB)
+
+
 @pytest.mark.parametrize(
     ("wishes", "words"),
     [

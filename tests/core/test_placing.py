@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from warmd.config import ConfigError, Settings
-from warmd.devices import Gpu, largest_node
+from warmd.devices import HOST, Gpu, largest_node
 from warmd.engine import Reservation
 from warmd.fitting import Fitter
-from warmd.placing import HOST, cards_of, placement, replica_cards
+from warmd.placing import cards_of, placement, replica_cards
 from warmd.reload import Effect, changes
 
 GIB = 2**30
@@ -42,6 +42,19 @@ def test_a_gpu_that_is_not_there_is_an_error_of_the_config(gpus: list[Any], word
     with pytest.raises(ConfigError) as error:
         placement(settings({"p": {"vram": "9GiB", "gpus": gpus}}), cards_of(GPUS))
     assert words in str(error.value)
+
+
+def test_a_slice_is_named_by_its_uuid() -> None:
+    sliced = [Gpu(0, f"MIG-{n}abc", "NVIDIA H200 MIG", 70 * GIB, 0, slice=n) for n in range(2)]
+    cards = cards_of([*sliced, GPUS[1]])
+    asked = settings({"p": {"vram": "60GiB", "gpus": ["MIG-1"]}}, m={"vram": "40GiB"})
+    assert replica_cards(asked, placement(asked, cards), "m", 0) == ("MIG-1abc",)
+    with pytest.raises(ConfigError) as error:
+        placement(settings({"p": {"vram": "9GiB", "gpus": [0]}}), cards)
+    assert str(error.value).endswith(
+        "pools.p.gpus: 0 is in MIG mode, and a slice is named by its UUID; "
+        "there are 0:0 (MIG-0abc), 0:1 (MIG-1abc), 1 (GPU-1abc)"
+    )
 
 
 def test_without_a_gpu_the_host_s_memory_is_the_device() -> None:

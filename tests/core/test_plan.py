@@ -174,6 +174,17 @@ def test_what_does_not_fit_is_not_staged_and_says_why() -> None:
     assert "1.0 GiB are to spare" in scarce.held_up["a"]
 
 
+def test_what_is_the_hosts_own_is_neither_staged_over_nor_pinned() -> None:
+    ram = RamLedger(10**12, 2**30, 8 * 2**30, sleeping_budget=10**12, reserve=2 * 2**30)
+    assert ram.refuses(5 * 2**30) is None
+    assert ram.refuses_sleep(5 * 2**30) is None
+    told = "5.0 GiB are to spare, and ram.reserve keeps 2.0 GiB"
+    assert told in (ram.refuses(5 * 2**30 + 1) or "")
+    assert told in (ram.refuses_sleep(5 * 2**30 + 1) or "")
+    assert ram.refuses_sleep(0) is None, "what it takes is taken"
+    assert replace(ram, reserve=2**40).refuses(1) is not None
+
+
 def test_failed_staging_is_tried_again_after_a_while_and_holds_up_no_start() -> None:
     broken = StagingFacts(total=10, retry_at=30.0, problem="the disk is gone")
     made = plan(model("a", Rung.HOT, Phase.DOWN, staging=broken), now=1.0)

@@ -28,7 +28,9 @@ def build(folder: Path, *flags: str) -> Path:
         pytest.skip("no C compiler to build the fake NVML: apt install gcc")
     folder.mkdir(exist_ok=True)
     library = folder / "libnvidia-ml.so.1"
-    subprocess.run([compiler, *flags, "-shared", "-fPIC", "-o", library, SOURCE], check=True)
+    subprocess.run(
+        [compiler, *flags, "-shared", "-fPIC", "-pthread", "-o", library, SOURCE], check=True
+    )
     return folder
 
 
@@ -46,7 +48,9 @@ try:
     answer = {expression}
 except GpuError as error:
     answer = {{"trouble": error.trouble, "said": str(error)}}
-print(json.dumps(answer, default=dataclasses.asdict))
+def plain(value):
+    return sorted(value) if isinstance(value, frozenset) else dataclasses.asdict(value)
+print(json.dumps(answer, default=plain))
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],

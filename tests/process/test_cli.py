@@ -19,6 +19,7 @@ import pytest
 from warmd.cli.main import main
 from warmd.config import ConfigError, Problem
 from warmd.control import ControlServer
+from warmd.devices import Survey
 from warmd.engine.sizing import Estimate
 from warmd.foresight import Foresight
 from warmd.history import Report
@@ -68,6 +69,9 @@ class Daemon:
         return Report(since + 1, since, 5.0, {}, [])
 
     async def size(self, model: str) -> Estimate:
+        raise NotImplementedError
+
+    async def gpus(self) -> Survey:
         raise NotImplementedError
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:

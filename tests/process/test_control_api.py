@@ -17,6 +17,7 @@ import uvloop
 
 from warmd.config.address import Address
 from warmd.control import ControlError, ControlServer, MetricsServer, listen_privately
+from warmd.devices import CardUse, Condition, GpuError, GpuTrouble, Holder, Survey, Surveyed
 from warmd.engine.sizing import Estimate
 from warmd.foresight import Foresight
 from warmd.history import Report
@@ -29,6 +30,7 @@ GROUP = grp.getgrgid(os.getgid()).gr_name
 class Daemon:
     def __init__(self) -> None:
         self.asked: list[tuple[str, Rung | None, float | None]] = []
+        self.driver: Exception | None = None
 
     def snapshot(self) -> Status:
         staging = StagingStatus(0, 10, holding=False)
@@ -58,6 +60,13 @@ class Daemon:
 
     async def size(self, model: str) -> Estimate:
         raise NotImplementedError
+
+    async def gpus(self) -> Survey:
+        if self.driver is not None:
+            raise self.driver
+        holder = Holder(12, "python", "qwen3.0", 5)
+        use = CardUse("GPU-a", 0, "NVIDIA Fake", 10, 7, {12: 5}, frozenset())
+        return Survey((Surveyed(use, (holder,), Condition(0, ecc=True, uncorrected=2)),))
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         if for_s == 13:
@@ -161,6 +170,24 @@ async def test_a_plan_of_what_is_no_path_is_refused(client: aiohttp.ClientSessio
 async def test_a_bug_is_no_refusal(client: aiohttp.ClientSession) -> None:
     async with client.post("/set", json={"model": "qwen3", "rung": "hot", "for": 14}) as response:
         assert response.status == 500
+
+
+async def test_gpus_are_told_and_why_they_can_not_be(
+    client: aiohttp.ClientSession, daemon: Daemon
+) -> None:
+    async with client.get("/gpus") as response:
+        [card] = (await response.json())["gpus"]
+    assert card["held_by"] == [{"pid": 12, "name": "python", "replica": "qwen3.0", "bytes": 5}]
+    assert card["condition"]["ecc"] is True
+    assert card["condition"]["troubles"][0]["sentence"].startswith("2 memory errors")
+    for error, words in (
+        (GpuError(GpuTrouble.MISMATCH), "differ in version: see nvidia-smi"),
+        (TimeoutError(), "has been asked and doesn't answer: see nvidia-smi"),
+    ):
+        daemon.driver = error
+        async with client.get("/gpus") as response:
+            assert response.status == 503
+            assert words in (await response.json())["error"]
 
 
 async def test_other_paths_and_methods(client: aiohttp.ClientSession) -> None:

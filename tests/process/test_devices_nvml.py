@@ -31,6 +31,7 @@ def test_gpus(library: Path, says: Path) -> None:
         "name": "NVIDIA Fake 80GB",
         "total": 80 * GIB,
         "used": 2 * GIB,
+        "slice": None,
     }
     assert second["uuid"] == "GPU-bbbb"
     assert ask("inventory().driver", environment(library, says)) == "570.00.fake"

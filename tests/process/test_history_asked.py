@@ -18,6 +18,7 @@ from daemon_rig import Daemon, a_daemon, until
 
 from warmd.cli.main import main
 from warmd.control import ControlServer
+from warmd.devices import Survey
 from warmd.engine.sizing import Estimate
 from warmd.foresight import Foresight
 from warmd.history import History, Report
@@ -54,6 +55,9 @@ class Owner:
         raise NotImplementedError
 
     async def size(self, model: str) -> Estimate:
+        raise NotImplementedError
+
+    async def gpus(self) -> Survey:
         raise NotImplementedError
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:

@@ -257,7 +257,7 @@ def test_the_first_sleep_takes_host_ram_and_never_returns_it(daemon: Daemon) -> 
     daemon.wait_for("ready", "a.0")
     assert is_right(daemon.chat("b"))
     daemon.wait_for("down", "b.0")
-    refused = r"its sleep would take \S+ \S+, which don't fit in ram.sleeping: \S+ MiB of 64.0 MiB"
+    refused = r"its sleep would take \S+ \S+, which don't fit in ram.sleeping: \S+ \S+ of 64.0 MiB"
     assert re.search(f"b.0.*{refused}", daemon.log), daemon.log
     assert daemon.wait_for_rung("staged", "b")["rung"] == "staged"
     assert "sleep" not in events(daemon, "b")

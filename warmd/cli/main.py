@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 from warmd import __version__
 from warmd.cli.client import Client, NoDaemonError, RefusedError
 from warmd.cli.explain import explanation
+from warmd.cli.gpus import gpus_table
 from warmd.cli.history import history
 from warmd.cli.plan import plan
 from warmd.cli.size import size_table
@@ -50,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _history(client, args)
         elif args.command == "size":
             _size(client, args)
+        elif args.command == "gpus":
+            _gpus(client, as_json=args.json)
         elif args.command == "doctor":
             return _doctor(args)
         elif args.json:
@@ -155,6 +158,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="flags for vLLM, up to the end of the line",
     )
+
+    gpus = commands.add_parser(
+        "gpus",
+        parents=[anywhere],
+        help="show each GPU: who holds what of it, power, clocks, and what is wrong with it",
+    )
+    gpus.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
 
     doctor = commands.add_parser(
         "doctor",
@@ -301,6 +311,13 @@ def _target(path: str, **query: str | float | None) -> str:
     asked = {key: value for key, value in query.items() if value is not None}
     # A word of the command line may hold bytes that are no UTF-8.
     return f"{path}?{urlencode(asked, errors='surrogateescape')}"
+
+
+def _gpus(client: Client, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(client, "/gpus")
+    else:
+        print(gpus_table(client.parse(client.get("/gpus"))))
 
 
 def _print_json(client: Client, target: str) -> None:

@@ -128,6 +128,7 @@ class RamSettings(Table):
 
     staging: ShareText = Share(percent=Decimal(50))
     sleeping: ShareText = Share(percent=Decimal(30))
+    reserve: ShareText = Share(percent=Decimal(5))
 
 
 class FairnessSettings(Table):

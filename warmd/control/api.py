@@ -17,6 +17,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from warmd.config import ConfigError
+from warmd.control.gpus import Surveys, gpus_handler
 from warmd.control.http_log import quiet_log
 from warmd.control.size import Sizes, size_handler
 from warmd.control.unix_socket import listen_privately
@@ -33,7 +34,7 @@ _AUTO = "auto"
 _CHOICES = (Rung.HOT.value, Rung.ASLEEP.value, Rung.STAGED.value, Rung.COLD.value, _AUTO)
 
 
-class Operations(Sizes, Protocol):
+class Operations(Sizes, Surveys, Protocol):
     """The owner of the models, as an operator sees it."""
 
     def snapshot(self) -> Status:
@@ -85,7 +86,7 @@ class UnknownModelError(LookupError):
 
 
 class ControlServer:
-    """GET /status, /explain, /history, /size, /metrics, POST /set, /plan, /reload: a unix socket.
+    """What an operator may ask and tell, by GET and POST, on a unix socket.
 
     `path` is the socket's, `expose` returns the metrics; `report` gets a sentence where its group
     can't be set.
@@ -191,16 +192,16 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
         return web.json_response({"sentence": operations.shutdown()})
 
     app = web.Application(client_max_size=_MAX_BODY, middlewares=[_errors_in_json])
-    app.router.add_get("/status", status)
-    app.router.add_get("/explain", explain)
-    app.router.add_get("/history", history)
+    get, post = web.get, web.post
     size = size_handler(operations, lambda name: _resolve(name, operations.snapshot()))
-    app.router.add_get("/size", size)
-    app.router.add_get("/metrics", metrics)
-    app.router.add_post("/set", set_target)
-    app.router.add_post("/plan", plan)
-    app.router.add_post("/reload", reload)
-    app.router.add_post("/shutdown", shutdown)
+    app.add_routes(
+        [
+            *(get("/status", status), get("/explain", explain), get("/history", history)),
+            *(get("/size", size), get("/gpus", gpus_handler(operations)), get("/metrics", metrics)),
+            *(post("/set", set_target), post("/plan", plan), post("/reload", reload)),
+            post("/shutdown", shutdown),
+        ]
+    )
     return app
 
 

@@ -1,36 +1,56 @@
 """What devices there are, how much of each is free, and what one engine holds of them."""
 
+from warmd.devices.condition import Complaint, Condition, Recovery, Slowed, conditions
 from warmd.devices.footprint import Footprint, TreeMemory, footprint, tree_memory
+from warmd.devices.inventory import Gpu, Inventory, gpus, inventory
 from warmd.devices.memory import HostMemory, host_memory, largest_node
-from warmd.devices.nvml import (
-    NO_GPU,
-    Gpu,
-    GpuError,
-    GpuTrouble,
-    Inventory,
-    SickGpu,
+from warmd.devices.nvml import NO_GPU, GpuError, GpuTrouble, SickGpu
+from warmd.devices.processes import owners
+from warmd.devices.survey import Holder, Survey, Surveyed, survey
+from warmd.devices.sweep import (
+    HOST,
+    CardUse,
+    Sweep,
     device_bytes,
-    gpus,
     held_by_card,
-    inventory,
+    host_sweep,
+    sweep,
 )
+from warmd.devices.xid import Xid, xids
 
 __all__ = [
+    "HOST",
     "NO_GPU",
+    "CardUse",
+    "Complaint",
+    "Condition",
     "Footprint",
     "Gpu",
     "GpuError",
     "GpuTrouble",
+    "Holder",
     "HostMemory",
     "Inventory",
+    "Recovery",
     "SickGpu",
+    "Slowed",
+    "Survey",
+    "Surveyed",
+    "Sweep",
     "TreeMemory",
+    "Xid",
+    "conditions",
     "device_bytes",
     "footprint",
     "gpus",
     "held_by_card",
     "host_memory",
+    "host_sweep",
     "inventory",
     "largest_node",
+    "owners",
+    "survey",
+    "sweep",
     "tree_memory",
+    "xids",
 ]

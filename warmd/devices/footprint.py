@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import psutil
 
 from warmd.devices.memory import host_memory
-from warmd.devices.nvml import held_by_card
+from warmd.devices.sweep import held_by_card
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
-"""What GPUs there are and what processes hold of them, as NVIDIA's library (NVML) tells it.
+"""NVIDIA's library (NVML): opened for a look, what it lists, and why it can't be asked.
 
 NVML is opened for each look and closed after it: nothing keeps the device files open, so a driver
 can be exchanged under a running daemon. pynvml is imported only where the library is installed,
 because it costs some MiB. Every call may block, on a sick GPU for long: call it in a thread.
+
+A GPU in MIG mode is its slices: each has memory and a UUID of its own (NVIDIA's MIG user guide).
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -31,6 +33,8 @@ class GpuTrouble(StrEnum):
     LOST = "lost"  # it fell off the bus (Xid 79)
     RESET_REQUIRED = "reset-required"
     NO_GPU = "no-gpu"  # NVML works and lists none
+    NO_SLICE = "no-slice"  # it is in MIG mode, and nobody has made a slice
+    SHARED_SLICE = "shared-slice"  # compute instances that share one GPU instance's memory
     OTHER = "other"
 
 
@@ -46,6 +50,8 @@ _SAID = {
     GpuTrouble.LOST: "it is lost: it fell off the bus, or the driver gave it up",
     GpuTrouble.RESET_REQUIRED: "it must be reset before it works again",
     GpuTrouble.NO_GPU: "the NVIDIA driver lists no GPU",
+    GpuTrouble.NO_SLICE: "it is in MIG mode and has no slice",
+    GpuTrouble.SHARED_SLICE: "several of its MIG slices share one memory, so none has its own",
     GpuTrouble.OTHER: "the NVIDIA driver reports an error",
 }
 
@@ -61,89 +67,27 @@ class GpuError(Exception):
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """A GPU that answers. `used` counts what everybody holds, the driver too; both in bytes."""
-
-    index: int  # NVML's, in the order of the PCI bus, as nvidia-smi has it
-    uuid: str
-    name: str
-    total: int
-    used: int
-
-
-@dataclass(frozen=True)
 class SickGpu:
-    """A GPU that is there and doesn't answer."""
+    """A GPU that is there and can't be used; `uuid` None where it doesn't even tell that."""
 
     index: int
     error: GpuError
+    uuid: str | None = None
 
 
 @dataclass(frozen=True)
-class Inventory:
-    """All GPUs of the host, those that answer and those that don't."""
+class Unit:
+    """What one engine can be bound to: a GPU, or a MIG slice of one. `handle` is NVML's."""
 
-    driver: str
-    gpus: tuple[Gpu, ...]
-    sick: tuple[SickGpu, ...]
-
-
-def inventory() -> Inventory:
-    """Look at every GPU. Raises `GpuError` where NVML doesn't answer or lists no GPU."""
-    with _nvml() as nvml:
-        driver = str(nvml.nvmlSystemGetDriverVersion())
-        found: list[Gpu] = []
-        sick: list[SickGpu] = []
-        for index in range(nvml.nvmlDeviceGetCount()):
-            try:
-                found.append(_gpu(nvml, index))
-            except nvml.NVMLError as error:
-                sick.append(SickGpu(index, _error(nvml, error)))
-    if not found and not sick:
-        raise GpuError(GpuTrouble.NO_GPU)
-    return Inventory(driver, tuple(found), tuple(sick))
-
-
-def gpus() -> tuple[Gpu, ...]:
-    """List the GPUs that answer. Raises `GpuError` where there is none, with the reason."""
-    found = inventory()
-    if not found.gpus:
-        raise found.sick[0].error
-    return found.gpus
-
-
-def device_bytes(pids: Collection[int]) -> int | None:
-    """Bytes of VRAM that these processes hold over all GPUs; None where that can't be known."""
-    held = held_by_card(pids)
-    return None if held is None else sum(held.values())
-
-
-def held_by_card(pids: Collection[int]) -> dict[str, int] | None:
-    """Bytes of VRAM that these processes hold, by UUID of each GPU on which they hold any.
-
-    None where that can't be known: without NVML, where one GPU doesn't answer, and where the
-    driver knows a process but not its memory (as for a process of another container).
-    """
-    held: dict[str, int] = {}
-    try:
-        with _nvml() as nvml:
-            for index in range(nvml.nvmlDeviceGetCount()):
-                handle = nvml.nvmlDeviceGetHandleByIndex(index)
-                # By its version: the bare name raises a stranger's error where it isn't known.
-                for process in nvml.nvmlDeviceGetComputeRunningProcesses_v3(handle):
-                    if process.pid not in pids:
-                        continue
-                    if process.usedGpuMemory is None:
-                        return None
-                    uuid = str(nvml.nvmlDeviceGetUUID(handle))
-                    held[uuid] = held.get(uuid, 0) + int(process.usedGpuMemory)
-    except GpuError:
-        return None
-    return held
+    index: int  # the GPU's, in the order of the PCI bus, as nvidia-smi has it
+    slice: int | None  # its number within a GPU in MIG mode
+    uuid: str
+    handle: Any
+    gpu: Any  # the handle of the whole GPU, which alone knows power, clocks and errors
 
 
 @contextmanager
-def _nvml() -> Iterator[ModuleType]:
+def opened() -> Iterator[ModuleType]:
     """Open NVML, and close it after use. What it objects to is raised as `GpuError`."""
     try:
         ctypes.CDLL(LIBRARY)
@@ -159,22 +103,56 @@ def _nvml() -> Iterator[ModuleType]:
             with suppress(pynvml.NVMLError):
                 pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
-        raise _error(pynvml, error) from error
+        raise gpu_error(pynvml, error) from error
 
 
-def _gpu(nvml: ModuleType, index: int) -> Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    return Gpu(
-        index=index,
-        uuid=str(nvml.nvmlDeviceGetUUID(handle)),
-        name=str(nvml.nvmlDeviceGetName(handle)),
-        total=int(memory.total),
-        used=int(memory.used),
-    )
+def units(nvml: ModuleType) -> tuple[list[Unit], list[SickGpu]]:
+    """List every GPU and MIG slice, those that can be used and those that can't."""
+    found: list[Unit] = []
+    sick: list[SickGpu] = []
+    for index in range(nvml.nvmlDeviceGetCount()):
+        try:
+            gpu = nvml.nvmlDeviceGetHandleByIndex(index)
+            uuid = str(nvml.nvmlDeviceGetUUID(gpu))
+            if not _has_slices(nvml, gpu):
+                found.append(Unit(index, None, uuid, gpu, gpu))
+                continue
+            slices = _slices(nvml, index, gpu)
+            if not slices:
+                sick.append(SickGpu(index, GpuError(GpuTrouble.NO_SLICE), uuid))
+            instances = [nvml.nvmlDeviceGetGpuInstanceId(each.handle) for each in slices]
+            for each, instance in zip(slices, instances, strict=True):
+                if instances.count(instance) == 1:
+                    found.append(each)
+                else:
+                    sick.append(SickGpu(index, GpuError(GpuTrouble.SHARED_SLICE), each.uuid))
+        except nvml.NVMLError as error:
+            sick.append(SickGpu(index, gpu_error(nvml, error)))
+    return found, sick
 
 
-def _error(nvml: ModuleType, error: Any) -> GpuError:
+def _has_slices(nvml: ModuleType, gpu: Any) -> bool:
+    """Whether a GPU is in MIG mode; few GPUs know it, and old drivers don't."""
+    try:
+        return bool(nvml.nvmlDeviceGetMigMode(gpu)[0] == nvml.NVML_DEVICE_MIG_ENABLE)
+    except (
+        nvml.NVMLError_NotSupported,
+        nvml.NVMLError_FunctionNotFound,
+    ):
+        return False
+
+
+def _slices(nvml: ModuleType, index: int, gpu: Any) -> list[Unit]:
+    found = []
+    for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+        with suppress(nvml.NVMLError_NotFound):  # slices have gaps between their numbers
+            handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, number)
+            found.append(Unit(index, number, str(nvml.nvmlDeviceGetUUID(handle)), handle, gpu))
+    return found
+
+
+def gpu_error(nvml: ModuleType, error: Any) -> GpuError:
+    """Say what an error of NVML means."""
     troubles = {
         nvml.NVML_ERROR_LIBRARY_NOT_FOUND: GpuTrouble.NO_LIBRARY,
         nvml.NVML_ERROR_DRIVER_NOT_LOADED: GpuTrouble.NO_DRIVER,

@@ -91,7 +91,11 @@ def examine(
     )
     found += memory.judged(
         lambda facts: judge_memory(
-            facts, settings.ram.staging.of(facts.total), resting, daemon.staged
+            facts,
+            settings.ram.staging.of(facts.total),
+            resting,
+            daemon.staged,
+            settings.ram.reserve.of(facts.total),
         )
     )
     found += folders.judged(judge_folders)

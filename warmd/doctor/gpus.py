@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from warmd.devices import GpuError, GpuTrouble, Inventory, SickGpu, inventory
-from warmd.doctor.finding import Finding, note, ok, problem
+from warmd.devices import (
+    Condition,
+    GpuError,
+    GpuTrouble,
+    Inventory,
+    SickGpu,
+    conditions,
+    inventory,
+)
+from warmd.doctor.finding import Finding, note, ok, problem, warning
 from warmd.doctor.user import Kind, Obstacle, Right, User, obstacle
 from warmd.spoken import count, size
 
@@ -26,12 +35,16 @@ class GpuFacts:
     module: str | None  # version of the loaded kernel driver
     nvml: Inventory | GpuError
     closed: tuple[Obstacle, ...]  # device files that are missing or may not be used
+    conditions: Mapping[int, Condition] = field(default_factory=dict)  # by the GPU's index
+    time: float = 0.0  # Unix seconds
 
 
 def look_at_gpus(user: User) -> GpuFacts:
     """Ask PCI, the kernel and NVML. May block on a sick GPU."""
+    fares: Mapping[int, Condition] = {}
     try:
         nvml: Inventory | GpuError = inventory()
+        fares = conditions()
     except GpuError as error:
         nvml = error
     cards = _cards()
@@ -42,7 +55,7 @@ def look_at_gpus(user: User) -> GpuFacts:
         nodes = [Path("/dev/nvidiactl"), Path("/dev/nvidia-uvm"), *numbered]
         found = [obstacle(node, user, Right.READ | Right.WRITE) for node in nodes]
         closed = [each for each in found if each is not None]
-    return GpuFacts(cards, module, nvml, tuple(closed))
+    return GpuFacts(cards, module, nvml, tuple(closed), fares, time.time())
 
 
 def judge_gpus(facts: GpuFacts, needed: bool | None) -> Iterator[Finding]:
@@ -53,6 +66,10 @@ def judge_gpus(facts: GpuFacts, needed: bool | None) -> Iterator[Finding]:
                 names = ", ".join(f"{gpu.name} ({size(gpu.total)})" for gpu in gpus)
                 yield ok(_SUBJECT, f"{count(len(gpus), 'GPU')}: {names}; driver {driver}")
             yield from (_sick(each) for each in sick)
+            for index, condition in facts.conditions.items():
+                for complaint in condition.complaints(facts.time):
+                    worse = problem if complaint.unfit else warning
+                    yield worse(_SUBJECT, f"GPU {index}: {complaint.sentence}", complaint.remedy)
         case GpuError() as error if (facts.cards, facts.module) == (0, None):
             yield _no_card(error, needed)
         case GpuError() as error:
@@ -99,10 +116,16 @@ def _remedy(error: GpuError, facts: GpuFacts) -> str:
             return _reset(None)
         case GpuTrouble.NO_GPU:
             return "journalctl -k | grep -iE 'nvrm|xid' says what the driver met; lspci -d 10de:"
+        case GpuTrouble.NO_SLICE | GpuTrouble.SHARED_SLICE:
+            return _SLICES
         case GpuTrouble.OTHER:
             return "look at nvidia-smi and journalctl -k | grep -iE 'nvrm|xid'"
 
 
+_SLICES = (
+    "make slices, each with one compute instance: sudo nvidia-smi mig -cgi PROFILE -C "
+    "(nvidia-smi mig -lgip lists the profiles); or leave MIG mode: sudo nvidia-smi -mig 0"
+)
 _LOST = (
     "journalctl -k | grep -i xid tells the cause; switch the host off and on, and if it comes back "
     "look at the card's seat, power and heat"
@@ -120,6 +143,8 @@ def _sick(each: SickGpu) -> Finding:
             remedy = _LOST
         case GpuTrouble.RESET_REQUIRED:
             remedy = _reset(each.index)
+        case GpuTrouble.NO_SLICE | GpuTrouble.SHARED_SLICE:
+            remedy = _SLICES
         case _:
             remedy = "look at nvidia-smi and journalctl -k | grep -iE 'nvrm|xid'"
     return problem(_SUBJECT, f"GPU {each.index} can't be used: {each.error}", remedy)

@@ -82,10 +82,13 @@ def _number(file: Path) -> int | None:
         return None
 
 
-def judge_memory(facts: MemoryFacts, budget: int, weights: int, staged: int) -> Iterator[Finding]:
+def judge_memory(
+    facts: MemoryFacts, budget: int, weights: int, staged: int, reserve: int
+) -> Iterator[Finding]:
     """Bytes: `budget` is ram.staging, `weights` of all models that rest staged, `staged` held now.
 
-    Held page cache counts as available in the kernel's figure.
+    `reserve` is ram.reserve, which staging leaves free. Held page cache counts as available in the
+    kernel's figure.
     """
     fine = True
     wanted = min(budget, weights)
@@ -105,11 +108,12 @@ def judge_memory(facts: MemoryFacts, budget: int, weights: int, staged: int) -> 
             f"({size(budget)}); staged weights count in it and would be pushed out",
             "take MemoryMax= and MemoryHigh= away from warmd's unit (or the container's limit)",
         )
-    if wanted > facts.available:
+    if wanted + reserve > facts.available:
         fine = False
         yield warning(
             _SUBJECT,
-            f"{size(facts.available)} of RAM are available, and staging wants {size(wanted)}",
+            f"{size(facts.available)} of RAM are available; staging wants {size(wanted)}, and "
+            f"ram.reserve leaves {size(reserve)} free",
             "see who has it: ps -eo rss,user,args --sort=-rss | head; or lower ram.staging",
         )
     if facts.overcommit == _STRICT:

@@ -21,6 +21,17 @@ class Card:
     index: int
     name: str
     total: int
+    slice: int | None = None  # its number, where it is a slice of a GPU in MIG mode
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Its place on the bus, to sort by."""
+        return self.index, self.slice or 0
+
+    @property
+    def label(self) -> str:
+        """What messages call it: `GPU 0`, or `GPU 0:1` for a slice."""
+        return f"GPU {self.index}" if self.slice is None else f"GPU {self.index}:{self.slice}"
 
 
 @dataclass(frozen=True)
@@ -81,16 +92,19 @@ def place(cards: Sequence[Card], pools: Sequence[PoolWish], headroom: int) -> Pl
     if short:
         raise MisfitError(_table(cards, pools, placed, headroom, short))
     by_key = {card.key: card for card in cards}
+    for pool in pools:
+        _check_slices(pool, [by_key[key] for key in placed.get(pool.name, ())])
     for pool in sorted((p for p in pools if p.cards is None), key=lambda p: (-p.vram, p.name)):
+        able = [key for key in free if pool.width == 1 or by_key[key].slice is None]
         fitting = sorted(
-            (key for key, left in free.items() if left >= pool.vram),
-            key=lambda key: (free[key], by_key[key].index),
+            (key for key in able if free[key] >= pool.vram),
+            key=lambda key: (free[key], by_key[key].place),
         )
         chosen = fitting[: pool.width]
         if len(chosen) < pool.width:
-            what = _nowhere(pool, sorted(free.values(), reverse=True))
+            what = _nowhere(pool, sorted((free[key] for key in able), reverse=True))
             raise MisfitError("\n".join([what, *_lines(cards, pools, placed, headroom)]))
-        chosen.sort(key=lambda key: by_key[key].index)
+        chosen.sort(key=lambda key: by_key[key].place)
         placed[pool.name] = tuple(chosen)
         for key in chosen:
             free[key] -= pool.vram
@@ -120,6 +134,16 @@ def _check_tenants(pool: PoolWish) -> None:
             )
 
 
+def _check_slices(pool: PoolWish, cards: Sequence[Card]) -> None:
+    sliced = next((card for card in cards if card.slice is not None), None)
+    wide = next((tenant for tenant in pool.tenants if tenant.cards > 1), None)
+    if sliced is not None and wide is not None:
+        raise MisfitError(
+            f"{wide.name} runs on {count(wide.cards, 'GPU')} at once, and {sliced.label} of pool "
+            f"{pool.name} is a MIG slice: CUDA lets a process use one slice only"
+        )
+
+
 def _nowhere(pool: PoolWish, free: Sequence[int]) -> str:
     """Say what a pool without a place lacks; `free` in bytes, the most first."""
     what = f"pool {pool.name} wants {size(pool.vram)} on {count(pool.width, 'GPU')}"
@@ -138,7 +162,7 @@ def _table(
     worst = max(short, key=lambda key: short[key])
     card = next(card for card in cards if card.key == worst)
     table = "\n".join(_lines(cards, pools, placed, headroom))
-    return f"the pools don't fit on GPU {card.index}: {size(short[worst])} are missing:\n{table}"
+    return f"the pools don't fit on {card.label}: {size(short[worst])} are missing:\n{table}"
 
 
 def _lines(
@@ -150,7 +174,7 @@ def _lines(
     for card in cards:
         here = [pool for pool in pools if card.key in placed.get(pool.name, ())]
         left = card.total - headroom - sum(pool.vram for pool in here)
-        yield f"  GPU {card.index} {card.name}: {size(card.total)}"
+        yield f"  {card.label} {card.name}: {size(card.total)}"
         for pool in here:
             yield f"    pool {pool.name}: {size(pool.vram)}"
         yield f"    headroom: {size(headroom)}"

@@ -1,0 +1,102 @@
+"""`warmctl gpus` in words, from the daemon's JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from warmd.cli.gpus import gpus_table
+
+GIB = 2**30
+FARES: dict[str, Any] = {
+    **dict.fromkeys(("watts", "watts_limit", "sm_mhz", "sm_mhz_most", "ecc"), None),
+    **dict.fromkeys(("memory_mhz", "memory_mhz_most", "uncorrected_errors"), None),
+    "xids": [],
+    "troubles": [],
+}
+
+
+def held(pid: int, name: str | None, replica: str | None, size: int | None) -> dict[str, Any]:
+    return {"pid": pid, "name": name, "replica": replica, "bytes": size}
+
+
+def card(*holders: dict[str, Any], used: int = 0, **changes: Any) -> dict[str, Any]:
+    told = {
+        "key": "GPU-a",
+        "index": 0,
+        "slice": None,
+        "name": "NVIDIA H200",
+        "total": 80 * GIB,
+        "used": used,
+        "held_by": list(holders),
+        "condition": FARES,
+    }
+    return told | changes
+
+
+def said(*cards: dict[str, Any], **more: Any) -> list[str]:
+    return gpus_table({"gpus": cards, "sick": [], "no_gpu": None} | more).splitlines()
+
+
+def test_who_holds_what_stands_below_each_gpu() -> None:
+    fares = FARES | {
+        "watts": 412.4,
+        "watts_limit": 700.0,
+        "sm_mhz": 1200,
+        "sm_mhz_most": 1980,
+        "memory_mhz": 2619,
+        "ecc": True,
+        "troubles": [{"sentence": "Xid 94: \x1b[31m", "remedy": "see", "unfit": False}],
+    }
+    lines = said(
+        card(
+            held(11, "VLLM::EngineCore", "qwen3.0", 40 * GIB),
+            held(12, "worker", "qwen3.0", 4 * GIB),
+            held(7, "jupyter\n", None, 3 * GIB),
+            used=48 * GIB,
+            condition=fares,
+        )
+    )
+    bar = "[###########+........]"
+    assert lines[0].split() == (
+        ["GPU", "USE", "USED", "TOTAL", "WATTS", "SM", "MHZ", "MEMORY", "MHZ", "ECC"]
+    )
+    assert lines[1] == (
+        f"0  NVIDIA H200  {bar}  48.0 GiB  80.0 GiB  412 of 700  1200 of 1980        2619   on"
+    )
+    assert lines[2:] == [
+        "     qwen3.0       44.0 GiB  VLLM::EngineCore 11, worker 12",
+        "     not of warmd   3.0 GiB  jupyter 7",
+        "     the rest       1.0 GiB  the driver",
+        "     ! Xid 94:  [31m: see",
+    ]
+
+
+def test_a_slice_a_process_of_unknown_size_and_many_processes() -> None:
+    many = [held(pid, "w", "m.0", None if pid == 3 else 2 * GIB) for pid in (1, 2, 3)]
+    lines = said(card(*many, used=7 * GIB, slice=2))
+    assert lines[1].startswith("0:2  NVIDIA H200  [#+..................]")
+    assert lines[2].split() == ["m.0", "?", "3", "processes"]
+    assert lines[3].endswith("the driver, and who isn't told")
+    assert said(card(held(9, None, None, 5)))[2].endswith("process 9")
+
+
+def test_what_is_sick_or_not_there_is_said() -> None:
+    lines = said(
+        card(condition=FARES | {"xids": None}),
+        sick=[
+            {"index": 1, "uuid": None, "sentence": "it is lost"},
+            {"index": 2, "uuid": "GPU-c", "sentence": "it has no slice"},
+        ],
+    )
+    assert lines[-3:] == [
+        "GPU 1 can't be used: it is lost",
+        "GPU 2 (GPU-c) can't be used: it has no slice",
+        "Xid errors aren't shown: warmd may not read the kernel's log (CAP_SYSLOG)",
+    ]
+    host = card(key="host", name="host memory", used=8 * GIB, condition=None)
+    lines = said(host, no_gpu="no library")
+    assert lines[1].startswith("host memory  [++..................]")
+    assert lines[2:] == [
+        "     the rest  8.0 GiB  all else on this host",
+        "the host's memory is the device: no library",
+    ]

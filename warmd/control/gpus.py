@@ -1,0 +1,99 @@
+"""GET /gpus: who holds what of each GPU, and how the GPUs fare."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from warmd.devices import Condition, GpuError, Survey, Surveyed
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+_SEE = "see nvidia-smi, and journalctl -k | grep -iE 'nvrm|xid'"
+
+
+class Surveys(Protocol):
+    """Who can look at the GPUs."""
+
+    async def gpus(self) -> Survey:
+        """Look at all GPUs. Raises `GpuError`, and `TimeoutError` where the driver hangs."""
+
+
+def gpus_handler(surveys: Surveys) -> Handler:
+    """Make the handler."""
+
+    async def handle(_: web.Request) -> web.Response:
+        try:
+            found = await surveys.gpus()
+        except TimeoutError:
+            return _refused("the NVIDIA driver has been asked and doesn't answer")
+        except GpuError as error:
+            return _refused(str(error))
+        return web.json_response(_facts(found, time.time()))
+
+    return handle
+
+
+def _refused(sentence: str) -> web.Response:
+    return web.json_response({"error": f"{sentence}: {_SEE}"}, status=503)
+
+
+def _facts(found: Survey, now: float) -> dict[str, Any]:
+    return {
+        "time": now,
+        "no_gpu": found.no_gpu,
+        "gpus": [_card(card, now) for card in found.cards],
+        "sick": [
+            {"index": each.index, "uuid": each.uuid, "sentence": str(each.error)}
+            for each in found.sick
+        ],
+    }
+
+
+def _card(card: Surveyed, now: float) -> dict[str, Any]:
+    use = card.use
+    return {
+        "key": use.key,
+        "index": use.index,
+        "slice": use.slice,
+        "name": use.name,
+        "total": use.total,
+        "used": use.used,
+        "held_by": [
+            {
+                "pid": holder.pid,
+                "name": holder.name,
+                "replica": holder.owner,
+                "bytes": holder.bytes,
+            }
+            for holder in card.holders
+        ],
+        "condition": None if card.condition is None else _condition(card.condition, now),
+    }
+
+
+def _condition(found: Condition, now: float) -> dict[str, Any]:
+    xids = [
+        {"number": xid.number, "at": xid.at, "said": xid.said, "grave": xid.is_grave}
+        for xid in found.xids or ()
+    ]
+    return {
+        "watts": found.watts,
+        "watts_limit": found.watts_limit,
+        "sm_mhz": found.sm_mhz,
+        "sm_mhz_most": found.sm_mhz_most,
+        "memory_mhz": found.memory_mhz,
+        "memory_mhz_most": found.memory_mhz_most,
+        "slowed_by": [cause.said for cause in found.slowed],
+        "ecc": found.ecc,
+        "uncorrected_errors": found.uncorrected,
+        "remap_pending": found.remap_pending,
+        "remap_failed": found.remap_failed,
+        "driver_asks_for": None if found.recovery is None else found.recovery.said,
+        "xids": None if found.xids is None else xids,
+        "troubles": [dataclasses.asdict(each) for each in found.complaints(now)],
+    }

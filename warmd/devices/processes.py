@@ -1,0 +1,66 @@
+"""Which processes belong to which engine, and what each has taken of the host's memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_PROC = Path("/proc")
+
+
+def owners(roots: Mapping[int, _T]) -> dict[int, _T]:
+    """Say of each process of the trees below `roots` whose it is; from one pass over /proc.
+
+    `roots` are engines' main processes. An orphan of an engine has become a child of its shim,
+    which is its main process's parent, and is counted to it.
+    """
+    above = _parents()
+    known = dict(roots)
+    shims = {above[root]: owner for root, owner in roots.items() if root in above}
+    for nobody in (0, 1, os.getpid()):
+        shims.pop(nobody, None)
+    found: dict[int, _T] = {}
+    for pid in above:
+        line: list[int] = []
+        at = pid
+        while at in above and at not in known and above[at] not in shims and at not in line:
+            line.append(at)
+            at = above[at]
+        if at in known:
+            found[pid] = known[at]
+        elif at in above and above[at] in shims:
+            found[pid] = shims[above[at]]
+    return found
+
+
+def own_memory(pid: int) -> int | None:
+    """Bytes that a process alone has taken; None where it has ended. Raises `PermissionError`.
+
+    That is its RSS without shared and file pages, whose cache can be had back (proc_pid_statm(5)).
+    The kernel's counters are read, no page tables: cheap, and wrong by some MiB on many cores.
+    """
+    try:
+        fields = (_PROC / str(pid) / "statm").read_bytes().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return (int(fields[1]) - int(fields[2])) * _PAGE
+
+
+def _parents() -> dict[int, int]:
+    found: dict[int, int] = {}
+    for entry in os.listdir(_PROC):  # noqa: PTH208  it is read each few seconds
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat", "rb") as stat:  # noqa: PTH123  as above
+                line = stat.read()
+        except OSError:
+            continue  # it ended while we looked
+        # The name stands in parentheses and may hold anything, parentheses too.
+        found[int(entry)] = int(line[line.rindex(b")") + 2 :].split(None, 2)[1])
+    return found
