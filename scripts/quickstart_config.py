@@ -72,8 +72,6 @@ def config_text(setup: Setup) -> str:
     env = {} if setup.gpu else {"VLLM_CPU_KVCACHE_SPACE": "1"}  # GiB
     if setup.tiny:
         args += ["--max-model-len", "1024"]
-        if setup.gpu:
-            args += ["--gpu-memory-utilization", "0.2"]  # leave the rest to whoever uses the card
     if setup.eager:
         args += ["--enforce-eager"]
     lines = [
@@ -101,6 +99,8 @@ def config_text(setup: Setup) -> str:
         f"[models.{setup.name if '.' not in setup.name else quoted(setup.name)}]",
         f"weights = {quoted(setup.weights)}",
         f"args = {json.dumps(args)}",
+        # The rest of the card is left to whoever uses it.
+        *(['vram = "auto"'] if setup.tiny and setup.gpu else []),
         'resting = "staged"',
         'idle = { after = "5m" }',
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 import warmd
 from warmd.config import ConfigError, describe, load, load_to_run
 from warmd.daemon import run, set_up_log
-from warmd.wiring import check_placement
+from warmd.wiring import check_reservations
 
 EX_CONFIG = 78
 """sysexits.h; systemd is told not to restart after it: a bad config doesn't mend itself."""
@@ -36,8 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if asked.command == "check-config":
             settings = load(asked.config)
-            check_placement(settings)
+            reserved = check_reservations(settings)
             print(describe(settings))
+            for line in (*reserved.sentences(), *reserved.lines):
+                print(f"# {line}")
             return 0
         settings, absent = load_to_run(asked.config)
         set_up_log()

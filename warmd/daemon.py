@@ -30,13 +30,14 @@ from warmd.folders import Folders, StartUpError
 from warmd.foresight import Foresight, foresee
 from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, inherited_sockets
 from warmd.gateway.paths import ENDPOINTS
-from warmd.history import History, Report, journal_handler, terminal_format
+from warmd.history import HISTORY_FILE, History, Report, journal_handler, terminal_format
 from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.placing import cards_of
-from warmd.planner import RamLedger
-from warmd.reload import Change, applicable, changes, said
+from warmd.planner import RamLedger, Reservations
+from warmd.reload import Change, changes, said
 from warmd.replica import EngineRecord
+from warmd.rereading import read_anew, read_config
 from warmd.spoken import count, duration
 from warmd.status import Decision, Status
 from warmd.supervisor import Clock, Known, Supervisor
@@ -52,9 +53,6 @@ _LAST_RESORT_S = 15.0
 
 GPU_LOOK_S = 5.0
 """How often a GPU is looked for where a driver is installed and none works."""
-
-CONFIG_S = 8.0
-"""How long the config may take to be read again: less than warmctl waits, so that it hears why."""
 
 _SURVEY_S = 8.0
 """How long warmctl's look at the GPUs may take; it gives up after 10 s itself."""
@@ -117,12 +115,14 @@ class Daemon:
         async with AsyncExitStack() as house:
             house.enter_context(Folders(settings))
             history = History(
-                settings.host.state_dir / "history.db", _warn, keep=settings.history.keep
+                settings.host.state_dir / HISTORY_FILE, _warn, keep=settings.history.keep
             )
             house.callback(history.close)
             self._history = history
             self._fitter = await fitter(_warn, history.sizes, _tell)
-            self._fitter.place(settings)
+            self._fitter.reserved = await aside(partial(self._fitter.reserve, settings))
+            for sentence in self._fitter.reserved.sentences():
+                _tell(sentence)
             outlive = settings.host.engines_outlive_daemon
             launcher = DirectLauncher(settings.host.run_dir, outlive=outlive)
             house.push_async_callback(launcher.close)
@@ -204,7 +204,7 @@ class Daemon:
         chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK)
         build = Build(launcher, CLOCK)
         supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
-        supervisor.rules = rules(settings)
+        supervisor.rules = rules(settings, self._fitter.reserved)
         for name, known in known_of(history, settings.models).items():
             self._adopt(supervisor, settings, name, known)
         return supervisor
@@ -284,17 +284,15 @@ class Daemon:
         sentence while warmd stops, and where a disk keeps the config.
         """
         async with self._reloading:  # in the order in which they were asked for
-            loaded = await self._read(self._load)
-            settings, later = applicable(self._settings, loaded)
-            told = [said(later)] if later else []
-            ahead = self._fitter.ahead()
-            ahead.place(settings)
-            found = self._changes(settings, ahead)
+            read = await read_config(self._load, self._settings, self._fitter)
+            settings, later, reserved = read.settings, read.later, read.reserved
+            told, was = [said(later)] if later else [], self._fitter.reserved
+            found = self._changes(settings, reserved)
             models = [change.model for change in found]
             known = await asyncio.to_thread(known_of, self._history, models)
             if self._stopping:
                 raise ValueError("warmd is stopping and reads no config any more")
-            self._fitter.place(settings)
+            self._fitter.reserved = reserved
             for change in found:
                 told.append(change.sentence)
                 if change.gone:
@@ -302,8 +300,9 @@ class Daemon:
                 else:
                     model = change.model
                     self._adopt(self._supervisor, settings, model, known[model])
-            self._supervisor.rules = rules(settings)
+            self._supervisor.rules = rules(settings, reserved)
             self._settings = settings
+            told += reserved.sentences(was)
         for sentence in told or ["the config was read again and nothing has changed"]:
             log.info("%s", sentence)
         return told
@@ -314,12 +313,12 @@ class Daemon:
         Nothing is changed. Raises `ConfigError`; `ValueError` where a disk keeps the config.
         """
         read = self._load if config is None else partial(load, config)
-        loaded = await self._read(read)
-        names = [name for name in loaded.models if name not in self._supervisor.models]
+        found = await read_config(read, self._settings, self._fitter)
+        settings, later, reserved = found.settings, found.later, found.reserved
+        names = [name for name in settings.models if name not in self._supervisor.models]
         known = await asyncio.to_thread(known_of, self._history, names)
-        settings, later = applicable(self._settings, loaded)
         ahead = self._fitter.ahead()
-        ahead.place(settings)
+        ahead.reserved = reserved
         outlooks = {
             name: self._supervisor.outlook(
                 name,
@@ -328,23 +327,12 @@ class Daemon:
             )
             for name in dict.fromkeys((*self._supervisor.models, *settings.models))
         }
-        found = self._changes(settings, ahead)
-        return foresee(self._settings, settings, found, later, outlooks)
+        moved = self._changes(settings, reserved)
+        return foresee(self._settings, settings, moved, later, outlooks)
 
-    async def _read(self, read: Callable[[], Settings]) -> Settings:
-        """Read a config, and look whether engines that it changes can live in their vram."""
-        until = asyncio.get_running_loop().time() + CONFIG_S
-        settings = await read_anew(read)
-        now = self._settings.models
-        changed = [name for name, table in settings.models.items() if table != now.get(name)]
-        with suppress(TimeoutError):  # each start looks as well
-            async with asyncio.timeout_at(until):
-                await aside(partial(self._fitter.check, settings, changed))
-        return settings
-
-    def _changes(self, settings: Settings, ahead: Fitter) -> list[Change]:
-        moved = self._fitter.moved(self._settings, settings, ahead)
-        return list(changes(self._settings, settings, has_gpu=ahead.has_gpu, moved=moved))
+    def _changes(self, settings: Settings, reserved: Reservations) -> list[Change]:
+        was, has_gpu = self._fitter.reserved, self._fitter.has_gpu
+        return list(changes(self._settings, settings, was, reserved, has_gpu=has_gpu))
 
     def _reload_soon(self) -> None:
         # Kept, or nobody would hold the task; it ends by itself.
@@ -376,15 +364,21 @@ class Daemon:
                 told = True
                 await asyncio.sleep(GPU_LOOK_S)
         async with self._reloading:
-            if self._stopping:
-                return
             device = names_of(found)
             log.info("a GPU can be used now: %s", device)
             self._fitter.use(device, cards_of(found))
+            settings, was = self._settings, self._fitter.reserved
             try:
-                self._fitter.place(self._settings)
-            except ConfigError as error:
-                log.error("%s; nothing is reserved until the config is mended", error)
+                reserved = await read_anew(partial(self._fitter.reserve, settings))
+            except (ConfigError, ValueError) as error:
+                log.error("%s; no model gets a GPU of its own before a reload succeeds", error)
+                reserved = was
+            if self._stopping:
+                return
+            self._fitter.reserved = reserved
+            for sentence in self._fitter.reserved.sentences(was):
+                log.info("%s", sentence)
+            self._supervisor.rules = rules(settings, self._fitter.reserved)
             for name in self._settings.models:
                 self._supervisor.adopt(name, self._fitter.terms(self._settings, name))
 
@@ -398,21 +392,6 @@ class Daemon:
         status = f"STATUS={counts or 'no models configured'}"
         self._notify.notify("WATCHDOG=1" if status == self._told_systemd else status)
         self._told_systemd = status
-
-
-async def read_anew(load: Callable[[], Settings]) -> Settings:
-    """Return what `load` reads, for a daemon that runs. Raises `ValueError` where a disk keeps it.
-
-    What `load` raises is raised.
-    """
-    try:
-        async with asyncio.timeout(CONFIG_S):
-            return await aside(load)
-    except TimeoutError:
-        raise ValueError(
-            f"the config could not be read within {duration(CONFIG_S)}: its disk, or that of a "
-            "folder which it names, hangs; the running one stays in force"
-        ) from None
 
 
 def _sweep(run_dir: Path, spare: Collection[str]) -> None:

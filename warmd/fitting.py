@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from warmd.config import ConfigError, Problem, Settings, SleepMode
-from warmd.devices import HOST, largest_node
+from warmd.config import AUTO, Settings, SleepMode
+from warmd.devices import largest_node
 from warmd.engine import (
     Binder,
     EngineError,
     EngineRecipe,
     Reservation,
+    SizingError,
     SleepSupport,
     Vllm,
     WarmupSpec,
     engine_home,
+    read_note,
     stable_path,
 )
 from warmd.engine.sizing import Estimate, Wanted, estimate, read_checkpoint
-from warmd.ladder import MeasuredParts, replica_name
+from warmd.ladder import MeasuredParts, VramBy, replica_name
 from warmd.launch import clean_environment
-from warmd.placing import placement, replica_cards
-from warmd.planner import Card, Placement
+from warmd.placing import Sized, config_error, reserve
+from warmd.planner import Card, Figure, Reservations
 from warmd.policy import BackOff, Hygiene, Wish
-from warmd.reload import Move
-from warmd.replica import Fit, Limits, SleepTerms
+from warmd.replica import EngineRecord, Fit, Limits, SleepTerms
 from warmd.supervisor import SleepPolicy, Terms
 
 UNKNOWN_GPU = "a GPU whose driver doesn't answer"
@@ -59,13 +60,14 @@ class Fitter:
     ) -> None:
         """`report` is told, in a sentence, of an engine's log that can't be written.
 
-        `tell` of what is worth a line and no trouble.
+        `sizes` tells of earlier starts; `tell` is told of what is worth a line and no trouble.
 
         `device` names the kind of GPU that engines run on; None: there is none. `slots`: what
         replicas have already. `cards`: what pools may stand on; none where nobody can tell yet.
+        What is `reserved` is set by whoever has made it hold.
         """
         self._cards = tuple(cards)
-        self._placed: Placement | None = None
+        self.reserved = Reservations()
         self.has_gpu = device is not None
         self._device = device or "cpu"
         self._report = report
@@ -80,43 +82,81 @@ class Fitter:
         return self._device == UNKNOWN_GPU
 
     def use(self, device: str, cards: Sequence[Card]) -> None:
-        """Fit for this kind of GPU, and place pools on these cards, from now on."""
+        """Fit for this kind of GPU, and reserve on these cards, from now on."""
         self.has_gpu, self._device, self._cards = True, device, tuple(cards)
 
-    def place(self, settings: Settings) -> None:
-        """Give the pools of `settings` their cards; raises `ConfigError` with a table."""
-        self._placed = placement(settings, self._cards) if self._cards else None
+    def reserve(self, settings: Settings) -> Reservations:
+        """Say what `settings` reserve where; waits for the disk. Raises `ConfigError`.
+
+        It holds once it is `reserved`.
+        """
+        found: dict[str, Figure] = {}
+        absent, wrong = {}, {}
+        for name, table in settings.models.items():
+            had = self._figures_of_engines(settings, name)
+            if table.vram is None and not self._cards and had:
+                found[name] = had[0]  # what is left there nobody can tell while the driver is away
+            if table.vram != AUTO:
+                continue
+            if not (table.weights / "config.json").exists():
+                if had:
+                    found[name] = had[0]
+                else:
+                    absent[name] = _unsized(name, table.weights)
+                continue
+            try:
+                found[name] = self._figure(settings, name, had)
+            except SizingError as error:
+                wrong[f"models.{name}.vram"] = f'"auto" can\'t be told: {error}'
+        if wrong:
+            raise config_error(settings, wrong)
+        return reserve(settings, self._cards, Sized(found, absent))
+
+    def _figure(self, settings: Settings, model: str, had: Iterable[Figure]) -> Figure:
+        """Return what one engine takes; the same as it `had` where that rests on the same.
+
+        A better figure is no reason to end an engine. Raises `SizingError`.
+        """
+        table = settings.models[model]
+        checkpoint, wanted = read_checkpoint(table.weights), self._wanted(settings, model)
+        bare = estimate(checkpoint, wanted)
+        sums = (str(table.weights), str(table.concurrency), str(bare.on_each_gpu))
+        basis = shlex.join((*sums, str(table.tensor_parallel), *table.args))
+        for figure in had:
+            if figure.basis == basis:
+                return figure
+        measured = self._sizes(model).get(self.sizes_key(settings, model))
+        best = bare if measured is None else estimate(checkpoint, wanted, measured)
+        if best.vram is None:
+            raise SizingError(best.unknown or "a part of it is unknown: set `vram`")
+        by = VramBy.ESTIMATED if best.version is None else VramBy.MEASURED
+        return Figure(best.vram, by, basis)
+
+    def _figures_of_engines(self, settings: Settings, model: str) -> list[Figure]:
+        """Return what engines of `model` may run with: of this daemon, else of an earlier one."""
+        holding = self.reserved.models.get(model)
+        noted = [None if holding is None else holding.figure]
+        for index in range(settings.models[model].replicas):
+            if settings.host.engines_outlive_daemon:
+                home = engine_home(settings.host.run_dir, replica_name(model, index))
+                record = EngineRecord.found(read_note(home.note))
+                if record is not None and record.may_go_on:
+                    noted.append(record.figure)
+        return [figure for each in noted if (figure := Figure.found(each)) is not None]
 
     def ahead(self) -> Fitter:
         """Return a fitter that gives the same fits; what it fits takes no slot of this one's."""
         device = self._device if self.has_gpu else None
-        return Fitter(
+        ahead = Fitter(
             self._report, device, self._slots, self._cards, sizes=self._sizes, tell=self._tell
         )
-
-    def moved(self, now: Settings, new: Settings, ahead: Fitter) -> dict[str, Move]:
-        """Tell of each model whose engines stand on other GPUs by `ahead` than by this one.
-
-        Pools that name no GPUs may have to make room for others that have changed.
-        """
-        moves = {}
-        for model in now.models.keys() & new.models.keys():
-            both = range(min(now.models[model].replicas, new.models[model].replicas))
-            if any(self._gpus(now, model, n) != ahead._gpus(new, model, n) for n in both):
-                moves[model] = self._gpus_of_pool(now, model), ahead._gpus_of_pool(new, model)
-        return moves
-
-    def _gpus(self, settings: Settings, model: str, index: int) -> tuple[str, ...]:
-        cards = replica_cards(settings, self._placed, model, index)
-        return tuple(card for card in cards if card != HOST)
-
-    def _gpus_of_pool(self, settings: Settings, model: str) -> tuple[str, ...]:
-        pool = settings.models[model].pool
-        return () if self._placed is None or pool is None else self._placed.pools[pool]
+        ahead.reserved = self.reserved
+        return ahead
 
     def terms(self, settings: Settings, model: str) -> Terms:
         """Return what `settings` say of `model`."""
         table = settings.models[model]
+        holding = self.reserved.models.get(model)
         return Terms(
             aliases=table.aliases,
             wish=self._wish(settings, model),
@@ -124,8 +164,10 @@ class Fitter:
             weights=table.weights,
             fits=tuple(self._fit(settings, model, index) for index in range(table.replicas)),
             sleep=self._sleep_policy(settings, model),
-            pool=table.pool,
-            vram=table.vram or 0,
+            pool=None if holding is None else holding.pool,
+            vram=0 if holding is None else holding.vram,
+            vram_by=VramBy.DECLARED if holding is None else holding.by,
+            unsized=self.reserved.unsized.get(model),
             pinned=table.pinned,
             adapters=table.warmup.adapters,
             sizes_key=self.sizes_key(settings, model),
@@ -143,22 +185,21 @@ class Fitter:
         table = settings.models[model]
         return estimate(read_checkpoint(table.weights), self._wanted(settings, model), measured)
 
-    def check(self, settings: Settings, models: Collection[str]) -> None:
-        """Raise `ConfigError` where engines of `models` surely can't live in their vram.
+    def check(self, settings: Settings, reserved: Reservations, models: Collection[str]) -> None:
+        """Raise `ConfigError` where engines of `models` surely can't live in what is `reserved`.
 
         Waits for the disk; a model that can't be read is left to the engine.
         """
-        file = settings.sources[0] if settings.sources else Path("the config")
-        problems = []
+        problems = {}
         for name in settings.models.keys() & set(models):
-            binder = self._binder(settings, name, name, [card.key for card in self._cards])
+            binder = self._binder(settings, reserved, name, 0, name)
             try:
                 if binder is not None:
                     binder.check()
             except EngineError as error:
-                problems.append(Problem(file, None, f"models.{name}.vram", str(error)))
+                problems[f"models.{name}.vram"] = str(error)
         if problems:
-            raise ConfigError(sorted(problems, key=lambda problem: problem.path))
+            raise config_error(settings, dict(sorted(problems.items())))
 
     def _wanted(self, settings: Settings, model: str) -> Wanted:
         table = settings.models[model]
@@ -177,17 +218,18 @@ class Fitter:
         return space.get_secret_value() if space and not self.has_gpu else ""
 
     def _binder(
-        self, settings: Settings, model: str, replica: str, cards: Collection[str]
+        self, settings: Settings, reserved: Reservations, model: str, index: int, replica: str
     ) -> Binder | None:
-        table = settings.models[model]
+        table, holding = settings.models[model], reserved.models.get(model)
+        cards = reserved.cards_of(model, index)
         totals = [card.total for card in self._cards if card.key in cards]
-        if table.vram is None or not totals:
+        if holding is None or not totals:
             return None  # nothing is reserved, or nobody knows where
         card = max(totals) if self.has_gpu else largest_node()
         key = self.sizes_key(settings, model)
         return Binder(
             replica,
-            Reservation(table.vram, card, self.has_gpu),
+            Reservation(holding.vram, card, self.has_gpu),
             table.weights,
             self._wanted(settings, model),
             _KV_SPACE if self._kv_space(settings, model) else None,
@@ -228,7 +270,7 @@ class Fitter:
         table, engine = settings.models[model], settings.engine
         name = replica_name(model, index)
         support = self._sleep_support(settings, model)
-        cards = replica_cards(settings, self._placed, model, index)
+        holding = self.reserved.models.get(model)
         recipe = EngineRecipe(
             python=engine.python,
             model=model,
@@ -241,9 +283,9 @@ class Fitter:
             engine_env=engine.env,
             model_env=table.env,
             sleep=support,
-            gpus=self._gpus(settings, model, index),
+            gpus=self.reserved.gpus_of(model, index),
             tensor_parallel=table.tensor_parallel,
-            vram=table.vram,
+            vram=None if holding is None else holding.vram,
             # Where it can't sleep, its level makes no other engine of it.
             sleep_level=1 if support is SleepSupport.NONE else table.sleep.level,
         )
@@ -263,7 +305,7 @@ class Fitter:
             source=table.weights,
             inherited=self._inherited,
             report=self._report,
-            binder=self._binder(settings, model, name, cards),
+            binder=self._binder(settings, self.reserved, model, index, name),
         )
         limits = Limits(
             start=settings.start_timeout(model),
@@ -282,6 +324,14 @@ class Fitter:
             back_off,
             sleep=None if support is SleepSupport.NONE else sleep,
             outlives=settings.host.engines_outlive_daemon,
-            cards=frozenset(cards),
+            cards=frozenset(self.reserved.cards_of(model, index)),
             gpus=None if self.is_gpu_unknown else recipe.gpus,
+            figure=None if holding is None else holding.figure,
         )
+
+
+def _unsized(model: str, weights: Path) -> str:
+    return (
+        f"{model} can't be started: its vram is \"auto\", and its files weren't at {weights} when "
+        "the config was read; put them there or mount the disk, then `warmctl reload`"
+    )

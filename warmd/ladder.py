@@ -172,6 +172,32 @@ class MeasuredParts:
     held: int | None = None
 
 
+HOST = "host"
+"""The key of the host's memory, where it is the device."""
+
+
+class VramBy(StrEnum):
+    """Who says how much VRAM an engine takes."""
+
+    DECLARED = "declared"
+    ESTIMATED = "estimated"
+    MEASURED = "measured"
+    LEFT = "left"
+
+    @property
+    def words(self) -> str:
+        """The end of a sentence that begins with the figure."""
+        return _VRAM_WORDS[self]
+
+
+_VRAM_WORDS = {
+    VramBy.DECLARED: "as declared",
+    VramBy.ESTIMATED: "as estimated from its files",
+    VramBy.MEASURED: "as estimated from its files and measured at earlier starts",
+    VramBy.LEFT: "all that is left there, as it states neither pool nor vram",
+}
+
+
 def replica_name(model: str, index: int) -> str:
     """Name the `index`-th engine of `model`: `qwen3-32b.0`."""
     return f"{model}.{index}"

@@ -1,4 +1,4 @@
-"""From the config's pools to places on this host's GPUs, or why they can't be placed.
+"""From the config's pools and models to what is reserved on this host's GPUs, or why it can't be.
 
 Where there is no NVIDIA GPU the host's memory is the one device, with the same arithmetic.
 """
@@ -6,11 +6,44 @@ Where there is no NVIDIA GPU the host's memory is the one device, with the same 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from warmd.config import ConfigError, Problem, Settings
+from warmd.config import (
+    OWN_GPUS,
+    ConfigError,
+    ModelSettings,
+    Problem,
+    Settings,
+    dotted,
+    memory_flag,
+)
 from warmd.devices import HOST, Gpu, host_memory
-from warmd.planner import Card, MisfitError, Placement, PoolWish, Tenant, place
+from warmd.engine import EngineFlags, SizingError
+from warmd.ladder import VramBy
+from warmd.planner import (
+    Card,
+    Figure,
+    Holding,
+    MisfitError,
+    OwnPool,
+    Placement,
+    PoolWish,
+    Reservations,
+    Tenant,
+    place,
+)
+
+
+@dataclass(frozen=True)
+class Sized:
+    """What was found of the models with `vram = "auto"`: figures, or why there is none yet.
+
+    Where nobody knows the GPUs, figures also of models that state nothing, and run with these.
+    """
+
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    unsized: Mapping[str, str] = field(default_factory=dict)
 
 
 def cards_of(gpus: Sequence[Gpu]) -> tuple[Card, ...]:
@@ -20,57 +53,147 @@ def cards_of(gpus: Sequence[Gpu]) -> tuple[Card, ...]:
     return (Card(HOST, 0, "host memory", host_memory().total),)
 
 
-def placement(settings: Settings, cards: Sequence[Card]) -> Placement:
-    """Place every pool of `settings` on `cards`; raises `ConfigError` with a table."""
-    try:
-        return _placed(settings, cards)
-    except MisfitError as misfit:
-        file = settings.sources[0] if settings.sources else Path("the config")
-        raise ConfigError([Problem(file, None, "pools", str(misfit))]) from None
+def reserve(settings: Settings, cards: Sequence[Card], sized: Sized) -> Reservations:
+    """Say for each pool and model of `settings` what is reserved where, on these `cards`.
+
+    Without cards nobody knows the GPUs yet: then only sizes are told. Raises `ConfigError`.
+    """
+    return _Reserving(settings, cards, sized).reserved()
 
 
-def _placed(settings: Settings, cards: Sequence[Card]) -> Placement:
-    wishes = [
-        PoolWish(
-            name,
-            pool.vram,
-            None if pool.gpus is None else tuple(_named(name, pool.gpus, cards)),
-            tuple(_tenants(settings, name)),
-        )
-        for name, pool in settings.pools.items()
-    ]
-    return place(cards, wishes, settings.gpus.headroom)
+class _Reserving:
+    """One config on its way to what it reserves."""
 
+    def __init__(self, settings: Settings, cards: Sequence[Card], sized: Sized) -> None:
+        self._settings = settings
+        self._cards = cards
+        self._sized = sized
+        self._in_pools: dict[str, list[Tenant]] = {name: [] for name in settings.pools}
+        self._own: list[Tenant] = []
+        self._rest: list[Tenant] = []
 
-def _tenants(settings: Settings, pool: str) -> Iterator[Tenant]:
-    for name, table in settings.models.items():
-        if table.pool == pool:
-            yield Tenant(name, table.vram or 0, table.tensor_parallel, table.replicas)
+    def reserved(self) -> Reservations:
+        for name, table in self._settings.models.items():
+            if name not in self._sized.unsized:
+                self._sort(name, table)
+        wishes = [*self._pools(), *map(OwnPool.of, self._own)]
+        # Without cards every engine may stand on the same one.
+        pools = {wish.name: next(wish.shapes(1))[0] for wish in wishes}
+        placed = None
+        if self._cards:
+            try:
+                named = [replace(wish, cards=self._named(wish.name)) for wish in wishes]
+                headroom = self._settings.gpus.headroom
+                placed = place(self._cards, named, headroom, self._rest)
+            except MisfitError as misfit:
+                raise config_error(self._settings, {"pools": str(misfit)}) from None
+            pools = {**placed.vram}
+        tenants = {**self._in_pools}
+        tenants |= {tenant.own_pool: [tenant] for tenant in self._own}
+        if placed is not None:
+            tenants |= {
+                tenant.own_pool: [replace(tenant, vram=placed.left[tenant.name])]
+                for tenant in self._rest
+            }
+        holdings = {
+            tenant.name: self._holding(pool, tenant, placed)
+            for pool, each in tenants.items()
+            for tenant in each
+        }
+        lines = placed.lines if placed is not None and pools else ()
+        return Reservations(pools, holdings, self._sized.unsized, lines)
 
-
-def _named(pool: str, names: Sequence[int | str], cards: Sequence[Card]) -> Iterator[str]:
-    """Find the cards that a pool names, by index or by (the beginning of) their UUID."""
-    by_index: Mapping[int, Card] = {card.index: card for card in cards if card.slice is None}
-    for name in names:
-        if isinstance(name, int):
-            found = [by_index[name]] if name in by_index else []
+    def _sort(self, name: str, table: ModelSettings) -> None:
+        found = self._sized.figures.get(name)
+        if not table.is_reserved_for:
+            if self._cards and self._cards[0].is_host:
+                return  # vLLM's own default on a CPU is a share of RAM that many engines may have
+            if not self._cards and found is None:
+                return
+        vram = table.vram if isinstance(table.vram, int) else found.vram if found else 0
+        tenant = Tenant(name, vram, self._width(name, table), table.replicas)
+        if table.pool is not None:
+            self._in_pools[table.pool].append(tenant)
+        elif table.vram is not None or not self._cards:
+            self._own.append(tenant)
         else:
-            found = [card for card in cards if card.key.startswith(name)]
-        if len(found) != 1:
-            there = ", ".join(f"{card.label.removeprefix('GPU ')} ({card.key})" for card in cards)
-            how = "names several GPUs at once" if found else "is no GPU of this host"
-            if any(card.index == name for card in cards):
-                how = "is in MIG mode, and a slice is named by its UUID"
-            raise MisfitError(f"pools.{pool}.gpus: {name!r} {how}; there are {there}")
-        yield found[0].key
+            self._check_rest(name, table)
+            self._rest.append(tenant)
+
+    def _check_rest(self, name: str, table: ModelSettings) -> None:
+        """Refuse what speaks against a reservation that the config's own check doesn't know of."""
+        found = {}
+        where = self._settings.visible_devices(name)
+        if where is not None:
+            found[dotted(where)] = f"contradicts what warmd reserves for {name}: {OWN_GPUS}"
+        for index, arg in enumerate(table.args):
+            if (flag := memory_flag(arg)) is not None:
+                found[f"models.{name}.args[{index}]"] = (
+                    f"contradicts what warmd reserves for {name}, from which {flag} follows at "
+                    "each start: take the flag away, and set `vram` to what its engines shall have"
+                )
+        if found:
+            raise config_error(self._settings, found)
+
+    def _width(self, name: str, table: ModelSettings) -> int:
+        """How many GPUs an engine uses at once."""
+        flags = EngineFlags.of(table.args)
+        try:
+            ways = flags.number("--tensor-parallel-size", table.tensor_parallel)
+            stages = flags.number("--pipeline-parallel-size", 1)
+            return ways * stages * flags.number("--data-parallel-size", 1)
+        except SizingError as error:
+            raise config_error(self._settings, {f"models.{name}.args": str(error)}) from None
+
+    def _pools(self) -> Iterator[PoolWish]:
+        for name, pool in self._settings.pools.items():
+            yield PoolWish(name, pool.vram, None, tuple(self._in_pools[name]))
+
+    def _named(self, pool: str) -> tuple[str, ...] | None:
+        """Find the cards that a pool names, by index or by (the beginning of) their UUID."""
+        table = self._settings.pools.get(pool)
+        if table is None or table.gpus is None:
+            return None
+        found = []
+        for name in table.gpus:
+            if isinstance(name, int):
+                those = [c for c in self._cards if c.index == name and c.slice is None]
+            else:
+                those = [card for card in self._cards if card.key.startswith(name)]
+            if len(those) != 1:
+                labels = [(card.label.removeprefix("GPU "), card.key) for card in self._cards]
+                there = ", ".join(f"{label} ({key})" for label, key in labels)
+                how = "names several GPUs at once" if those else "is no GPU of this host"
+                if any(card.index == name for card in self._cards):
+                    how = "is in MIG mode, and a slice is named by its UUID"
+                raise MisfitError(f"pools.{pool}.gpus: {name!r} {how}; there are {there}")
+            found.append(those[0].key)
+        return tuple(found)
+
+    def _holding(self, pool: str, tenant: Tenant, placed: Placement | None) -> Holding:
+        engines: tuple[tuple[str, ...], ...] = ()
+        if placed is not None:
+            engines = tuple(placed.cards_of(pool, tenant, n) for n in range(tenant.replicas))
+        figure = self._sized.figures.get(tenant.name)
+        declared = self._settings.models[tenant.name].vram
+        by = VramBy.LEFT if declared is None else figure.by if figure else VramBy.DECLARED
+        return Holding(
+            pool=pool,
+            vram=tenant.vram,
+            by=by,
+            engines=engines,
+            where=self._where({key for cards in engines for key in cards}),
+            basis=figure.basis if figure else "",
+        )
+
+    def _where(self, keys: set[str]) -> str:
+        cards = [card for card in self._cards if card.key in keys]
+        if len(cards) < 2 or cards[0].is_host:
+            return "".join(card.words for card in cards)
+        return "GPUs " + ", ".join(card.label.removeprefix("GPU ") for card in cards)
 
 
-def replica_cards(
-    settings: Settings, placed: Placement | None, model: str, index: int
-) -> tuple[str, ...]:
-    """Return the keys of the cards that the `index`-th engine of `model` uses; none: any."""
-    table = settings.models[model]
-    if placed is None or table.pool is None:
-        return ()
-    tenant = Tenant(model, table.vram or 0, table.tensor_parallel, table.replicas)
-    return placed.cards_of(table.pool, tenant, index)
+def config_error(settings: Settings, found: Mapping[str, str]) -> ConfigError:
+    """Return the error for what is wrong, by key."""
+    file = settings.sources[0] if settings.sources else Path("the config")
+    return ConfigError([Problem(file, None, key, what) for key, what in found.items()])

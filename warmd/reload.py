@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from warmd.config import Difference, Settings, SleepMode, as_toml, differences, quoted_key
+from warmd.config import Difference, Settings, SleepMode, differences, quoted, quoted_key
+from warmd.ladder import VramBy
+from warmd.planner import Reservations
 
 AT_THE_NEXT_START = ("host", "gateway", "control", "metrics", "history", "ram")
 """Tables that are read once: listeners and folders stay as they are while the daemon lives."""
@@ -85,9 +87,6 @@ SHARED_KEYS: Mapping[str, Effect] = {
 }
 """Each key that holds for several models."""
 
-Move = tuple[tuple[str, ...], tuple[str, ...]]
-"""On which GPUs, by UUID, a model's pool stands and will stand; none where it may be any."""
-
 _MAKE_SLEEPERS = ("resting", "idle.then", "engine.sleep")
 """An engine that can be put to sleep is started in another way than one that can't."""
 
@@ -110,9 +109,6 @@ class Change:
     sentence: str
     gone: bool = False
     keys: tuple[KeyChange, ...] = ()
-
-
-_NONE_MOVED: Mapping[str, Move] = {}
 
 
 def applicable(now: Settings, new: Settings) -> tuple[Settings, list[KeyChange]]:
@@ -139,11 +135,16 @@ def said(keys: Iterable[KeyChange]) -> str:
 
 
 def changes(
-    now: Settings, new: Settings, *, has_gpu: bool, moved: Mapping[str, Move] = _NONE_MOVED
+    now: Settings,
+    new: Settings,
+    was: Reservations,
+    comes: Reservations,
+    *,
+    has_gpu: bool,
 ) -> Iterator[Change]:
     """Tell for each model what becomes of it; nothing for one that stays as it is.
 
-    `moved`: the models whose engines stand on other GPUs than before.
+    `was` and `comes` are what the two reserve: another model's key may move a model's GPUs.
     """
     for name in now.models:
         if name not in new.models:
@@ -155,8 +156,8 @@ def changes(
             yield Change(name, f"{name} is new")
             continue
         keys = tuple(_keys(now, new, name, shared, has_gpu=has_gpu))
-        if name in moved:
-            keys = _of_moved(keys, new.models[name].pool, *moved[name])
+        both = min(now.models[name].replicas, new.models[name].replicas)
+        keys = tuple(_with_reservation(keys, was, comes, name, both))
         if keys:
             yield Change(name, f"{name}: {said(keys)}", keys=keys)
 
@@ -187,19 +188,29 @@ def _keys(
             yield KeyChange(each.key, each.old, each.new, _effect(each.key, SHARED_KEYS))
 
 
-def _of_moved(
-    keys: tuple[KeyChange, ...], pool: str | None, was: tuple[str, ...], comes: tuple[str, ...]
-) -> tuple[KeyChange, ...]:
-    """An engine on other GPUs is another one, also where only others' keys have moved it."""
-    named = [replace(each, effect=Effect.ENGINE) if _places(each.key) else each for each in keys]
-    if pool is not None and not any(each.effect is Effect.ENGINE for each in named):
-        old, new = (as_toml(list(gpus)) for gpus in (was, comes))
-        named.append(KeyChange(f"pools.{quoted_key(pool)}.gpus", old, new, Effect.ENGINE))
-    return tuple(named)
+def _with_reservation(
+    keys: Iterable[KeyChange], was: Reservations, comes: Reservations, name: str, replicas: int
+) -> Iterator[KeyChange]:
+    """Tell of what is reserved as well, where no key of the model says it.
+
+    An engine on other GPUs is another one, also where only others' keys have moved it.
+    """
+    moved = any(was.gpus_of(name, n) != comes.gpus_of(name, n) for n in range(replicas))
+    said_so = False
+    for each in keys:
+        places = moved and _places(each.key)
+        said_so = said_so or places or each.effect is Effect.ENGINE
+        yield replace(each, effect=Effect.ENGINE) if places else each
+    had, has = was.models.get(name), comes.models.get(name)
+    stated = had and has and had.by is has.by is VramBy.DECLARED
+    old, new = (None if each is None else quoted(each.words) for each in (had, has))
+    anew = moved or (had and had.vram) != (has and has.vram)
+    if (anew and not said_so) or (old != new and not stated):
+        yield KeyChange("reservation", old, new, Effect.ENGINE if anew else Effect.NOW)
 
 
 def _places(key: str) -> bool:
-    return key in ("pool", "gpus.headroom") or key.startswith("pools.")
+    return key in ("pool", "vram", "gpus.headroom") or key.startswith("pools.")
 
 
 def _effect(key: str, table: Mapping[str, Effect]) -> Effect:
@@ -215,7 +226,9 @@ def _concerns(key: str, now: Settings, new: Settings, name: str) -> bool:
     if key.startswith("pools."):
         pools = (f"pools.{quoted_key(pool)}" for pool in (was.pool, table.pool) if pool)
         return any(key == pool or key.startswith(f"{pool}.") for pool in pools)
-    if key.startswith(("fairness.", "gpus.")):
+    if key.startswith("gpus."):
+        return table.is_reserved_for
+    if key.startswith("fairness."):
         return table.pool is not None
     return key != "engine.start_timeout" or table.start_timeout is None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from warmd.ladder import Phase, Rung, Stage
+from warmd.ladder import Phase, Rung, Stage, VramBy
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class ModelStatus:
     replicas: tuple[ReplicaStatus, ...]
     cannot_sleep: str | None = None  # why its engines can't be put to sleep, None where they can
     pool: str | None = None
-    vram: int = 0  # bytes of its pool for each engine
+    vram: int = 0  # bytes of its pool for each engine, on each of its GPUs
+    vram_by: VramBy = VramBy.DECLARED  # who says so
     retired: bool = False  # no longer in the config: it is drained and stopped
 
 

@@ -11,11 +11,11 @@ from warmd.config import Settings
 from warmd.devices import NO_GPU, Footprint, Gpu, GpuError, GpuTrouble, footprint, gpus
 from warmd.fitting import UNKNOWN_GPU, Fitter, Sizes
 from warmd.gateway import ModelCard
-from warmd.history import History
+from warmd.history import HISTORY_FILE, History, read_sizes
 from warmd.ladder import replica_name
 from warmd.launch import Launcher
-from warmd.placing import cards_of, placement
-from warmd.planner import Card
+from warmd.placing import cards_of
+from warmd.planner import Card, Reservations
 from warmd.policy import Fairness, Override
 from warmd.replica import Fit, Replica
 from warmd.staged import StagedWeights
@@ -23,6 +23,9 @@ from warmd.staging import Stager, WeightFiles, weight_files
 from warmd.supervisor import Clock, Known, Rules, Supervisor
 
 _DRIVER_S = 10.0
+
+Report = Callable[[str], None]
+"""Who is told of something in a sentence."""
 
 
 class Build:
@@ -79,10 +82,17 @@ class Front:
         ]
 
 
-async def fitter(
-    report: Callable[[str], None], sizes: Sizes, tell: Callable[[str], None]
-) -> Fitter:
-    """Make the fitter for the GPUs of this host, by what the driver says within a moment.
+async def fitter(report: Report, sizes: Sizes, tell: Report) -> Fitter:
+    """Make the fitter for the GPUs of this host, by what the driver says within a moment."""
+    try:
+        async with asyncio.timeout(_DRIVER_S):
+            return await aside(lambda: fitter_of_host(report, sizes, tell))
+    except TimeoutError:
+        return Fitter(report, UNKNOWN_GPU, sizes=sizes, tell=tell)
+
+
+def fitter_of_host(report: Report, sizes: Sizes, tell: Report) -> Fitter:
+    """Make the fitter for the GPUs of this host; waits for the driver.
 
     A driver that is there and doesn't work at the moment is that of a GPU all the same: an upgrade
     of it breaks NVML for everybody and engines that run for nobody.
@@ -90,9 +100,8 @@ async def fitter(
     device: str | None = UNKNOWN_GPU
     cards: tuple[Card, ...] = ()
     try:
-        async with asyncio.timeout(_DRIVER_S):
-            found = await aside(gpus)
-            device, cards = names_of(found), cards_of(found)
+        found = gpus()
+        device, cards = names_of(found), cards_of(found)
     except GpuError as error:
         # Of an installed driver that isn't loaded yet, GPUs may come at any moment: pools that
         # name them must not fail at boot for want of GPUs, nor be placed in the host's memory.
@@ -100,25 +109,23 @@ async def fitter(
             device, cards = None, cards_of(())
         elif error.trouble in NO_GPU:
             device = None
-    except TimeoutError:
-        pass  # an unknown GPU's
     return Fitter(report, device, cards=cards, sizes=sizes, tell=tell)
 
 
-def check_placement(settings: Settings) -> None:
-    """See whether the pools fit on the GPUs of this host, and engines in their vram.
+def check_reservations(settings: Settings) -> Reservations:
+    """Say what `settings` reserve on this host, as `warmd run` would; waits for the disk.
 
-    Waits for the disk. Raises `ConfigError`: where pools don't fit, with a table.
+    Raises `ConfigError`: where pools don't fit, or engines in their vram.
     """
-    try:
-        found = gpus()
-    except GpuError as error:
-        if error.trouble is not GpuTrouble.NO_LIBRARY:
-            return
-        found = ()
-    cards = cards_of(found)
-    placement(settings, cards)
-    Fitter(print, names_of(found) if found else None, cards=cards).check(settings, settings.models)
+    known = read_sizes(settings.host.state_dir / HISTORY_FILE)
+    fitter = fitter_of_host(_hush, lambda model: known.get(model, {}), _hush)
+    reserved = fitter.reserve(settings)
+    fitter.check(settings, reserved, settings.models)
+    return reserved
+
+
+def _hush(_: str) -> None:
+    """Hear what is told of engines where none is run."""
 
 
 def names_of(found: Sequence[Gpu]) -> str:
@@ -126,11 +133,10 @@ def names_of(found: Sequence[Gpu]) -> str:
     return ", ".join(sorted({gpu.name for gpu in found}))
 
 
-def rules(settings: Settings) -> Rules:
+def rules(settings: Settings, reserved: Reservations) -> Rules:
     """Return what `settings` say of all models together."""
     table = settings.fairness
-    pools = {name: pool.vram for name, pool in settings.pools.items()}
-    return Rules(pools, Fairness(table.stay, table.hold, table.bound))
+    return Rules(reserved.pools, Fairness(table.stay, table.hold, table.bound))
 
 
 def known_of(history: History, models: Iterable[str]) -> dict[str, Known]:

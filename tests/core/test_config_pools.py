@@ -32,7 +32,7 @@ def problems(tmp_path: Path, text: str) -> list[str]:
         ),
         (
             '[pools.heavy]\nvram = "80GiB"\n[models.a]\nWEIGHTS\npool = "heavy"',
-            "models.a.vram: is missing: what one engine of this model takes of its pool",
+            'models.a.vram: is missing: what one engine of this model takes of its pool, or "auto"',
         ),
         (
             '[pools.p]\nvram="80GiB"\n[models.a]\nWEIGHTS\npool="p"\nvram="90GiB"',
@@ -94,8 +94,25 @@ def problems(tmp_path: Path, text: str) -> list[str]:
             )
         ),
         (
-            '[models.a]\nWEIGHTS\nvram = "50GiB"',
-            "models.a.vram: is counted in a pool only: name the model's `pool`",
+            '[models.a]\nWEIGHTS\nvram = "50GiB"\nenv = { CUDA_VISIBLE_DEVICES = "1" }',
+            (
+                "models.a.env.CUDA_VISIBLE_DEVICES: contradicts its `vram`, which warmd finds a "
+                "GPU for: where it matters on which GPUs a model runs, give it a pool with `gpus`"
+            ),
+        ),
+        (
+            '[models.a]\nWEIGHTS\nvram = "auto"\nargs = ["-tp=2"]',
+            (
+                "models.a.args[0]: contradicts the model's tensor_parallel, by which its GPUs are "
+                "reserved: set tensor_parallel = 2 and take the flag away"
+            ),
+        ),
+        (
+            '[models.a]\nWEIGHTS\nvram = "atuo"',
+            (
+                'models.a.vram: must be a size such as "90GiB" or "512MiB", with one of the units '
+                'B, KiB, MiB, GiB, TiB, KB, MB, GB, TB, or "auto"'
+            ),
         ),
         (
             'engine.sleep = "off"\n[models.a]\nWEIGHTS\nresting = "asleep"',
@@ -131,8 +148,10 @@ def test_a_model_without_a_reservation_says_itself_what_it_takes(tmp_path: Path)
     assert problems(tmp_path, f"[models.a]\nWEIGHTS\n{args}") == []
 
 
-def test_a_pool_that_holds_its_models_is_fine(tmp_path: Path) -> None:
-    text = '[pools.p]\nvram = "80GiB"\n[models.a]\nWEIGHTS\npool = "p"\nvram = "80GiB"\n'
+@pytest.mark.parametrize("vram", ["80GiB", "auto"])
+@pytest.mark.parametrize("pool", ['pool = "p"', ""])
+def test_a_pool_that_holds_its_models_is_fine(tmp_path: Path, vram: str, pool: str) -> None:
+    text = f'[pools.p]\nvram = "80GiB"\n[models.a]\nWEIGHTS\n{pool}\nvram = "{vram}"\n'
     assert problems(tmp_path, text) == []
 
 

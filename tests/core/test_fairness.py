@@ -96,6 +96,12 @@ def test_what_fits_together_is_hot_together() -> None:
     assert made.actions == (StartEngine("b.0", "b shall"),)
 
 
+def test_a_model_whose_size_nobody_knows_is_not_started_and_puts_nobody_aside() -> None:
+    b = replace(facts("b", Phase.DOWN, pool=None, wait=0.0), unsized="its disk is away")
+    made = make_plan(scene(facts("a", Phase.READY), b))
+    assert (made.actions, made.held_up) == ((), {"b": "its disk is away"})
+
+
 def test_an_idle_model_is_put_to_sleep_for_one_that_is_asked() -> None:
     made = make_plan(scene(facts("a", Phase.READY), facts("b", Phase.ASLEEP, wait=0.0)))
     why = "put aside for b: it makes room for a model that requests wait for"

@@ -17,6 +17,7 @@ from warmd.planner import (
     ModelFacts,
     RamLedger,
     ReplicaFacts,
+    Reservations,
     Scene,
     SleepEngine,
     StagingFacts,
@@ -62,7 +63,7 @@ def outlook(
 
 def foreseen(now: Settings, new: Settings, /, **outlooks: Outlook) -> Foresight:
     kept, later = applicable(now, new)
-    found = list(changes(now, kept, has_gpu=True))
+    found = list(changes(now, kept, Reservations(), Reservations(), has_gpu=True))
     return foresee(now, kept, found, later, outlooks)
 
 

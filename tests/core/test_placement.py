@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmd.planner.placement import Card, MisfitError, PoolWish, Tenant, place
+from warmd.planner.placement import Card, MisfitError, OwnPool, PoolWish, Tenant, place
 
 GIB = 2**30
 H200 = [Card(f"GPU-{n}", n, "NVIDIA H200", 140 * GIB) for n in range(2)]
@@ -37,6 +37,56 @@ def test_a_wide_engine_gets_as_many_gpus() -> None:
     assert placed.cards_of("wide", Tenant("m", 1, cards=2), 0) == ("GPU-0", "GPU-1")
 
 
+@pytest.mark.parametrize(
+    ("gib", "replicas", "beside", "cards", "each"),
+    [
+        (40, 1, 0, ("GPU-0",), 40),
+        (40, 2, 0, ("GPU-0", "GPU-1"), 40),
+        (40, 3, 0, ("GPU-0", "GPU-1"), 80),
+        (40, 2, 110, ("GPU-1",), 80),  # there is no room beside that on the other
+    ],
+)
+def test_a_pool_of_its_own_is_as_large_as_the_model_s_engines(
+    gib: int, replicas: int, beside: int, cards: tuple[str, ...], each: int
+) -> None:
+    model = Tenant("m", gib * GIB, replicas=replicas)
+    placed = place(H200, [pool("p", beside, "GPU-0"), OwnPool.of(model)], GIB)
+    assert placed.pools["m (its own)"] == cards
+    assert placed.vram["m (its own)"] == each * GIB
+
+
+def test_a_model_without_a_size_has_what_is_left_of_the_emptiest_gpus() -> None:
+    small, big = Tenant("small", 0), Tenant("big", 0, cards=2, replicas=2)
+    placed = place(H200, [pool("p", 100, "GPU-0")], GIB, [small])
+    assert (placed.pools["small (its own)"], placed.left) == (("GPU-1",), {"small": 139 * GIB})
+    placed = place(H200, [pool("p", 100, "GPU-0")], GIB, [big])
+    assert placed.pools["big (its own)"] == ("GPU-0", "GPU-1")
+    assert placed.vram["big (its own)"] == 39 * GIB
+    assert placed.left == {"big": 39 * GIB // 2}, "its two engines stand on both"
+
+
+@pytest.mark.parametrize(
+    ("rest", "words"),
+    [
+        (
+            [Tenant("b", 0), Tenant("a", 0), Tenant("c", 0)],
+            (
+                "a, b and c say nothing of their VRAM, so each wants all that is left of a GPU to "
+                "itself, and there are 2 GPUs: state `vram` for them, or put them into one pool:"
+            ),
+        ),
+        ([Tenant("w", 0, cards=3)], "w runs on 3 GPUs at once, and there are 2 GPUs:"),
+        ([Tenant("a", 0), Tenant("b", 0)], "nothing is left for b: state its `vram`, and"),
+    ],
+)
+def test_models_without_a_size_that_want_the_same_gpu_are_told(
+    rest: list[Tenant], words: str
+) -> None:
+    with pytest.raises(MisfitError) as misfit:
+        place(H200, [pool("p", 139, "GPU-0")], GIB, rest)
+    assert str(misfit.value).startswith(words)
+
+
 def test_engines_are_spread_over_the_pool() -> None:
     placed = place(H200, [pool("p", 100, "GPU-0", "GPU-1")], 0)
     model = Tenant("m", 50 * GIB, replicas=3)
@@ -54,7 +104,7 @@ def test_slices_are_devices_that_no_wide_engine_can_use() -> None:
     cards = [*SLICES, Card("GPU-1", 1, "NVIDIA H200", 140 * GIB)]
     placed = place(cards, [pool("a", 60), pool("b", 60), pool("wide", 60, "GPU-1")], GIB)
     assert placed.pools == {"a": ("MIG-0",), "b": ("MIG-1",), "wide": ("GPU-1",)}
-    with pytest.raises(MisfitError, match="on 2 GPUs, and there are 1:"):
+    with pytest.raises(MisfitError, match="on 2 GPUs, and there is 1:"):
         place(cards, [pool("wide", 60, vram=GIB, cards=2)], GIB)
     with pytest.raises(MisfitError, match="GPU 0:1 of pool wide is a MIG slice"):
         place(cards, [pool("wide", 60, "GPU-1", "MIG-1", vram=GIB, cards=2)], GIB)
@@ -103,32 +153,54 @@ WISHES = st.lists(
         st.integers(1, 150),
         st.one_of(st.none(), st.sets(st.sampled_from(["GPU-0", "GPU-1", "GPU-2"]), min_size=1)),
         st.integers(1, 3),
+        st.booleans(),
     ),
     max_size=6,
 )
+REST = st.lists(st.tuples(st.integers(1, 2), st.integers(1, 3)), max_size=3)
 
 
-@given(WISHES, st.integers(0, 5))
+@given(WISHES, REST, st.integers(0, 5))
 def test_no_gpu_ever_promises_more_than_it_has(
-    drawn: list[tuple[int, set[str] | None, int]], headroom: int
+    drawn: list[tuple[int, set[str] | None, int, bool]],
+    undrawn: list[tuple[int, int]],
+    headroom: int,
 ) -> None:
     cards = [Card(f"GPU-{n}", n, "card", (100 + 20 * n) * GIB) for n in range(3)]
     wishes = [
-        PoolWish(
+        OwnPool.of(Tenant(f"m{n}", vram * GIB, replicas=width))
+        if own
+        else PoolWish(
             f"p{n}",
             vram * GIB,
             None if named is None else tuple(sorted(named)),
             (Tenant("m", GIB, cards=1 if named else width),),
         )
-        for n, (vram, named, width) in enumerate(drawn)
+        for n, (vram, named, width, own) in enumerate(drawn)
     ]
+    rest = [Tenant(f"r{n}", 0, *shape) for n, shape in enumerate(undrawn)]
     try:
-        placed = place(cards, wishes, headroom * GIB)
+        placed = place(cards, wishes, headroom * GIB, rest)
     except MisfitError:
         return  # what it says is held above
-    for card in cards:
-        promised = sum(w.vram for w in wishes if card.key in placed.pools[w.name])
-        assert promised + headroom * GIB <= card.total
+    takes = {card.key: headroom * GIB for card in cards}
+    for name, keys in placed.pools.items():
+        for key in keys:
+            takes[key] += placed.vram[name]
+    assert all(takes[card.key] <= card.total for card in cards)
     for wish in wishes:
-        assert len(placed.pools[wish.name]) == (len(wish.cards) if wish.cards else wish.width)
-    assert place(cards, wishes, headroom * GIB) == placed, "the same config, the same places"
+        if not isinstance(wish, OwnPool):
+            assert placed.vram[wish.name] == wish.vram
+            assert len(placed.pools[wish.name]) == (len(wish.cards) if wish.cards else wish.width)
+    alone = [key for tenant in rest for key in placed.pools[tenant.own_pool]]
+    assert len(alone) == len(set(alone)), "one to a card"
+    everyone = [*(w.tenants[0] for w in wishes if isinstance(w, OwnPool)), *rest]
+    for tenant in everyone:
+        each = placed.left.get(tenant.name, tenant.vram)
+        on = dict.fromkeys(placed.pools[tenant.own_pool], 0)
+        for n in range(tenant.replicas):
+            for key in placed.cards_of(tenant.own_pool, tenant, n):
+                on[key] += each
+        assert max(on.values()) <= placed.vram[tenant.own_pool], "all its engines fit at once"
+    again = place(cards, list(reversed(wishes)), headroom * GIB, list(reversed(rest)))
+    assert again.pools == placed.pools, "the same config, the same places"

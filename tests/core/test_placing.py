@@ -1,34 +1,84 @@
-"""From a config's pools to cards: by index, by UUID, by best fit, and on a host without a GPU."""
+"""From a config to what it reserves: pools, pools of a model's own, sizes that are estimated."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from warmd.config import ConfigError, Settings
+from warmd.config import ConfigError, HostSettings, Settings
 from warmd.devices import HOST, Gpu, largest_node
-from warmd.engine import Reservation
-from warmd.fitting import Fitter
-from warmd.placing import cards_of, placement, replica_cards
-from warmd.reload import Effect, changes
+from warmd.engine import Reservation, engine_home
+from warmd.engine.note import write_note
+from warmd.fitting import UNKNOWN_GPU, Fitter
+from warmd.ladder import MeasuredParts, Phase, VramBy
+from warmd.placing import cards_of
+from warmd.planner import Card, Reservations
+from warmd.reload import Effect, KeyChange, changes
+from warmd.replica import EngineRecord, Fit, ReplicaState
 
 GIB = 2**30
-GPUS = [Gpu(n, f"GPU-{n}abc", "NVIDIA H200", 140 * GIB, 0) for n in range(2)]
+CARDS = cards_of([Gpu(n, f"GPU-{n}abc", "NVIDIA H200", 140 * GIB, 0) for n in range(2)])
+LLAMA = {
+    "model_type": "llama",
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "vocab_size": 128256,
+    "max_position_embeddings": 8192,
+}
 
 
 def settings(pools: dict[str, Any], **models: dict[str, Any]) -> Settings:
-    tables = {name: {"weights": "/w", "pool": "p"} | table for name, table in models.items()}
+    tables = {name: {"weights": "/w"} | table for name, table in models.items()}
     return Settings.model_validate({"engine": {"python": "/p"}, "pools": pools, "models": tables})
+
+
+def a_fitter(cards: Sequence[Card] = CARDS, device: str | None = "NVIDIA H200") -> Fitter:
+    return Fitter(pytest.fail, device, cards=cards)
+
+
+def reserved(asked: Settings, cards: Sequence[Card] = CARDS) -> Reservations:
+    return a_fitter(cards, None if cards == cards_of(()) else "NVIDIA H200").reserve(asked)
+
+
+def wrong(asked: Settings, cards: Sequence[Card] = CARDS) -> str:
+    with pytest.raises(ConfigError) as error:
+        reserved(asked, cards)
+    return str(error.value)
+
+
+def note(run_dir: Path, model: str, phase: Phase, fit: Fit) -> None:
+    """Write down what an earlier daemon knew of the first engine of `model`."""
+    home = engine_home(run_dir, f"{model}.0")
+    home.folder.mkdir(parents=True, exist_ok=True)
+    record = EngineRecord.of(ReplicaState(since=0.0, phase=phase), "id", None, fit)
+    write_note(home.note, record.as_json())
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> str:
+    """A model with 4 GiB of KV cache by its config, and hardly any weights."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    entry = {"dtype": "BF16", "shape": [1 << 19], "data_offsets": [0, 1 << 20]}
+    header = json.dumps({"model.embed_tokens.weight": entry}).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(1 << 20))
+    return str(tmp_path)
 
 
 @pytest.mark.parametrize("gpus", [[1], ["GPU-1abc"], ["GPU-1"]])
 def test_a_pool_stands_where_it_says(gpus: list[Any]) -> None:
-    asked = settings({"p": {"vram": "90GiB", "gpus": gpus}}, m={"vram": "40GiB", "replicas": 2})
-    placed = placement(asked, cards_of(GPUS))
-    assert [replica_cards(asked, placed, "m", n) for n in range(2)] == [("GPU-1abc",)] * 2
+    model = {"vram": "40GiB", "replicas": 2, "pool": "p"}
+    found = reserved(settings({"p": {"vram": "90GiB", "gpus": gpus}}, m=model))
+    assert [found.cards_of("m", n) for n in range(2)] == [("GPU-1abc",)] * 2
+    assert found.pools == {"p": 90 * GIB}
 
 
 @pytest.mark.parametrize(
@@ -39,50 +89,60 @@ def test_a_pool_stands_where_it_says(gpus: list[Any]) -> None:
     ],
 )
 def test_a_gpu_that_is_not_there_is_an_error_of_the_config(gpus: list[Any], words: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        placement(settings({"p": {"vram": "9GiB", "gpus": gpus}}), cards_of(GPUS))
-    assert words in str(error.value)
+    assert words in wrong(settings({"p": {"vram": "9GiB", "gpus": gpus}}))
 
 
 def test_a_slice_is_named_by_its_uuid() -> None:
     sliced = [Gpu(0, f"MIG-{n}abc", "NVIDIA H200 MIG", 70 * GIB, 0, slice=n) for n in range(2)]
-    cards = cards_of([*sliced, GPUS[1]])
-    asked = settings({"p": {"vram": "60GiB", "gpus": ["MIG-1"]}}, m={"vram": "40GiB"})
-    assert replica_cards(asked, placement(asked, cards), "m", 0) == ("MIG-1abc",)
-    with pytest.raises(ConfigError) as error:
-        placement(settings({"p": {"vram": "9GiB", "gpus": [0]}}), cards)
-    assert str(error.value).endswith(
+    cards = (*cards_of(sliced), CARDS[1])
+    model = {"vram": "40GiB", "pool": "p"}
+    found = reserved(settings({"p": {"vram": "60GiB", "gpus": ["MIG-1"]}}, m=model), cards)
+    assert found.cards_of("m", 0) == ("MIG-1abc",)
+    assert wrong(settings({"p": {"vram": "9GiB", "gpus": [0]}}), cards).endswith(
         "pools.p.gpus: 0 is in MIG mode, and a slice is named by its UUID; "
         "there are 0:0 (MIG-0abc), 0:1 (MIG-1abc), 1 (GPU-1abc)"
+    )
+    two = settings({}, a={"replicas": 2}, b={})
+    found = reserved(two, cards)
+    assert [found.models[name].where for name in "ab"] == ["GPUs 0:0, 1", "GPU 0:1"]
+    assert "wide runs on 2 GPUs at once, and there is 1 GPU" in wrong(
+        settings({}, wide={"tensor_parallel": 2}), cards
     )
 
 
 def test_without_a_gpu_the_host_s_memory_is_the_device() -> None:
-    asked = settings({"p": {"vram": "1MiB"}}, m={"vram": "1MiB"})
     cards = cards_of(())
-    assert replica_cards(asked, placement(asked, cards), "m", 0) == (HOST,)
-    with pytest.raises(ConfigError, match="host memory"):
-        placement(settings({"p": {"vram": "900TiB"}}), cards)
+    pool = {"p": {"vram": "1MiB"}}
+    asked = settings(pool, m={"vram": "1MiB", "pool": "p"}, own={"vram": "2MiB"}, free={})
+    found = reserved(asked, cards)
+    assert found.cards_of("m", 0) == found.cards_of("own", 0) == (HOST,)
+    assert found.pools == {"p": 2**20, "own (its own)": 2 * 2**20}
+    assert "free" not in found.models, "vLLM takes a share of the RAM there, not all of it"
+    assert "  host memory: " in wrong(settings({"p": {"vram": "900TiB"}}), cards)
 
 
 def test_an_engine_sees_its_own_gpus_and_no_other() -> None:
     asked = settings(
         {"p": {"vram": "90GiB"}, "w": {"vram": "40GiB"}},
-        m={"vram": "40GiB"},
+        m={"vram": "40GiB", "pool": "p"},
         wide={"vram": "40GiB", "pool": "w", "tensor_parallel": 2},
-        free={"pool": None},
+        own={"vram": "20GiB", "replicas": 2},
+        rest={"args": ["-pp", "2"]},
     )
-    fitter = Fitter(pytest.fail, "NVIDIA H200", cards=cards_of(GPUS))
-    fitter.place(asked)
+    fitter = a_fitter()
+    fitter.reserved = fitter.reserve(asked)
     seen = {}
-    for name in ("m", "wide", "free"):
-        [fit] = fitter.terms(asked, name).fits
-        recipe = fit.make._recipe  # type: ignore[attr-defined]  # a Vllm
-        seen[name] = (fit.cards, recipe.gpus, recipe.tensor_parallel)
+    for name in asked.models:
+        terms = fitter.terms(asked, name)
+        recipes = [fit.make._recipe for fit in terms.fits]  # type: ignore[attr-defined]  # a Vllm
+        seen[name] = (terms.pool, terms.vram // GIB, *(r.gpus for r in recipes))
+        assert [fit.cards for fit in terms.fits] == [frozenset(r.gpus) for r in recipes]
+    first, second = "GPU-0abc", "GPU-1abc"
     assert seen == {
-        "m": (frozenset({"GPU-0abc"}), ("GPU-0abc",), 1),
-        "wide": (frozenset({"GPU-0abc", "GPU-1abc"}), ("GPU-0abc", "GPU-1abc"), 2),
-        "free": (frozenset(), (), 1),
+        "m": ("p", 40, (first,)),
+        "wide": ("w", 40, (first, second)),
+        "own": ("own (its own)", 20, (second,), (second,)),  # 9 GiB are left on the other
+        "rest": ("rest (its own)", 9, (first, second)),
     }
 
 
@@ -90,77 +150,212 @@ def test_an_engine_sees_its_own_gpus_and_no_other() -> None:
     ("pools", "model", "keys"),
     [
         ({"p": {"vram": "90GiB", "gpus": [1]}}, {}, ["pools.p.gpus"]),
-        ({"p": {"vram": "90GiB"}, "q": {"vram": "99GiB"}}, {}, ["pools.p.gpus"]),
+        ({"p": {"vram": "90GiB"}, "q": {"vram": "99GiB"}}, {}, ["reservation"]),
         (
             {"p": {"vram": "90GiB"}, "q": {"vram": "9GiB", "gpus": [1]}},
             {"pool": "q"},
             ["pool", "pools.q"],
         ),
+        ({"p": {"vram": "90GiB"}, "q": {"vram": "135GiB"}}, {"pool": None}, ["pool"]),
         ({"p": {"vram": "91GiB"}}, {}, None),
         ({"p": {"vram": "90GiB"}, "q": {"vram": "9GiB"}}, {}, None),
+        ({}, {"pool": None}, None),
     ],
 )
 def test_who_stands_on_another_gpu_after_a_reload_is_made_anew_and_told_so(
     pools: dict[str, Any], model: dict[str, Any], keys: list[str] | None
 ) -> None:
     """Also where nothing of its own has changed: a larger pool came, and goes first."""
-    now = settings({"p": {"vram": "90GiB"}}, m={"vram": "9GiB"})
-    new = settings(pools, m={"vram": "9GiB"} | model)
-    fitter = Fitter(pytest.fail, "NVIDIA H200", cards=cards_of(GPUS))
-    fitter.place(now)
-    ahead = fitter.ahead()
-    ahead.place(new)
-    found = list(changes(now, new, has_gpu=True, moved=fitter.moved(now, new, ahead)))
+    now = settings({"p": {"vram": "90GiB"}}, m={"vram": "9GiB", "pool": "p"})
+    new = settings(pools, m={"vram": "9GiB", "pool": "p"} | model)
+    fitter, ahead = a_fitter(), a_fitter()
+    fitter.reserved, ahead.reserved = fitter.reserve(now), ahead.reserve(new)
+    found = list(changes(now, new, fitter.reserved, ahead.reserved, has_gpu=True))
     anew = [k.key for change in found for k in change.keys if k.effect is Effect.ENGINE]
     assert anew == (keys or [])
     was, comes = (each.terms(table, "m").fits[0] for each, table in ((fitter, now), (ahead, new)))
     assert was.is_kept_under(comes) is (keys is None)
 
 
-def test_where_the_driver_does_not_answer_nothing_is_bound_and_nothing_remade() -> None:
-    asked = settings({"p": {"vram": "90GiB"}}, m={"vram": "40GiB"})
-    known = Fitter(pytest.fail, "NVIDIA H200", cards=cards_of(GPUS))
-    known.place(asked)
-    blind = Fitter(pytest.fail, "a GPU whose driver doesn't answer")
-    blind.place(asked)
-    one, other = (f.terms(asked, "m").fits[0] for f in (known, blind))
-    assert other.cards == frozenset()
-    assert one.make.fingerprint() == other.make.fingerprint(), "it may be taken over"
-    assert one.is_kept_under(other)
-    assert not other.is_kept_under(one), "it was bound to no GPU"
+def test_a_reload_tells_of_more_or_less_room() -> None:
+    now, new = (settings({"p": {"vram": f"{n}GiB"}}, m={}) for n in (90, 99))
+    new = new.model_copy(update={"pools": new.pools | {"q": now.pools["p"]}})
+    fitter = a_fitter()
+    was, comes = fitter.reserve(now), fitter.reserve(new)
+    [change] = changes(now, new, was, comes, has_gpu=True)
+    assert change.keys == (
+        KeyChange("reservation", '"139.0 GiB on GPU 1"', '"49.0 GiB on GPU 1"', Effect.ENGINE),
+    )
+
+
+def test_where_the_driver_does_not_answer_what_runs_is_left_as_it_is(
+    llama: str, tmp_path: Path
+) -> None:
+    auto = {"vram": "auto", "weights": llama}
+    host = HostSettings.model_validate({"run_dir": str(tmp_path), "engines_outlive_daemon": True})
+    asked = settings(
+        {"p": {"vram": "90GiB"}}, m={"vram": "40GiB", "pool": "p"}, auto=auto, rest={}
+    ).model_copy(update={"host": host})
+    known, blind = a_fitter(), a_fitter((), UNKNOWN_GPU)
+
+    def fit(fitter: Fitter, model: str) -> Fit:
+        fitter.reserved = fitter.reserve(asked)
+        return fitter.terms(asked, model).fits[0]
+
+    assert fit(blind, "m").cards == frozenset()
+    assert list(blind.reserved.models) == ["m", "auto"], "what is left nobody can tell"
+    assert fit(known, "m").is_kept_under(fit(blind, "m"))
+    assert not fit(blind, "m").is_kept_under(fit(known, "m")), "it was bound to no GPU"
+    for model in asked.models:
+        note(tmp_path, model, Phase.READY, fit(known, model))
+    later = a_fitter((), UNKNOWN_GPU)
+    for model in asked.models:
+        mine, theirs = fit(later, model), fit(known, model)
+        assert mine.make.fingerprint() == theirs.make.fingerprint(), "it may be taken over"
+        assert theirs.is_kept_under(mine)
+        assert later.terms(asked, model).vram == known.terms(asked, model).vram
 
 
 def test_an_engine_is_bound_to_its_vram_where_somebody_knows_the_cards() -> None:
     asked = settings(
         {"p": {"vram": "60GiB"}},
-        m={"vram": "40GiB", "tensor_parallel": 2},
-        free={"pool": None},
+        m={"vram": "40GiB", "tensor_parallel": 2, "pool": "p"},
+        rest={},
     )
-    uneven = [GPUS[0], replace(GPUS[1], total=80 * GIB)]
+    uneven = (CARDS[0], replace(CARDS[1], total=80 * GIB))
     bound = {}
-    for device, cards in (("H200", cards_of(uneven)), (None, cards_of(())), ("unknown", ())):
-        fitter = Fitter(pytest.fail, device, cards=cards)
+    for device, cards in (("H200", uneven), (None, cards_of(())), ("unknown", ())):
+        fitter = a_fitter(cards, device)
         if device != "H200":
-            asked = settings({"p": {"vram": "2MiB"}}, m={"vram": "1MiB"}, free={"pool": None})
-        fitter.place(asked)
-        makes = [fitter.terms(asked, name).fits[0].make for name in ("m", "free")]
+            asked = settings({"p": {"vram": "2MiB"}}, m={"vram": "1MiB", "pool": "p"}, rest={})
+        fitter.reserved = fitter.reserve(asked)
+        makes = [fitter.terms(asked, name).fits[0].make for name in ("m", "rest")]
         binders = [make._binder for make in makes]  # type: ignore[attr-defined]  # of a Vllm
-        assert binders[1] is None, "nothing is reserved for it"
-        bound[device] = binders[0] and binders[0].reservation
+        bound[device] = [binder and binder.reservation for binder in binders]
     assert bound == {
         # One share holds on both: the larger card's is the smaller one.
-        "H200": Reservation(40 * GIB, 140 * GIB),
-        None: Reservation(2**20, largest_node(), gpu=False),
-        "unknown": None,
+        "H200": [Reservation(40 * GIB, 140 * GIB), Reservation(79 * GIB, 140 * GIB)],
+        None: [Reservation(2**20, largest_node(), gpu=False), None],
+        "unknown": [None, None],
     }
 
 
-def test_the_table_names_the_file(tmp_path: Path) -> None:
-    asked = settings({"p": {"vram": "200GiB"}}).read_from((tmp_path / "warmd.toml",))
-    with pytest.raises(ConfigError) as error:
-        placement(asked, cards_of(GPUS))
-    first, *table = str(error.value).splitlines()
-    assert first.endswith(
-        "warmd.toml: pools: pool p wants 200.0 GiB on 1 GPU, and the best place lacks 61.0 GiB:"
+def test_the_gpus_of_a_model_that_states_nothing_are_warmd_s_to_choose() -> None:
+    env = {"CUDA_VISIBLE_DEVICES": "1"}
+    assert wrong(settings({}, m={"env": env})).endswith(
+        "models.m.env.CUDA_VISIBLE_DEVICES: contradicts what warmd reserves for m: where it "
+        "matters on which GPUs a model runs, give it a pool with `gpus`"
     )
-    assert "  GPU 1 NVIDIA H200: 140.0 GiB" in table
+    flag = {"args": ["--gpu-memory-utilization=0.5"]}
+    assert wrong(settings({}, m=flag)).endswith(
+        "models.m.args[0]: contradicts what warmd reserves for m, from which "
+        "--gpu-memory-utilization follows at each start: take the flag away, and set `vram` to "
+        "what its engines shall have"
+    )
+    assert reserved(settings({}, m=flag | {"env": env}), cards_of(())).models == {}
+    both = wrong(settings({}, a={}, b={"tensor_parallel": 2}))
+    assert "pools: b and a say nothing of their VRAM, so each wants all that is left" in both
+
+
+def test_the_table_names_the_file_and_whose_pool_it_is(tmp_path: Path) -> None:
+    asked = settings({"p": {"vram": "120GiB"}}, m={"vram": "130GiB"}, n={"vram": "60GiB"})
+    file = tmp_path / "warmd.toml"
+    assert wrong(asked.read_from((file,))).splitlines() == [
+        (
+            f"{file}: pools: n, a pool of its own wants 60.0 GiB on 1 GPU, and the best place "
+            "lacks 41.0 GiB:"
+        ),
+        "  GPU 0 NVIDIA H200: 140.0 GiB",
+        "    m, a pool of its own: 130.0 GiB",
+        "    headroom: 1.0 GiB",
+        "    left: 9.0 GiB",
+        "  GPU 1 NVIDIA H200: 140.0 GiB",
+        "    pool p: 120.0 GiB",
+        "    headroom: 1.0 GiB",
+        "    left: 19.0 GiB",
+    ]
+
+
+def test_auto_is_what_the_files_tell(llama: str) -> None:
+    model = {"weights": llama, "vram": "auto"}
+    asked = settings({"p": {"vram": "90GiB"}}, own=model, m=model | {"pool": "p"})
+    found = reserved(asked)
+    estimate = a_fitter().size(asked, "own").vram
+    assert estimate == 9 * GIB
+    assert [found.models[name].vram for name in ("own", "m")] == [estimate] * 2
+    assert found.pools == {"p": 90 * GIB, "own (its own)": estimate}
+    assert list(found.sentences()) == [
+        "m has 9.0 GiB on GPU 0 for each engine, as estimated from its files",
+        "own has 9.0 GiB on GPU 0 for each engine, as estimated from its files",
+    ]
+    tight = settings({"p": {"vram": "8GiB"}}, m=model | {"pool": "p"})
+    assert "m wants 9.0 GiB on each GPU, and pool p has 8.0 GiB: 1.0 GiB are" in wrong(tight)
+
+
+def test_auto_takes_what_earlier_starts_told_but_not_from_under_an_engine(
+    llama: str, tmp_path: Path
+) -> None:
+    model: dict[str, Any] = {"weights": llama, "vram": "auto"}
+    asked, longer = settings({}, m=model), settings({}, m=model | {"concurrency": 40})
+    key = a_fitter().sizes_key(asked, "m")
+    known = {"m": {key: MeasuredParts("0.33.0", activation=0, graphs=0, other=0)}}
+    fitter, later = a_fitter(), a_fitter()
+    fitter.reserved = was = fitter.reserve(asked)
+    for each in (fitter, later):
+        each._sizes = lambda name: known[name]
+
+    def figure(fitter: Fitter, asked: Settings) -> tuple[int, VramBy]:
+        found = fitter.reserve(asked).models["m"]
+        return found.vram // GIB, found.by
+
+    assert fitter.reserve(asked) == was, "a reload makes no engine anew for a better figure"
+    assert figure(fitter, longer) == (41, VramBy.MEASURED)
+    assert figure(later, asked) == (5, VramBy.MEASURED)
+
+    host = HostSettings.model_validate({"run_dir": str(tmp_path), "engines_outlive_daemon": True})
+    outlives = asked.model_copy(update={"host": host})
+    fitter.reserved = fitter.reserve(outlives)
+    [fit] = fitter.terms(outlives, "m").fits
+    for phase, found in ((Phase.READY, (9, VramBy.ESTIMATED)), (Phase.DOWN, (5, VramBy.MEASURED))):
+        note(tmp_path, "m", phase, fit)
+        assert figure(later, outlives) == found
+    note(tmp_path, "m", Phase.READY, replace(fit, figure={"vram": "many"}))
+    assert figure(later, outlives) == (5, VramBy.MEASURED)
+
+
+def test_what_auto_cannot_tell_is_told_of_all_models_at_once(llama: str) -> None:
+    model = {"weights": llama, "vram": "auto", "args": ["--pipeline-parallel-size", "2"]}
+    said = wrong(settings({}, a=model, b=model | {"args": ["--max-model-len", "long"]}))
+    assert said.splitlines() == [
+        (
+            'the config: models.a.vram: "auto" can\'t be told: what one GPU takes with '
+            "--pipeline-parallel-size isn't known here: set `vram`, or start it once and look again"
+        ),
+        (
+            'the config: models.b.vram: "auto" can\'t be told: --max-model-len must be a number '
+            "above 0 (got 'long'); correct the args"
+        ),
+    ]
+
+
+def test_a_model_whose_disk_is_not_there_is_not_started_and_takes_nobody_s_room(
+    llama: str, tmp_path: Path
+) -> None:
+    model = {"vram": "auto", "weights": str(tmp_path / "away")}
+    asked = settings({"p": {"vram": "90GiB"}}, m=model | {"pool": "p"}, n=model)
+    fitter = a_fitter()
+    fitter.reserved = fitter.reserve(asked)
+    assert fitter.reserved.pools == {"p": 90 * GIB}
+    assert fitter.terms(asked, "n").unsized == (
+        f"n can't be started: its vram is \"auto\", and its files weren't at {tmp_path}/away when "
+        "the config was read; put them there or mount the disk, then `warmctl reload`"
+    )
+    assert len(list(fitter.reserved.sentences())) == 2
+
+    host = HostSettings.model_validate({"run_dir": str(tmp_path), "engines_outlive_daemon": True})
+    runs = asked.model_copy(update={"host": host})
+    given = {"vram": 9 * GIB, "by": "estimated", "basis": "then"}
+    note(tmp_path, "n", Phase.READY, replace(fitter.terms(asked, "n").fits[0], figure=given))
+    found = a_fitter().reserve(runs)
+    assert found.models["n"].vram == 9 * GIB, "it runs, and has what it was given"
+    assert list(found.unsized) == ["m"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from warmd.config import GatewaySettings, ModelSettings, Settings
 from warmd.config.settings import keys_of
 from warmd.fitting import Fitter
+from warmd.planner import Card
 from warmd.reload import (
     MODEL_KEYS,
     SHARED_KEYS,
@@ -29,12 +30,24 @@ MODEL: dict[str, Any] = {"weights": "/a", "pool": "p", "vram": "1GiB"}
 def settings(a: dict[str, Any] | None = None, **tables: Any) -> Settings:
     models = {"a": MODEL | (a or {}), "b": {"weights": "/b", "idle": {"then": "cold"}}}
     whole: dict[str, Any] = {"engine": {"python": "/p", "sleep": "on"}, "models": models}
-    whole["pools"] = {"p": {"vram": "9GiB"}}
+    whole["pools"] = {"p": {"vram": "9GiB"}, "q": {"vram": "9GiB", "gpus": [1]}}
     return Settings.model_validate(whole | tables)
 
 
-def found(new: Settings, *, now: Settings | None = None, gpu: bool = True) -> list[Change]:
-    return list(changes(now or settings(), new, has_gpu=gpu))
+CARDS = tuple(Card(f"GPU-{n}", n, "H200", 140 * 2**30) for n in range(3))
+
+
+def found(
+    new: Settings, *, now: Settings | None = None, gpu: bool = True, cards: Sequence[Card] = ()
+) -> list[Change]:
+    fitter, now = Fitter(pytest.fail, "H200" if gpu else None, cards=cards), now or settings()
+    was = fitter.reserved = fitter.reserve(now)
+    return list(changes(now, new, was, fitter.reserve(new), has_gpu=gpu))
+
+
+def terms(fitter: Fitter, settings: Settings) -> Terms:
+    fitter.reserved = fitter.reserve(settings)
+    return fitter.terms(settings, "a")
 
 
 def test_nothing_changed_changes_nothing() -> None:
@@ -83,7 +96,7 @@ OTHER: dict[str, Any] = {
     "fairness.stay": 9.0,
     "fairness.hold": "9s",
     "fairness.bound": "9s",
-    "gpus.headroom": "2GiB",
+    "gpus.headroom": "9GiB",
     "pools": {"p": {"vram": "8GiB"}},
 }
 
@@ -130,14 +143,16 @@ def live(terms: Terms) -> Terms:
     return replace(terms, fits=tuple(fits))
 
 
-@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize(("gpu", "cards"), [(True, ()), (True, CARDS), (False, ())])
 @pytest.mark.parametrize("key", OTHER)
-def test_the_effect_of_a_key_is_what_engines_are_really_run_with(key: str, *, gpu: bool) -> None:
-    fitter = Fitter(pytest.fail, "H200" if gpu else None)
+def test_the_effect_of_a_key_is_what_engines_are_really_run_with(
+    key: str, cards: Sequence[Card], *, gpu: bool
+) -> None:
+    fitter = Fitter(pytest.fail, "H200" if gpu else None, cards=cards)
     now, new = settings(), with_other(key)
-    [change] = [each for each in found(new, gpu=gpu) if each.model == "a"]
+    [change] = [each for each in found(new, gpu=gpu, cards=cards) if each.model == "a"]
     effects = {each.effect for each in change.keys}
-    was, comes = fitter.terms(now, "a"), fitter.terms(new, "a")
+    was, comes = terms(fitter, now), terms(fitter, new)
     question = [fit.make._question for fit in (was.fits[0], comes.fits[0])]  # type: ignore[attr-defined]  # a Vllm
     at_start = question[0] != question[1] or was.fits[0].limits.start != comes.fits[0].limits.start
     if not was.fits[0].is_kept_under(comes.fits[0]):
@@ -163,14 +178,14 @@ def test_how_engines_sleep_makes_other_engines_only_where_it_does(
     told = [
         k.effect for each in found(new, now=now, gpu=gpu) if each.model == "a" for k in each.keys
     ]
-    was, comes = (fitter.terms(which, "a").fits[0] for which in (now, new))
+    was, comes = (terms(fitter, which).fits[0] for which in (now, new))
     assert (Effect.ENGINE in told) is not was.is_kept_under(comes)
 
 
 def test_an_engine_of_another_level_of_sleep_is_not_taken_over() -> None:
     fitter = Fitter(pytest.fail, "H200")
     tables: tuple[dict[str, Any], ...] = ({}, {"sleep": {"level": 2}}, {"sleep": {"slowest": "1%"}})
-    one, other, same = (fitter.terms(settings(t), "a").fits[0].make.fingerprint() for t in tables)
+    one, other, same = (terms(fitter, settings(t)).fits[0].make.fingerprint() for t in tables)
     assert one != other
     assert one == same
 
@@ -180,7 +195,7 @@ def test_what_a_sleep_took_holds_for_engines_of_one_make() -> None:
     keys = set()
     others: tuple[dict[str, Any], ...] = ({}, {"args": ["--x"]}, {"tensor_parallel": 2})
     for table in (*others, {"sleep": {"level": 2}}, {"max_wait": "9s"}):
-        sleep = fitter.terms(settings(table), "a").sleep
+        sleep = terms(fitter, settings(table)).sleep
         assert sleep is not None
         keys.add(sleep.key)
     assert len(keys) == 4, "how long a request may wait is no matter"
@@ -210,7 +225,8 @@ def test_another_python_is_another_engine_for_all() -> None:
 
 
 def test_a_pool_and_its_rules_concern_its_own_models_alone() -> None:
-    for new in (settings(fairness={"bound": "9s"}), settings(pools={"p": {"vram": "8GiB"}})):
+    pools = {"p": {"vram": "8GiB"}, "q": {"vram": "9GiB", "gpus": [1]}}
+    for new in (settings(fairness={"bound": "9s"}), settings(pools=pools)):
         assert [change.model for change in found(new)] == ["a"]
 
 

@@ -17,7 +17,7 @@ import pytest
 from daemon_rig import Daemon, a_daemon, until
 
 from warmd.config import Settings
-from warmd.daemon import read_anew
+from warmd.rereading import read_anew
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_reloads_leak_no_files_and_none_is_heard_at_the_end(daemon: Daemon) -> N
 async def test_a_config_that_hangs_is_waited_for_no_longer_than_warmctl_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("warmd.daemon.CONFIG_S", 0.05)
+    monkeypatch.setattr("warmd.rereading.CONFIG_S", 0.05)
     over = threading.Event()
 
     def load() -> Settings:

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from daemon_rig import Daemon, a_daemon, until
+from daemon_rig import PATIENCE_S, Daemon, a_daemon, until
 from nvml_rig import GIB, TWO_GPUS, build, environment
 
 from warmd.engine.binding import SPARE
@@ -155,17 +155,134 @@ def test_pools_that_do_not_fit_are_told_by_a_table_and_nothing_is_started(daemon
         pool("heavy", "60GiB", "[0]") + pool("light", "24GiB", "[0]"),
     )
     for command in ("check-config", "run"):
-        done = subprocess.run(
-            [sys.executable, "-m", "warmd", command, "--config", str(daemon.config)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=30,
-            env=os.environ,
-        )
+        done = warmd(daemon, command)
         assert done.returncode == 78, done.stderr
         assert "the pools don't fit on GPU 0: 5.0 GiB are missing:" in done.stderr
         assert "    pool heavy: 60.0 GiB" in done.stderr.splitlines()
+
+
+def warmd(daemon: Daemon, command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "warmd", command, "--config", str(daemon.config)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+        env=os.environ,
+    )
+
+
+def a_sized_model(folder: Path) -> None:
+    """Give a folder the files of a model whose size can be told."""
+    config = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 128}
+    (folder / "config.json").write_text(
+        json.dumps(config | {"vocab_size": 512, "max_position_embeddings": 1024})
+    )
+    entry = {"dtype": "BF16", "shape": [512, 128], "data_offsets": [0, 1 << 17]}
+    header = json.dumps({"model.embed_tokens.weight": entry}).encode()
+    size = len(header).to_bytes(8, "little")
+    (folder / "model.safetensors").write_bytes(size + header + bytes(1 << 17))
+
+
+def measured(daemon: Daemon, model: str) -> bool:
+    told = daemon.control("GET", f"/size?model={model}").json
+    return told["version"] is not None and told["parts"][0]["measured"] is not None
+
+
+def test_every_model_has_its_own_room_whether_it_states_it_or_not(daemon: Daemon) -> None:
+    for model in "abc":
+        daemon.turn(model)
+    hot = 'resting = "hot"'
+    models = {"a": f'vram = "10GiB"\n{hot}', "b": f'vram = "auto"\n{hot}', "c": hot}
+    daemon.write_config(models)
+    a_sized_model(daemon.folder / "weights-b")
+    told = [
+        "b has 2.8 GiB on GPU 1 for each engine, as estimated from its files",
+        (
+            "c has 79.0 GiB on GPU 0 for each engine, all that is left there, as it states neither "
+            "pool nor vram"
+        ),
+    ]
+    checked = warmd(daemon, "check-config")
+    assert checked.returncode == 0, checked.stderr
+    assert not checked.stderr
+    lines = checked.stdout.splitlines()
+    assert [f"# {line}" for line in told] == [line for line in lines if " for each engine" in line]
+    assert "#     b, a pool of its own: 2.8 GiB" in lines
+
+    daemon.start()
+    for model in "abc":
+        daemon.wait_for("ready", f"{model}.0")
+    assert all(line in daemon.log for line in told)
+    assert [cards(daemon, model) for model in "abc"] == ["GPU-bbbb", "GPU-bbbb", "GPU-aaaa"]
+    assert daemon.status["models"]["b"]["vram_by"] == "estimated"
+
+    until(lambda: measured(daemon, "b"), "what its start took is kept")
+    again = warmd(daemon, "check-config").stdout
+    assert "# b has 2.0 GiB on GPU 1 for each engine, as estimated from its files and meas" in again
+
+
+def test_an_engine_that_outlives_warmd_keeps_the_room_that_it_was_started_with(
+    daemon: Daemon,
+) -> None:
+    daemon.turn("m")
+    daemon.write_config({"m": 'vram = "auto"\nresting = "hot"'})
+    a_sized_model(daemon.folder / "weights-m")
+    text = daemon.config.read_text()
+    daemon.config.write_text(text.replace("[host]", "[host]\nengines_outlive_daemon = true"))
+    daemon.start()
+    before = daemon.wait_for("ready")["pid"]
+    until(lambda: measured(daemon, "m"), "what its start took is kept")
+    daemon.stop()
+    daemon.start()
+    assert daemon.wait_for("ready")["pid"] == before
+    assert daemon.status["models"]["m"]["vram_by"] == "estimated"
+    assert daemon.control("POST", "/shutdown", {}).status == 200
+    assert daemon.process is not None
+    daemon.process.wait(timeout=PATIENCE_S)
+    daemon.process = None
+    daemon.start()
+    daemon.wait_for("ready")
+    assert daemon.status["models"]["m"]["vram_by"] == "measured"
+
+
+def test_a_reload_moves_who_must_make_way_and_nobody_else(daemon: Daemon) -> None:
+    for model in "ab":
+        daemon.turn(model)
+    models = dict.fromkeys("ab", 'vram = "15GiB"\nresting = "hot"')
+    models["b"] = models["b"].replace("15", "30")
+    daemon.write_config(models)
+    daemon.start()
+    pids = {name: daemon.wait_for("ready", f"{name}.0")["pid"] for name in "ab"}
+    daemon.write_config(models, pool("p", "20GiB", "[1]"))
+    said = daemon.control("POST", "/reload", {}).json["changes"]
+    assert said == ["a: reservation has changed: an engine that runs is drained and made anew"]
+    until(lambda: daemon.replica("a.0")["pid"] not in (pids["a"], None), "a is made anew")
+    daemon.wait_for("ready", "a.0")
+    seen = [e["env"]["CUDA_VISIBLE_DEVICES"] for e in daemon.record("a") if e["event"] == "started"]
+    assert seen == ["GPU-bbbb", "GPU-aaaa"]
+    assert daemon.replica("b.0")["pid"] == pids["b"]
+
+
+def test_a_size_that_can_not_be_told_is_an_error_and_a_missing_disk_is_none(
+    daemon: Daemon,
+) -> None:
+    daemon.turn("a")
+    daemon.write_config({"a": 'vram = "auto"\nresting = "hot"', "b": 'resting = "cold"'})
+    a_sized_model(weights := daemon.folder / "weights-a")
+    weights.rename(away := daemon.folder / "away")
+    daemon.start()
+    why = f"a can't be started: its vram is \"auto\", and its files weren't at {weights} when"
+    until(lambda: why in (daemon.status["models"]["a"]["held_up_by"] or ""), "it is said")
+    away.rename(weights)
+    whole = (weights / "model.safetensors").read_bytes()
+    (weights / "model.safetensors").write_bytes(whole[:-1])
+    refused = daemon.control("POST", "/reload", {})
+    assert refused.status == 422
+    assert 'models.a.vram: "auto" can\'t be told:' in refused.json["error"]
+    (weights / "model.safetensors").write_bytes(whole)
+    assert daemon.control("POST", "/reload", {}).status == 200
+    daemon.wait_for("ready", "a.0")
 
 
 def test_a_reload_to_pools_that_do_not_fit_changes_nothing(daemon: Daemon) -> None:
@@ -193,10 +310,10 @@ def test_a_pool_that_a_larger_one_pushes_to_another_gpu_takes_its_engine_along(
     pools = pool("p", "20GiB", '"auto"') + pool("larger", "22GiB", '"auto"')
     daemon.write_config({"a": member("p", "20GiB")}, pools)
     plan = daemon.control("POST", "/plan", {"config": None}).json["models"]["a"]
-    assert [key["key"] for key in plan["keys"]] == ["pools.p.gpus"]
+    assert [key["key"] for key in plan["keys"]] == ["reservation"]
     assert plan["replicas"][0]["fate"] == "made-anew"
     told = daemon.control("POST", "/reload", {}).json["changes"]
-    assert told == ["a: pools.p.gpus has changed: an engine that runs is drained and made anew"]
+    assert told == ["a: reservation has changed: an engine that runs is drained and made anew"]
     until(lambda: _started(daemon, "a")[-1] == "GPU-aaaa", "it stands on the other GPU")
 
 

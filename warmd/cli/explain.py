@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from warmd.cli.words import clean, held_asleep, model_notes, replica_doing, span, trouble
+from warmd.ladder import VramBy
 from warmd.spoken import duration, size
 
 _STEADY = ("ready", "asleep", "down")
@@ -42,7 +43,8 @@ def explanation(
 def _terms(model: Mapping[str, Any]) -> Iterator[str]:
     """What the config makes of it that is no state: its pool, and whether it can sleep."""
     if model.get("pool"):
-        yield f"takes {size(model['vram'])} of pool {model['pool']} for each engine, as declared"
+        by = VramBy(model.get("vram_by", VramBy.DECLARED)).words
+        yield f"takes {size(model['vram'])} of pool {model['pool']} for each engine, {by}"
     if model.get("cannot_sleep"):
         yield clean(f"can't sleep: {model['cannot_sleep']}")
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from warmd.config.address import Address
 from warmd.config.api_keys import ApiKey, read_api_keys
-from warmd.config.describe import as_toml, describe
+from warmd.config.checks import OWN_GPUS
+from warmd.config.describe import describe
 from warmd.config.difference import Difference, differences
+from warmd.config.engine_args import memory_flag
+from warmd.config.fields import AUTO
 from warmd.config.loading import DEFAULT_FILE, load, load_to_run, load_what_is_sound
-from warmd.config.problem import ConfigError, Problem, quoted_key
+from warmd.config.problem import ConfigError, Problem, dotted, quoted, quoted_key
 from warmd.config.settings import (
     ControlSettings,
     EngineSettings,
@@ -34,7 +37,9 @@ from warmd.config.units import (
 )
 
 __all__ = [
+    "AUTO",
     "DEFAULT_FILE",
+    "OWN_GPUS",
     "Address",
     "ApiKey",
     "ConfigError",
@@ -59,13 +64,16 @@ __all__ = [
     "as_toml",
     "describe",
     "differences",
+    "dotted",
     "format_duration",
     "format_size",
     "load",
     "load_to_run",
     "load_what_is_sound",
+    "memory_flag",
     "parse_duration",
     "parse_size",
+    "quoted",
     "quoted_key",
     "read_api_keys",
 ]

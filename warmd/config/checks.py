@@ -17,7 +17,8 @@ from warmd.config.settings import ModelSettings, Settings, SleepMode
 from warmd.ladder import Rung, replica_name
 from warmd.spoken import size
 
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
+OWN_GPUS = "where it matters on which GPUs a model runs, give it a pool with `gpus`"
+"""What to do in place of setting CUDA_VISIBLE_DEVICES."""
 
 
 def check(settings: Settings) -> Iterator[Finding]:
@@ -58,9 +59,6 @@ def _pools(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         path: KeyPath = ("models", name, "pool")
         if model.pool is None:
-            if model.vram is not None:
-                where = ("models", name, "vram")
-                yield Finding(where, "is counted in a pool only: name the model's `pool`")
             continue
         pool = settings.pools.get(model.pool)
         if pool is None:
@@ -74,10 +72,10 @@ def _pools(settings: Settings) -> Iterator[Finding]:
         elif model.vram is None:
             yield Finding(
                 ("models", name, "vram"),
-                "is missing: what one engine of this model takes of its pool",
+                'is missing: what one engine of this model takes of its pool, or "auto"',
                 rests_on=(("models", name, "vram"),),
             )
-        elif model.vram > pool.vram:
+        elif isinstance(model.vram, int) and model.vram > pool.vram:
             yield Finding(
                 ("models", name, "vram"),
                 f"one engine of it would take {size(model.vram)}, and the pool {model.pool!r} has "
@@ -92,7 +90,7 @@ def _tensor_parallel(settings: Settings) -> Iterator[Finding]:
             if flag.replace("_", "-") not in ("--tensor-parallel-size", "-tp"):
                 continue
             value = value or (model.args[index + 1] if index + 1 < len(model.args) else "")
-            if model.pool is not None and value != str(model.tensor_parallel):
+            if model.is_reserved_for and value != str(model.tensor_parallel):
                 yield Finding(
                     ("models", name, "args", index),
                     "contradicts the model's tensor_parallel, by which its GPUs are reserved: "
@@ -103,12 +101,12 @@ def _tensor_parallel(settings: Settings) -> Iterator[Finding]:
 
 def _visible_devices(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
-        if model.pool is not None and _VISIBLE in {**settings.engine.env, **model.env}:
-            mine = _VISIBLE in model.env
-            yield Finding(
-                ("models", name, "env", _VISIBLE) if mine else ("engine", "env", _VISIBLE),
-                "contradicts the model's pool, which says on which GPUs it runs: set `gpus` there",
-            )
+        where = settings.visible_devices(name)
+        if model.is_reserved_for and where is not None:
+            what = "the model's pool, which says on which GPUs it runs: set `gpus` there"
+            if model.pool is None:
+                what = f"its `vram`, which warmd finds a GPU for: {OWN_GPUS}"
+            yield Finding(where, f"contradicts {what}")
 
 
 def _memory_flags(settings: Settings) -> Iterator[Finding]:

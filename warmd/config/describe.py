@@ -8,8 +8,8 @@ from warmd.config.problem import quoted, quoted_key
 from warmd.config.settings import Settings
 
 _WHEN_UNSET = {
-    "pool": "its VRAM is not counted",
-    "vram": "it counts for nothing in its pool",
+    "pool": "a pool of its own",
+    "vram": "all that is left of a GPU; without a GPU nothing is reserved",
     "gpus": "where it fits best",
     "concurrency": "2 requests of full length, more where they are short",
     "gateway.api_keys": "whoever reaches the addresses above may ask",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, PlainSerializer, PlainValidator, SecretStr
 
@@ -37,6 +37,10 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Return `, did you mean 'x'?`, or nothing where no word is close."""
     close = get_close_matches(word, list(words), n=1)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _vram_text(vram: Vram) -> str:
+    return vram if isinstance(vram, str) else format_size(vram)
 
 
 def not_blank(text: str) -> str:
@@ -107,6 +111,20 @@ def _parse_alias(alias: str) -> str:
     return alias
 
 
+AUTO: Final = "auto"
+Vram = int | Literal["auto"]
+"""Bytes, or by an estimate."""
+
+
+def _vram(text: str) -> Vram:
+    if text == AUTO:
+        return AUTO
+    try:
+        return int(_some(parse_size)(text))
+    except ValueError as wrong:
+        raise ValueError(f'{wrong}, or "auto"') from None
+
+
 GpuName = int | str
 
 
@@ -125,8 +143,7 @@ def gpu_names(value: object) -> tuple[GpuName, ...] | None:
     return tuple(value)
 
 
-def as_listed(names: tuple[GpuName, ...] | None) -> list[GpuName] | None:
-    """Return what `gpu_names` has read, as TOML has it."""
+def _gpu_list(names: tuple[GpuName, ...] | None) -> list[GpuName] | None:
     return None if names is None else list(names)
 
 
@@ -160,6 +177,10 @@ _ALWAYS_HOT = "a model that shall never cool down is one with resting = 'hot'"
 
 Seconds = Annotated[float, _text(_some(parse_duration), unit="s"), PlainSerializer(format_duration)]
 Bytes = Annotated[int, _text(_some(parse_size), unit="MiB"), PlainSerializer(format_size)]
+VramText = Annotated[Vram, _text(_vram, unit="MiB"), PlainSerializer(_vram_text)]
+GpuNames = Annotated[
+    tuple[GpuName, ...] | None, PlainValidator(gpu_names), PlainSerializer(_gpu_list)
+]
 Percent = Annotated[float, _text(parse_percent, unit="%"), PlainSerializer(format_percent)]
 ShareText = Annotated[Share, _text(Share.parse, Share, unit="%"), PlainSerializer(str)]
 AddressText = Annotated[Address, _text(Address.parse, Address), PlainSerializer(str)]

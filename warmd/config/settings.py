@@ -17,7 +17,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
-    PlainValidator,
     PrivateAttr,
 )
 
@@ -29,16 +28,15 @@ from warmd.config.fields import (
     Arg,
     Bytes,
     Environment,
-    GpuName,
+    GpuNames,
     IdleRung,
     ModelName,
     Percent,
     RestingRung,
     Seconds,
     ShareText,
+    VramText,
     WholePath,
-    as_listed,
-    gpu_names,
     not_blank,
     not_empty,
     one_of,
@@ -46,6 +44,8 @@ from warmd.config.fields import (
 from warmd.config.problem import KeyPath
 from warmd.config.units import Share
 from warmd.ladder import Rung
+
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
 class Table(BaseModel):
@@ -143,9 +143,7 @@ class PoolSettings(Table):
     """VRAM that only the pool's own models may use, on each of its GPUs. `gpus` None: any."""
 
     vram: Bytes
-    gpus: Annotated[
-        tuple[GpuName, ...] | None, PlainValidator(gpu_names), PlainSerializer(as_listed)
-    ] = None
+    gpus: GpuNames = None
 
 
 class GpuSettings(Table):
@@ -212,13 +210,18 @@ class ModelSettings(Table):
     idle: IdleSettings = IdleSettings()
     sleep: SleepSettings = SleepSettings()
     pool: str | None = None
-    vram: Bytes | None = None
+    vram: VramText | None = None
     tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
     pinned: bool = False
     concurrency: Annotated[int, Field(ge=1, le=100_000)] | None = None
     max_wait: Seconds | None = None
     start_timeout: Seconds | None = None
     warmup: WarmupSettings = WarmupSettings()
+
+    @property
+    def is_reserved_for(self) -> bool:
+        """Whether it says itself what is reserved for its engines, or where."""
+        return self.pool is not None or self.vram is not None
 
 
 class Settings(Table):
@@ -271,6 +274,12 @@ class Settings(Table):
                 return "no NVIDIA GPU works here"
             case SleepMode.AUTO | SleepMode.ON | SleepMode.DRILL:
                 return None
+
+    def visible_devices(self, model: str) -> KeyPath | None:
+        """Return the key that says to engines of `model` which GPUs they see; None where none."""
+        if VISIBLE_DEVICES in self.models[model].env:
+            return ("models", model, "env", VISIBLE_DEVICES)
+        return ("engine", "env", VISIBLE_DEVICES) if VISIBLE_DEVICES in self.engine.env else None
 
     def start_timeout(self, model: str) -> float:
         """How long an engine of `model` may take to start, in seconds."""

@@ -8,7 +8,6 @@ from warmd.devices.nvml import NO_GPU, GpuError, GpuTrouble, SickGpu
 from warmd.devices.processes import owners
 from warmd.devices.survey import Holder, Survey, Surveyed, survey
 from warmd.devices.sweep import (
-    HOST,
     CardUse,
     Sweep,
     device_bytes,
@@ -17,6 +16,7 @@ from warmd.devices.sweep import (
     sweep,
 )
 from warmd.devices.xid import Xid, xids
+from warmd.ladder import HOST
 
 __all__ = [
     "HOST",

@@ -10,9 +10,7 @@ from types import ModuleType
 from warmd.devices.memory import host_memory
 from warmd.devices.nvml import GpuError, GpuTrouble, SickGpu, Unit, gpu_error, opened, units
 from warmd.devices.processes import own_memory, owners
-
-HOST = "host"
-"""The key of the host's memory as a device, where there is no GPU."""
+from warmd.ladder import HOST
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from warmd.engine.errors import EngineError, SizingError, SleepError, WarmupErro
 from warmd.engine.failure import failure_cause
 from warmd.engine.home import EngineHome, engine_home, point_at, prepare_home, stable_path
 from warmd.engine.log import EngineLog
+from warmd.engine.note import read_note
+from warmd.engine.sizing.flags import EngineFlags
 from warmd.engine.stages import StartTracker
 from warmd.engine.vllm import Vllm, VllmConnection
 from warmd.engine.warmup import WarmupAnswer, WarmupSpec, warm_up
@@ -28,6 +30,7 @@ __all__ = [
     "EngineClient",
     "EngineCommand",
     "EngineError",
+    "EngineFlags",
     "EngineHome",
     "EngineLog",
     "EngineRecipe",
@@ -48,6 +51,7 @@ __all__ = [
     "first_port",
     "point_at",
     "prepare_home",
+    "read_note",
     "stable_path",
     "warm_up",
 ]

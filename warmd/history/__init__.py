@@ -7,9 +7,11 @@ from warmd.history.journal import (
     terminal_format,
 )
 from warmd.history.report import HistoryError, ModelReport, Report
-from warmd.history.store import History, StoredOverride
+from warmd.history.sizes import read_sizes
+from warmd.history.store import HISTORY_FILE, History, StoredOverride
 
 __all__ = [
+    "HISTORY_FILE",
     "History",
     "HistoryError",
     "JournalHandler",
@@ -18,5 +20,6 @@ __all__ = [
     "StoredOverride",
     "TerminalFormatter",
     "journal_handler",
+    "read_sizes",
     "terminal_format",
 ]

@@ -13,6 +13,7 @@ from typing import Any
 from warmd.history.minutes import MinuteCount, Minutes
 from warmd.history.report import Report, read_report
 from warmd.history.schema import PRUNING
+from warmd.history.sizes import SIZES
 from warmd.history.writer import Writer
 from warmd.ladder import MeasuredParts, Rung, SleepFigures, Stage, StartTimes, WakeTimes
 from warmd.status import Decision
@@ -20,6 +21,9 @@ from warmd.status import Decision
 # A newer warmd may have written words that this one does not know.
 _RUNGS = frozenset(rung.value for rung in Rung)
 _STAGES = frozenset(stage.value for stage in Stage)
+
+HISTORY_FILE = "history.db"
+"""Its name in host.state_dir."""
 
 DAY_S = 86400.0
 KEPT_S = 90 * DAY_S
@@ -38,7 +42,6 @@ _ADD_MINUTE = (
     )
 )
 
-_SIZES = [field.name for field in fields(MeasuredParts)]
 _OF_ONE_START = ("kv_tokens", "held")  # beside another start's kv_cache they would mean nothing
 
 
@@ -50,14 +53,14 @@ def _kept(name: str) -> str:
 
 
 _KEEP_SIZES = (
-    f"INSERT INTO sizes (key, at, model, {', '.join(_SIZES)})"  # noqa: S608
-    f" VALUES (?, ?, ?{', ?' * len(_SIZES)}) ON CONFLICT (key, version) DO UPDATE SET"
+    f"INSERT INTO sizes (key, at, model, {', '.join(SIZES)})"  # noqa: S608
+    f" VALUES (?, ?, ?{', ?' * len(SIZES)}) ON CONFLICT (key, version) DO UPDATE SET"
     " at = excluded.at, model = excluded.model, "
-    + ", ".join(f"{name} = {_kept(name)}" for name in _SIZES[1:])
+    + ", ".join(f"{name} = {_kept(name)}" for name in SIZES[1:])
 )
 
 
-_READ_SIZES = f"SELECT key, {', '.join(_SIZES)} FROM sizes WHERE model = ? ORDER BY at"  # noqa: S608
+_READ_SIZES = f"SELECT key, {', '.join(SIZES)} FROM sizes WHERE model = ? ORDER BY at"  # noqa: S608
 
 
 @dataclass(frozen=True)

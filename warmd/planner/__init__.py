@@ -11,20 +11,33 @@ from warmd.planner.actions import (
 )
 from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene, StagingFacts
 from warmd.planner.ledger import RamLedger
-from warmd.planner.placement import Card, MisfitError, Placement, PoolWish, Tenant, place
+from warmd.planner.placement import (
+    Card,
+    MisfitError,
+    OwnPool,
+    Placement,
+    PoolWish,
+    Tenant,
+    place,
+)
 from warmd.planner.plan import Plan, make_plan
+from warmd.planner.reservation import Figure, Holding, Reservations
 
 __all__ = [
     "Action",
     "Card",
+    "Figure",
+    "Holding",
     "MisfitError",
     "ModelFacts",
+    "OwnPool",
     "Placement",
     "Plan",
     "PoolWish",
     "RamLedger",
     "ReleaseWeights",
     "ReplicaFacts",
+    "Reservations",
     "Scene",
     "SleepEngine",
     "StageWeights",

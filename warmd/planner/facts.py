@@ -69,6 +69,7 @@ class ModelFacts:
     idle_s: float = float("inf")
     pool: str | None = None
     vram: int = 0  # on each card of an engine
+    unsized: str | None = None  # why nobody knows it, and none may be started
     pinned: bool = False  # nobody's wait puts it aside
     sleep_level: int = 1
     switch_cost: float = 0.0

@@ -1,15 +1,17 @@
 """Which pool reserves what on which GPU: decided when the config is loaded, and the same each time.
 
 A pool reserves the same VRAM on each of its GPUs. Pools that name their GPUs are placed first; the
-others go where they fit best, the largest first. What doesn't fit is told as a table of who wants
-what, and what is missing.
+others go where they fit best, the largest first. Last come the models that say nothing of what they
+take: each has a pool of its own of all that is left on the emptiest GPUs. What doesn't fit is told
+as a table of who wants what, and what is missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from warmd.ladder import HOST
 from warmd.spoken import count, size
 
 
@@ -33,6 +35,16 @@ class Card:
         """What messages call it: `GPU 0`, or `GPU 0:1` for a slice."""
         return f"GPU {self.index}" if self.slice is None else f"GPU {self.index}:{self.slice}"
 
+    @property
+    def is_host(self) -> bool:
+        """Whether it is no GPU."""
+        return self.key == HOST
+
+    @property
+    def words(self) -> str:
+        """Name it in a sentence."""
+        return "the host's memory" if self.is_host else self.label
+
 
 @dataclass(frozen=True)
 class Tenant:
@@ -42,6 +54,11 @@ class Tenant:
     vram: int
     cards: int = 1
     replicas: int = 1
+
+    @property
+    def own_pool(self) -> str:
+        """Name the pool that is its own; no name of a pool in the config has a space."""
+        return f"{self.name} (its own)"
 
 
 @dataclass(frozen=True)
@@ -58,12 +75,49 @@ class PoolWish:
         """How many GPUs a pool needs that names none: as many as its widest engine."""
         return max((tenant.cards for tenant in self.tenants), default=1)
 
+    @property
+    def words(self) -> str:
+        """Name it in a sentence."""
+        return f"pool {self.name}"
+
+    def shapes(self, _cards: int) -> Iterator[tuple[int, int]]:
+        """Yield what it may be, the best first: the VRAM on each GPU, and how many GPUs."""
+        yield self.vram, self.width
+
+
+@dataclass(frozen=True)
+class OwnPool(PoolWish):
+    """The pool of one model alone: as large as its engines, on as many GPUs as there are for it."""
+
+    @staticmethod
+    def of(tenant: Tenant) -> OwnPool:
+        """Return the pool of `tenant`."""
+        return OwnPool(tenant.own_pool, tenant.vram, None, (tenant,))
+
+    @property
+    def words(self) -> str:
+        """Name it in a sentence."""
+        return f"{self.tenants[0].name}, a pool of its own"
+
+    def shapes(self, cards: int) -> Iterator[tuple[int, int]]:
+        """Yield engines side by side first, then on top of each other."""
+        [tenant] = self.tenants
+        for beside in range(max(1, min(tenant.replicas, cards // tenant.cards)), 0, -1):
+            yield -(-tenant.replicas // beside) * tenant.vram, beside * tenant.cards
+
 
 @dataclass(frozen=True)
 class Placement:
-    """Where each pool stands, by the keys of its cards, in their order."""
+    """Where each pool stands, by the keys of its cards in their order, and its VRAM on each.
+
+    `vram` are bytes; `left` is what a model that said nothing of its size may take, by model;
+    `lines` say all of it, GPU by GPU.
+    """
 
     pools: Mapping[str, tuple[str, ...]]
+    vram: Mapping[str, int] = field(default_factory=dict)
+    left: Mapping[str, int] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
 
     def cards_of(self, pool: str, tenant: Tenant, replica: int) -> tuple[str, ...]:
         """Return the cards of the n-th engine of a model: engines are spread over the pool."""
@@ -76,42 +130,146 @@ class MisfitError(Exception):
     """The pools don't fit on the GPUs, or the models in their pools. The text is a table."""
 
 
-def place(cards: Sequence[Card], pools: Sequence[PoolWish], headroom: int) -> Placement:
-    """Place every pool; `headroom` bytes stay free on every card. Raises `MisfitError`."""
+def place(
+    cards: Sequence[Card],
+    pools: Sequence[PoolWish],
+    headroom: int,
+    rest: Sequence[Tenant] = (),
+) -> Placement:
+    """Place every pool; `headroom` bytes stay free on every card. Raises `MisfitError`.
+
+    `rest`: models that say nothing of what they take.
+    """
+    ground = _Ground(cards, headroom)
     for pool in pools:
         _check_tenants(pool)
-    free = {card.key: card.total - headroom for card in cards}
-    placed: dict[str, tuple[str, ...]] = {}
     for pool in pools:
         if pool.cards is not None:
-            placed[pool.name] = pool.cards
-            for key in pool.cards:
-                free[key] -= pool.vram
-    reserved = {key for keys in placed.values() for key in keys}
-    short = {key: -left for key, left in free.items() if left < 0 and key in reserved}
-    if short:
-        raise MisfitError(_table(cards, pools, placed, headroom, short))
+            ground.take(pool, pool.vram, pool.cards)
+    ground.check()
     by_key = {card.key: card for card in cards}
     for pool in pools:
-        _check_slices(pool, [by_key[key] for key in placed.get(pool.name, ())])
+        _check_slices(pool, [by_key[key] for key in pool.cards or ()])
     for pool in sorted((p for p in pools if p.cards is None), key=lambda p: (-p.vram, p.name)):
-        able = [key for key in free if pool.width == 1 or by_key[key].slice is None]
-        fitting = sorted(
-            (key for key in able if free[key] >= pool.vram),
-            key=lambda key: (free[key], by_key[key].place),
-        )
-        chosen = fitting[: pool.width]
-        if len(chosen) < pool.width:
-            what = _nowhere(pool, sorted((free[key] for key in able), reverse=True))
-            raise MisfitError("\n".join([what, *_lines(cards, pools, placed, headroom)]))
-        chosen.sort(key=lambda key: by_key[key].place)
-        placed[pool.name] = tuple(chosen)
-        for key in chosen:
-            free[key] -= pool.vram
-    return Placement(placed)
+        ground.fit(pool)
+    left = ground.share_out(sorted(rest, key=lambda tenant: (-tenant.cards, tenant.name)))
+    return Placement(ground.placed, ground.vram, left, tuple(ground.lines()))
+
+
+class _Ground:
+    """The cards while pools are placed on them."""
+
+    def __init__(self, cards: Sequence[Card], headroom: int) -> None:
+        self._cards = {card.key: card for card in cards}
+        self._headroom = headroom
+        self._free = {card.key: card.total - headroom for card in cards}
+        self._words: dict[str, str] = {}
+        self.placed: dict[str, tuple[str, ...]] = {}
+        self.vram: dict[str, int] = {}
+
+    def take(self, pool: PoolWish, vram: int, cards: Sequence[str]) -> None:
+        """Reserve `vram` on each of `cards`, also where that isn't there."""
+        self._words[pool.name] = pool.words
+        self.placed[pool.name] = tuple(cards)
+        self.vram[pool.name] = vram
+        for key in cards:
+            self._free[key] -= vram
+
+    def check(self) -> None:
+        """Raise `MisfitError` where a card has promised more than it has."""
+        reserved = {key for keys in self.placed.values() for key in keys}
+        key = min(reserved, key=lambda key: (self._free[key], key), default="")
+        if key and self._free[key] < 0:
+            where = f"{self._cards[key].words}: {size(-self._free[key])} are missing"
+            raise MisfitError(self._table(f"the pools don't fit on {where}"))
+
+    def fit(self, pool: PoolWish) -> None:
+        """Reserve where it fits best: where the least is left. Raises `MisfitError`."""
+        able = self._able(pool.width, self._cards)
+        for vram, width in pool.shapes(len(able)):
+            fitting = [key for key in able if self._free[key] >= vram]
+            fitting.sort(key=lambda key: (self._free[key], self._cards[key].place))
+            if len(fitting) >= width:
+                self.take(pool, vram, self._in_order(fitting[:width]))
+                return
+        # The last shape is the narrowest.
+        what = f"{pool.words} wants {size(vram)} on {count(width, 'GPU')}"
+        free = sorted((self._free[key] for key in able), reverse=True)
+        if len(free) < width:
+            raise MisfitError(self._table(f"{what}, and there {_are(len(free))} {len(free)}"))
+        lacks = size(vram - free[width - 1])
+        raise MisfitError(self._table(f"{what}, and the best place lacks {lacks}"))
+
+    def share_out(self, models: Sequence[Tenant]) -> dict[str, int]:
+        """Give each of `models` all that is left on the emptiest cards, one model to a card.
+
+        Returns what each engine may take on each card. Raises `MisfitError`.
+        """
+        untaken, left = list(self._cards), {}
+        to_come = sum(model.cards for model in models)
+        if to_come > len(untaken):
+            raise MisfitError(self._table(_crowded(models, len(untaken))))
+        for model in models:
+            to_come -= model.cards
+            able = self._able(model.cards, untaken)
+            able.sort(key=lambda key: (-self._free[key], self._cards[key].place))
+            if model.cards > len(able):
+                raise MisfitError(self._table(_crowded([model], len(able))))
+            beside = max(1, min(model.replicas, (len(able) - to_come) // model.cards))
+            chosen = self._in_order(able[: beside * model.cards])
+            untaken = [key for key in untaken if key not in chosen]
+            on_each = min(self._free[key] for key in chosen)
+            left[model.name] = on_each // -(-model.replicas // beside)
+            if left[model.name] <= 0:
+                raise MisfitError(
+                    self._table(
+                        f"nothing is left for {model.name}: state its `vram`, and make room for it"
+                    )
+                )
+            self.take(OwnPool.of(model), on_each, chosen)
+        return left
+
+    def _able(self, width: int, keys: Iterable[str]) -> list[str]:
+        """Return the cards that an engine on so many may use: CUDA gives it one slice only."""
+        return [key for key in keys if width == 1 or self._cards[key].slice is None]
+
+    def _in_order(self, keys: Sequence[str]) -> list[str]:
+        return sorted(keys, key=lambda key: self._cards[key].place)
+
+    def _table(self, what: str) -> str:
+        return "\n".join([f"{what}:", *self.lines()])
+
+    def lines(self) -> Iterator[str]:
+        """Say of each card who has what of it, and what is left or missing."""
+        for key, card in self._cards.items():
+            device = card.name if card.is_host else f"{card.words} {card.name}"
+            yield f"  {device}: {size(card.total)}"
+            for pool, cards in self.placed.items():
+                if key in cards:
+                    yield f"    {self._words[pool]}: {size(self.vram[pool])}"
+            yield f"    headroom: {size(self._headroom)}"
+            left = self._free[key]
+            yield f"    missing: {size(-left)}" if left < 0 else f"    left: {size(left)}"
+
+
+def _crowded(models: Sequence[Tenant], cards: int) -> str:
+    there = f"there {_are(cards)} {count(cards, 'GPU')}"
+    *others, last = [model.name for model in models]
+    if not others:
+        return f"{last} runs on {count(models[0].cards, 'GPU')} at once, and {there}"
+    return (
+        f"{', '.join(others)} and {last} say nothing of their VRAM, so each wants all that is left "
+        f"of a GPU to itself, and {there}: state `vram` for them, or put them into one pool"
+    )
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _check_tenants(pool: PoolWish) -> None:
+    if isinstance(pool, OwnPool):
+        return  # made to measure
     width = pool.width if pool.cards is None else len(pool.cards)
     for tenant in pool.tenants:
         if tenant.cards > width:
@@ -142,40 +300,3 @@ def _check_slices(pool: PoolWish, cards: Sequence[Card]) -> None:
             f"{wide.name} runs on {count(wide.cards, 'GPU')} at once, and {sliced.label} of pool "
             f"{pool.name} is a MIG slice: CUDA lets a process use one slice only"
         )
-
-
-def _nowhere(pool: PoolWish, free: Sequence[int]) -> str:
-    """Say what a pool without a place lacks; `free` in bytes, the most first."""
-    what = f"pool {pool.name} wants {size(pool.vram)} on {count(pool.width, 'GPU')}"
-    if len(free) < pool.width:
-        return f"{what}, and there are {len(free)}:"
-    return f"{what}, and the best place lacks {size(pool.vram - free[pool.width - 1])}:"
-
-
-def _table(
-    cards: Sequence[Card],
-    pools: Sequence[PoolWish],
-    placed: Mapping[str, tuple[str, ...]],
-    headroom: int,
-    short: Mapping[str, int],
-) -> str:
-    worst = max(short, key=lambda key: short[key])
-    card = next(card for card in cards if card.key == worst)
-    table = "\n".join(_lines(cards, pools, placed, headroom))
-    return f"the pools don't fit on {card.label}: {size(short[worst])} are missing:\n{table}"
-
-
-def _lines(
-    cards: Sequence[Card],
-    pools: Sequence[PoolWish],
-    placed: Mapping[str, tuple[str, ...]],
-    headroom: int,
-) -> Iterator[str]:
-    for card in cards:
-        here = [pool for pool in pools if card.key in placed.get(pool.name, ())]
-        left = card.total - headroom - sum(pool.vram for pool in here)
-        yield f"  {card.label} {card.name}: {size(card.total)}"
-        for pool in here:
-            yield f"    pool {pool.name}: {size(pool.vram)}"
-        yield f"    headroom: {size(headroom)}"
-        yield f"    missing: {size(-left)}" if left < 0 else f"    left: {size(left)}"

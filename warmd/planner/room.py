@@ -25,6 +25,8 @@ class Full:
 
 def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | None:
     """Say why `replica` can't be hot in its pool now, and what would help; None where it can."""
+    if model.unsized is not None:
+        return Full(model.unsized)
     if model.pool is None:
         return None
     left = scene.pools[model.pool] - model.vram

@@ -109,7 +109,8 @@ class Fit:
 
     `sleep` None: its engine can't be put to sleep. `outlives`: the engine lives on when the daemon
     ends. `cards`: the keys of the devices that it uses, none where it may be any. `gpus`: those to
-    which it is bound, by UUID; None where the driver doesn't tell of any.
+    which it is bound, by UUID; None where the driver doesn't tell of any. `figure`: how its VRAM
+    was reckoned, for the daemon that takes it over; None where the config states it.
     """
 
     spec: object
@@ -120,6 +121,7 @@ class Fit:
     outlives: bool = False
     cards: frozenset[str] = frozenset()
     gpus: tuple[str, ...] | None = ()
+    figure: Mapping[str, object] | None = None
 
     def is_kept_under(self, new: Fit) -> bool:
         """Whether an engine of this fit goes on under `new`; a driver that is silent moves none."""

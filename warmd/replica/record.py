@@ -28,6 +28,7 @@ class EngineRecord:
     first_nap: Nap | None = None
     last_nap: Nap | None = None
     gpus: tuple[str, ...] = ()  # to which it is bound, where they were known
+    figure: Mapping[str, object] | None = None  # how its VRAM was reckoned, see `Fit`
 
     @classmethod
     def of(cls, state: ReplicaState, identity: str, version: str | None, fit: Fit) -> EngineRecord:
@@ -42,6 +43,7 @@ class EngineRecord:
             first_nap=state.first_nap,
             last_nap=state.last_nap,
             gpus=fit.gpus or (),
+            figure=fit.figure,
         )
 
     @classmethod
@@ -72,9 +74,14 @@ class EngineRecord:
         """Whether the engine was asleep."""
         return self.phase is Phase.ASLEEP
 
+    @property
+    def may_go_on(self) -> bool:
+        """Whether what the engine did last is a phase that it can be taken over in."""
+        return self.phase in _VOUCHED
+
     def doubt(self, fit: Fit) -> str | None:
         """Say why the engine can't be vouched for before it is even asked; None where it can."""
-        if self.phase not in _VOUCHED:
+        if not self.may_go_on:
             return f"it was {self.phase} when the earlier warmd ended"
         if self.fingerprint != fit.make.fingerprint():
             return "its settings have changed since it was started"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from warmd.ladder import Phase, Rung, SleepFigures
+from warmd.ladder import Phase, Rung, SleepFigures, VramBy
 from warmd.planner import ModelFacts, ReplicaFacts, StagingFacts
 from warmd.policy import Demand, Hygiene, Override, Target, Wish, worn
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake
@@ -44,7 +44,8 @@ class SleepPolicy:
 class Terms:
     """What the config says of a model. `max_wait` in seconds; one fit for each replica.
 
-    `vram`: bytes of its pool for each engine; `adapters`: names that clients may ask for as well.
+    `vram`: bytes of its pool for each engine, on each of its GPUs; `unsized`: why that can't be
+    told and no engine can be started; `adapters`: names that clients may ask for as well.
     """
 
     aliases: tuple[str, ...]
@@ -55,6 +56,8 @@ class Terms:
     sleep: SleepPolicy | None = None
     pool: str | None = None
     vram: int = 0
+    vram_by: VramBy = VramBy.DECLARED
+    unsized: str | None = None
     pinned: bool = False
     adapters: tuple[str, ...] = ()
     sizes_key: str = ""  # names what the sizes that a start tells hold for
@@ -161,6 +164,7 @@ class Managed:
             idle_s=now - self.last_request,
             pool=self.terms.pool,
             vram=self.terms.vram,
+            unsized=self.terms.unsized,
             pinned=self.terms.pinned,
             sleep_level=1 if sleep is None else sleep.level,
             switch_cost=self._switch_cost(),

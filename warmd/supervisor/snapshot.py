@@ -77,6 +77,7 @@ def model_status(model: Managed, clock: Clock) -> ModelStatus:
         cannot_sleep=model.terms.wish.cannot_sleep,
         pool=model.terms.pool,
         vram=model.terms.vram,
+        vram_by=model.terms.vram_by,
         retired=model.retired,
         replicas=tuple(_replica_status(model, replica, clock) for replica in model.replicas),
     )

@@ -1,0 +1,97 @@
+"""Who may use how much VRAM of which GPUs: one value, made when the config is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from warmd.ladder import HOST, VramBy
+from warmd.spoken import size
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What `vram = "auto"` comes to: bytes of one engine on each GPU.
+
+    `basis` names all that it was reckoned from but for what earlier starts told: as long as that
+    stays as it is, so does the figure, lest a reload make an engine anew.
+    """
+
+    vram: int
+    by: VramBy
+    basis: str
+
+    @staticmethod
+    def found(noted: Mapping[str, Any] | None) -> Figure | None:
+        """Read what was written down of one; None where that is nothing."""
+        if noted is None:
+            return None
+        try:
+            return Figure(int(noted["vram"]), VramBy(noted["by"]), str(noted["basis"]))
+        except (TypeError, ValueError, KeyError):
+            return None
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What one model may use: `vram` bytes on each card of an engine, of its pool.
+
+    `engines`: for each of its engines the keys of its cards; none as long as the GPUs aren't known.
+    `where` says in words on what cards. `basis`: see `Figure`.
+    """
+
+    pool: str
+    vram: int
+    by: VramBy
+    engines: tuple[tuple[str, ...], ...]
+    where: str = ""
+    basis: str = ""
+
+    @property
+    def figure(self) -> Mapping[str, object] | None:
+        """What a later daemon must know of the figure, as JSON takes it; None where declared."""
+        if self.by is VramBy.DECLARED:
+            return None
+        return {"vram": self.vram, "by": self.by, "basis": self.basis}
+
+    @property
+    def words(self) -> str:
+        """Say how much it is, and where."""
+        return f"{size(self.vram)} on {self.where}" if self.where else size(self.vram)
+
+
+@dataclass(frozen=True)
+class Reservations:
+    """What is reserved. A model that is in neither mapping has no reservation and needs none.
+
+    `pools`: bytes of VRAM on each card of a pool, also of pools that are a model's own.
+    `unsized`: why a model has none though it needs one, and can't be started. `lines`: who has
+    what, card by card, none where there is no reservation or no card is known.
+    """
+
+    pools: Mapping[str, int] = field(default_factory=dict)
+    models: Mapping[str, Holding] = field(default_factory=dict)
+    unsized: Mapping[str, str] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
+
+    def cards_of(self, model: str, index: int) -> tuple[str, ...]:
+        """Return the keys of the cards that the `index`-th engine of `model` uses; none: any."""
+        holding = self.models.get(model)
+        if holding is None or index >= len(holding.engines):
+            return ()
+        return holding.engines[index]
+
+    def gpus_of(self, model: str, index: int) -> tuple[str, ...]:
+        """Return the UUIDs of the GPUs that an engine is given; none where it may see all."""
+        return tuple(key for key in self.cards_of(model, index) if key != HOST)
+
+    def sentences(self, since: Reservations | None = None) -> Iterator[str]:
+        """Say what was found for models that don't state it, where that is new `since` then."""
+        was = since or Reservations()
+        for model, why in self.unsized.items():
+            if why != was.unsized.get(model):
+                yield why
+        for model, holding in self.models.items():
+            if holding.by is not VramBy.DECLARED and holding != was.models.get(model):
+                yield f"{model} has {holding.words} for each engine, {holding.by.words}"
