@@ -2,6 +2,7 @@
 
 from warmd.planner.actions import (
     Action,
+    LookAtCards,
     ReleaseWeights,
     SleepEngine,
     StageWeights,
@@ -13,10 +14,14 @@ from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene, StagingFacts
 from warmd.planner.ledger import RamLedger
 from warmd.planner.placement import Card, MisfitError, Placement, PoolWish, Tenant, place
 from warmd.planner.plan import Plan, make_plan
+from warmd.planner.vram import CardFacts, Claim, Stranger, claims
 
 __all__ = [
     "Action",
     "Card",
+    "CardFacts",
+    "Claim",
+    "LookAtCards",
     "MisfitError",
     "ModelFacts",
     "Placement",
@@ -31,8 +36,10 @@ __all__ = [
     "StagingFacts",
     "StartEngine",
     "StopEngine",
+    "Stranger",
     "Tenant",
     "WakeEngine",
+    "claims",
     "make_plan",
     "place",
 ]
