@@ -22,7 +22,7 @@ from warmd.aside import Shared, aside
 from warmd.chronicle import Chronicle
 from warmd.config import ConfigError, Problem, Settings, load
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
-from warmd.devices import GpuError, GpuTrouble, Survey, gpus, host_memory, survey
+from warmd.devices import Survey, host_memory, survey
 from warmd.engine import SizingError
 from warmd.engine.sizing import Estimate
 from warmd.fitting import Fitter
@@ -30,6 +30,7 @@ from warmd.folders import Folders, StartUpError
 from warmd.foresight import Foresight, foresee
 from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, inherited_sockets
 from warmd.gateway.paths import ENDPOINTS
+from warmd.gpu_watch import GpuWatch, await_gpu
 from warmd.history import History, Report, journal_handler, terminal_format
 from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
@@ -37,21 +38,18 @@ from warmd.placing import cards_of
 from warmd.planner import RamLedger
 from warmd.reload import Change, applicable, changes, said
 from warmd.replica import EngineRecord
-from warmd.spoken import count, duration
+from warmd.spoken import count
 from warmd.status import Decision, Status
 from warmd.supervisor import Clock, Known, Supervisor
-from warmd.wiring import Build, Front, fitter, known_of, names_of, rules
+from warmd.wiring import Build, Front, card_rules, fitter, known_of, names_of, rules
 
 log = logging.getLogger("warmd")
 
 EX_UNAVAILABLE = 69
 """sysexits.h: a port or a socket is taken, a folder can't be written to."""
 
-_LAST_RESORT_S = 15.0
+_LAST_RESORT_S = 25.0
 """How long beyond drain and stop an engine may take to go before the daemon goes without it."""
-
-GPU_LOOK_S = 5.0
-"""How often a GPU is looked for where a driver is installed and none works."""
 
 _SURVEY_S = 8.0
 """How long warmctl's look at the GPUs may take; it gives up after 10 s itself."""
@@ -104,6 +102,7 @@ class Daemon:
         self._survey: Shared[Survey] = Shared()
         self._metrics = Metrics(self.snapshot, ENDPOINTS)
         self._supervisor: Supervisor
+        self._watch: GpuWatch
         self._history: History
         self._chronicle: Chronicle
 
@@ -152,8 +151,9 @@ class Daemon:
             log.info("warmd %s serves %s on %s", warmd.__version__, models, fronts)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_soon)
             self._notify.notify("READY=1")
-            gpu_watch = asyncio.create_task(self._await_gpu(), name="GPU watch")
-            house.callback(gpu_watch.cancel)
+            for watch in (self._watch.run(), self._await_gpu()):
+                task = asyncio.create_task(watch, name="GPU watch")
+                house.callback(task.cancel)
             loop = asyncio.create_task(self._supervisor.run(self._after_tick), name="supervisor")
             ends: list[asyncio.Future[Any]] = [loop, stop]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -201,7 +201,9 @@ class Daemon:
         chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK)
         build = Build(launcher, CLOCK)
         supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
+        build.watch = self._watch = GpuWatch(supervisor, CLOCK.monotonic)
         supervisor.rules = rules(settings)
+        supervisor.cards.fit(card_rules(settings, self._fitter))
         for name, known in known_of(history, settings.models).items():
             self._adopt(supervisor, settings, name, known)
         return supervisor
@@ -237,6 +239,7 @@ class Daemon:
             started=self._started,
             time=CLOCK.wall(),
             models=self._supervisor.statuses(),
+            cards=self._supervisor.card_statuses(),
         )
 
     async def decisions(self, model: str) -> list[Decision]:
@@ -304,6 +307,7 @@ class Daemon:
                     model = change.model
                     self._adopt(self._supervisor, settings, model, known[model])
             self._supervisor.rules = rules(settings)
+            self._supervisor.cards.fit(card_rules(settings, self._fitter))
             self._settings = settings
         for sentence in told or ["the config was read again and nothing has changed"]:
             log.info("%s", sentence)
@@ -352,19 +356,9 @@ class Daemon:
         """Fit every model anew once a GPU works that didn't at the start: boot races drivers."""
         if self._fitter.has_gpu and not self._fitter.is_gpu_unknown:
             return
-        told = False
-        while True:
-            try:
-                found = await aside(gpus)
-                break
-            except GpuError as error:
-                if error.trouble is GpuTrouble.NO_LIBRARY:
-                    return  # nobody has installed a driver: there is none to wait for
-                if not told:
-                    each = duration(GPU_LOOK_S)
-                    log.warning("no GPU can be used yet: %s; looked for each %s", error, each)
-                told = True
-                await asyncio.sleep(GPU_LOOK_S)
+        found = await await_gpu(_warn)
+        if found is None:
+            return
         async with self._reloading:
             if self._stopping:
                 return
@@ -375,6 +369,7 @@ class Daemon:
                 self._fitter.place(self._settings)
             except ConfigError as error:
                 log.error("%s; nothing is reserved until the config is mended", error)
+            self._supervisor.cards.fit(card_rules(self._settings, self._fitter))
             for name in self._settings.models:
                 self._supervisor.adopt(name, self._fitter.terms(self._settings, name))
 

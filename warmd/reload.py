@@ -82,6 +82,8 @@ SHARED_KEYS: Mapping[str, Effect] = {
     "fairness.bound": Effect.NOW,
     "gpus.headroom": Effect.NOW,
     "pools": Effect.NOW,
+    "gpus.headroom": Effect.NOW,
+    "gpus.tolerance": Effect.NOW,
 }
 """Each key that holds for several models."""
 

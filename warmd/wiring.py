@@ -11,6 +11,7 @@ from warmd.config import Settings
 from warmd.devices import Footprint, Gpu, GpuError, GpuTrouble, footprint, gpus
 from warmd.fitting import UNKNOWN_GPU, Fitter
 from warmd.gateway import ModelCard
+from warmd.gpu_watch import GpuWatch
 from warmd.history import History
 from warmd.ladder import replica_name
 from warmd.launch import Launcher
@@ -19,7 +20,7 @@ from warmd.policy import Fairness, Override
 from warmd.replica import Fit, Replica
 from warmd.staged import StagedWeights
 from warmd.staging import Stager, WeightFiles, weight_files
-from warmd.supervisor import Clock, Known, Rules, Supervisor
+from warmd.supervisor import CardRules, Clock, Known, Rules, Supervisor
 
 _DRIVER_S = 10.0
 _NO_GPU_YET = (GpuTrouble.NO_DRIVER, GpuTrouble.NO_GPU)
@@ -29,6 +30,7 @@ class Build:
     """Makes replicas and keepers of weights that tell the supervisor of their changes."""
 
     supervisor: Supervisor
+    watch: GpuWatch
 
     def __init__(self, launcher: Launcher, clock: Clock) -> None:
         self._launcher = launcher
@@ -43,6 +45,7 @@ class Build:
             fit=fit,
             launcher=self._launcher,
             measure=_footprint,
+            gives_back=self.watch.gives_back,
             clock=self._clock.monotonic,
             listener=self.supervisor,
         )
@@ -118,6 +121,11 @@ def rules(settings: Settings) -> Rules:
     table = settings.fairness
     pools = {name: pool.vram for name, pool in settings.pools.items()}
     return Rules(pools, Fairness(table.stay, table.hold, table.bound))
+
+
+def card_rules(settings: Settings, fitter: Fitter) -> CardRules:
+    """Return which cards are watched, and what `settings` say of them."""
+    return CardRules(fitter.cards, settings.gpus.headroom, settings.gpus.tolerance)
 
 
 def known_of(history: History, models: Iterable[str]) -> dict[str, Known]:

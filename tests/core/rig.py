@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -25,6 +25,7 @@ from warmd.staging import StagingError, StagingProgress, WeightFiles
 from warmd.supervisor import (
     Clock,
     EngineFailure,
+    Mismatch,
     Operation,
     Rules,
     RungChange,
@@ -325,6 +326,16 @@ class Recorder:
     def sizes_measured(self, model: str, key: str, parts: MeasuredParts) -> None:
         self.lines.append(f"{model} measured: weights {parts.weights}, held {parts.held}")
 
+    def reservation_exceeded(self, mismatch: Mismatch) -> None:
+        self.lines.append(mismatch.sentence)
+
+    def card_in_doubt(self, card: str, trouble: str | None) -> None:
+        self.lines.append(f"{card} in doubt: {trouble}")
+
+    def memory_kept(self, model: str, replica: str, kept: str) -> None:
+        self.lines.append(f"{replica} kept: {kept}")
+        self.bell.set()
+
     def staging_failed(self, model: str, problem: str) -> None:
         self.lines.append(f"{model} not staged: {problem}")
         self.bell.set()
@@ -355,6 +366,8 @@ class House:
         self.measures = asyncio.Event()
         self.measures.set()
         self.memory = Footprint(100, 50, 10**9)
+        self.asleep_keeps = 0.2  # the share of its VRAM that a sleeper keeps
+        self.kept: str | None = None  # what an ended engine doesn't give back
         self.supervisor = Supervisor(
             self.time.clock,
             self.recorder,
@@ -414,7 +427,15 @@ class House:
 
     async def measure(self, pid: int) -> Footprint:
         await self.measures.wait()
-        return self.memory
+        started = (*self.launcher.started, *self.launcher.left)
+        sleeps = any(e.pid == pid and self.makes[e.name].asleep for e in started)
+        if not sleeps or self.memory.device_bytes is None:
+            return self.memory
+        kept = int(self.memory.device_bytes * self.asleep_keeps)
+        return replace(self.memory, device_bytes=kept)
+
+    async def gives_back(self, replica: str) -> str | None:
+        return self.kept
 
     def replica(self, model: str, index: int, fit: Fit) -> Replica:
         return Replica(
@@ -423,6 +444,7 @@ class House:
             fit=fit,
             launcher=self.launcher,
             measure=self.measure,
+            gives_back=self.gives_back,
             clock=self.time,
             listener=self.supervisor,
             sleep=self.time.sleep,

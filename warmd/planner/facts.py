@@ -91,8 +91,8 @@ class ModelFacts:
 class Scene:
     """All that a plan is made from. `now` is monotonic seconds.
 
-    `pools` map to the bytes of VRAM that they reserve on each of their cards. Without `cards` nobody
-    looks at them, and pools alone say what fits.
+    `pools` map to the bytes of VRAM that they reserve on each of their cards. Without `cards`
+    nobody looks at them, and pools alone say what fits.
     """
 
     models: Sequence[ModelFacts]

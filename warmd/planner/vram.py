@@ -118,7 +118,7 @@ def bars(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> str | None:
         all_here = scene.claims[card.key]
         others = [c for c in all_here if model.pool is None or c.pool != model.pool]
         peers = sum(c.held for c in all_here if c not in others and c.replica != replica.name)
-        full = _full(card, others, model, replica) or _taken(card, others, model, replica, peers)
+        full = _full(card, others, model, replica) or _taken(card, all_here, model, replica, peers)
         if full is not None:
             return full
     return None
