@@ -404,7 +404,7 @@ class House:
         self.back = asyncio.Event()  # an ended engine's VRAM is
         self.back.set()
         self.keeps: str | None = None  # what it doesn't give back
-        self.gpu = after.gpu if after else gpu
+        self.gpu: FakeGpu | None = after.gpu if after else gpu
         self.supervisor = Supervisor(
             self.time.clock,
             self.recorder,

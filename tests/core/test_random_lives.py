@@ -107,9 +107,7 @@ class Life:
             case ("stage", _):
                 self.house.stager.done.set()
             case ("unstage", _):
-                for holding in self.house.stager.holdings:
-                    if not holding.loss.done():
-                        holding.loss.set_result("memory ran short")
+                self.unstage()
             case ("pass", float(seconds)):
                 self.house.time.now += seconds
             case ("renew", str(model), str(spec)):
@@ -129,26 +127,31 @@ class Life:
                 await self.replace_the_daemon()
             case ("clock", float(seconds)):
                 self.house.time.wall_ahead += seconds
-            case ("stranger", float(held)):
-                if self.house.gpu is not None:
-                    self.house.gpu.strangers = {4711: int(held)} if held else {}
-            case ("late", _):
-                flip(self.house.back)
+            case ("stranger" | "late" | "sick" | "ghost" as what, value):
+                self.haunt(what, value)
             case ("settle", _):
                 await self.house.rest()
-            case ("sick" | "ghost" as what, _):
-                self.haunt(what)
             case (str(what), str(model)):
                 self.tamper(self.house.makes[f"{model}.0"], what)
             case _:
                 pass
         self.house.tick()
 
-    def haunt(self, what: str) -> None:
+    def unstage(self) -> None:
+        """Let all that is staged be lost."""
+        for holding in self.house.stager.holdings:
+            if not holding.loss.done():
+                holding.loss.set_result("memory ran short")
+
+    def haunt(self, what: str, value: object) -> None:
         """Change the GPU's ways, where there is one."""
         gpu = self.house.gpu
-        if gpu is not None and what == "sick":
+        if what == "late":
+            flip(self.house.back)
+        elif gpu is not None and what == "sick":
             gpu.sick = None if gpu.sick else "the driver is gone"
+        elif gpu is not None and isinstance(value, float):
+            gpu.strangers = {4711: int(value)} if value else {}
         elif gpu is not None:
             gpu.dead = {} if gpu.dead else {9: ("a.0", 40)}
 
