@@ -18,11 +18,11 @@ import sdnotify
 import uvloop
 
 import warmd
-from warmd.aside import Shared, aside
+from warmd.aside import aside
 from warmd.chronicle import Chronicle
 from warmd.config import ConfigError, Problem, Settings, load
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
-from warmd.devices import Survey, host_memory, survey
+from warmd.devices import Survey, host_memory
 from warmd.engine import SizingError
 from warmd.engine.sizing import Estimate
 from warmd.fitting import Fitter
@@ -50,9 +50,6 @@ EX_UNAVAILABLE = 69
 
 _LAST_RESORT_S = 25.0
 """How long beyond drain and stop an engine may take to go before the daemon goes without it."""
-
-_SURVEY_S = 8.0
-"""How long warmctl's look at the GPUs may take; it gives up after 10 s itself."""
 
 CLOCK = Clock(monotonic=time.monotonic, wall=time.time)
 
@@ -99,7 +96,6 @@ class Daemon:
         self._engines_too = not settings.host.engines_outlive_daemon
         self._stop: asyncio.Future[str]
         self._reloading = asyncio.Lock()
-        self._survey: Shared[Survey] = Shared()
         self._metrics = Metrics(self.snapshot, ENDPOINTS)
         self._supervisor: Supervisor
         self._watch: GpuWatch
@@ -264,9 +260,7 @@ class Daemon:
 
     async def gpus(self) -> Survey:
         """Return what stands on each GPU; the driver is waited for in a thread."""
-        models = self._supervisor.statuses().values()
-        roots = {each.pid: each.name for m in models for each in m.replicas if each.pid}
-        return await self._survey(partial(survey, roots), _SURVEY_S)
+        return await self._watch.survey()
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""

@@ -7,15 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from warmd.aside import aside
-from warmd.devices import Gpu, GpuError, GpuTrouble, Sweep, gpus, host_sweep, sweep
+from warmd.aside import Shared, aside
+from warmd.devices import (
+    Gpu,
+    GpuError,
+    GpuTrouble,
+    Survey,
+    Sweep,
+    gpus,
+    host_sweep,
+    owners,
+    survey,
+    sweep,
+)
 from warmd.replica import FREED_S
 from warmd.spoken import duration, size
 from warmd.supervisor import Cards, Look
@@ -32,8 +43,8 @@ _DRIVER_S = 10.0
 _POLL_S = 0.25
 """How often it is seen whether an ended engine's memory is back."""
 
-_DEPTH = 64
-"""No process of an engine stands so far below its main process."""
+_SURVEY_S = 8.0
+"""How long warmctl's look at the GPUs may take; it gives up after 10 s itself."""
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +80,7 @@ class Mark:
 
     replica: str
     root: int
-    started: int
+    started: int | None  # None: it ended while it was looked at
 
 
 class GpuWatch:
@@ -81,6 +92,7 @@ class GpuWatch:
         self._clock = clock
         self._marks: Mapping[int, Mark] = {}
         self._asking: list[asyncio.Future[Look]] = []
+        self._surveys: Shared[Survey] = Shared()
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -110,6 +122,10 @@ class GpuWatch:
                         return None
                     await asyncio.sleep(_POLL_S)
         return kept
+
+    async def survey(self) -> Survey:
+        """Return all about the GPUs, for people. Raises `GpuError`, and `TimeoutError`."""
+        return await self._surveys(partial(survey, dict(self._watched.engines)), _SURVEY_S)
 
     async def _next_look(self) -> Look:
         """Return the first look that begins after this."""
@@ -167,11 +183,13 @@ def look_at_cards(
     listed = {pid for card in found.cards.values() for pid in (*card.held, *card.unsized)}
     # An engine's marks are kept while it is up, and as long as a card lists the process.
     kept = {p: m for p, m in marks.items() if p in listed or _is_up(m, engines)}
+    roots = {replica: root for root, replica in engines.items()}
+    owned = owners(listed, engines)
     for pid in listed:
-        root, started = _root(pid, engines)
-        if root is not None:
-            kept[pid] = Mark(engines[root], root, started)
-        elif pid in kept and started not in (_GONE, kept[pid].started):
+        started = _started(pid)
+        if pid in owned:
+            kept[pid] = Mark(owned[pid], roots[owned[pid]], started)
+        elif pid in kept and started not in (None, kept[pid].started):
             del kept[pid]  # another process has its number now
     return found, kept
 
@@ -196,34 +214,18 @@ async def await_gpu(report: Callable[[str], None]) -> Sequence[Gpu] | None:
 
 
 _HUNG = "nvidia-smi would wait for it as well: look at the kernel's log"
-_GONE = -1
 
 
 def _is_up(mark: Mark, engines: Mapping[int, str]) -> bool:
     return engines.get(mark.root) == mark.replica
 
 
-def _root(pid: int, roots: Collection[int]) -> tuple[int | None, int]:
-    """Return which of `roots` is at or above `pid`, and when `pid` started (`_GONE`: it ended)."""
-    first, step = _stat(pid), pid
-    parent = first
-    for _ in range(_DEPTH):
-        if step in roots:
-            return step, first[1]
-        if parent[1] == _GONE or step <= 1:
-            break
-        step = parent[0]
-        parent = _stat(step)
-    return None, first[1]
-
-
-def _stat(pid: int) -> tuple[int, int]:
-    """Return the parent of a process and its start, from proc_pid_stat(5)."""
+def _started(pid: int) -> int | None:
+    """Return when a process started (proc_pid_stat(5)); None where it has ended, or is hidden."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
     except OSError:
-        return 0, _GONE
-    return int(fields[1]), int(fields[19])
+        return None
 
 
 def _who(pid: int, mark: Mark | None) -> str:
@@ -246,6 +248,7 @@ def _kept(look: Look, found: Sweep, replica: str) -> str | None:
             numbers = ", ".join(str(pid) for pid in sorted((*pids, *unsized)))
             held = "some memory" if unsized else size(sum(card.held[pid] for pid in pids))
             which = "process" if len(pids) + len(unsized) == 1 else "processes"
+            where = f"GPU {card.index}" + ("" if card.slice is None else f":{card.slice}")
             holds = "holds" if which == "process" else "hold"
-            return f"{which} {numbers} still {holds} {held} of GPU {card.index}"
+            return f"{which} {numbers} still {holds} {held} of {where}"
     return None

@@ -88,10 +88,7 @@ class Life:
                 acquire = self.house.supervisor.acquire(model)
                 self.asked[model].append(asyncio.create_task(acquire))
             case ("leave", str(model)) if self.asked[model]:
-                task = self.asked[model].pop()
-                task.cancel()
-                with suppress(asyncio.CancelledError, NotReadyError):
-                    (await task).release()
+                await self.leave(self.asked[model].pop())
             case ("finish", str(model)) if self.served[model]:
                 self.served[model].pop().release()
             case ("crash", str(model)):
@@ -99,8 +96,8 @@ class Life:
                     if engine.name == f"{model}.0":
                         engine.end(EngineExit(0))
             case ("refuse", _):
-                launcher = self.house.launcher
-                launcher.refusal = None if launcher.refusal else "no such file"
+                refusal = self.house.launcher.refusal
+                self.house.launcher.refusal = None if refusal else "no such file"
             case ("set", str(model), rung):
                 assert rung is None or isinstance(rung, Rung)
                 self.house.supervisor.set_target(model, rung, 30.0 if rung else None)
@@ -136,6 +133,13 @@ class Life:
             case _:
                 pass
         self.house.tick()
+
+    @staticmethod
+    async def leave(task: asyncio.Task[Lease]) -> None:
+        """Let a client leave that waits."""
+        task.cancel()
+        with suppress(asyncio.CancelledError, NotReadyError):
+            (await task).release()
 
     def unstage(self) -> None:
         """Let all that is staged be lost."""

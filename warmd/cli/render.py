@@ -13,6 +13,8 @@ from typing import Any
 from rich.text import Text
 
 from warmd.cli.words import (
+    card_line,
+    card_troubles,
     clean,
     model_doing,
     model_notes,
@@ -58,7 +60,7 @@ def status_table(status: Mapping[str, Any], now: float, width: int | None) -> Te
     if width is None:
         lines = [_line((*header, Text("WHY")), widths)]
         lines += [_line((*row.cells, Text(row.why)), widths) for row in rows]
-        return Text("\n").join(lines)
+        return Text("\n").join([*lines, *_cards(status, None)])
     spare = width - sum(widths[1:]) - len(_GAP) * (len(widths) - 1)
     widths[0] = min(widths[0], max(_SHORTEST_NAME, spare))
     lines = [_line(header, widths)]
@@ -67,7 +69,20 @@ def status_table(status: Mapping[str, Any], now: float, width: int | None) -> Te
         for note in row.notes:
             folded = textwrap.wrap(note, max(20, width - len(_INDENT)))
             lines += [Text(_INDENT + part, "dim") for part in folded]
-    return Text("\n").join([*lines, Text(about, "dim")])
+    return Text("\n").join([*lines, *_cards(status, width), Text(about, "dim")])
+
+
+def _cards(status: Mapping[str, Any], width: int | None) -> list[Text]:
+    """One line for each GPU, and what is wrong with it below; folded for a terminal."""
+    lines = []
+    for card in status.get("cards", ()):
+        told = [(card_line(card), "")] + [(f"! {each}", "red") for each in card_troubles(card)]
+        for n, (sentence, style) in enumerate(told):
+            indent = _INDENT if n else ""
+            room = len(sentence) if width is None else max(20, width - len(_INDENT))
+            parts = textwrap.wrap(sentence, room, subsequent_indent="" if n else _INDENT)
+            lines += [Text(indent + part, style) for part in parts]
+    return lines
 
 
 def _rows(model: Mapping[str, Any], now: float, *, in_pipe: bool) -> list[_Row]:

@@ -97,15 +97,13 @@ class Cards:
 
     def _facts(self, card: Card, trouble: str | None = None) -> CardFacts:
         look, headroom = self._look, self.rules.headroom
-        words = "the host's memory" if card.key == HOST else f"GPU {card.index}"
+        words = "the host's memory" if card.key == HOST else card.label
         if look.sweep is None:
             return CardFacts(card.key, words, card.total, headroom, trouble=trouble)
         use = look.sweep.cards.get(card.key)
         if use is None:
             trouble = trouble or _sick(look.sweep, card)
             return CardFacts(card.key, words, card.total, headroom, trouble=trouble)
-        if use.slice is not None:
-            words = f"{words} slice {use.slice}"
         ours: dict[str, int] = {}
         for pid, held in use.held.items():
             if pid in look.ours:
