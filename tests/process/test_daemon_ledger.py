@@ -64,10 +64,13 @@ def card(daemon: Daemon) -> Any:
 
 
 def held_up(daemon: Daemon, words: str, model: str = "m") -> str:
-    return until(
-        lambda: words in (why := str(daemon.status["models"][model]["held_up_by"])) and why,
-        f"{model} is held up by {words!r}: {daemon.status}",
-    )
+    """Wait until `model` is held up for a reason that holds `words`; return it."""
+
+    def reason() -> str:
+        return str(daemon.status["models"][model]["held_up_by"])
+
+    until(lambda: words in reason(), f"{model} is held up by {words!r}: {daemon.status}")
+    return reason()
 
 
 def test_nothing_is_started_over_a_stranger(daemon: Daemon, gpu: Gpu) -> None:
