@@ -11,6 +11,7 @@ from test_sleep import KNOWN, policy
 from warmd.ladder import Phase, Rung
 from warmd.launch import EngineExit
 from warmd.status import CardShare
+from warmd.supervisor import CardRules
 
 
 def a_house(*names: str, vram: int = 60, frees: bool = True) -> House:
@@ -169,3 +170,23 @@ async def test_where_nobody_can_tell_nothing_starts_and_that_is_told_once() -> N
     assert house.recorder.lines[-1] == "GPU 0 in doubt: None"
     await house.make_ready("a.0")
     (await request).release()
+
+
+async def test_other_cards_than_before_are_unknown_and_not_in_doubt() -> None:
+    """At boot the driver may come after the daemon, whose device was the host's memory."""
+    house = a_house("a")
+    await serve(house, "a")
+    cards = house.supervisor.cards
+    assert house.gpu is not None
+    house.gpu.key = "GPU-1"
+    cards.wanted.clear()
+    cards.fit(CardRules((house.gpu.card,)))
+    assert cards.wanted.is_set()
+    (card,) = cards.facts().values()
+    assert (card.trouble, card.is_known(house.time.now)) == (None, False)
+    house.supervisor.seen(house.gpu.look(house))
+    (card,) = cards.facts().values()
+    assert card.is_known(house.time.now)
+    cards.fit(CardRules((house.gpu.card,), headroom=7))
+    (card,) = cards.facts().values()
+    assert (card.headroom, card.is_known(house.time.now)) == (7, True), "a reload forgets nothing"

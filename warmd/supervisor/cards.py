@@ -46,13 +46,17 @@ class Cards:
         self.wanted = asyncio.Event()  # somebody waits for a look
         self.rules = CardRules()
         self._now = now
-        self._look = Look(-1.0)
+        self._look = Look(-1.0)  # the last one that found anything
+        self._trouble: str | None = None  # why a later one didn't
         self._seen: dict[str, CardFacts] = {}
         self._moved: dict[str, float] = {}
         self._told: dict[str, int | None] = {}  # replica -> pid of the engine that was told of
 
     def fit(self, rules: CardRules) -> None:
-        """Watch these cards from now on."""
+        """Watch these cards from now on; of other ones than before nothing is known yet."""
+        if rules.cards != self.rules.cards:
+            self._look, self._trouble = Look(-1.0), None
+            self.wanted.set()
         self.rules = rules
         self._seen = {card.key: self._facts(card) for card in rules.cards}
 
@@ -82,9 +86,9 @@ class Cards:
         """
         if look.sweep is not None:
             self._look = look
-        trouble = look.trouble if look.sweep is None else None
+        self._trouble = look.trouble if look.sweep is None else None
         before = {key: card.trouble for key, card in self._seen.items()}
-        self._seen = {card.key: self._facts(card, trouble) for card in self.rules.cards}
+        self._seen = {card.key: self._facts(card) for card in self.rules.cards}
         now = self._seen.values()
         return [(c.words, c.trouble) for c in now if c.trouble != before.get(c.key)]
 
@@ -95,8 +99,8 @@ class Cards:
             for key, card in self._seen.items()
         }
 
-    def _facts(self, card: Card, trouble: str | None = None) -> CardFacts:
-        look, headroom = self._look, self.rules.headroom
+    def _facts(self, card: Card) -> CardFacts:
+        look, headroom, trouble = self._look, self.rules.headroom, self._trouble
         words = "the host's memory" if card.key == HOST else card.label
         if look.sweep is None:
             return CardFacts(card.key, words, card.total, headroom, trouble=trouble)
