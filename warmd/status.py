@@ -111,7 +111,7 @@ class CardStatus:
     headroom: int
     used: int | None
     free: int | None
-    reserved: int  # engines, foreign processes and headroom together
+    reserved: int  # engines, and foreign processes or headroom, whichever is more
     engines: tuple[CardShare, ...]
     foreign: tuple[CardShare, ...]
     trouble: str | None

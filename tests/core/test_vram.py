@@ -93,7 +93,7 @@ def test_a_reservation_holds_though_little_of_it_is_used_yet() -> None:
     assert made.actions == ()
     assert made.held_up["b"] == (
         "GPU 0 lacks 20 bytes for b.0, which wants 50 bytes: of its 100 bytes "
-        "a.0 reserves 60 bytes, the headroom is 10 bytes"
+        "a.0 reserves 60 bytes, 10 bytes stay free as headroom"
     )
 
 
@@ -108,10 +108,20 @@ def test_a_sleeper_counts_what_it_keeps_and_a_wake_needs_the_rest_alone() -> Non
 
 
 def test_a_stranger_is_named_and_never_started_over() -> None:
-    who = Stranger("process 4711 (python)", 55)
-    made = plan([card(used=55, foreign=(who,))], model("a", Phase.DOWN, wait=0.0))
+    who = Stranger("process 4711 (python)", 61)
+    made = plan([card(used=61, foreign=(who,))], model("a", Phase.DOWN, wait=0.0))
     assert made.actions == ()
-    assert "process 4711 (python) holds 55 bytes" in made.held_up["a"]
+    assert made.held_up["a"] == (
+        "GPU 0 lacks 1 bytes for a.0, which wants 40 bytes: of its 100 bytes "
+        "process 4711 (python) holds 61 bytes"
+    )
+
+
+def test_a_small_stranger_fits_into_the_headroom() -> None:
+    who = Stranger("process 812 (Xorg)", 9)
+    whole = model("a", Phase.DOWN, wait=0.0, vram=90)
+    assert rises(plan([card(used=9, foreign=(who,))], whole)) == ["a.0"]
+    assert rises(plan([card(used=11, foreign=(replace(who, held=11),))], whole)) == []
 
 
 def test_what_the_driver_names_nobody_for_is_not_free_either() -> None:
@@ -130,7 +140,7 @@ def test_an_engine_that_took_more_than_its_reservation_counts_with_what_it_took(
 
 def test_every_card_of_a_wide_engine_must_have_room() -> None:
     wide = model("a", Phase.DOWN, "GPU-0", "GPU-1", wait=0.0)
-    cards = [card(), card("GPU-1", used=60, foreign=(Stranger("process 7 (x)", 60),))]
+    cards = [card(), card("GPU-1", used=60, foreign=(Stranger("process 7 (x)", 70),))]
     assert "GPU 1 lacks 10 bytes" in plan(cards, wide).held_up["a"]
 
 
@@ -162,7 +172,7 @@ def test_nobody_is_put_aside_for_one_that_could_not_start_all_the_same() -> None
     (aside,) = plan([card(used=40, ours={"a.0": 40})], a, b, pool=60).actions
     assert isinstance(aside, SleepEngine)
     for blocked in (
-        card(used=95, ours={"a.0": 40}, foreign=(Stranger("process 7 (x)", 55),)),
+        card(used=100, ours={"a.0": 35}, foreign=(Stranger("process 7 (x)", 65),)),
         card(used=100, ours={"a.0": 30}),
         card(trouble="the driver is gone"),
     ):
@@ -230,7 +240,7 @@ def test_no_plan_promises_more_than_a_card_has(
     by_replica = {m.replicas[0].name: m for m in models}
     rising = set(rises(made))
     for each in cards:
-        taken = each.headroom + sum(s.held for s in each.foreign)
+        taken = max(each.headroom, sum(s.held for s in each.foreign))
         newcomers = [
             by_replica[name] for name in rising if each.key in by_replica[name].replicas[0].cards
         ]

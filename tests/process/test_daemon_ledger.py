@@ -80,8 +80,7 @@ def test_nothing_is_started_over_a_stranger(daemon: Daemon, gpu: Gpu) -> None:
     daemon.start()
     we = f"process {os.getpid()} ({psutil.Process().name()})"
     assert held_up(daemon, we) == (
-        f"GPU 0 lacks 11.0 GiB for m.0, which wants 60.0 GiB: of its 80.0 GiB {we} holds 30.0 GiB, "
-        "the headroom is 1.0 GiB"
+        f"GPU 0 lacks 10.0 GiB for m.0, which wants 60.0 GiB: of its 80.0 GiB {we} holds 30.0 GiB"
     )
     [foreign] = card(daemon)["foreign"]
     assert (foreign["who"], foreign["held"]) == (we, 30 * GIB)

@@ -60,7 +60,7 @@ def status_table(status: Mapping[str, Any], now: float, width: int | None) -> Te
     if width is None:
         lines = [_line((*header, Text("WHY")), widths)]
         lines += [_line((*row.cells, Text(row.why)), widths) for row in rows]
-        return Text("\n").join([*lines, *_cards(status, None)])
+        return Text("\n").join(lines)
     spare = width - sum(widths[1:]) - len(_GAP) * (len(widths) - 1)
     widths[0] = min(widths[0], max(_SHORTEST_NAME, spare))
     lines = [_line(header, widths)]
@@ -72,14 +72,14 @@ def status_table(status: Mapping[str, Any], now: float, width: int | None) -> Te
     return Text("\n").join([*lines, *_cards(status, width), Text(about, "dim")])
 
 
-def _cards(status: Mapping[str, Any], width: int | None) -> list[Text]:
-    """One line for each GPU, and what is wrong with it below; folded for a terminal."""
+def _cards(status: Mapping[str, Any], width: int) -> list[Text]:
+    """Lay out each GPU: what is promised of it to whom, and below it what is wrong."""
     lines = []
     for card in status.get("cards", ()):
         told = [(card_line(card), "")] + [(f"! {each}", "red") for each in card_troubles(card)]
         for n, (sentence, style) in enumerate(told):
             indent = _INDENT if n else ""
-            room = len(sentence) if width is None else max(20, width - len(_INDENT))
+            room = max(20, width - len(_INDENT))
             parts = textwrap.wrap(sentence, room, subsequent_indent="" if n else _INDENT)
             lines += [Text(indent + part, style) for part in parts]
     return lines

@@ -205,7 +205,7 @@ def _cards(cards: Sequence[CardStatus]) -> list[GaugeMetricFamily]:
     used = GaugeMetricFamily("warmd_gpu_used_bytes", "What everybody holds of it.", labels=labels)
     reserved = GaugeMetricFamily(
         "warmd_gpu_reserved_bytes",
-        "What nothing else is started on: engines, foreign processes and headroom.",
+        "What nothing else is started on: engines, and foreign processes or headroom.",
         labels=labels,
     )
     foreign = GaugeMetricFamily(

@@ -1,8 +1,9 @@
 """The VRAM ledger: what each card's bytes are promised to, and why an engine can't rise on it.
 
-reserved = engines that are up or come up + what sleepers keep + foreign processes + headroom.
-Before an engine rises, its reservation must fit beside that, and the driver must say that so much
-is free, in a look that is younger than the last operation on the card.
+reserved = engines that are up or come up + what sleepers keep + foreign processes + headroom, of
+which small strangers take their part: that is what it is for. Before an engine rises, its
+reservation must fit beside that, and the driver must say that so much is free, in a look that is
+younger than the last operation on the card.
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ class CardFacts:
     def free(self) -> int:
         """What nobody holds."""
         return max(0, self.total - self.used)
+
+    @property
+    def set_aside(self) -> int:
+        """What is no engine's: the headroom, or strangers where they hold more than that."""
+        return max(self.headroom, sum(stranger.held for stranger in self.foreign))
 
     def is_known(self, now: float) -> bool:
         """Whether the last look still tells what the card holds."""
@@ -166,14 +172,13 @@ def _full(
 ) -> str | None:
     """Say what the ledger lacks."""
     beside = [claim for claim in others if claim.replica != replica.name]
-    foreign = sum(stranger.held for stranger in card.foreign)
-    reserved = sum(claim.bytes for claim in beside) + foreign + card.headroom
-    missing = reserved + model.vram - card.total
+    missing = sum(claim.bytes for claim in beside) + card.set_aside + model.vram - card.total
     if missing <= 0:
         return None
     blockers = [(claim.bytes, claim.said) for claim in beside]
     blockers += [(each.held, f"{each.who} holds {size(each.held)}") for each in card.foreign]
-    blockers.append((card.headroom, f"the headroom is {size(card.headroom)}"))
+    unused = card.set_aside - sum(stranger.held for stranger in card.foreign)
+    blockers.append((unused, f"{size(unused)} stay free as headroom"))
     return (
         f"{card.words} lacks {size(missing)} for {replica.name}, which wants {size(model.vram)}: "
         f"of its {size(card.total)} {_the_largest(blockers)}"

@@ -201,7 +201,7 @@ def _status(
         headroom=card.headroom,
         used=card.used if known else None,
         free=card.free if known else None,
-        reserved=sum(e.bytes for e in engines) + sum(f.bytes for f in foreign) + card.headroom,
+        reserved=sum(each.bytes for each in engines) + card.set_aside,
         engines=engines,
         foreign=foreign,
         trouble=card.trouble,
