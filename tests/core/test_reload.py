@@ -85,7 +85,6 @@ OTHER: dict[str, Any] = {
     "fairness.bound": "9s",
     "gpus.headroom": "2GiB",
     "pools": {"p": {"vram": "8GiB"}},
-    "gpus.headroom": "9GiB",
     "gpus.tolerance": "9GiB",
 }
 
