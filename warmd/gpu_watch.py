@@ -183,14 +183,13 @@ def look_at_cards(
     listed = {pid for card in found.cards.values() for pid in (*card.held, *card.unsized)}
     # An engine's marks are kept while it is up, and as long as a card lists the process.
     kept = {p: m for p, m in marks.items() if p in listed or _is_up(m, engines)}
-    roots = {replica: root for root, replica in engines.items()}
-    owned = owners(listed, engines)
-    for pid in listed:
-        started = _started(pid)
-        if pid in owned:
-            kept[pid] = Mark(owned[pid], roots[owned[pid]], started)
-        elif pid in kept and started not in (None, kept[pid].started):
+    owned = owners({root: (replica, root) for root, replica in engines.items()})
+    for pid in [p for p in kept if p not in owned]:
+        if _started(pid) not in (None, kept[pid].started):
             del kept[pid]  # another process has its number now
+    for pid, (replica, root) in owned.items():
+        if pid not in kept or kept[pid].root != root:
+            kept[pid] = Mark(replica, root, _started(pid))
     return found, kept
 
 

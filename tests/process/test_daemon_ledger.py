@@ -131,11 +131,10 @@ def test_memory_that_never_comes_back_is_told_and_counts_as_a_strangers(
 
 def test_a_sleep_that_frees_nothing_has_failed(daemon: Daemon, gpu: Gpu) -> None:
     daemon.turn()
-    lines = 'resting = "cold"\nidle = { after = "1s", then = "asleep" }'
-    daemon.write_config({"m": member("60GiB", lines)}, POOL, engine='sleep = "on"')
+    daemon.write_config({"m": member("60GiB")}, POOL, engine='sleep = "on"')
     daemon.start()
-    assert daemon.chat().status == 200
-    gpu.says({daemon.replica("m.0")["pid"]: 50})
+    gpu.says({daemon.wait_for("ready", "m.0")["pid"]: 50})
+    daemon.set("m", "asleep")
     until(lambda: "its sleep gave back 0 bytes of the 50.0 GiB" in daemon.log, daemon.log)
     gpu.says()
     until(lambda: daemon.replica("m.0")["pid"] is None, "it is stopped")

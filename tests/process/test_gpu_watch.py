@@ -55,7 +55,7 @@ def test_a_process_stays_its_engines_when_its_memory_is_all_that_is_left(
         monkeypatch.setattr(gpu_watch, "sweep", lambda: found(child, me))
         engines = {root: "m.0"}
         _, marks = look_at_cards(engines, {}, on_host=False)
-        assert {pid: mark.replica for pid, mark in marks.items()} == {child: "m.0"}
+        assert {pid: mark.replica for pid, mark in marks.items()} == {root: "m.0", child: "m.0"}
     for _ in range(2):  # the tree has ended, and then the replica is down or has a new engine
         _, marks = look_at_cards(engines, marks, on_host=False)
         assert marks[child].root == root

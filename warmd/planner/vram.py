@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 LOOK_LASTS_S = 15.0
 """So long after it a look tells what a card holds: processes come without asking us."""
 
+_LOOK_AGAIN_S = 5.0
+"""So often a card is looked at on which an engine finds no room: a stranger may have gone."""
+
 _NAMED = 3
 """So many of those who hold a card are named in a refusal."""
 
@@ -147,8 +150,9 @@ def looks(scene: Scene) -> Iterator[LookAtCards]:
     for model in scene.models:
         for replica in (r for r in model.wanted if r.phase in _RISES_FROM):
             for card in _cards(scene, model, replica):
+                old = scene.now - card.swept_at > _LOOK_AGAIN_S or card.swept_at < card.moved_at
                 # One in trouble is looked at again and again as it is.
-                if card.trouble is None and not card.is_known(scene.now):
+                if old and card.trouble is None:
                     yield LookAtCards(f"{replica.name} shall rise on {card.words}")
                     return
 
