@@ -38,7 +38,7 @@ from warmd.placing import cards_of
 from warmd.planner import RamLedger
 from warmd.reload import Change, applicable, changes, said
 from warmd.replica import EngineRecord
-from warmd.spoken import count
+from warmd.spoken import count, duration
 from warmd.status import Decision, Status
 from warmd.supervisor import Clock, Known, Supervisor
 from warmd.wiring import Build, Front, card_rules, fitter, known_of, names_of, rules
@@ -50,6 +50,9 @@ EX_UNAVAILABLE = 69
 
 _LAST_RESORT_S = 25.0
 """How long beyond drain and stop an engine may take to go before the daemon goes without it."""
+
+CONFIG_S = 8.0
+"""How long the config may take to be read again: less than warmctl waits, so that it hears why."""
 
 CLOCK = Clock(monotonic=time.monotonic, wall=time.time)
 
@@ -108,13 +111,13 @@ class Daemon:
         stop = self._stop = _stop_signal()
         async with AsyncExitStack() as house:
             house.enter_context(Folders(settings))
-            self._fitter = await fitter(_warn)
-            self._fitter.place(settings)
             history = History(
                 settings.host.state_dir / "history.db", _warn, keep=settings.history.keep
             )
             house.callback(history.close)
             self._history = history
+            self._fitter = await fitter(_warn, history.sizes, _tell)
+            self._fitter.place(settings)
             outlive = settings.host.engines_outlive_daemon
             launcher = DirectLauncher(settings.host.run_dir, outlive=outlive)
             house.push_async_callback(launcher.close)
@@ -252,11 +255,7 @@ class Daemon:
         settings = self._settings
         if model not in settings.models:
             raise SizingError(f"{model} is being taken away: it has no settings any more")
-
-        def look() -> Estimate:
-            return self._fitter.size(settings, model, self._history.sizes(model))
-
-        return await aside(look)
+        return await aside(partial(self._fitter.size, settings, model))
 
     async def gpus(self) -> Survey:
         """Return what stands on each GPU; the driver is waited for in a thread."""
@@ -279,10 +278,10 @@ class Daemon:
         """Read the config again and apply what can be applied; return what changes, in sentences.
 
         Raises `ConfigError`, and then the running config stays in force; `ValueError` with a
-        sentence while warmd stops.
+        sentence while warmd stops, and where a disk keeps the config.
         """
         async with self._reloading:  # in the order in which they were asked for
-            loaded = await aside(self._load)
+            loaded = await self._read(self._load)
             settings, later = applicable(self._settings, loaded)
             told = [said(later)] if later else []
             ahead = self._fitter.ahead()
@@ -310,10 +309,10 @@ class Daemon:
     async def plan(self, config: Path | None) -> Foresight:
         """Say what a reload of `config`, or of the files as they stand now, would do.
 
-        Nothing is changed. Raises `ConfigError`.
+        Nothing is changed. Raises `ConfigError`; `ValueError` where a disk keeps the config.
         """
         read = self._load if config is None else partial(load, config)
-        loaded = await aside(read)
+        loaded = await self._read(read)
         names = [name for name in loaded.models if name not in self._supervisor.models]
         known = await asyncio.to_thread(known_of, self._history, names)
         settings, later = applicable(self._settings, loaded)
@@ -329,6 +328,17 @@ class Daemon:
         }
         found = self._changes(settings, ahead)
         return foresee(self._settings, settings, found, later, outlooks)
+
+    async def _read(self, read: Callable[[], Settings]) -> Settings:
+        """Read a config, and look whether engines that it changes can live in their vram."""
+        until = asyncio.get_running_loop().time() + CONFIG_S
+        settings = await read_anew(read)
+        now = self._settings.models
+        changed = [name for name, table in settings.models.items() if table != now.get(name)]
+        with suppress(TimeoutError):  # each start looks as well
+            async with asyncio.timeout_at(until):
+                await aside(partial(self._fitter.check, settings, changed))
+        return settings
 
     def _changes(self, settings: Settings, ahead: Fitter) -> list[Change]:
         moved = self._fitter.moved(self._settings, settings, ahead)
@@ -379,6 +389,21 @@ class Daemon:
         self._told_systemd = status
 
 
+async def read_anew(load: Callable[[], Settings]) -> Settings:
+    """Return what `load` reads, for a daemon that runs. Raises `ValueError` where a disk keeps it.
+
+    What `load` raises is raised.
+    """
+    try:
+        async with asyncio.timeout(CONFIG_S):
+            return await aside(load)
+    except TimeoutError:
+        raise ValueError(
+            f"the config could not be read within {duration(CONFIG_S)}: its disk, or that of a "
+            "folder which it names, hangs; the running one stays in force"
+        ) from None
+
+
 def _sweep(run_dir: Path, spare: Collection[str]) -> None:
     for leftover in sweep(run_dir, spare=spare):
         log.warning(
@@ -405,6 +430,10 @@ def _stop_signal() -> asyncio.Future[str]:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+def _tell(sentence: str) -> None:
+    log.info("%s", sentence)
 
 
 def _warn(sentence: str) -> None:

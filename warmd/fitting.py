@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from warmd.config import Settings, SleepMode
-from warmd.devices import HOST
+from warmd.config import ConfigError, Problem, Settings, SleepMode
+from warmd.devices import HOST, largest_node
 from warmd.engine import (
+    Binder,
+    EngineError,
     EngineRecipe,
+    Reservation,
     SleepSupport,
     Vllm,
     WarmupSpec,
@@ -29,6 +33,16 @@ from warmd.supervisor import SleepPolicy, Terms
 
 UNKNOWN_GPU = "a GPU whose driver doesn't answer"
 
+_KV_SPACE = "VLLM_CPU_KVCACHE_SPACE"
+
+Sizes = Callable[[str], Mapping[str, MeasuredParts]]
+"""What earlier starts of a model told, by `Fitter.sizes_key`; waits for the disk."""
+
+
+def no_sizes(_: str) -> Mapping[str, MeasuredParts]:
+    """Know of no start."""
+    return {}
+
 
 class Fitter:
     """Fits replicas to the settings; a replica keeps its slot for as long as the daemon lives."""
@@ -39,8 +53,13 @@ class Fitter:
         device: str | None,
         slots: Mapping[str, int] | None = None,
         cards: Sequence[Card] = (),
+        *,
+        sizes: Sizes = no_sizes,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         """`report` is told, in a sentence, of an engine's log that can't be written.
+
+        `tell` of what is worth a line and no trouble.
 
         `device` names the kind of GPU that engines run on; None: there is none. `slots`: what
         replicas have already. `cards`: what pools may stand on; none where nobody can tell yet.
@@ -50,6 +69,8 @@ class Fitter:
         self.has_gpu = device is not None
         self._device = device or "cpu"
         self._report = report
+        self._sizes = sizes
+        self._tell = tell or report
         self._slots = dict(slots or {})
         self._inherited = clean_environment(os.environ)
 
@@ -73,8 +94,9 @@ class Fitter:
 
     def ahead(self) -> Fitter:
         """Return a fitter that gives the same fits; what it fits takes no slot of this one's."""
+        device = self._device if self.has_gpu else None
         return Fitter(
-            self._report, self._device if self.has_gpu else None, self._slots, self._cards
+            self._report, device, self._slots, self._cards, sizes=self._sizes, tell=self._tell
         )
 
     def moved(self, now: Settings, new: Settings, ahead: Fitter) -> dict[str, Move]:
@@ -120,23 +142,63 @@ class Fitter:
         width = str(table.tensor_parallel)
         return shlex.join((self._device, width, str(table.weights), *table.args))
 
-    def size(self, settings: Settings, model: str, sizes: Mapping[str, MeasuredParts]) -> Estimate:
-        """Say what one engine of `model` takes; waits for the disk. Raises `SizingError`.
-
-        `sizes`: what earlier starts told, by key.
-        """
+    def size(self, settings: Settings, model: str) -> Estimate:
+        """Say what one engine of `model` takes; waits for the disk. Raises `SizingError`."""
+        measured = self._sizes(model).get(self.sizes_key(settings, model))
         table = settings.models[model]
-        space = {**settings.engine.env, **table.env}.get("VLLM_CPU_KVCACHE_SPACE")
-        gib = space.get_secret_value() if space and not self.has_gpu else ""
-        wanted = Wanted(
+        return estimate(read_checkpoint(table.weights), self._wanted(settings, model), measured)
+
+    def check(self, settings: Settings, models: Collection[str]) -> None:
+        """Raise `ConfigError` where engines of `models` surely can't live in their vram.
+
+        Waits for the disk; a model that can't be read is left to the engine.
+        """
+        file = settings.sources[0] if settings.sources else Path("the config")
+        problems = []
+        for name in settings.models.keys() & set(models):
+            binder = self._binder(settings, name, name, [card.key for card in self._cards])
+            try:
+                if binder is not None:
+                    binder.check()
+            except EngineError as error:
+                problems.append(Problem(file, None, f"models.{name}.vram", str(error)))
+        if problems:
+            raise ConfigError(sorted(problems, key=lambda problem: problem.path))
+
+    def _wanted(self, settings: Settings, model: str) -> Wanted:
+        table = settings.models[model]
+        gib = self._kv_space(settings, model)
+        return Wanted(
             args=table.args,
             tensor_parallel=table.tensor_parallel,
             concurrency=table.concurrency,
             kv_cache=int(gib) * 2**30 if gib.isdecimal() else None,
             gpu=self.has_gpu,
         )
-        measured = sizes.get(self.sizes_key(settings, model))
-        return estimate(read_checkpoint(table.weights), wanted, measured)
+
+    def _kv_space(self, settings: Settings, model: str) -> str:
+        """Return what the user sets for vLLM's KV cache on a CPU, in GiB; empty where nothing."""
+        space = {**settings.engine.env, **settings.models[model].env}.get(_KV_SPACE)
+        return space.get_secret_value() if space and not self.has_gpu else ""
+
+    def _binder(
+        self, settings: Settings, model: str, replica: str, cards: Collection[str]
+    ) -> Binder | None:
+        table = settings.models[model]
+        totals = [card.total for card in self._cards if card.key in cards]
+        if table.vram is None or not totals:
+            return None  # nothing is reserved, or nobody knows where
+        card = max(totals) if self.has_gpu else largest_node()
+        key = self.sizes_key(settings, model)
+        return Binder(
+            replica,
+            Reservation(table.vram, card, self.has_gpu),
+            table.weights,
+            self._wanted(settings, model),
+            _KV_SPACE if self._kv_space(settings, model) else None,
+            told=lambda: self._sizes(model).get(key),
+            tell=self._tell,
+        )
 
     def _wish(self, settings: Settings, model: str) -> Wish:
         table = settings.models[model]
@@ -186,6 +248,7 @@ class Fitter:
             sleep=support,
             gpus=self._gpus(settings, model, index),
             tensor_parallel=table.tensor_parallel,
+            vram=table.vram,
             # Where it can't sleep, its level makes no other engine of it.
             sleep_level=1 if support is SleepSupport.NONE else table.sleep.level,
         )
@@ -205,6 +268,7 @@ class Fitter:
             source=table.weights,
             inherited=self._inherited,
             report=self._report,
+            binder=self._binder(settings, model, name, cards),
         )
         limits = Limits(
             start=settings.start_timeout(model),

@@ -52,7 +52,7 @@ MODEL_KEYS: Mapping[str, Effect] = {
     "sleep.growth": Effect.NOW,
     "sleep.slowest": Effect.NOW,
     "pool": Effect.NOW,
-    "vram": Effect.NOW,
+    "vram": Effect.ENGINE,
     "tensor_parallel": Effect.ENGINE,
     "pinned": Effect.NOW,
     "concurrency": Effect.NOW,

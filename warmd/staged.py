@@ -86,6 +86,8 @@ class StagedWeights:
 
     def begin_look(self) -> None:
         """See what files there are now, so that the ledger knows their size."""
+        if self._looking is not None:
+            self._looking.cancel()  # one that hung on a dead mount would tell of the old files
         self._looking = asyncio.create_task(self._look(), name=f"look at {self.model}")
 
     async def _look(self) -> None:

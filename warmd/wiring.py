@@ -8,14 +8,15 @@ from pathlib import Path
 
 from warmd.aside import aside
 from warmd.config import Settings
-from warmd.devices import Footprint, Gpu, GpuError, GpuTrouble, footprint, gpus
-from warmd.fitting import UNKNOWN_GPU, Fitter
+from warmd.devices import NO_GPU, Footprint, Gpu, GpuError, GpuTrouble, footprint, gpus
+from warmd.fitting import UNKNOWN_GPU, Fitter, Sizes
 from warmd.gateway import ModelCard
 from warmd.gpu_watch import GpuWatch
 from warmd.history import History
 from warmd.ladder import replica_name
 from warmd.launch import Launcher
 from warmd.placing import cards_of, placement
+from warmd.planner import Card
 from warmd.policy import Fairness, Override
 from warmd.replica import Fit, Replica
 from warmd.staged import StagedWeights
@@ -23,7 +24,6 @@ from warmd.staging import Stager, WeightFiles, weight_files
 from warmd.supervisor import CardRules, Clock, Known, Rules, Supervisor
 
 _DRIVER_S = 10.0
-_NO_GPU_YET = (GpuTrouble.NO_DRIVER, GpuTrouble.NO_GPU)
 
 
 class Build:
@@ -82,33 +82,46 @@ class Front:
         ]
 
 
-async def fitter(report: Callable[[str], None]) -> Fitter:
+async def fitter(
+    report: Callable[[str], None], sizes: Sizes, tell: Callable[[str], None]
+) -> Fitter:
     """Make the fitter for the GPUs of this host, by what the driver says within a moment.
 
     A driver that is there and doesn't work at the moment is that of a GPU all the same: an upgrade
     of it breaks NVML for everybody and engines that run for nobody.
     """
+    device: str | None = UNKNOWN_GPU
+    cards: tuple[Card, ...] = ()
     try:
         async with asyncio.timeout(_DRIVER_S):
             found = await aside(gpus)
-            return Fitter(report, names_of(found), cards=cards_of(found))
+            device, cards = names_of(found), cards_of(found)
     except GpuError as error:
-        if error.trouble is GpuTrouble.NO_LIBRARY:
-            return Fitter(report, None, cards=cards_of(()))
         # Of an installed driver that isn't loaded yet, GPUs may come at any moment: pools that
         # name them must not fail at boot for want of GPUs, nor be placed in the host's memory.
-        return Fitter(report, None if error.trouble in _NO_GPU_YET else UNKNOWN_GPU)
+        if error.trouble is GpuTrouble.NO_LIBRARY:
+            device, cards = None, cards_of(())
+        elif error.trouble in NO_GPU:
+            device = None
     except TimeoutError:
-        return Fitter(report, UNKNOWN_GPU)
+        pass  # an unknown GPU's
+    return Fitter(report, device, cards=cards, sizes=sizes, tell=tell)
 
 
 def check_placement(settings: Settings) -> None:
-    """See whether the pools fit on the GPUs of this host; raises `ConfigError` with a table."""
+    """See whether the pools fit on the GPUs of this host, and engines in their vram.
+
+    Waits for the disk. Raises `ConfigError`: where pools don't fit, with a table.
+    """
     try:
-        placement(settings, cards_of(gpus()))
+        found = gpus()
     except GpuError as error:
-        if error.trouble is GpuTrouble.NO_LIBRARY:
-            placement(settings, cards_of(()))
+        if error.trouble is not GpuTrouble.NO_LIBRARY:
+            return
+        found = ()
+    cards = cards_of(found)
+    placement(settings, cards)
+    Fitter(print, names_of(found) if found else None, cards=cards).check(settings, settings.models)
 
 
 def names_of(found: Sequence[Gpu]) -> str:

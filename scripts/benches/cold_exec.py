@@ -53,9 +53,13 @@ def run(seconds: float) -> list[Table]:
     """Measure as many starts as fit into `seconds`, at most 300."""
     with a_folder() as folder:
         engine = FirstLines(folder, "exec sleep 60")
-        models = {_MODEL: 'resting = "cold"\nidle = { after = "1ms", then = "cold" }'}
+        # With a reservation each start looks at the model's files and at what earlier ones told.
+        lines = (
+            'resting = "cold"\nidle = { after = "1ms", then = "cold" }\npool = "p"\nvram = "2GiB"'
+        )
+        pool = '[pools.p]\nvram = "2GiB"\n'
         try:
-            with a_daemon(folder, models, python=engine.script) as daemon:
+            with a_daemon(folder, {_MODEL: lines}, python=engine.script, config=pool) as daemon:
                 return [_measure(daemon, engine, seconds)]
         finally:
             engine.close()

@@ -173,7 +173,7 @@ class FakeMake:
         assert not self.unproved, "a request is sent to an engine whose wake is not proved"
         return cast("aiohttp.ClientSession", object())
 
-    def prepare(self) -> LaunchSpec:
+    async def prepare(self) -> LaunchSpec:
         self.up.clear()
         self.asleep = self.unproved = False
         self.kept = None

@@ -73,6 +73,26 @@ def problems(tmp_path: Path, text: str) -> list[str]:
                 "which GPUs it runs: set `gpus` there"
             ),
         ),
+        *(
+            (
+                (
+                    '[pools.p]\nvram="8GiB"\n[models.a]\nWEIGHTS\npool="p"\nvram="1GiB"\n'
+                    f'args = ["--enforce-eager", "{arg}"]'
+                ),
+                (
+                    f"models.a.args[1]: contradicts the model's vram, from which {flag} follows at"
+                    " each start: take the flag away, and set vram to what its engines shall have"
+                ),
+            )
+            for arg, flag in (
+                ("--gpu-memory-utilization", "--gpu-memory-utilization"),
+                ("--gpu_memory_utilization=0.9", "--gpu-memory-utilization"),
+                ("--device-memory-utilization", "--device-memory-utilization"),
+                ("--kv-cache-memory=8G", "--kv-cache-memory-bytes"),
+                ("--kv_cache_memory_bytes", "--kv-cache-memory-bytes"),
+                ("--num-gpu-blocks-override", "--num-gpu-blocks-override"),
+            )
+        ),
         (
             '[models.a]\nWEIGHTS\nvram = "50GiB"',
             "models.a.vram: is counted in a pool only: name the model's `pool`",
@@ -104,6 +124,11 @@ def problems(tmp_path: Path, text: str) -> list[str]:
 )
 def test_what_cannot_come_true_is_said(tmp_path: Path, text: str, problem: str) -> None:
     assert problems(tmp_path, text) == [problem]
+
+
+def test_a_model_without_a_reservation_says_itself_what_it_takes(tmp_path: Path) -> None:
+    args = 'args = ["--gpu-memory-utilization", "0.5", "--kv-cache-dtype", "fp8"]'
+    assert problems(tmp_path, f"[models.a]\nWEIGHTS\n{args}") == []
 
 
 def test_a_pool_that_holds_its_models_is_fine(tmp_path: Path) -> None:

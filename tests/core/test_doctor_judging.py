@@ -23,7 +23,7 @@ from warmd.devices import (
     Xid,
 )
 from warmd.doctor.clock import ClockFacts, judge_clock
-from warmd.doctor.daemon import DaemonAnswer, judge_daemon
+from warmd.doctor.daemon import DaemonAnswer, judge_daemon, judge_group
 from warmd.doctor.engine_python import EngineFacts, judge_engine
 from warmd.doctor.finding import Finding, Level, note, ok, problem
 from warmd.doctor.folders import Folder, judge_folders
@@ -32,7 +32,7 @@ from warmd.doctor.kernel import KernelFacts, judge_kernel
 from warmd.doctor.limits import Limits, judge_limits
 from warmd.doctor.memory import MemoryFacts, judge_memory
 from warmd.doctor.ports import Port, Taker, judge_ports
-from warmd.doctor.shared_memory import SharedMemory, judge_shared_memory
+from warmd.doctor.shared_memory import SharedMemory, judge_shared_memory, removal
 from warmd.doctor.sound import SoundConfig
 from warmd.doctor.user import Kind, Obstacle, Right, User, allows, obstacle
 from warmd.doctor.weights import ModelWeights, judge_weights
@@ -164,11 +164,15 @@ def test_limits() -> None:
 
 def test_shared_memory() -> None:
     [full, left] = judge_shared_memory(
-        SharedMemory(64 << 20, 64 << 20, (Path("/dev/shm/psm_1"),), 5)
+        SharedMemory(
+            64 << 20, 64 << 20, tuple(Path(f"/dev/shm/psm_{n}") for n in range(48)), 5, 990
+        )
     )
     assert full.level is Level.PROBLEM
-    assert left.remedy.endswith("rm /dev/shm/psm_1")
-    assert levels(judge_shared_memory(SharedMemory(GIB, 2**29, (), 0))) == ["warning"]
+    assert "left 48 segments" in left.sentence
+    [*_, command, _] = report([left], 60)
+    assert command.lstrip() == removal(Path("/dev/shm"), 990), "whole, for all of them"
+    assert levels(judge_shared_memory(SharedMemory(GIB, 2**29, (), 0, 0))) == ["warning"]
 
 
 def test_folders() -> None:
@@ -183,6 +187,49 @@ def test_folders() -> None:
         ({"free": 0}, "problem"),
     ):
         assert levels(judge_folders((replace(run, **change),)))[:1] == [level]
+    nearly = only(judge_folders((replace(run, key="state_dir", free=4 << 20),)))
+    assert "is nearly full: 4.0 MiB free" in nearly.sentence
+    assert nearly.remedy.endswith("; the history goes there")
+
+
+def test_a_run_folder_on_a_disk_gets_a_remedy_that_helps() -> None:
+    def told(path: str, kind_of_run: str) -> Finding:
+        folder = Folder("run_dir", Path(path), True, None, GIB, "ext4", kind_of_run)
+        return only(judge_folders((folder,)), Level.NOTE)
+
+    assert told("/srv/run", "tmpfs").remedy == "set host.run_dir to a folder below /run"
+    for path in ("/run/warmd", "/srv/run"):
+        found = told(path, "ext4")
+        assert "is on ext4, for /run of this host is no tmpfs" in found.sentence
+        assert found.remedy.startswith(f"mount a tmpfs on {path} ")
+    assert "is no tmpfs" not in told("/run/warmd", "tmpfs").sentence
+    assert told("/run/warmd", "tmpfs").remedy.startswith("mount a tmpfs on /run/warmd ")
+
+
+def test_the_remedy_for_no_vllm_fits_the_host_and_spares_the_systems_python() -> None:
+    bare = EngineFacts(Path("/usr/bin/python3"), "3.12.1")
+
+    def remedy(facts: EngineFacts, *, has_gpu: bool) -> str:
+        return only(judge_engine(facts, SleepMode.AUTO, has_gpu=has_gpu)).remedy
+
+    assert "python3 -m venv DIR" in remedy(bare, has_gpu=True)
+    own = replace(bare, python=Path("/opt/vllm/bin/python"), own=True)
+    assert remedy(own, has_gpu=True).startswith("/opt/vllm/bin/python -m pip install vllm,")
+    for facts in (bare, own):
+        assert "scripts/engine-env DIR" in remedy(facts, has_gpu=False)
+        assert "pip install" not in remedy(facts, has_gpu=False)
+
+
+def test_the_control_sockets_group() -> None:
+    assert levels(judge_group("warmd", 990, WARMD)) == []
+    assert levels(judge_group("warmd", 5, ROOT)) == []
+    missing = only(judge_group("warmd", None, WARMD), Level.WARNING)
+    assert "there is no group warmd" in missing.sentence
+    assert "groupadd --system warmd" in missing.remedy
+    assert (
+        "is no member of the group adm"
+        in only(judge_group("adm", 5, WARMD), Level.WARNING).sentence
+    )
 
 
 def test_weights() -> None:

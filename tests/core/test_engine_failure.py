@@ -272,3 +272,36 @@ def test_without_a_complaint_the_last_words_and_the_exit_must_do() -> None:
     assert (
         failure_cause([], "exited with status 3") == "it exited with status 3 and printed nothing"
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "helps"),
+    [
+        (
+            "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_ut",
+            "raise its vram, or lower --max-model-len",
+        ),
+        (OOM, "2.00 GiB; raise its vram, lower --max-model-len or --max-num-seqs"),
+        (
+            (
+                "ValueError: Available memory on node 0 (9.1/20.96 GiB) on kv cache allocation is "
+                "less than requested memory for kv (-0.31/0.5 GiB). Reduce CPU memory used by other"
+            ),
+            (
+                "of the 0.5 GiB of RAM that it may take -0.31 GiB are left for its KV cache, and "
+                "9.1 of 20.96 GiB are free; raise its vram"
+            ),
+        ),
+        ("AssertionError: Error in memory profiling. Initial free", "start it again"),
+    ],
+)
+def test_where_memory_follows_from_vram_no_flag_is_named(line: str, helps: str) -> None:
+    log = [
+        worker("Traceback (most recent call last):"),
+        worker('  File "core.py", line 1, in run'),
+        worker(line),
+    ]
+    cause = failure_cause(log, STATUS_1, by_vram=True)
+    assert helps in cause
+    assert "--gpu-memory" not in cause
+    assert "--kv-cache" not in cause

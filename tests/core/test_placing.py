@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from warmd.config import ConfigError, Settings
-from warmd.devices import HOST, Gpu
+from warmd.devices import HOST, Gpu, largest_node
+from warmd.engine import Reservation
 from warmd.fitting import Fitter
 from warmd.placing import cards_of, placement, replica_cards
 from warmd.reload import Effect, changes
@@ -126,6 +128,31 @@ def test_where_the_driver_does_not_answer_nothing_is_bound_and_nothing_remade() 
     assert one.make.fingerprint() == other.make.fingerprint(), "it may be taken over"
     assert one.is_kept_under(other)
     assert not other.is_kept_under(one), "it was bound to no GPU"
+
+
+def test_an_engine_is_bound_to_its_vram_where_somebody_knows_the_cards() -> None:
+    asked = settings(
+        {"p": {"vram": "60GiB"}},
+        m={"vram": "40GiB", "tensor_parallel": 2},
+        free={"pool": None},
+    )
+    uneven = [GPUS[0], replace(GPUS[1], total=80 * GIB)]
+    bound = {}
+    for device, cards in (("H200", cards_of(uneven)), (None, cards_of(())), ("unknown", ())):
+        fitter = Fitter(pytest.fail, device, cards=cards)
+        if device != "H200":
+            asked = settings({"p": {"vram": "2MiB"}}, m={"vram": "1MiB"}, free={"pool": None})
+        fitter.place(asked)
+        makes = [fitter.terms(asked, name).fits[0].make for name in ("m", "free")]
+        binders = [make._binder for make in makes]  # type: ignore[attr-defined]  # of a Vllm
+        assert binders[1] is None, "nothing is reserved for it"
+        bound[device] = binders[0] and binders[0].reservation
+    assert bound == {
+        # One share holds on both: the larger card's is the smaller one.
+        "H200": Reservation(40 * GIB, 140 * GIB),
+        None: Reservation(2**20, largest_node(), gpu=False),
+        "unknown": None,
+    }
 
 
 def test_the_table_names_the_file(tmp_path: Path) -> None:

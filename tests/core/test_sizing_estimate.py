@@ -207,6 +207,18 @@ vram = "43GiB\""""
     )
 
 
+def test_on_a_cpu_there_is_a_vram_to_write_and_what_was_not_measured_is_not_said_to_be() -> None:
+    """A start on a CPU tells of its KV cache alone, and that one is set."""
+    host = Wanted(ARGS, kv_cache=4 * GIB, gpu=False)
+    found = estimate(QWEN, host, told(CPU))
+    table = size_table(found.facts()).splitlines()
+    [total] = [line for line in table if line.startswith("in all")]
+    assert found.version is None
+    assert total.split()[4:] == ["-", "of", "the", "host's", "RAM"]
+    assert not any("measured" in line for line in table)
+    assert table[-1] == f'vram = "{(found.vram or 0) // GIB}GiB"'
+
+
 def test_the_table_makes_no_sum_of_what_is_not_known() -> None:
     strange = a_checkpoint({**DEEPSEEK_V3, "model_type": "deepseek_v9"}, gib(600))
     table = size_table(estimate(strange, Wanted((*ARGS, "--enable-lora"))).facts())

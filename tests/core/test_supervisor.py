@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -444,6 +445,27 @@ async def test_other_weights_are_staged_in_place_of_the_old() -> None:
     house.supervisor.adopt("m", house.terms("m", Rung.STAGED, weights="/other"))
     await house.until(lambda: house.stager.holdings[0].released)
     await house.until(lambda: len(house.stager.holdings) == 2)
+
+
+async def test_a_look_at_former_weights_that_hung_tells_nothing_of_the_new_ones() -> None:
+    """A dead mount lets go at last, when `weights` has led elsewhere for long."""
+    house = House("m")
+    await house.rest()
+    staged, mount = house.supervisor.models["m"].staged, asyncio.Event()
+
+    async def from_the_dead_mount(work: Callable[[], WeightFiles]) -> WeightFiles:
+        await mount.wait()
+        raise OSError("the mount is gone")
+
+    alive, staged._in_thread = staged._in_thread, from_the_dead_mount
+    staged.begin_look()
+    await house.rest()
+    staged._in_thread = alive
+    house.supervisor.adopt("m", house.terms("m", weights="/other"))
+    await house.until(lambda: staged.state.total == 10)
+    mount.set()
+    await house.rest()
+    assert staged.state.total == 10
 
 
 async def test_more_replicas_join_and_fewer_leave_without_touching_the_rest() -> None:

@@ -57,6 +57,7 @@ def parse(argv: list[str], knobs: Knobs) -> argparse.Namespace:
     parser.add_argument("--enforce-eager", action="store_true")
     parser.add_argument("--max-model-len", type=int, default=2048)
     parser.add_argument("--tensor-parallel-size", type=int, default=1)
+    parser.add_argument("--kv-cache-memory-bytes", type=int)
     parser.add_argument("--enable-sleep-mode", action="store_true")
     parser.add_argument("--lora-modules", nargs="+", default=[], type=adapter_name)
     parser.add_argument("--api-key", default=os.environ.get("VLLM_API_KEY"))
@@ -205,14 +206,32 @@ def start(args: argparse.Namespace, knobs: Knobs) -> tuple[socket.socket, list[i
         say(workers[0], "monitor.py:40", "[backbone] Starting torch.compile")
         stage(knobs, "compile")
         say(workers[0], "monitor.py:64", "[backbone] torch.compile took 0.01 s in total")
-    say(workers[0], "gpu_worker.py:760", "Available KV cache memory: 1.0 GiB")
-    say("EngineCore", "kv_cache_utils.py:2327", "GPU KV cache size: 65,536 tokens")
+    fixed = args.kv_cache_memory_bytes
+    gib = 1.0 if fixed is None else fixed / 2**30
+    if fixed is None:
+        say(workers[0], "gpu_worker.py:760", "Available KV cache memory: 1.0 GiB")
+    else:
+        say(
+            workers[0],
+            "gpu_worker.py:671",
+            f"Initial free memory 9.0 GiB, reserved {gib:.2f} GiB memory for KV Cache as specified"
+            " by kv_cache_memory_bytes config and skipped memory profiling.",
+        )
+    say("EngineCore", "kv_cache_utils.py:2327", f"GPU KV cache size: {int(65536 * gib):,} tokens")
     stage(knobs, "kv-cache")
     if not args.enforce_eager:
         say(
             workers[0],
             "gpu_model_runner.py:6582",
             "Graph capturing finished in 0 secs, took 0.01 GiB",
+        )
+    if fixed is None:
+        say(
+            workers[0],
+            "gpu_worker.py:1013",
+            "Free memory on device (9.0/9.0 GiB) on startup. Desired GPU memory utilization is"
+            " (0.9, 8.1 GiB). Actual usage is 0.60 GiB for consumed memory (weights + non-torch),"
+            " 0.20 GiB for peak activation, and 0.01 GiB for CUDAGraph memory.",
         )
     say(
         "EngineCore",

@@ -8,12 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 from daemon_rig import Daemon, a_daemon, until
+
+from warmd.config import Settings
+from warmd.daemon import read_anew
 
 
 @pytest.fixture
@@ -215,6 +219,23 @@ def test_reloads_leak_no_files_and_none_is_heard_at_the_end(daemon: Daemon) -> N
         assert daemon.process.wait(20) == 0
         assert streaming.result().body.endswith(b"data: [DONE]\n\n")
     assert "Traceback" not in daemon.log
+
+
+async def test_a_config_that_hangs_is_waited_for_no_longer_than_warmctl_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("warmd.daemon.CONFIG_S", 0.05)
+    over = threading.Event()
+
+    def load() -> Settings:
+        over.wait()
+        return Settings()
+
+    try:
+        with pytest.raises(ValueError, match=r"its disk, or that of a folder .* hangs"):
+            await read_anew(load)
+    finally:
+        over.set()
 
 
 @pytest.mark.parametrize("outlive", ["true", "false"])

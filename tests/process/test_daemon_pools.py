@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from daemon_rig import Daemon, a_daemon, until
-from nvml_rig import TWO_GPUS, build, environment
+from nvml_rig import GIB, TWO_GPUS, build, environment
+
+from warmd.engine.binding import SPARE
+from warmd.engine.sizing.overheads import CONTEXT
+
+HEADER_JSON = b'{"model.norm.weight":{"dtype":"BF16","shape":[512],"data_offsets":[0,1024]}}'
+HEADER = len(HEADER_JSON).to_bytes(8, "little") + HEADER_JSON + bytes(1024)
+LLAMA = {
+    "model_type": "llama",
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "hidden_size": 1024,
+    "max_position_embeddings": 10 * 32768,
+}
+"""A model whose longest request takes 10 GiB."""
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +78,75 @@ def test_engines_see_the_gpus_of_their_pool_and_start_side_by_side(daemon: Daemo
     on_one = sorted((starts["b"], starts["c"]), key=lambda each: each.begin)
     assert on_one[0].end <= on_one[1].begin, "one after the other on the same GPU"
     assert starts["a"].begin < on_one[0].end, "and beside them on another"
+
+
+def memory(daemon: Daemon, model: str) -> list[dict[str, str]]:
+    """What each engine of `model` was told of its memory, by flag."""
+    started = [each["argv"] for each in daemon.record(model) if each["event"] == "started"]
+    flags = ("--gpu-memory-utilization", "--kv-cache-memory-bytes")
+    return [dict(pair for pair in pairwise(argv) if pair[0] in flags) for argv in started]
+
+
+def test_engines_are_held_to_their_vram_and_to_what_was_measured(daemon: Daemon) -> None:
+    daemon.turn("a")
+    models = {"a": member("p", "9GiB", 'resting = "cold"\nidle = { after = "1ms", then = "cold" }')}
+    daemon.write_config(models, pool("p", "12GiB", "[1]"))
+    daemon.start()
+    for _ in range(3):
+        assert daemon.chat("a").status == 200
+        daemon.wait_for("down", "a.0")
+    share = f"0.{(9 * GIB - CONTEXT) * 10**6 // (24 * GIB):06}"
+    first, *later = memory(daemon, "a")
+    assert first == {"--gpu-memory-utilization": share}, "it measures itself"
+    parts = sum(int(part * GIB) for part in (0.53, 0.2, 0.07, 0.01)) + CONTEXT
+    for flags in later:
+        assert flags["--gpu-memory-utilization"] == share
+        assert 0 <= 9 * GIB - parts - SPARE - int(flags["--kv-cache-memory-bytes"]) < 2**21
+    assert len(later) == 2, "a start that tells less forgets nothing"
+    told = "a.0: its KV cache gets 7.4 GiB and had 1.0 GiB at the last start"
+    assert daemon.log.count(told) == 1, daemon.log
+
+
+def test_an_engine_that_fails_with_what_was_measured_measures_itself_anew(daemon: Daemon) -> None:
+    daemon.turn("a")
+    models = {"a": member("p", "9GiB", 'resting = "cold"\nidle = { after = "1ms", then = "cold" }')}
+    daemon.write_config(models, pool("p", "12GiB", "[1]"))
+    daemon.start()
+    assert daemon.chat("a").status == 200
+    daemon.wait_for("down", "a.0")
+    state = str(daemon.folder / "starts")
+    daemon.turn("a", fail_at="kv-cache", fail_error="OOM", bad_starts=1, state=state)
+    assert daemon.chat("a").status == 200
+    bound = ["--kv-cache-memory-bytes" in flags for flags in memory(daemon, "a")]
+    assert bound == [False, True, False]
+
+
+def test_an_engine_that_can_not_live_in_its_vram_is_not_started(daemon: Daemon) -> None:
+    daemon.turn("a")
+    daemon.write_config({"a": member("p", "9GiB")}, pool("p", "12GiB", "[1]"))
+    daemon.start()
+    daemon.wait_for("ready", "a.0")
+    before = daemon.replica("a.0")["pid"]
+    weights = daemon.folder / "weights-a"
+    (weights / "config.json").write_text(json.dumps(LLAMA))
+    (weights / "model.safetensors").write_bytes(HEADER)
+    daemon.write_config({"a": member("p", "4GiB")}, pool("p", "12GiB", "[1]"))
+    (weights / "config.json").write_text(json.dumps(LLAMA))
+    words = "can't live in its vram of 4.0 GiB"
+    for path in ("/plan", "/reload"):
+        answer = daemon.control("POST", path, {})
+        assert (answer.status, words in answer.json["error"]) == (422, True), (path, answer.json)
+    assert daemon.replica("a.0")["pid"] == before
+    assert daemon.stop() == 0
+
+    command = [sys.executable, "-m", "warmd", "check-config", "--config", str(daemon.config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, words in done.stderr) == (78, True), done.stderr
+
+    daemon.turn("a")
+    daemon.start()
+    until(lambda: words in daemon.replica("a.0")["reason"], "the start is refused")
+    assert len(memory(daemon, "a")) == 1, "it was never run"
 
 
 def test_pools_that_do_not_fit_are_told_by_a_table_and_nothing_is_started(daemon: Daemon) -> None:

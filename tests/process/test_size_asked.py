@@ -15,6 +15,8 @@ import pytest
 from daemon_rig import Daemon, a_daemon, until
 from engine_scene import a_recipe, short_folder, spec
 
+from warmd.cli.main import main
+from warmd.devices import Gpu, GpuError, GpuTrouble
 from warmd.engine import Vllm
 from warmd.history import History
 from warmd.ladder import MeasuredParts
@@ -124,23 +126,27 @@ def test_a_models_estimate_stands_beside_what_was_measured(daemon: Daemon) -> No
     assert "is damaged or cut short" in refused.stderr
 
 
-def test_an_engines_start_tells_its_sizes_once_it_is_ready() -> None:
+async def test_an_engines_start_tells_its_sizes_once_it_is_ready() -> None:
     line = "INFO [gpu_worker.py:760] Available KV cache memory: 1.0 GiB"
     with short_folder() as root:
         (root / "config.json").touch()
         make = Vllm("tiny.0", a_recipe(root, {}), spec(), source=root, inherited={}, report=print)
-        told = []
-        for happens in (make.prepare, lambda: make.log(line), make.came_up, make.prepare):
-            happens()
-            told.append(make.measured)
+        await make.prepare()
+        make.log(line)
+        told = [make.measured]
+        make.came_up()
+        told.append(make.measured)
+        await make.prepare()
+        told.append(make.measured)
         make.ended()
-    assert told == [None, None, MeasuredParts("", kv_cache=GIB), None], "then it is another engine"
+    assert told == [None, MeasuredParts("", kv_cache=GIB), None], "then it is another engine"
 
 
 def test_a_folders_estimate_needs_no_daemon(tmp_path: Path) -> None:
     shown = warmctl("size", str(a_model(tmp_path)), "--args", *ARGS)
     assert shown.returncode == 0, shown.stderr
     assert "32 requests of 1024 tokens" in shown.stdout
+    assert "reckoned for " in shown.stdout
     assert shown.stdout.splitlines()[-1].startswith('vram = "')
     nothing = tmp_path / "nothing"
     gone = warmctl("size", str(nothing))
@@ -150,3 +156,40 @@ def test_a_folders_estimate_needs_no_daemon(tmp_path: Path) -> None:
     assert nobody.stderr == "warmctl: ~nobody-of-this-host/m: there is no such user here\n"
     named = warmctl("size", "m", "--tensor-parallel", "2")
     assert "stands in the config" in named.stderr
+
+
+@pytest.mark.parametrize(
+    ("trouble", "gpu"),
+    [
+        (GpuTrouble.NO_LIBRARY, False),
+        (GpuTrouble.NO_GPU, False),
+        (GpuTrouble.NO_DRIVER, False),
+        (GpuTrouble.MISMATCH, True),
+        (None, True),
+    ],
+)
+def test_a_folder_is_reckoned_for_the_host_as_the_daemon_does(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trouble: GpuTrouble | None,
+    gpu: bool,
+) -> None:
+    def gpus() -> tuple[Gpu, ...]:
+        if trouble is not None:
+            raise GpuError(trouble)
+        return (Gpu(0, "GPU-1", "NVIDIA H200", 141 * GIB, 0),)
+
+    monkeypatch.setattr("warmd.cli.folder_size.gpus", gpus)
+    folder = str(a_model(tmp_path))
+
+    def told(*args: str) -> str:
+        assert main(["size", folder, *args, "--args", *ARGS]) == 0
+        return capsys.readouterr().out
+
+    assert ("CUDA context" in told()) is gpu
+    assert ("this host, which has no GPU; --on gpu" in told()) is not gpu
+    assert "CUDA context" in told("--on", "gpu")
+    assert "reckoned" not in told("--on", "gpu")
+    assert "of the host's RAM" in told("--on", "cpu")
+    assert json.loads(told("--json", "--on", "cpu"))["gpu"] is False

@@ -27,6 +27,7 @@ from daemon_rig import Answer, Daemon, UnixConnection, a_daemon, until
 
 PATIENCE_S = 300.0
 BOUND_S = 3.0
+VRAM_GIB = 3
 
 pytestmark = pytest.mark.skipif(
     "WARMD_TEST_ENGINE_PYTHON" not in os.environ, reason="no engine's Python: run scripts/test"
@@ -47,12 +48,10 @@ sleep = "drill"
 drain_timeout = "20s"
 stop_timeout = "10s"
 hang_after = "8s"
-[engine.env]
-VLLM_CPU_KVCACHE_SPACE = "1"
 [fairness]
 bound = "{BOUND_S:g}s"
 [pools.device]
-vram = "10GiB"
+vram = "4GiB"
 """
         )
         for level, name in enumerate(("one", "two"), 1):
@@ -62,7 +61,7 @@ vram = "10GiB"
 weights = "{made.folder / name}"
 resting = "cold"
 pool = "device"
-vram = "8GiB"
+vram = "{VRAM_GIB}GiB"
 args = ["--max-model-len", "1024", "--enforce-eager"]
 sleep = {{ level = {level}, slowest = "0%" }}
 """
@@ -142,6 +141,26 @@ def watched(daemon: Daemon) -> Iterator[list[dict[str, str]]]:
     finally:
         over.set()
         watcher.join()
+
+
+def test_two_engines_in_one_memory_are_each_held_to_their_own_part(daemon: Daemon) -> None:
+    """vllm#54354: its share covers the worker and its KV cache, the rest all other processes."""
+    assert is_whole(ask(daemon, "one"))
+    log = (daemon.run_dir / "engines" / "one.0" / "engine.log").read_text()
+    told = re.search(
+        r"Auto set \((?P<kv>[\d.]+)/[\d.]+\) GiB for KV cache .* with (?P<share>[\d.]+) GiB"
+        r" requested memory for the worker\. (?P<beside>[\d.]+) GiB",
+        log,
+    )
+    assert told is not None, log
+    kv_cache, share, beside = (float(part) for part in told.groups())
+    assert kv_cache > 0
+    assert kv_cache + beside <= share + 0.02
+    api, *others = tree(daemon, "one.0")
+    programs = [api, *(each for each in others if "Worker" not in " ".join(each.cmdline()))]
+    held = sum(each.memory_full_info().pss for each in programs) / 2**30
+    print(f"KV cache {kv_cache}, beside it {beside}, of {share} GiB; programs {held:.2f} GiB")
+    assert share + held <= VRAM_GIB
 
 
 OPERATIONS = {"starting", "warming", "draining", "falling-asleep", "waking", "stopping"}

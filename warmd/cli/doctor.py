@@ -44,7 +44,10 @@ def report(found: Sequence[Finding], width: int) -> Iterator[str]:
         head = f"{each.level:9}{each.subject}".ljust(margin)
         yield _wrapped(head, each.sentence, margin, width)
         if each.remedy:
-            yield _wrapped(" " * margin + "-> ", each.remedy, margin + 3, width)
+            words, _, command = each.remedy.partition("\n")
+            yield _wrapped(" " * margin + "-> ", words, margin + 3, width)
+            if command:
+                yield " " * (margin + 3) + clean(command)  # whole, however long, to be copied
     counts = (
         sum(each.level is level for each in found) for level in (Level.PROBLEM, Level.WARNING)
     )

@@ -150,6 +150,9 @@ def _parser() -> argparse.ArgumentParser:
         "--concurrency", type=_count, metavar="N", help="requests of full length at a time"
     )
     of_folder.add_argument(
+        "--on", choices=("gpu", "cpu"), help="what it shall run on (default: what this host has)"
+    )
+    of_folder.add_argument(
         "--args",
         nargs=argparse.REMAINDER,
         default=[],
@@ -294,7 +297,7 @@ def _size(client: Client, args: argparse.Namespace) -> None:
         from warmd.cli.folder_size import folder_size  # noqa: PLC0415
 
         told = folder_size(args)
-    elif args.args or args.tensor_parallel or args.concurrency:
+    elif args.args or args.tensor_parallel or args.concurrency or args.on:
         raise RefusedError(
             f"what {args.model} is run with stands in the config; to try something else name its "
             "folder, beginning with / or ./"

@@ -40,12 +40,12 @@ def _closing(told: Mapping[str, Any]) -> Iterator[str]:
         yield f"measured at its last start, by {by}; what it did not tell is estimated"
     if told["not_counted"]:
         yield f"not counted: {clean(', '.join(told['not_counted']))}"
+    if (assumed := told.get("assumed")) is not None:
+        yield assumed
     if told["unknown"] is not None:
         yield f"not known: {clean(told['unknown'])}"
-    elif told["gpu"]:
-        yield f'vram = "{_config_size(told["vram"])}"'
     else:
-        yield f"{_size(told['on_each_gpu'])} in all, without a GPU"
+        yield f'vram = "{_config_size(told["vram"])}"'
 
 
 def _size(value: int | None) -> str:

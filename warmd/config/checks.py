@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 
 from warmd.config.address import Address
+from warmd.config.engine_args import memory_flag
 from warmd.config.fields import did_you_mean
 from warmd.config.problem import Finding, KeyPath, dotted, quoted
 from warmd.config.reading import unreadable
@@ -29,6 +30,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _sleepers(settings)
     yield from _tensor_parallel(settings)
     yield from _visible_devices(settings)
+    yield from _memory_flags(settings)
     for name, model in settings.models.items():
         yield from _weights(("models", name, "weights"), model.weights)
 
@@ -107,6 +109,18 @@ def _visible_devices(settings: Settings) -> Iterator[Finding]:
                 ("models", name, "env", _VISIBLE) if mine else ("engine", "env", _VISIBLE),
                 "contradicts the model's pool, which says on which GPUs it runs: set `gpus` there",
             )
+
+
+def _memory_flags(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        for index, arg in enumerate(model.args):
+            if model.vram is not None and (flag := memory_flag(arg)) is not None:
+                yield Finding(
+                    ("models", name, "args", index),
+                    f"contradicts the model's vram, from which {flag} follows at each start: take "
+                    "the flag away, and set vram to what its engines shall have",
+                    quoted(arg),
+                )
 
 
 def _sleepers(settings: Settings) -> Iterator[Finding]:

@@ -31,6 +31,10 @@ _OWN_FLAGS = {
     "--config": "a second config file would hide its flags from this check: list them in `args`",
     "--hf-token": "every user can read a command line: set HF_TOKEN in `env`",
 }
+_MEMORY_FLAGS = (
+    *("--gpu-memory-utilization", "--device-memory-utilization", "--kv-cache-memory-bytes"),
+    "--num-gpu-blocks-override",
+)
 _OWN_VARIABLES = {
     "VLLM_API_KEY": _OWN_FLAGS["--api-key"],
     "VLLM_SERVER_DEV_MODE": f"it opens vLLM's development endpoints; {_SLEEP}",
@@ -54,14 +58,25 @@ def allowed_arg(arg: str) -> str:
     no_nul(arg)
     if match := _FLAG_AND_VALUE.match(arg):
         raise ValueError(f'must be two strings, "{match[1]}" and its value')
-    flag = arg.split("=", 1)[0].replace("_", "-")
-    if not flag.startswith("--") or flag == "--":
+    flag = _flag(arg)
+    if flag is None:
         return arg
     for own, remedy in _OWN_FLAGS.items():
         if own.startswith(flag):
             meant = "" if own == flag else f", which vLLM reads as {own}"
             raise ValueError(f"must not hold {flag}{meant}: warmd sets it itself; {remedy}")
     return arg
+
+
+def memory_flag(arg: str) -> str | None:
+    """Return the flag that `arg` is if it says how much memory an engine takes, else None."""
+    flag = _flag(arg)
+    return next((own for own in _MEMORY_FLAGS if flag and own.startswith(flag)), None)
+
+
+def _flag(arg: str) -> str | None:
+    flag = arg.split("=", 1)[0].replace("_", "-")
+    return flag if flag.startswith("--") and flag != "--" else None
 
 
 def begins_with_a_flag(args: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -43,10 +44,16 @@ class Operations(Sizes, Surveys, Protocol):
         """End the daemon and every engine, also where engines outlive it; return a sentence."""
 
     async def reload(self) -> Sequence[str]:
-        """Read the config again; return what changes. Raises `ConfigError`."""
+        """Read the config again; return what changes.
+
+        Raises `ConfigError`, and `ValueError` with a sentence where it is refused.
+        """
 
     async def plan(self, config: Path | None) -> Foresight:
-        """What a reload of `config`, None: of its own config, would do. Raises `ConfigError`."""
+        """What a reload of `config`, None: of its own config, would do.
+
+        Raises `ConfigError`, and `ValueError` with a sentence where it is refused.
+        """
 
     async def decisions(self, model: str) -> Sequence[Decision]:
         """The last changes of rung of `model` (its own name), newest first."""
@@ -126,6 +133,17 @@ class ControlServer:
         self._server = None
 
 
+@contextmanager
+def _refusals(of_a_config: str) -> Iterator[None]:
+    """Answer what a config, or the daemon's state, refuses; `of_a_config` is said before faults."""
+    try:
+        yield
+    except ConfigError as error:
+        raise _RefusedError(422, f"{of_a_config}:\n{error}") from None
+    except ValueError as refused:
+        raise _RefusedError(409, str(refused)) from None
+
+
 def _application(operations: Operations, expose: Callable[[], bytes]) -> web.Application:
     async def status(_: web.Request) -> web.Response:
         return web.json_response(dataclasses.asdict(operations.snapshot()))
@@ -162,21 +180,13 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
         return web.json_response({"models": {model: sentence}})
 
     async def reload(_: web.Request) -> web.Response:
-        try:
+        with _refusals("the running config stays in force"):
             return web.json_response({"changes": list(await operations.reload())})
-        except ConfigError as error:
-            raise _RefusedError(422, f"the running config stays in force:\n{error}") from None
-        except ValueError as refused:
-            raise _RefusedError(409, str(refused)) from None
 
     async def plan(request: web.Request) -> web.Response:
         config = _file(_asked(await request.read(), ("config",)).get("config"))
-        try:
-            foresight = await operations.plan(config)
-        except ConfigError as error:
-            why = "a reload would be refused, and the running config would stay in force"
-            raise _RefusedError(422, f"{why}:\n{error}") from None
-        return web.json_response(dataclasses.asdict(foresight))
+        with _refusals("a reload would be refused, and the running config would stay in force"):
+            return web.json_response(dataclasses.asdict(await operations.plan(config)))
 
     async def shutdown(_: web.Request) -> web.Response:
         return web.json_response({"sentence": operations.shutdown()})

@@ -3,8 +3,8 @@
 from warmd.devices.condition import Complaint, Condition, Recovery, Slowed, conditions
 from warmd.devices.footprint import Footprint, TreeMemory, footprint, tree_memory
 from warmd.devices.inventory import Gpu, Inventory, gpus, inventory
-from warmd.devices.memory import HostMemory, host_memory
-from warmd.devices.nvml import GpuError, GpuTrouble, SickGpu
+from warmd.devices.memory import HostMemory, host_memory, largest_node
+from warmd.devices.nvml import NO_GPU, GpuError, GpuTrouble, SickGpu
 from warmd.devices.processes import owners
 from warmd.devices.survey import Holder, Survey, Surveyed, survey
 from warmd.devices.sweep import (
@@ -20,6 +20,7 @@ from warmd.devices.xid import Xid, xids
 
 __all__ = [
     "HOST",
+    "NO_GPU",
     "CardUse",
     "Complaint",
     "Condition",
@@ -46,6 +47,7 @@ __all__ = [
     "host_memory",
     "host_sweep",
     "inventory",
+    "largest_node",
     "owners",
     "survey",
     "sweep",

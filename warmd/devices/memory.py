@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
+
+_NODES = Path("/sys/devices/system/node")
 
 
 @dataclass(frozen=True)
@@ -23,3 +26,17 @@ def host_memory() -> HostMemory:
     """Read the host's memory now."""
     memory = psutil.virtual_memory()
     return HostMemory(total=memory.total, available=memory.available)
+
+
+def largest_node() -> int:
+    """Bytes of RAM of the host's largest NUMA node; of the whole host where none is told of.
+
+    What vLLM without a GPU takes its share of: sysfs's node*/meminfo (numa(7)).
+    """
+    totals = [
+        int(line.split()[3]) * 1024
+        for file in _NODES.glob("node[0-9]*/meminfo")
+        for line in file.read_text().splitlines()
+        if "MemTotal:" in line
+    ]
+    return max(totals, default=host_memory().total)

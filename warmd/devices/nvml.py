@@ -38,6 +38,9 @@ class GpuTrouble(StrEnum):
     OTHER = "other"
 
 
+NO_GPU = frozenset({GpuTrouble.NO_LIBRARY, GpuTrouble.NO_DRIVER, GpuTrouble.NO_GPU})
+"""What says that there is none, as yet at least: any other trouble is that of a GPU."""
+
 _SAID = {
     GpuTrouble.NO_LIBRARY: f"NVIDIA's library {LIBRARY} is not installed, or can't be loaded",
     GpuTrouble.NO_DRIVER: "the NVIDIA kernel driver is not loaded",

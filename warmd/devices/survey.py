@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psutil
 
 from warmd.devices.condition import Condition, conditions
-from warmd.devices.nvml import GpuError, GpuTrouble, SickGpu
+from warmd.devices.nvml import NO_GPU, GpuError, SickGpu
 from warmd.devices.processes import owners
 from warmd.devices.sweep import CardUse, host_sweep, sweep
 
@@ -52,7 +52,7 @@ def survey(roots: Mapping[int, str]) -> Survey:
         fares: Mapping[int, Condition] = conditions()
         no_gpu = None
     except GpuError as error:
-        if error.trouble not in _ABSENT:
+        if error.trouble not in NO_GPU:
             raise
         found, fares, no_gpu = host_sweep(roots), {}, str(error)
     cards = sorted(found.cards.values(), key=lambda card: (card.index, card.slice or 0))
@@ -64,9 +64,6 @@ def survey(roots: Mapping[int, str]) -> Survey:
         found.sick,
         no_gpu,
     )
-
-
-_ABSENT = frozenset({GpuTrouble.NO_LIBRARY, GpuTrouble.NO_DRIVER, GpuTrouble.NO_GPU})
 
 
 def _holders(card: CardUse, owned: Mapping[int, str]) -> Iterator[Holder]:

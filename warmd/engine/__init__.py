@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from warmd.engine.binder import Binder
+from warmd.engine.binding import Binding, Reservation
 from warmd.engine.canary import CanaryAnswer, difference
 from warmd.engine.client import EngineClient
 from warmd.engine.command import (
@@ -20,6 +22,8 @@ from warmd.engine.vllm import Vllm, VllmConnection
 from warmd.engine.warmup import WarmupAnswer, WarmupSpec, warm_up
 
 __all__ = [
+    "Binder",
+    "Binding",
     "CanaryAnswer",
     "EngineClient",
     "EngineCommand",
@@ -27,6 +31,7 @@ __all__ = [
     "EngineHome",
     "EngineLog",
     "EngineRecipe",
+    "Reservation",
     "SizingError",
     "SleepError",
     "SleepSupport",

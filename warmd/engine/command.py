@@ -59,6 +59,7 @@ class EngineRecipe:
     sleep: SleepSupport = SleepSupport.NONE
     gpus: tuple[str, ...] = ()  # by UUID; none where it may use any
     tensor_parallel: int = 1
+    vram: int | None = None  # bytes of each GPU that it is held to
     sleep_level: int = 1  # what level 1 has pinned an engine never gives back (vllm#16663)
 
     def fingerprint(self, source: Path) -> str:
@@ -66,13 +67,15 @@ class EngineRecipe:
 
         `source` is the folder that the stable path leads to. An engine that runs and has another
         one is not what the config describes. Its slot and what it inherits of the daemon's
-        environment change from daemon to daemon, and its GPUs are known only while the driver
-        works: they don't count.
+        environment change from daemon to daemon, its GPUs are known only while the driver works,
+        and what binds it to its vram follows from what was measured: they don't count.
         """
         env = {
             name: value for name, value in _declared(self).items() if name not in (_PORT, _CARDS)
         }
-        facts = json.dumps([_argv(self), env, str(source), self.sleep_level], sort_keys=True)
+        facts = json.dumps(
+            [_argv(self, ()), env, str(source), self.sleep_level, self.vram], sort_keys=True
+        )
         return hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -98,8 +101,12 @@ def first_port(slot: int) -> int:
     return FIRST_PORT + PORTS_EACH * (slot % _PORT_RANGES)
 
 
-def engine_command(recipe: EngineRecipe, inherited: Mapping[str, str]) -> EngineCommand:
+def engine_command(
+    recipe: EngineRecipe, inherited: Mapping[str, str], bound: tuple[str, ...] = ()
+) -> EngineCommand:
     """Build the command of one engine; `inherited` is what it may have of the daemon's environment.
+
+    `bound` are the flags that hold it to its reservation.
 
     The module is started rather than the `vllm` command, which looks for a distribution of that
     name and fails where vLLM was built under another one.
@@ -107,10 +114,10 @@ def engine_command(recipe: EngineRecipe, inherited: Mapping[str, str]) -> Engine
     # Kernels are built at run time with ninja and friends, which live beside the engine's Python.
     path = os.pathsep.join((str(recipe.python.parent), inherited.get("PATH", os.defpath)))
     env = {**inherited, "PATH": path, **_declared(recipe)}
-    return EngineCommand(_argv(recipe), env, recipe.home.folder)
+    return EngineCommand(_argv(recipe, bound), env, recipe.home.folder)
 
 
-def _argv(recipe: EngineRecipe) -> tuple[str, ...]:
+def _argv(recipe: EngineRecipe, bound: tuple[str, ...]) -> tuple[str, ...]:
     return (
         str(recipe.python),
         "-m",
@@ -124,6 +131,7 @@ def _argv(recipe: EngineRecipe) -> tuple[str, ...]:
         str(recipe.home.socket),
         *recipe.sleep.args,
         *(() if recipe.tensor_parallel == 1 else (_WIDTH, str(recipe.tensor_parallel))),
+        *bound,
         *recipe.args,
     )
 

@@ -6,7 +6,7 @@ The patterns are the texts of vLLM 0.26 to 0.33, of torch and of safetensors.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from warmd.engine.traces import Complaint, complaints, last_words
@@ -27,40 +27,58 @@ def _known(pattern: str, says: str) -> _Known:
     return _Known(re.compile(pattern, re.DOTALL | re.IGNORECASE), says)
 
 
-_MORE_MEMORY = "raise --gpu-memory-utilization or --kv-cache-memory-bytes"
+# What helps, where the model's args say what memory it takes and where its vram does.
+_BY_ARGS = {
+    "more": "raise --gpu-memory-utilization or --kv-cache-memory-bytes",
+    "less": "lower --gpu-memory-utilization",
+    "lower_it": "lower it",
+    "or_fixed": ", or set --kv-cache-memory-bytes, which needs no measuring",
+}
+_BY_VRAM = {
+    "more": "raise its vram",
+    "less": "raise its vram",
+    "lower_it": "lower its vram",
+    "or_fixed": "",
+}
 
 _KNOWN = (
     # memory of the device
     _known(
         r"No available memory for the cache blocks",
         "No available memory for the cache blocks: the weights leave no room for a KV cache;"
-        f" {_MORE_MEMORY}, or lower --max-model-len",
+        " {more}, or lower --max-model-len",
     ),
     _known(
         r"To serve at least one request with the models?'s max seq len \((?P<want>\d+)\),"
         r" \(?(?P<need>[\d.]+) GiB KV cache is needed.*?\((?P<have>[\d.]+) GiB\)"
         r".*?estimated maximum model length is (?P<fits>\d+)",
         "a KV cache of {have} GiB can't hold one request of {want} tokens, which takes {need} GiB;"
-        f" lower --max-model-len to {{fits}} or less, or {_MORE_MEMORY}",
+        " lower --max-model-len to {fits} or less, or {more}",
     ),
     _known(
         r"To serve at least one request with the models?'s max seq len \((?P<want>\d+)\),"
         r" \(?(?P<need>[\d.]+) GiB KV cache is needed.*?\((?P<have>[\d.]+) GiB\)",
         "a KV cache of {have} GiB can't hold one request of {want} tokens, which takes {need} GiB;"
-        f" lower --max-model-len, or {_MORE_MEMORY}",
+        " lower --max-model-len, or {more}",
     ),
     _known(
         r"Free memory on device (?:(?P<device>\S+) )?\((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\)"
         r" on startup is less than desired GPU memory utilization"
         r" \((?P<share>[\d.]+), (?P<want>[\d.]+) GiB\)",
         "only {free} of {total} GiB are free on the device, and --gpu-memory-utilization {share}"
-        " asks for {want} GiB; lower it, or end what else uses the device (see nvidia-smi)",
+        " asks for {want} GiB; {lower_it}, or end what else uses the device (see nvidia-smi)",
     ),
     _known(
         r"Available memory on node \d+ \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\).*?"
         r"\((?P<share>[\d.]+), (?P<want>[\d.]+) GiB\)",
         "only {free} of {total} GiB of RAM are free, and --gpu-memory-utilization {share} asks for"
-        " {want} GiB; lower it, or set VLLM_CPU_KVCACHE_SPACE (GiB) in [engine.env]",
+        " {want} GiB; {lower_it}, or set VLLM_CPU_KVCACHE_SPACE (GiB) in [engine.env]",
+    ),
+    _known(
+        r"Available memory on node \d+ \((?P<free>[\d.]+)/(?P<total>[\d.]+) GiB\) on kv cache"
+        r" allocation is less than requested memory for kv \((?P<want>-?[\d.]+)/(?P<all>[\d.]+)",
+        "of the {all} GiB of RAM that it may take {want} GiB are left for its KV cache, and {free}"
+        " of {total} GiB are free; {more}, or end what else uses it",
     ),
     _known(
         r"Couldn't instantiate the backend tokenizer",
@@ -70,18 +88,18 @@ _KNOWN = (
     _known(
         r"(?P<what>(?:CUDA|HIP|XPU) out of memory\.(?: Tried to allocate [\d.]+ \wiB)?)"
         r"(?:.*?of which (?P<free>[\d.]+ \wiB) is free)?",
-        "{what}; lower --gpu-memory-utilization, --max-model-len or --max-num-seqs, or end what"
-        " else uses the device (see nvidia-smi)",
+        "{what}; {less}, lower --max-model-len or --max-num-seqs, or end what else"
+        " uses the device (see nvidia-smi)",
     ),
     _known(
         r"not enough GPU memory|CUDA error: out of memory",
-        "the device's memory is too small for this model; lower --gpu-memory-utilization, use more"
+        "the device's memory is too small for this model; {less}, use more"
         " GPUs (--tensor-parallel-size) or --quantization",
     ),
     _known(
         r"Error in memory profiling",
-        "another process freed memory of the device while vLLM measured its own; start it again,"
-        " or set --kv-cache-memory-bytes, which needs no measuring",
+        "another process freed memory of the device while vLLM measured its own; start it again"
+        "{or_fixed}",
     ),
     # the device itself
     _known(
@@ -215,18 +233,18 @@ _CONSEQUENCE = re.compile(
 )
 
 
-def failure_cause(lines: Sequence[str], exit_sentence: str) -> str:
+def failure_cause(lines: Sequence[str], exit_sentence: str, *, by_vram: bool = False) -> str:
     """Say in one sentence, without a full stop, why the engine ended, and what helps.
 
     `lines` are the last lines that it printed, `exit_sentence` is how its main process ended:
-    `exited with status 1`.
+    `exited with status 1`. `by_vram`: what memory it takes follows from the model's vram.
     """
     if "SIGKILL" in exit_sentence:
         # Whatever it had complained of before, it did not live to be ended by that.
         lines = [line for line in lines if _KILLERS.search(line)]
     found = list(complaints(lines))
     for complaint in found:
-        if (known := _explain(complaint)) is not None:
+        if (known := _explain(complaint, _BY_VRAM if by_vram else _BY_ARGS)) is not None:
             return known
     if "SIGKILL" in exit_sentence:
         return (
@@ -252,11 +270,11 @@ def failure_cause(lines: Sequence[str], exit_sentence: str) -> str:
     return f"it {exit_sentence} and printed nothing"
 
 
-def _explain(complaint: Complaint) -> str | None:
+def _explain(complaint: Complaint, helps: Mapping[str, str]) -> str | None:
     for known in _KNOWN:
         if (match := known.pattern.search(complaint.sentence)) is not None:
             groups = {name: text or "" for name, text in match.groupdict().items()}
-            return _shorten(known.says.format(**groups), 2 * _LONGEST)
+            return _shorten(known.says.format(**groups, **helps), 2 * _LONGEST)
     return None
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import aiohttp
 
 from warmd.config import WarmupKind
+from warmd.engine.binder import Binder
+from warmd.engine.binding import Binding
 from warmd.engine.canary import CanaryAnswer, ask_canary
 from warmd.engine.client import EngineClient
 from warmd.engine.command import EngineRecipe, engine_command
@@ -96,8 +98,12 @@ class Vllm:
         source: Path,
         inherited: Mapping[str, str],
         report: Callable[[str], None],
+        binder: Binder | None = None,
     ) -> None:
-        """`source` is the model's folder, which the recipe's stable path shall lead to."""
+        """`source` is the model's folder, which the recipe's stable path shall lead to.
+
+        `binder` None: nothing is reserved for it, or nobody knows on which cards.
+        """
         self._replica = replica
         self._recipe = recipe
         self._source = source
@@ -108,17 +114,24 @@ class Vllm:
         self._note_lost = False
         self._sizes: PartsTracker | None = None  # while it starts
         self._measured: MeasuredParts | None = None
+        self._binder = binder
+        self._bound: Binding | None = None  # while it starts
 
-    def prepare(self) -> LaunchSpec:
+    async def prepare(self) -> LaunchSpec:
         """Make the engine's folder fresh and say what to run; raises `EngineError`."""
         if not (self._source / "config.json").exists():
             raise EngineError(
                 f"there is no model at {self._source} (no config.json): is the disk mounted? put "
                 "the model there, or mend `weights`"
             )
+        if self._binder is not None:
+            # With a KV cache of fixed size it didn't come up, so what was measured may be wrong.
+            anew = self._bound is not None and self._bound.kv_cache is not None
+            self._bound = await self._binder.binding(anew=anew)
+        bound = () if self._bound is None else self._bound.args
         prepare_home(self._recipe.home)
         point_at(self._recipe.weights, self._source)
-        command = engine_command(self._recipe, self._inherited)
+        command = engine_command(self._recipe, self._inherited, bound)
         self._log.begin(command.shown)
         self._sizes, self._measured = PartsTracker(), None
         self._report_trouble()
@@ -149,6 +162,7 @@ class Vllm:
     def came_up(self) -> None:
         """Hear that it is ready: what it printed before explains no later failure."""
         self._log.forget()
+        self._bound = None
         if self._sizes is not None:
             self._measured, self._sizes = self._sizes.parts, None
 
@@ -163,7 +177,7 @@ class Vllm:
 
     def cause(self, ending: str) -> str:
         """Say in one sentence, from its log, why an engine that `ending` failed."""
-        return failure_cause(self._log.lines, ending)
+        return failure_cause(self._log.lines, ending, by_vram=self._binder is not None)
 
     def fingerprint(self) -> str:
         """Name everything that makes the engine what it is."""

@@ -128,12 +128,12 @@ PRUNING = (
         WHERE model IN (SELECT model FROM models_asked) AND minute < :oldest / 60""",
     """DELETE FROM starts WHERE at < :oldest AND id NOT IN (
         SELECT id FROM (
-            SELECT id, row_number() OVER (PARTITION BY model ORDER BY at DESC) AS place
+            SELECT id, row_number() OVER (PARTITION BY model ORDER BY id DESC) AS place
             FROM starts WHERE outcome = 'ready'
         ) WHERE place <= :known)""",
     """DELETE FROM wakes WHERE at < :oldest AND id NOT IN (
         SELECT id FROM (
-            SELECT id, row_number() OVER (PARTITION BY model ORDER BY at DESC) AS place
+            SELECT id, row_number() OVER (PARTITION BY model ORDER BY id DESC) AS place
             FROM wakes WHERE outcome = 'done'
         ) WHERE place <= :known)""",
 )

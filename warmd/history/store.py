@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from warmd.history.minutes import MinuteCount, Minutes
 from warmd.history.report import Report, read_report
@@ -37,12 +39,25 @@ _ADD_MINUTE = (
 )
 
 _SIZES = [field.name for field in fields(MeasuredParts)]
+_OF_ONE_START = ("kv_tokens", "held")  # beside another start's kv_cache they would mean nothing
+
+
+def _kept(name: str) -> str:
+    """What stands in a column of sizes after a start: what it told, else what was told before."""
+    if name in _OF_ONE_START:
+        return f"CASE WHEN excluded.kv_cache IS NULL THEN {name} ELSE excluded.{name} END"
+    return f"coalesce(excluded.{name}, {name})"
+
+
 _KEEP_SIZES = (
     f"INSERT INTO sizes (key, at, model, {', '.join(_SIZES)})"  # noqa: S608
     f" VALUES (?, ?, ?{', ?' * len(_SIZES)}) ON CONFLICT (key, version) DO UPDATE SET"
     " at = excluded.at, model = excluded.model, "
-    + ", ".join(f"{name} = coalesce(excluded.{name}, {name})" for name in _SIZES[1:])
+    + ", ".join(f"{name} = {_kept(name)}" for name in _SIZES[1:])
 )
+
+
+_READ_SIZES = f"SELECT key, {', '.join(_SIZES)} FROM sizes WHERE model = ? ORDER BY at"  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -76,6 +91,7 @@ class History:
         self._minute = 0
         self._pruned = 0.0
         self._writer = Writer(path, report, clock)
+        self._sizes: dict[str, Future[list[tuple[Any, ...]]]] = {}  # by model
 
     def tick(self) -> None:
         """To be called about each second: hands over the minutes that are over, prunes each day."""
@@ -187,7 +203,7 @@ class History:
         """The last starts of `model` that got ready, newest first."""
         rows = self._writer.read(
             "SELECT stages FROM starts WHERE model = ? AND outcome = 'ready'"
-            " ORDER BY at DESC LIMIT ?",
+            " ORDER BY id DESC LIMIT ?",
             (model, limit),
         )
         starts = [json.loads(stages) for (stages,) in rows]
@@ -201,7 +217,7 @@ class History:
         """Seconds that the last wakes of `model` took in all, newest first; no failed ones."""
         rows = self._writer.read(
             "SELECT seconds FROM wakes WHERE model = ? AND outcome = 'done'"
-            " ORDER BY at DESC LIMIT ?",
+            " ORDER BY id DESC LIMIT ?",
             (model, limit),
         )
         return [seconds for (seconds,) in rows]
@@ -219,10 +235,10 @@ class History:
         )
 
     def sleep_figures(self, model: str) -> dict[str, SleepFigures]:
-        """What was measured of `model`, by the engine configuration that it holds for."""
+        """What was measured of `model`, by engine configuration, the newest first."""
         rows = self._writer.read(
             "SELECT key, first_sleep_s, wake_s, host_ram, device_kept FROM sleep_figures"
-            " WHERE model = ?",
+            " WHERE model = ? ORDER BY at DESC",
             (model,),
         )
         return {key: SleepFigures(*figures) for key, *figures in rows}
@@ -230,17 +246,21 @@ class History:
     def keep_sizes(self, key: str, model: str, parts: MeasuredParts, at: float) -> None:
         """Keep what an engine of `model` took, for `key` (args and GPU) and vLLM's version.
 
-        A part that this start didn't tell of keeps what an earlier one told.
+        A part that this start didn't tell of keeps what an earlier one told: one with a KV cache of
+        fixed size tells less.
         """
         self._writer.save(_KEEP_SIZES, (key, at, model, *asdict(parts).values()))
+        self._sizes[model] = self._writer.read_soon(_READ_SIZES, (model,))
 
     def sizes(self, model: str) -> dict[str, MeasuredParts]:
-        """What was last measured of `model`, by key, whichever vLLM it was."""
-        rows = self._writer.read(
-            f"SELECT key, {', '.join(_SIZES)} FROM sizes WHERE model = ? ORDER BY at",  # noqa: S608
-            (model,),
-        )
-        return {key: MeasuredParts(*parts) for key, *parts in rows}
+        """What was last measured of `model`, by key, whichever vLLM it was.
+
+        Read once and after each start that tells more: the next one doesn't wait for the disk.
+        """
+        rows = self._sizes.get(model)
+        if rows is None:
+            rows = self._sizes[model] = self._writer.read_soon(_READ_SIZES, (model,))
+        return {key: MeasuredParts(*parts) for key, *parts in rows.result()}
 
     # Decisions and overrides
 
@@ -266,7 +286,7 @@ class History:
         """The last changes of rung of `model`, newest first."""
         rows = self._writer.read(
             "SELECT at, replica, from_rung, to_rung, reason, seconds FROM decisions"
-            " WHERE model = ? ORDER BY at DESC, id DESC LIMIT ?",
+            " WHERE model = ? ORDER BY id DESC LIMIT ?",
             (model, limit),
         )
         return [

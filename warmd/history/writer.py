@@ -61,6 +61,10 @@ class Writer:
 
     def read(self, sql: str, values: tuple[Value, ...] = ()) -> list[tuple[Any, ...]]:
         """Return rows after everything before was written; none where the disk refuses."""
+        return self.read_soon(sql, values).result()
+
+    def read_soon(self, sql: str, values: tuple[Value, ...] = ()) -> Future[list[tuple[Any, ...]]]:
+        """Return at once what will have those rows; none once this is closed."""
 
         def read() -> list[tuple[Any, ...]]:
             self._flush()
@@ -72,7 +76,11 @@ class Writer:
                 self._stumble(error)
                 return []
 
-        return self._thread.submit(read).result()
+        if self._closed:
+            nothing: Future[list[tuple[Any, ...]]] = Future()
+            nothing.set_result([])
+            return nothing
+        return self._thread.submit(read)
 
     def settle(self) -> None:
         """Wait until everything given so far is written, or refused."""

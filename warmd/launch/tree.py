@@ -12,8 +12,10 @@ import signal
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
-_SEGMENTS = (b"psm_", b"sem.mp-", b"vllm_offload_", b"nccl-")
+_SHM = b"/dev/shm/"
+_SEGMENTS = (b"psm_", b"vllm_offload_", b"nccl-")
 """Names of Python's multiprocessing, of vLLM's KV offloading and of NCCL; the rest is random."""
+_SEMAPHORES = "sem.mp-"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -95,6 +97,7 @@ def shared_memory(pids: list[int]) -> set[str]:
     on purpose and are not listed.
     """
     found: set[str] = set()
+    semaphores: set[tuple[bytes, bytes]] = set()
     for pid in pids:
         try:
             with open(f"/proc/{pid}/maps", "rb") as maps:  # noqa: PTH123  as above
@@ -102,9 +105,39 @@ def shared_memory(pids: list[int]) -> set[str]:
         except OSError:
             continue  # it ended while we looked
         for line in lines:
-            name = line.rstrip(b"\n").partition(b"/dev/shm/")[2]
-            if name.startswith(_SEGMENTS) and b"/" not in name and b" " not in name:
-                found.add("/dev/shm/" + name.decode("ascii", "replace"))  # noqa: S108  shm_open(3)
+            if _SHM not in line:
+                continue
+            *_, device, inode, path = line.rstrip(b"\n").split(None, 5)
+            name = path[len(_SHM) :] if path.startswith(_SHM) else b""
+            if name.startswith(b"sem."):
+                semaphores.add((device, inode))
+            elif name.startswith(_SEGMENTS) and b"/" not in name and b" " not in name:
+                found.add(os.fsdecode(path))
+    return found | _semaphores_at(semaphores) if semaphores else found
+
+
+def _semaphores_at(mapped: set[tuple[bytes, bytes]]) -> set[str]:
+    """List Python's semaphores among those files, each a device and inode as maps has them.
+
+    Their maker has mapped them by another name, deleted since: sem_open(3) makes a file of its own
+    and links it to the name that was asked for.
+    """
+    found: set[str] = set()
+    folder = os.fsdecode(_SHM)
+    try:
+        names = os.listdir(folder)  # noqa: PTH208  as above
+    except OSError:
+        return found  # those who map it have another one
+    for name in names:
+        if not name.startswith(_SEMAPHORES):
+            continue
+        try:
+            status = os.stat(folder + name, follow_symlinks=False)  # noqa: PTH116  as above
+        except OSError:
+            continue  # its maker was quicker
+        device = b"%02x:%02x" % (os.major(status.st_dev), os.minor(status.st_dev))
+        if (device, b"%d" % status.st_ino) in mapped:
+            found.add(folder + name)
     return found
 
 

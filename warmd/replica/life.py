@@ -110,7 +110,7 @@ class Life:
     async def _launch(self) -> RunningEngine:
         tracker = self.tracker
         assert tracker is not None  # noqa: S101  # begin() has set it
-        spec = self._desk.fit.make.prepare()
+        spec = await self._desk.fit.make.prepare()
         engine = await self._launcher.start(spec, self._on_line)
         tracker.exec(engine.exec_at)
         self._know(engine)
@@ -205,9 +205,10 @@ class Life:
         told = self._desk.fit.make.measured
         if told is None:
             return
+        holds = None
         with suppress(CalledOffError):  # it is drained like any engine that is ready
             holds = await measured(self._measure, engine.pid, race)
-            self._desk.learn(parts=replace(told, held=None if holds is None else holds.card_bytes))
+        self._desk.learn(parts=replace(told, held=None if holds is None else holds.card_bytes))
 
     async def _listen(self, connection: EngineConnection) -> None:
         pause = LISTENING_POLL_S

@@ -67,7 +67,7 @@ class EngineConnection(Protocol):
 class EngineMake(Protocol):
     """What a replica needs to know of its engine's make: its files, its log, its address."""
 
-    def prepare(self) -> LaunchSpec:
+    async def prepare(self) -> LaunchSpec:
         """Make the engine's folder fresh and say what to run; raises `EngineError`."""
 
     def resume(self, pid: int) -> None:

@@ -21,6 +21,7 @@ from warmd.engine.sizing.overheads import (
     OTHER_OF_SEVERAL,
     PROGRAMS,
     activation,
+    outside,
 )
 from warmd.ladder import MeasuredParts
 from warmd.spoken import count, size
@@ -144,7 +145,7 @@ def estimate(
         max_model_len=length,
         concurrency=concurrency,
         gpu=wanted.gpu,
-        version=measured.version if measured else None,
+        version=told.version if any(part.measured is not None for part in parts) else None,
         unknown=f"{lacking[0]}: set `vram`, or start it once and look again" if lacking else None,
         not_counted=flags.not_counted(),
     )
@@ -180,8 +181,9 @@ class _Sizing:
         yield Part("CUDA graphs", graphs, self.told.graphs, drawn)
         other = OTHER_OF_SEVERAL if several else OTHER
         beside = "buffers between GPUs, workspaces" if several else "workspaces"
-        yield Part("other", other, self.told.other, f"a guess: {beside}")
-        yield Part("CUDA context", CONTEXT, self._context(), "a guess, outside vLLM's own budget")
+        measured, context = outside(self.told)
+        yield Part("other", other, measured, f"a guess: {beside}")
+        yield Part("CUDA context", CONTEXT, context, "a guess, outside vLLM's own budget")
 
     def _weights(self) -> Part:
         config, weights = self.checkpoint.config, self.checkpoint.weights
@@ -223,14 +225,6 @@ class _Sizing:
         if not self.told.kv_cache or not self.told.kv_tokens:
             return None
         return -(-tokens * self.told.kv_cache // self.told.kv_tokens)
-
-    def _context(self) -> int | None:
-        """What the driver saw held beyond all that vLLM told of."""
-        told = self.told
-        if told.held is None or told.weights is None or told.kv_cache is None:
-            return None
-        known = (told.weights, told.kv_cache, told.graphs or 0, told.other or 0)
-        return max(0, told.held - sum(known))
 
     @property
     def _float_bytes(self) -> int:

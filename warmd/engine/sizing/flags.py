@@ -62,9 +62,14 @@ class EngineFlags:
     @property
     def max_model_len(self) -> int | None:
         """The longest request in tokens; None where vLLM shall choose it. Raises `SizingError`."""
-        if self.values.get("--max-model-len", "").strip().lower() in ("", "-1", "auto"):
+        if not self.values.get("--max-model-len", "").strip() or self.fits_length:
             return None
         return self.number("--max-model-len", 0)
+
+    @property
+    def fits_length(self) -> bool:
+        """Whether vLLM takes the longest request that it has room for, instead of failing."""
+        return self.values.get("--max-model-len", "").strip().lower() in ("-1", "auto")
 
     @property
     def kv_cache_bytes(self) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from warmd.engine.sizing.flags import EngineFlags
 from warmd.engine.sizing.layers import BATCHED_TOKENS
 from warmd.engine.sizing.model_config import ModelConfig
+from warmd.ladder import MeasuredParts
 
 _MIB = 2**20
 CONTEXT = 640 * _MIB
@@ -51,3 +52,21 @@ def activation(config: ModelConfig, flags: EngineFlags, tensor_parallel: int) ->
     if not config.sees_or_hears:
         return max(_LEAST, layer + logits), how
     return layer + logits + _ENCODERS, f"{how}, and 2 GiB for its encoders"
+
+
+def outside(told: MeasuredParts) -> tuple[int | None, int | None]:
+    """Return what a start told of memory outside of torch, and of the CUDA context; None: nothing.
+
+    What the engine's processes held by the driver's word bounds both: a neighbour's growth on the
+    card counts as the engine's in vLLM's own figure (vllm#55827), which has no context in it.
+    """
+    if told.held is None or told.weights is None or told.kv_cache is None:
+        return told.other, None
+    left = told.held - told.weights - told.kv_cache - (told.graphs or 0)
+    if left < 0:  # the driver doesn't see all of its processes, and so says nothing of worth
+        return told.other, None
+    other = min(told.other or 0, left)
+    most = left - other
+    # Torch keeps some of a step's activation, nobody knows how much of it.
+    least = max(0, most - (told.activation or 0))
+    return None if told.other is None else other, min(max(CONTEXT, least), most)
