@@ -105,6 +105,14 @@ def test_an_idle_model_is_put_to_sleep_for_one_that_is_asked() -> None:
     }
 
 
+def test_who_has_waited_longest_is_served_before_its_engine_makes_room_again() -> None:
+    """Else two models whose requests are both past the bound start in turns and serve nobody."""
+    late = facts("b", Phase.DOWN, wait=70.0)
+    assert not make_plan(scene(facts("a", Phase.READY, wait=71.0), late)).actions
+    (aside,) = make_plan(scene(facts("a", Phase.READY, wait=69.0), late)).actions
+    assert isinstance(aside, SleepEngine)
+
+
 def test_it_is_stopped_where_it_can_not_sleep() -> None:
     b = facts("b", Phase.ASLEEP, wait=0.0)
     (stopped,) = make_plan(scene(facts("a", Phase.READY, sleeps=False), b)).actions

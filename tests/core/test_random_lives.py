@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rig import FakeGpu, FakeMake, House
 
@@ -275,6 +275,8 @@ async def live(steps: list[tuple[object, ...]], room: str) -> None:
 
 
 @settings(max_examples=250, deadline=None)
+@example(steps=[("ask", "a"), ("serve", "b"), ("rest", "a")], room="one fits")
+@example(steps=[("stranger", 70.0)], room="one fits, watched")
 @given(STEPS, st.sampled_from(sorted(VRAM)))
 def test_no_request_is_lost_and_no_replica_is_wedged(
     steps: list[tuple[object, ...]], room: str

@@ -42,7 +42,7 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
     others.sort(key=lambda o: (o[0].vram < missing, -eviction_order(_holder(*o))))
     stays: list[tuple[str, Stays]] = []
     for other, victim in others:
-        match judge(_holder(other, victim), model.oldest_wait, scene.fairness):
+        match _verdict(scene, model, other, victim):
             case Yields(reason):
                 why = f"put aside for {model.name}: {reason}"
                 aside = f"{full}; {victim.name} is put aside for it"
@@ -99,6 +99,15 @@ def _sleepers(scene: Scene, model: ModelFacts, newcomer: ReplicaFacts) -> Iterat
             for replica in other.replicas:
                 if replica.phase is Phase.ASLEEP and replica.kept > 0 and replica.meets(newcomer):
                     yield replica
+
+
+def _verdict(
+    scene: Scene, model: ModelFacts, other: ModelFacts, victim: ReplicaFacts
+) -> Yields | Stays:
+    if other.waiting and other.oldest_wait >= model.oldest_wait:
+        # It has come up this moment, and who waits for it takes their places in the next one.
+        return Stays("it is about to serve who has waited longer", 0.0)
+    return judge(_holder(other, victim), model.oldest_wait, scene.fairness)
 
 
 def _holder(model: ModelFacts, replica: ReplicaFacts) -> Holder:
