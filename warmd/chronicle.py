@@ -11,7 +11,7 @@ from warmd.ladder import MeasuredParts, Phase, Rung, SleepFigures, StartTimes, W
 from warmd.policy import Override
 from warmd.replica import Nap
 from warmd.spoken import duration, size
-from warmd.supervisor import Clock, EngineFailure, Operation, RungChange
+from warmd.supervisor import Clock, EngineFailure, Mismatch, Operation, RungChange
 
 log = logging.getLogger("warmd")
 
@@ -161,6 +161,36 @@ class Chronicle:
             extra={"warmd": {"model": operation.model, "replica": operation.replica}},
         )
         self._metrics.operation_overdue(operation.model)
+
+    def reservation_exceeded(self, mismatch: Mismatch) -> None:
+        """Name an engine that holds more than was promised to it."""
+        log.warning(
+            "%s",
+            mismatch.sentence,
+            extra={"warmd": {"model": mismatch.model, "replica": mismatch.replica}},
+        )
+        self._metrics.vram_mismatch(mismatch.model, "holds-more")
+
+    def card_in_doubt(self, card: str, trouble: str | None) -> None:
+        """Name a card that nobody can look at, and tell when one can again."""
+        if trouble is None:
+            log.info("%s can be looked at again, and engines are started on it as before", card)
+            return
+        log.error(
+            "%s: nobody can tell what it holds: %s; engines that run on it go on, and none with a "
+            "reservation is started or woken on it meanwhile",
+            *(card, trouble),
+        )
+
+    def memory_kept(self, model: str, replica: str, kept: str) -> None:
+        """Name memory that outlives its engine: nothing is started over it."""
+        log.error(
+            "%s: its engine has ended, and %s; nothing is started over that before it is free: if "
+            "it stays, look at the kernel's log and reset the GPU (nvidia-smi --gpu-reset)",
+            *(replica, kept),
+            extra={"warmd": {"model": model, "replica": replica}},
+        )
+        self._metrics.vram_mismatch(model, "kept-after-end")
 
     def request_done(self, record: RequestRecord) -> None:
         """Count a request that is over; the history writes it down with its whole minute."""

@@ -18,11 +18,11 @@ import sdnotify
 import uvloop
 
 import warmd
-from warmd.aside import Shared, aside
+from warmd.aside import aside
 from warmd.chronicle import Chronicle
 from warmd.config import ConfigError, Problem, Settings, load
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
-from warmd.devices import GpuError, GpuTrouble, Survey, gpus, host_memory, survey
+from warmd.devices import Survey, host_memory
 from warmd.engine import SizingError
 from warmd.engine.sizing import Estimate
 from warmd.fitting import Fitter
@@ -30,6 +30,7 @@ from warmd.folders import Folders, StartUpError
 from warmd.foresight import Foresight, foresee
 from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, inherited_sockets
 from warmd.gateway.paths import ENDPOINTS
+from warmd.gpu_watch import GpuWatch, await_gpu
 from warmd.history import HISTORY_FILE, History, Report, journal_handler, terminal_format
 from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
@@ -38,24 +39,19 @@ from warmd.planner import RamLedger, Reservations
 from warmd.reload import Change, changes, said
 from warmd.replica import EngineRecord
 from warmd.rereading import read_anew, read_config
-from warmd.spoken import count, duration
+from warmd.spoken import count
 from warmd.status import Decision, Status
 from warmd.supervisor import Clock, Known, Supervisor
-from warmd.wiring import Build, Front, fitter, known_of, names_of, rules
+from warmd.wiring import Build, Front, card_rules, fitter, known_of, names_of, rules
 
 log = logging.getLogger("warmd")
 
 EX_UNAVAILABLE = 69
 """sysexits.h: a port or a socket is taken, a folder can't be written to."""
 
-_LAST_RESORT_S = 15.0
+_LAST_RESORT_S = 25.0
 """How long beyond drain and stop an engine may take to go before the daemon goes without it."""
 
-GPU_LOOK_S = 5.0
-"""How often a GPU is looked for where a driver is installed and none works."""
-
-_SURVEY_S = 8.0
-"""How long warmctl's look at the GPUs may take; it gives up after 10 s itself."""
 
 CLOCK = Clock(monotonic=time.monotonic, wall=time.time)
 
@@ -102,9 +98,9 @@ class Daemon:
         self._engines_too = not settings.host.engines_outlive_daemon
         self._stop: asyncio.Future[str]
         self._reloading = asyncio.Lock()
-        self._survey: Shared[Survey] = Shared()
         self._metrics = Metrics(self.snapshot, ENDPOINTS)
         self._supervisor: Supervisor
+        self._watch: GpuWatch
         self._history: History
         self._chronicle: Chronicle
 
@@ -155,8 +151,9 @@ class Daemon:
             log.info("warmd %s serves %s on %s", warmd.__version__, models, fronts)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_soon)
             self._notify.notify("READY=1")
-            gpu_watch = asyncio.create_task(self._await_gpu(), name="GPU watch")
-            house.callback(gpu_watch.cancel)
+            for watch in (self._watch.run(), self._await_gpu()):
+                task = asyncio.create_task(watch, name="GPU watch")
+                house.callback(task.cancel)
             loop = asyncio.create_task(self._supervisor.run(self._after_tick), name="supervisor")
             ends: list[asyncio.Future[Any]] = [loop, stop]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -204,7 +201,9 @@ class Daemon:
         chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK)
         build = Build(launcher, CLOCK)
         supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
+        build.watch = self._watch = GpuWatch(supervisor, CLOCK.monotonic)
         supervisor.rules = rules(settings, self._fitter.reserved)
+        supervisor.cards.fit(card_rules(settings, self._fitter))
         for name, known in known_of(history, settings.models).items():
             self._adopt(supervisor, settings, name, known)
         return supervisor
@@ -240,6 +239,7 @@ class Daemon:
             started=self._started,
             time=CLOCK.wall(),
             models=self._supervisor.statuses(),
+            cards=self._supervisor.card_statuses(),
         )
 
     async def decisions(self, model: str) -> list[Decision]:
@@ -260,9 +260,7 @@ class Daemon:
 
     async def gpus(self) -> Survey:
         """Return what stands on each GPU; the driver is waited for in a thread."""
-        models = self._supervisor.statuses().values()
-        roots = {each.pid: each.name for m in models for each in m.replicas if each.pid}
-        return await self._survey(partial(survey, roots), _SURVEY_S)
+        return await self._watch.survey()
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""
@@ -301,6 +299,7 @@ class Daemon:
                     model = change.model
                     self._adopt(self._supervisor, settings, model, known[model])
             self._supervisor.rules = rules(settings, reserved)
+            self._supervisor.cards.fit(card_rules(settings, self._fitter))
             self._settings = settings
             told += reserved.sentences(was)
         for sentence in told or ["the config was read again and nothing has changed"]:
@@ -350,19 +349,9 @@ class Daemon:
         """Fit every model anew once a GPU works that didn't at the start: boot races drivers."""
         if self._fitter.has_gpu and not self._fitter.is_gpu_unknown:
             return
-        told = False
-        while True:
-            try:
-                found = await aside(gpus)
-                break
-            except GpuError as error:
-                if error.trouble is GpuTrouble.NO_LIBRARY:
-                    return  # nobody has installed a driver: there is none to wait for
-                if not told:
-                    each = duration(GPU_LOOK_S)
-                    log.warning("no GPU can be used yet: %s; looked for each %s", error, each)
-                told = True
-                await asyncio.sleep(GPU_LOOK_S)
+        found = await await_gpu(_warn)
+        if found is None:
+            return
         async with self._reloading:
             device = names_of(found)
             log.info("a GPU can be used now: %s", device)
@@ -379,6 +368,7 @@ class Daemon:
             for sentence in self._fitter.reserved.sentences(was):
                 log.info("%s", sentence)
             self._supervisor.rules = rules(settings, self._fitter.reserved)
+            self._supervisor.cards.fit(card_rules(settings, self._fitter))
             for name in self._settings.models:
                 self._supervisor.adopt(name, self._fitter.terms(self._settings, name))
 

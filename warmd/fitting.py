@@ -81,6 +81,11 @@ class Fitter:
         """Whether there is a GPU that nobody could name yet."""
         return self._device == UNKNOWN_GPU
 
+    @property
+    def cards(self) -> tuple[Card, ...]:
+        """What pools may stand on; none where nobody can tell yet."""
+        return self._cards
+
     def use(self, device: str, cards: Sequence[Card]) -> None:
         """Fit for this kind of GPU, and reserve on these cards, from now on."""
         self.has_gpu, self._device, self._cards = True, device, tuple(cards)
@@ -316,7 +321,8 @@ class Fitter:
         )
         restart = settings.restart
         back_off = BackOff(restart.give_up_after, restart.max_delay, restart.stable_after)
-        sleep = SleepTerms(table.sleep.level, table.sleep.slowest)
+        frees = support is SleepSupport.REAL
+        sleep = SleepTerms(table.sleep.level, table.sleep.slowest, frees)
         return Fit(
             (replace(recipe, gpus=()), table.weights),
             make,

@@ -83,6 +83,7 @@ SHARED_KEYS: Mapping[str, Effect] = {
     "fairness.hold": Effect.NOW,
     "fairness.bound": Effect.NOW,
     "gpus.headroom": Effect.NOW,
+    "gpus.tolerance": Effect.NOW,
     "pools": Effect.NOW,
 }
 """Each key that holds for several models."""

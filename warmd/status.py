@@ -85,6 +85,42 @@ class ModelStatus:
 
 
 @dataclass(frozen=True)
+class CardShare:
+    """What one engine or foreign process has of a card, in bytes.
+
+    `bytes`: what counts, for an engine its reservation, or what it holds where that is more.
+    """
+
+    who: str
+    bytes: int
+    held: int
+    sleeps: bool = False
+
+
+@dataclass(frozen=True)
+class CardStatus:
+    """One GPU, or the host's memory where there is none; sizes in bytes.
+
+    `used` and `free` are None while nobody looks, or nobody can tell: `trouble` says why then.
+    """
+
+    key: str  # its UUID
+    index: int
+    words: str  # such as `GPU 0`
+    name: str
+    total: int
+    headroom: int
+    used: int | None
+    free: int | None
+    reserved: int  # engines, and foreign processes or headroom, whichever is more
+    engines: tuple[CardShare, ...]
+    foreign: tuple[CardShare, ...]
+    trouble: str | None
+    mismatches: tuple[str, ...]  # who holds more than was promised, one sentence each
+    seen: float | None  # Unix seconds of the last look
+
+
+@dataclass(frozen=True)
 class Decision:
     """A replica's change of rung: when (Unix seconds), why, and what it took in seconds."""
 
@@ -105,3 +141,4 @@ class Status:
     started: float  # Unix seconds
     time: float  # Unix seconds
     models: dict[str, ModelStatus]
+    cards: tuple[CardStatus, ...] = ()  # none where no model reserves VRAM

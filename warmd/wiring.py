@@ -11,6 +11,7 @@ from warmd.config import Settings
 from warmd.devices import NO_GPU, Footprint, Gpu, GpuError, GpuTrouble, footprint, gpus
 from warmd.fitting import UNKNOWN_GPU, Fitter, Sizes
 from warmd.gateway import ModelCard
+from warmd.gpu_watch import GpuWatch
 from warmd.history import HISTORY_FILE, History, read_sizes
 from warmd.ladder import replica_name
 from warmd.launch import Launcher
@@ -20,7 +21,7 @@ from warmd.policy import Fairness, Override
 from warmd.replica import Fit, Replica
 from warmd.staged import StagedWeights
 from warmd.staging import Stager, WeightFiles, weight_files
-from warmd.supervisor import Clock, Known, Rules, Supervisor
+from warmd.supervisor import CardRules, Clock, Known, Rules, Supervisor
 
 _DRIVER_S = 10.0
 
@@ -32,6 +33,7 @@ class Build:
     """Makes replicas and keepers of weights that tell the supervisor of their changes."""
 
     supervisor: Supervisor
+    watch: GpuWatch
 
     def __init__(self, launcher: Launcher, clock: Clock) -> None:
         self._launcher = launcher
@@ -46,6 +48,7 @@ class Build:
             fit=fit,
             launcher=self._launcher,
             measure=_footprint,
+            gives_back=self.watch.gives_back,
             clock=self._clock.monotonic,
             listener=self.supervisor,
         )
@@ -137,6 +140,11 @@ def rules(settings: Settings, reserved: Reservations) -> Rules:
     """Return what `settings` say of all models together."""
     table = settings.fairness
     return Rules(reserved.pools, Fairness(table.stay, table.hold, table.bound))
+
+
+def card_rules(settings: Settings, fitter: Fitter) -> CardRules:
+    """Return which cards are watched, and what `settings` say of them."""
+    return CardRules(fitter.cards, settings.gpus.headroom, settings.gpus.tolerance)
 
 
 def known_of(history: History, models: Iterable[str]) -> dict[str, Known]:

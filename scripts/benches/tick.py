@@ -10,7 +10,16 @@ from statistics import quantiles
 from report import Table
 
 from warmd.ladder import Phase, Rung
-from warmd.planner import ModelFacts, RamLedger, ReplicaFacts, Scene, StagingFacts, make_plan
+from warmd.planner import (
+    CardFacts,
+    ModelFacts,
+    RamLedger,
+    ReplicaFacts,
+    Scene,
+    StagingFacts,
+    Stranger,
+    make_plan,
+)
 from warmd.policy import Target
 
 GIB = 2**30
@@ -26,7 +35,25 @@ def _scenes(chance: random.Random) -> Iterator[Scene]:
     while True:
         busy = {card for card in range(CARDS) if chance.random() < 0.3}
         models = [_model(chance, n, n % CARDS, busy=n % CARDS in busy) for n in range(MODELS)]
-        yield Scene(models, ram, 1000.0, pools)
+        cards = {card.key: card for card in (_card(chance, n, models) for n in range(CARDS))}
+        yield Scene(models, ram, 1000.0, pools, cards=cards)
+
+
+def _card(chance: random.Random, number: int, models: Sequence[ModelFacts]) -> CardFacts:
+    """A GPU as the last look found it, with what each engine on it holds and a stranger."""
+    key = f"GPU-{number}"
+    ours = {
+        replica.name: chance.choice((GIB, 40 * GIB))
+        for model in models
+        for replica in model.replicas
+        if key in replica.cards and replica.phase.is_up
+    }
+    foreign = (Stranger("process 4711 (python)", chance.choice((0, 5 * GIB))),)
+    used = sum(ours.values()) + foreign[0].held
+    seen = 1000.0 - chance.choice((1.0, 1.0, 20.0))
+    return CardFacts(
+        key, f"GPU {number}", 141 * GIB, GIB, used, ours, foreign, swept_at=seen, moved_at=990.0
+    )
 
 
 def _model(chance: random.Random, number: int, card: int, *, busy: bool) -> ModelFacts:

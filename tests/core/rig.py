@@ -6,25 +6,28 @@ import asyncio
 import itertools
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
 import aiohttp
 
-from warmd.devices import Footprint
+from warmd.devices import CardUse, Footprint, Sweep
 from warmd.engine.canary import CanaryAnswer
 from warmd.engine.errors import EngineError
 from warmd.ladder import MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
 from warmd.launch import EngineExit, LaunchError, LaunchSpec, LogLine
-from warmd.planner import RamLedger
+from warmd.planner import Card, RamLedger
 from warmd.policy import BackOff, Override, Wish
 from warmd.replica import Fit, Limits, Nap, Replica, SleepTerms
 from warmd.staged import Holding, StagedWeights
 from warmd.staging import StagingError, StagingProgress, WeightFiles
 from warmd.supervisor import (
+    CardRules,
     Clock,
     EngineFailure,
+    Look,
+    Mismatch,
     Operation,
     Rules,
     RungChange,
@@ -111,7 +114,8 @@ class FakeLauncher:
     async def start(self, spec: LaunchSpec, on_line: LogLine) -> FakeEngine:
         if self.refusal is not None:
             raise LaunchError(self.refusal)
-        engine = FakeEngine(spec, on_line, self.clock(), 100 + len(self.started))
+        pid = 100 + len(self.left) + len(self.started)
+        engine = FakeEngine(spec, on_line, self.clock(), pid)
         self.started.append(engine)
         return engine
 
@@ -284,6 +288,36 @@ class FakeStager:
 
 
 @dataclass
+class FakeGpu:
+    """One GPU as the truth has it: what engines, strangers and the dead hold of it."""
+
+    total: int = 100
+    strangers: dict[int, int] = field(default_factory=dict)  # pid -> bytes
+    dead: dict[int, tuple[str, int]] = field(default_factory=dict)  # pid -> (replica, bytes)
+    sick: str | None = None
+    key: str = "GPU-0"
+
+    @property
+    def card(self) -> Card:
+        return Card(self.key, 0, "a GPU", self.total)
+
+    def look(self, house: House) -> Look:
+        """See what the watch would see."""
+        if self.sick is not None:
+            return Look(house.time.now, trouble=self.sick)
+        ours, held = {}, dict(self.strangers)
+        for engine in (*house.launcher.left, *house.launcher.started):
+            if not engine.has_ended:
+                ours[engine.pid], held[engine.pid] = engine.name, house.holds(engine)
+        held |= {pid: kept for pid, (_, kept) in self.dead.items()}
+        who = {pid: f"process {pid} (x)" for pid in self.strangers}
+        who |= {pid: f"process {pid}, which was {name}" for pid, (name, _) in self.dead.items()}
+        used = min(self.total, sum(held.values()))
+        use = CardUse(self.key, 0, "a GPU", self.total, used, held, frozenset())
+        return Look(house.time.now, Sweep({self.key: use}, ()), ours, who)
+
+
+@dataclass
 class Recorder:
     """Every event as one line, and a bell that rings at each."""
 
@@ -325,6 +359,16 @@ class Recorder:
     def sizes_measured(self, model: str, key: str, parts: MeasuredParts) -> None:
         self.lines.append(f"{model} measured: weights {parts.weights}, held {parts.held}")
 
+    def reservation_exceeded(self, mismatch: Mismatch) -> None:
+        self.lines.append(mismatch.sentence)
+
+    def card_in_doubt(self, card: str, trouble: str | None) -> None:
+        self.lines.append(f"{card} in doubt: {trouble}")
+
+    def memory_kept(self, model: str, replica: str, kept: str) -> None:
+        self.lines.append(f"{replica} kept: {kept}")
+        self.bell.set()
+
     def staging_failed(self, model: str, problem: str) -> None:
         self.lines.append(f"{model} not staged: {problem}")
         self.bell.set()
@@ -342,6 +386,7 @@ class House:
         resting: Rung = Rung.COLD,
         replicas: int = 1,
         after: House | None = None,
+        gpu: FakeGpu | None = None,
     ) -> None:
         """`after`: the house of a daemon that has died, on the same host."""
         self.time: FakeTime = after.time if after else FakeTime()
@@ -355,6 +400,11 @@ class House:
         self.measures = asyncio.Event()
         self.measures.set()
         self.memory = Footprint(100, 50, 10**9)
+        self.asleep_keeps = 0.2  # the share of its VRAM that a sleeper keeps
+        self.back = asyncio.Event()  # an ended engine's VRAM is
+        self.back.set()
+        self.keeps: str | None = None  # what it doesn't give back
+        self.gpu: FakeGpu | None = after.gpu if after else gpu
         self.supervisor = Supervisor(
             self.time.clock,
             self.recorder,
@@ -362,6 +412,8 @@ class House:
             self,
         )
         self.supervisor.rules = Rules(pools={"p": 100})
+        if self.gpu is not None:
+            self.supervisor.cards.fit(CardRules((self.gpu.card,), headroom=0, tolerance=5))
         for name in names:
             self.supervisor.adopt(name, self.terms(name, resting, replicas))
 
@@ -377,6 +429,7 @@ class House:
         sleep: SleepPolicy | None = None,
         pool: str | None = None,
         vram: int = 0,
+        frees: bool = True,
     ) -> Terms:
         """What a config would say of a model; `spec` stands for its engine's settings."""
         wish = Wish(
@@ -388,7 +441,8 @@ class House:
             cannot_sleep=None if sleep else "it is too lively",
         )
         fits = tuple(
-            self.fit(f"{name}.{index}", spec, sleeps=sleep is not None) for index in range(count)
+            self.fit(f"{name}.{index}", spec, sleeps=sleep is not None, frees=frees)
+            for index in range(count)
         )
         return Terms(
             (f"{name}-alias",),
@@ -401,20 +455,64 @@ class House:
             vram=vram,
         )
 
-    def fit(self, name: str, spec: str = "", *, sleeps: bool = False) -> Fit:
+    def fit(self, name: str, spec: str = "", *, sleeps: bool = False, frees: bool = True) -> Fit:
         self.makes.setdefault(name, FakeMake(name))
         return Fit(
             spec,
             self.makes[name],
             Limits(start=100.0, drain=1.0, stop=7.0, hang=80.0, last_words=0.0),
             BackOff(give_up_after=3, max_delay=300.0, stable_after=60.0),
-            sleep=SleepTerms() if sleeps else None,
+            sleep=SleepTerms(frees=frees) if sleeps else None,
             outlives=True,
+            cards=frozenset({self.gpu.key} if self.gpu else ()),
         )
 
     async def measure(self, pid: int) -> Footprint:
         await self.measures.wait()
-        return self.memory
+        started = (*self.launcher.started, *self.launcher.left)
+        sleeps = any(e.pid == pid and self.makes[e.name].asleep for e in started)
+        if not sleeps or self.memory.device_bytes is None:
+            return self.memory
+        kept = int(self.memory.device_bytes * self.asleep_keeps)
+        return replace(self.memory, device_bytes=kept)
+
+    async def gives_back(self, replica: str) -> str | None:
+        await self.back.wait()
+        return self.keeps
+
+    def holds(self, engine: FakeEngine) -> int:
+        """What an engine that lives holds of the GPU."""
+        vram = self.supervisor.models[engine.name.rpartition(".")[0]].terms.vram
+        return int(50 * self.asleep_keeps) if self.makes[engine.name].asleep else vram
+
+    def tick(self) -> None:
+        """One tick, and the look that somebody asks for."""
+        cards = self.supervisor.cards
+        if self.gpu is not None and cards.wanted.is_set():
+            cards.wanted.clear()
+            self.supervisor.seen(self.gpu.look(self))
+        was = {r.name: r.state.phase for r in self.replicas}
+        self.supervisor.tick()
+        if self.gpu is not None:
+            for risen in (r for r in self.replicas if was.get(r.name) is not r.state.phase):
+                if risen.state.phase in (Phase.STARTING, Phase.WAKING):
+                    self._hold_the_ledger(risen)
+
+    def _hold_the_ledger(self, risen: Replica) -> None:
+        """Nothing rises where what is promised, and what others hold, leaves no room for it."""
+        (card,) = self.supervisor.cards.facts().values()
+        assert card.is_known(self.time.now)
+        promised = sum(each.held for each in card.foreign)
+        for replica in (r for r in self.replicas if r.state.phase.is_up and r is not risen):
+            vram = self.supervisor.models[replica.model].terms.vram
+            keeps = int(50 * self.asleep_keeps)
+            promised += keeps if replica.state.phase is Phase.ASLEEP else vram
+        vram = self.supervisor.models[risen.model].terms.vram
+        assert promised + vram <= card.total, f"{risen.name} is started over somebody"
+
+    @property
+    def replicas(self) -> list[Replica]:
+        return [r for m in self.supervisor.models.values() for r in m.replicas]
 
     def replica(self, model: str, index: int, fit: Fit) -> Replica:
         return Replica(
@@ -423,6 +521,7 @@ class House:
             fit=fit,
             launcher=self.launcher,
             measure=self.measure,
+            gives_back=self.gives_back,
             clock=self.time,
             listener=self.supervisor,
             sleep=self.time.sleep,
@@ -461,7 +560,7 @@ class House:
         for _ in range(steps):
             if condition():
                 return
-            self.supervisor.tick()
+            self.tick()
             await next_step()
         raise AssertionError(f"it never came to that; events: {self.recorder.lines}")
 
@@ -474,7 +573,7 @@ class House:
     async def rest(self) -> None:
         """Let everything that can happen at this moment happen."""
         for _ in range(50):
-            self.supervisor.tick()
+            self.tick()
             await next_step()
 
     async def make_ready(self, name: str) -> None:

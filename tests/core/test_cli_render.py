@@ -12,6 +12,8 @@ from warmd.cli.render import status_table
 from warmd.cli.words import amount, model_doing, span
 from warmd.ladder import Phase, Rung, Stage
 from warmd.status import (
+    CardShare,
+    CardStatus,
     ModelStatus,
     ReplicaStatus,
     SleepStatus,
@@ -117,6 +119,42 @@ def test_a_terminal_of_80_columns() -> None:
     text = status_table(BUSY, NOW, 80).plain
     assert text == AT_80_COLUMNS
     assert screen.getvalue().count("\n") == text.count("\n") + 1  # nothing wrapped
+
+
+def card(**more: Any) -> CardStatus:
+    facts: dict[str, Any] = {"key": "GPU-8f3c", "index": 0, "words": "GPU 0", "name": "NVIDIA H200"}
+    facts |= {"total": 141 * GIB, "headroom": GIB, "used": 92 * GIB, "free": 49 * GIB}
+    facts |= {"reserved": 99 * GIB, "trouble": None, "mismatches": (), "seen": NOW - 2}
+    facts["engines"] = (
+        CardShare("qwen3-32b.0", 90 * GIB, 80 * GIB),
+        CardShare("gemma.0", 2 * GIB, 2 * GIB, sleeps=True),
+    )
+    facts["foreign"] = (CardShare("process 2230 (jupyter-lab)", 7 * GIB, 7 * GIB),)
+    return CardStatus(**facts | more)
+
+
+def test_each_gpu_has_a_line_and_its_troubles_below() -> None:
+    hurt = card(mismatches=("gemma.0 holds too much",), trouble="it is \x1b[31mlost", free=None)
+    shown = {
+        **BUSY,
+        "cards": json.loads(
+            json.dumps([dataclasses.asdict(card()), hurt.__dict__], default=dataclasses.asdict)
+        ),
+    }
+    lines = status_table(shown, NOW, 80).plain.splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("GPU 0"))
+    assert lines[first:-1] == [
+        "GPU 0: 99.0 of 141.0 GiB reserved, 49.0 GiB free: qwen3-32b.0 90.0 GiB,",
+        "    gemma.0 keeps 2.0 GiB, process 2230 (jupyter-lab) 7.0 GiB, headroom 1.0",
+        "    GiB",
+        "GPU 0: 99.0 of 141.0 GiB reserved, nobody looks: qwen3-32b.0 90.0 GiB,",
+        "    gemma.0 keeps 2.0 GiB, process 2230 (jupyter-lab) 7.0 GiB, headroom 1.0",
+        "    GiB",
+        "    ! nobody can tell what it holds: it is  [31mlost",
+        "    ! gemma.0 holds too much",
+    ]
+    assert all(len(line) <= 80 for line in lines)
+    assert status_table(shown, NOW, None).plain == status_table(BUSY, NOW, None).plain
 
 
 def test_a_wide_terminal_keeps_long_names_in_their_row() -> None:

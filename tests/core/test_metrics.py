@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from warmd.control import Metrics
 from warmd.gateway.models import RequestRecord
 from warmd.ladder import Phase, Rung, Stage, StartTimes
-from warmd.status import ModelStatus, ReplicaStatus, StagingStatus, Status
+from warmd.status import CardShare, CardStatus, ModelStatus, ReplicaStatus, StagingStatus, Status
 
 CHAT = "/v1/chat/completions"
 
@@ -18,6 +19,7 @@ class Daemon:
     def __init__(self) -> None:
         self.rung = Rung.STAGED
         self.models = ["tiny"]
+        self.cards: tuple[CardStatus, ...] = ()
 
     def snapshot(self) -> Status:
         replica = ReplicaStatus(
@@ -35,6 +37,7 @@ class Daemon:
                 )
                 for name in self.models
             },
+            self.cards,
         )
 
 
@@ -69,6 +72,27 @@ def test_gauges_are_read_at_the_scrape() -> None:
     assert scrape(metrics)["warmd_rung model=tiny replica=tiny.0"] == 3
     daemon.models = []
     assert not [name for name in scrape(metrics) if name.startswith("warmd_rung")]
+
+
+def test_a_gpu_that_nobody_can_look_at_has_no_figures_of_the_moment() -> None:
+    foreign = (CardShare("process 7 (x)", 5, 5),)
+    card = CardStatus(
+        *("GPU-8f3c", 0, "GPU 0", "a GPU", 100, 10, 60, 40, 70, (), foreign, None, (), 1.0)
+    )
+    daemon = Daemon()
+    metrics = Metrics(daemon.snapshot, [CHAT])
+    daemon.cards = (card,)
+    values = scrape(metrics)
+    names = ("total", "used", "reserved", "foreign")
+    assert [values[f"warmd_gpu_{name}_bytes gpu=0 uuid=GPU-8f3c"] for name in names] == [
+        *(100, 60, 70, 5),
+    ]
+    assert values["warmd_vram_mismatch_total kind=kept-after-end model=tiny"] == 0
+    daemon.cards = (replace(card, used=None, free=None),)
+    gone = {name.partition(" ")[0] for name in values} - {
+        name.partition(" ")[0] for name in scrape(metrics)
+    }
+    assert gone == {"warmd_gpu_used_bytes", "warmd_gpu_foreign_bytes"}
 
 
 def test_first_delay_is_kept_apart_from_the_requests_of_a_warm_model() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rig import FakeMake, House
+from rig import FakeGpu, FakeMake, House
 
 from warmd.ladder import NotReadyError, Phase, Rung
 from warmd.launch import EngineExit
@@ -40,6 +40,10 @@ STEPS = st.lists(
         st.tuples(st.just("bad sleep"), MODEL),
         st.tuples(st.just("corrupt"), MODEL),
         st.tuples(st.just("die"), MODEL),
+        st.tuples(st.just("stranger"), st.sampled_from([0.0, 30.0, 70.0])),
+        st.tuples(st.just("sick"), MODEL),
+        st.tuples(st.just("ghost"), MODEL),
+        st.tuples(st.just("late"), MODEL),
         st.tuples(st.just("clock"), st.sampled_from([-7200.0, 7200.0])),
         st.tuples(st.just("renew"), MODEL, st.sampled_from(["", "other"])),
     ),
@@ -50,7 +54,7 @@ STEPS = st.lists(
 SLEEP = SleepPolicy(1, Hygiene(cycles=3, growth=100), rehearse=True, key="k")
 
 
-VRAM = {"both fit": 40, "one fits": 60}
+VRAM = {"both fit": 40, "one fits": 60, "both fit, watched": 40, "one fits, watched": 60}
 
 
 def terms(house: House, model: str, spec: str, room: str) -> Terms:
@@ -84,10 +88,7 @@ class Life:
                 acquire = self.house.supervisor.acquire(model)
                 self.asked[model].append(asyncio.create_task(acquire))
             case ("leave", str(model)) if self.asked[model]:
-                task = self.asked[model].pop()
-                task.cancel()
-                with suppress(asyncio.CancelledError, NotReadyError):
-                    (await task).release()
+                await self.leave(self.asked[model].pop())
             case ("finish", str(model)) if self.served[model]:
                 self.served[model].pop().release()
             case ("crash", str(model)):
@@ -95,17 +96,15 @@ class Life:
                     if engine.name == f"{model}.0":
                         engine.end(EngineExit(0))
             case ("refuse", _):
-                launcher = self.house.launcher
-                launcher.refusal = None if launcher.refusal else "no such file"
+                refusal = self.house.launcher.refusal
+                self.house.launcher.refusal = None if refusal else "no such file"
             case ("set", str(model), rung):
                 assert rung is None or isinstance(rung, Rung)
                 self.house.supervisor.set_target(model, rung, 30.0 if rung else None)
             case ("stage", _):
                 self.house.stager.done.set()
             case ("unstage", _):
-                for holding in self.house.stager.holdings:
-                    if not holding.loss.done():
-                        holding.loss.set_result("memory ran short")
+                self.unstage()
             case ("pass", float(seconds)):
                 self.house.time.now += seconds
             case ("renew", str(model), str(spec)):
@@ -125,13 +124,40 @@ class Life:
                 await self.replace_the_daemon()
             case ("clock", float(seconds)):
                 self.house.time.wall_ahead += seconds
+            case ("stranger" | "late" | "sick" | "ghost" as what, value):
+                self.haunt(what, value)
             case ("settle", _):
                 await self.house.rest()
             case (str(what), str(model)):
                 self.tamper(self.house.makes[f"{model}.0"], what)
             case _:
                 pass
-        self.house.supervisor.tick()
+        self.house.tick()
+
+    @staticmethod
+    async def leave(task: asyncio.Task[Lease]) -> None:
+        """Let a client leave that waits."""
+        task.cancel()
+        with suppress(asyncio.CancelledError, NotReadyError):
+            (await task).release()
+
+    def unstage(self) -> None:
+        """Let all that is staged be lost."""
+        for holding in self.house.stager.holdings:
+            if not holding.loss.done():
+                holding.loss.set_result("memory ran short")
+
+    def haunt(self, what: str, value: object) -> None:
+        """Change the GPU's ways, where there is one."""
+        gpu = self.house.gpu
+        if what == "late":
+            flip(self.house.back)
+        elif gpu is not None and what == "sick":
+            gpu.sick = None if gpu.sick else "the driver is gone"
+        elif gpu is not None and isinstance(value, float):
+            gpu.strangers = {4711: int(value)} if value else {}
+        elif gpu is not None:
+            gpu.dead = {} if gpu.dead else {9: ("a.0", 40)}
 
     @staticmethod
     def tamper(make: FakeMake, what: str) -> None:
@@ -197,6 +223,9 @@ class Life:
         house = self.house
         house.launcher.refusal = None
         house.stager.done.set()
+        house.back.set()
+        if house.gpu is not None:
+            house.gpu.strangers, house.gpu.dead, house.gpu.sick = {}, {}, None
         for model in MODELS:
             house.supervisor.set_target(model, None, None)
             make = house.makes[f"{model}.0"]
@@ -221,6 +250,7 @@ class Life:
                     lease.release()
                 self.served[model].clear()
             house.time.now += 30.0
+            house.supervisor.cards.wanted.set()  # as each five seconds
         states = {r.name: r.state for m in house.supervisor.models.values() for r in m.replicas}
         assert not any(self.asked.values()), f"somebody waits for ever: {states}"
         for managed in house.supervisor.models.values():
@@ -229,7 +259,7 @@ class Life:
 
 
 async def live(steps: list[tuple[object, ...]], room: str) -> None:
-    house = House()
+    house = House(gpu=FakeGpu() if "watched" in room else None)
     for model in MODELS:
         house.supervisor.adopt(model, terms(house, model, "", room))
     life = Life(house, room)
@@ -244,8 +274,9 @@ async def live(steps: list[tuple[object, ...]], room: str) -> None:
     assert phases <= {Phase.DOWN, Phase.BACKING_OFF, Phase.FAILED}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=250, deadline=None)
 @example(steps=[("ask", "a"), ("serve", "b"), ("rest", "a")], room="one fits")
+@example(steps=[("stranger", 70.0)], room="one fits, watched")
 @given(STEPS, st.sampled_from(sorted(VRAM)))
 def test_no_request_is_lost_and_no_replica_is_wedged(
     steps: list[tuple[object, ...]], room: str

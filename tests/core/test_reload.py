@@ -98,6 +98,7 @@ OTHER: dict[str, Any] = {
     "fairness.bound": "9s",
     "gpus.headroom": "9GiB",
     "pools": {"p": {"vram": "8GiB"}},
+    "gpus.tolerance": "9GiB",
 }
 
 

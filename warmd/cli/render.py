@@ -13,6 +13,8 @@ from typing import Any
 from rich.text import Text
 
 from warmd.cli.words import (
+    card_line,
+    card_troubles,
     clean,
     model_doing,
     model_notes,
@@ -67,7 +69,20 @@ def status_table(status: Mapping[str, Any], now: float, width: int | None) -> Te
         for note in row.notes:
             folded = textwrap.wrap(note, max(20, width - len(_INDENT)))
             lines += [Text(_INDENT + part, "dim") for part in folded]
-    return Text("\n").join([*lines, Text(about, "dim")])
+    return Text("\n").join([*lines, *_cards(status, width), Text(about, "dim")])
+
+
+def _cards(status: Mapping[str, Any], width: int) -> list[Text]:
+    """Lay out each GPU: what is promised of it to whom, and below it what is wrong."""
+    lines = []
+    for card in status.get("cards", ()):
+        told = [(card_line(card), "")] + [(f"! {each}", "red") for each in card_troubles(card)]
+        for n, (sentence, style) in enumerate(told):
+            indent = _INDENT if n else ""
+            room = max(20, width - len(_INDENT))
+            parts = textwrap.wrap(sentence, room, subsequent_indent="" if n else _INDENT)
+            lines += [Text(indent + part, style) for part in parts]
+    return lines
 
 
 def _rows(model: Mapping[str, Any], now: float, *, in_pipe: bool) -> list[_Row]:

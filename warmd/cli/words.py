@@ -111,6 +111,25 @@ def rung_reached(model: Mapping[str, Any]) -> float | None:
     return min(times, default=None)
 
 
+def card_line(card: Mapping[str, Any]) -> str:
+    """Say what of a card is promised to whom, and how much is free."""
+    shares = [
+        f"{each['who']} {'keeps ' if each['sleeps'] else ''}{_whole(each['bytes'])}"
+        for each in (*card["engines"], *card["foreign"])
+    ]
+    shares.append(f"headroom {_whole(card['headroom'])}")
+    free = "nobody looks" if card["free"] is None else f"{_whole(card['free'])} free"
+    reserved = amount(card["reserved"], card["total"])
+    return clean(f"{card['words']}: {reserved} reserved, {free}: {', '.join(shares)}")
+
+
+def card_troubles(card: Mapping[str, Any]) -> list[str]:
+    """Say what is wrong with a card: that nobody can look, and who holds more than promised."""
+    trouble = card["trouble"]
+    told = [] if trouble is None else [f"nobody can tell what it holds: {trouble}"]
+    return [clean(each) for each in (*told, *card["mismatches"])]
+
+
 def clean(text: str) -> str:
     """Make one harmless line of it: an engine's last words may carry escape codes."""
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))

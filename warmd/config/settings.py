@@ -150,6 +150,7 @@ class GpuSettings(Table):
     """What holds for every GPU."""
 
     headroom: Bytes = 2**30
+    tolerance: Bytes = 512 * 2**20
 
 
 class RestartSettings(Table):

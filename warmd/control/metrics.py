@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict
 
 from prometheus_client import (
@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from warmd.gateway.models import RequestRecord
 from warmd.ladder import StartTimes, WakeTimes
-from warmd.status import ModelStatus, Status
+from warmd.status import CardStatus, ModelStatus, Status
 
 SECONDS_BUCKETS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -105,6 +105,13 @@ class Metrics:
             registry=registry,
         )
 
+        self._mismatches = Counter(
+            "warmd_vram_mismatch",
+            "Engines that held more than they reserve, or that ended and kept their memory.",
+            ("model", "kind"),
+            registry=registry,
+        )
+
     def request_done(self, record: RequestRecord) -> None:
         """Count a request that is over."""
         model = self._known(record.model)
@@ -149,6 +156,10 @@ class Metrics:
         """Count an operation that outlived its deadline."""
         self._overdue.labels(self._known(model)).inc()
 
+    def vram_mismatch(self, model: str, kind: str) -> None:
+        """Count VRAM that is held beyond a reservation, or beyond an engine's end."""
+        self._mismatches.labels(self._known(model), kind).inc()
+
     def expose(self) -> bytes:
         """Return everything in Prometheus' text format."""
         self._models = set(self._snapshot().models)
@@ -160,6 +171,8 @@ class Metrics:
             for outcome in ("asleep", "failed"):
                 self._sleeps.labels(model, outcome)
             self._overdue.labels(model)
+            for kind in ("holds-more", "kept-after-end"):
+                self._mismatches.labels(model, kind)
         return generate_latest(self._registry)
 
     def _known(self, model: str) -> str:
@@ -176,11 +189,36 @@ class _Gauges(Collector):
 
     def describe(self) -> list[GaugeMetricFamily]:
         """No snapshot is taken before the first scrape."""
-        return _gauges([])
+        return [*_gauges([]), *_cards(())]
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Read the snapshot, once for each scrape."""
-        yield from _gauges(list(self._snapshot().models.values()))
+        status = self._snapshot()
+        yield from _gauges(list(status.models.values()))
+        yield from _cards(status.cards)
+
+
+def _cards(cards: Sequence[CardStatus]) -> list[GaugeMetricFamily]:
+    """Tell of each card what is known of it now: what nobody can tell has no series."""
+    labels = ("gpu", "uuid")
+    total = GaugeMetricFamily("warmd_gpu_total_bytes", "A GPU's memory.", labels=labels)
+    used = GaugeMetricFamily("warmd_gpu_used_bytes", "What everybody holds of it.", labels=labels)
+    reserved = GaugeMetricFamily(
+        "warmd_gpu_reserved_bytes",
+        "What nothing else is started on: engines, and foreign processes or headroom.",
+        labels=labels,
+    )
+    foreign = GaugeMetricFamily(
+        "warmd_gpu_foreign_bytes", "What processes of others hold of it.", labels=labels
+    )
+    for card in cards:
+        names = (str(card.index), card.key)
+        total.add_metric(names, card.total)
+        reserved.add_metric(names, card.reserved)
+        if card.used is not None:
+            used.add_metric(names, card.used)
+            foreign.add_metric(names, sum(each.held for each in card.foreign))
+    return [total, used, reserved, foreign]
 
 
 def _gauges(models: list[ModelStatus]) -> list[GaugeMetricFamily]:

@@ -2,6 +2,7 @@
 
 from warmd.planner.actions import (
     Action,
+    LookAtCards,
     ReleaseWeights,
     SleepEngine,
     StageWeights,
@@ -22,12 +23,16 @@ from warmd.planner.placement import (
 )
 from warmd.planner.plan import Plan, make_plan
 from warmd.planner.reservation import Figure, Holding, Reservations
+from warmd.planner.vram import CardFacts, Claim, Stranger, claims
 
 __all__ = [
     "Action",
     "Card",
+    "CardFacts",
+    "Claim",
     "Figure",
     "Holding",
+    "LookAtCards",
     "MisfitError",
     "ModelFacts",
     "OwnPool",
@@ -44,8 +49,10 @@ __all__ = [
     "StagingFacts",
     "StartEngine",
     "StopEngine",
+    "Stranger",
     "Tenant",
     "WakeEngine",
+    "claims",
     "make_plan",
     "place",
 ]

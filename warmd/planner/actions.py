@@ -58,7 +58,14 @@ class WakeEngine:
     reason: str
 
 
+@dataclass(frozen=True)
+class LookAtCards:
+    """See what the cards hold: what is known of them is too old to start anything on."""
+
+    reason: str
+
+
 Operation = StartEngine | StopEngine | SleepEngine | WakeEngine
 """What is done to an engine, and holds its cards while it lasts."""
 
-Action = Operation | StageWeights | ReleaseWeights
+Action = Operation | StageWeights | ReleaseWeights | LookAtCards

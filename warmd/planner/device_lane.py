@@ -21,6 +21,7 @@ from warmd.planner.actions import (
 )
 from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene
 from warmd.planner.room import no_room, put_aside
+from warmd.planner.vram import bars, refuses
 from warmd.spoken import duration
 
 STALE = "its settings have changed"
@@ -98,13 +99,18 @@ def _heat(
         if model.target.rung is Rung.ASLEEP:
             _explain_sleepless(scene, model, held_up)
         for replica, action in _risings(scene, model):
-            full = no_room(scene, model, replica)
-            if full is None:
-                yield action
+            barred = bars(scene, model, replica)
+            full = None if barred else no_room(scene, model, replica)
+            if full is not None:
+                held_up.setdefault(model.name, full.reason)
+                if full.make_room is not None:
+                    yield full.make_room
                 continue
-            held_up.setdefault(model.name, full.reason)
-            if full.make_room is not None:
-                yield full.make_room
+            barred = barred or refuses(scene, model, replica)
+            if barred is None:
+                yield action
+            else:
+                held_up.setdefault(model.name, barred)
 
 
 def _risings(scene: Scene, model: ModelFacts) -> list[tuple[ReplicaFacts, Operation]]:

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from warmd.ladder import Phase, Rung
 from warmd.planner.ledger import RamLedger
+from warmd.planner.vram import CardFacts, Claim, claims
 from warmd.policy import Fairness, Target
 
 
@@ -91,7 +92,8 @@ class ModelFacts:
 class Scene:
     """All that a plan is made from. `now` is monotonic seconds.
 
-    `pools` map to the bytes of VRAM that they reserve on each of their cards.
+    `pools` map to the bytes of VRAM that they reserve on each of their cards. Without `cards`
+    nobody looks at them, and pools alone say what fits.
     """
 
     models: Sequence[ModelFacts]
@@ -99,6 +101,12 @@ class Scene:
     now: float
     pools: Mapping[str, int] = field(default_factory=dict)
     fairness: Fairness = field(default_factory=Fairness)
+    cards: Mapping[str, CardFacts] = field(default_factory=dict)
+
+    @cached_property
+    def claims(self) -> Mapping[str, Sequence[Claim]]:
+        """What the engines that are up have of each card."""
+        return claims(self.models, self.cards)
 
     @cached_property
     def by_pool(self) -> Mapping[str, Sequence[ModelFacts]]:

@@ -13,6 +13,7 @@ from warmd.planner.actions import Action
 from warmd.planner.device_lane import device_lanes
 from warmd.planner.disk_lane import disk_lane, releases
 from warmd.planner.facts import Scene
+from warmd.planner.vram import looks
 
 
 @dataclass(frozen=True)
@@ -29,4 +30,4 @@ def make_plan(scene: Scene) -> Plan:
     released = tuple(releases(scene.models))
     engines = tuple(device_lanes(scene, held_up))
     stagings = tuple(disk_lane(scene, held_up))
-    return Plan((*released, *engines, *stagings), held_up)
+    return Plan((*released, *engines, *stagings, *looks(scene)), held_up)

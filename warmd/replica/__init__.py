@@ -4,19 +4,22 @@ from warmd.replica.ports import (
     EngineConnection,
     EngineMake,
     Fit,
+    GivesBack,
     Measure,
     ReplicaListener,
     SleepTerms,
 )
 from warmd.replica.record import EngineRecord
 from warmd.replica.replica import Replica, ReplicaLease
-from warmd.replica.state import Limits, Nap, ReplicaState
+from warmd.replica.state import FREED_S, Limits, Nap, ReplicaState
 
 __all__ = [
+    "FREED_S",
     "EngineConnection",
     "EngineMake",
     "EngineRecord",
     "Fit",
+    "GivesBack",
     "Limits",
     "Measure",
     "Nap",

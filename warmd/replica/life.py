@@ -15,7 +15,7 @@ from warmd.launch import Launcher, LaunchError, RunningEngine
 from warmd.policy import GiveUp, RetryIn
 from warmd.replica.desk import Desk
 from warmd.replica.measuring import measured
-from warmd.replica.ports import EngineConnection, Measure
+from warmd.replica.ports import EngineConnection, GivesBack, Measure
 from warmd.replica.race import CalledOffError, EngineEndedError, HungError, Race
 from warmd.replica.record import EngineRecord
 from warmd.replica.slumber import Slumber
@@ -41,10 +41,13 @@ log = logging.getLogger(__name__)
 class Life:
     """The life of one engine. It alone changes the desk's state while it lasts."""
 
-    def __init__(self, desk: Desk, launcher: Launcher, measure: Measure) -> None:
+    def __init__(
+        self, desk: Desk, launcher: Launcher, measure: Measure, gives_back: GivesBack
+    ) -> None:
         self._desk = desk
         self._launcher = launcher
         self._measure = measure
+        self._gives_back = gives_back
         self._said_listening = asyncio.Event()
         self.tracker: StartTracker | None = None
         self.connection: EngineConnection | None = None
@@ -244,6 +247,9 @@ class Life:
             reason = failure or desk.orders.stop or desk.state.reason
             desk.become(Phase.STOPPING, reason)
             await to_its_end(desk, engine.stop(grace), engine, grace + TREE_END_S)
+            kept = await self._gives_back(desk.name)
+            if kept is not None:
+                desk.listener.replica_kept(desk.model, desk.name, kept)
         if connection is not None:
             await connection.close()
         desk.fit.make.ended()

@@ -19,6 +19,13 @@ Measure = Callable[[int], Awaitable[Footprint | None]]
 """Measures what the process tree below a pid takes of RAM and device; None where it is gone."""
 
 
+GivesBack = Callable[[str], Awaitable[str | None]]
+"""Waits until a replica's ended engine has given its VRAM back; says what it keeps, where it does.
+
+Returns within `FREED_S`.
+"""
+
+
 class EngineConnection(Protocol):
     """The way to one engine that listens. What fails raises `EngineError` with a sentence."""
 
@@ -97,10 +104,14 @@ class EngineMake(Protocol):
 
 @dataclass(frozen=True)
 class SleepTerms:
-    """How an engine sleeps. `slowest`: the share of its former speed that it must still have."""
+    """How an engine sleeps. `slowest`: the share of its former speed that it must still have.
+
+    `frees`: its sleep gives VRAM back, and isn't only played.
+    """
 
     level: int = 1
     slowest: float = 0.3
+    frees: bool = True
 
 
 @dataclass(frozen=True)
@@ -136,3 +147,6 @@ class ReplicaListener(Protocol):
 
     def replica_stuck(self, model: str, name: str, pid: int) -> None:
         """Hear that processes of the replica outlive SIGKILL; `pid` is its main process."""
+
+    def replica_kept(self, model: str, name: str, kept: str) -> None:
+        """Hear that the replica's engine has ended and its VRAM isn't back; `kept` says it."""

@@ -14,7 +14,7 @@ from warmd.ladder import Phase, Rung, Stage
 from warmd.launch import Launcher
 from warmd.replica.desk import Desk, Orders, Places, Turn
 from warmd.replica.life import Life
-from warmd.replica.ports import Fit, Measure, ReplicaListener
+from warmd.replica.ports import Fit, GivesBack, Measure, ReplicaListener
 from warmd.replica.record import EngineRecord
 from warmd.replica.state import ReplicaState
 
@@ -53,6 +53,7 @@ class Replica:
         fit: Fit,
         launcher: Launcher,
         measure: Measure,
+        gives_back: GivesBack,
         clock: Callable[[], float],
         listener: ReplicaListener,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -63,6 +64,7 @@ class Replica:
         self._next_fit = fit
         self._launcher = launcher
         self._measure = measure
+        self._gives_back = gives_back
         self._life: Life | None = None
         self._living: asyncio.Task[None] | None = None
 
@@ -135,7 +137,7 @@ class Replica:
         desk.orders = Orders()
         desk.places.doubted.clear()
         desk.identity = desk.version = None
-        return Life(desk, self._launcher, self._measure)
+        return Life(desk, self._launcher, self._measure, self._gives_back)
 
     def _live(self, life: Life, living: Coroutine[Any, Any, None]) -> None:
         self._life = life
@@ -181,6 +183,11 @@ class Replica:
     def meets(self, other: Replica) -> bool:
         """Whether both may use the same card: one whose cards aren't told may use any."""
         return not self.cards or not other.cards or not self.cards.isdisjoint(other.cards)
+
+    @property
+    def cards_used(self) -> frozenset[str]:
+        """The same of the engine that runs, or ran last."""
+        return self._desk.fit.cards
 
     @property
     def in_flight(self) -> int:

@@ -17,7 +17,10 @@ from warmd.replica.measuring import measured
 from warmd.replica.ports import EngineConnection, Measure, SleepTerms
 from warmd.replica.race import HungError, Race
 from warmd.replica.state import Nap
-from warmd.spoken import duration
+from warmd.spoken import duration, size
+
+_FREED_LEAST = 0.5
+"""A sleep that gives back less than this share of the VRAM has failed, whatever it answered."""
 
 _WAKE_LEAST_S = 15.0
 _MANY_TIMES = 10
@@ -54,7 +57,9 @@ class Slumber:
             limit = desk.fit.limits.sleep
             raise HungError(self._too_late("fall asleep", limit)) from None
         seconds = desk.clock() - began
-        nap = self._nap(seconds, before, await measured(measure, self._pid, self._race), turn)
+        after = await measured(measure, self._pid, self._race)
+        self._see_freed(before, after)
+        nap = self._nap(seconds, before, after, turn)
         desk.become(
             Phase.ASLEEP,
             turn.reason,
@@ -62,6 +67,18 @@ class Slumber:
             first_nap=desk.state.first_nap or nap,
             last_nap=nap,
         )
+
+    def _see_freed(self, before: Footprint | None, after: Footprint | None) -> None:
+        """Raise `EngineError` where a sleep gave back less than half of the VRAM."""
+        held = None if before is None else before.device_bytes
+        kept = None if after is None else after.device_bytes
+        if not self._terms.frees or not held or kept is None:
+            return  # a drill, or nobody can tell
+        if held - kept < held * _FREED_LEAST:
+            raise EngineError(
+                f"its sleep gave back {size(max(0, held - kept))} of the {size(held)} of VRAM that "
+                "it held, so it is stopped; if that stays so, set idle.then to staged for it"
+            )
 
     def _nap(
         self, seconds: float, before: Footprint | None, after: Footprint | None, turn: Turn

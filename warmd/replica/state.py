@@ -10,6 +10,9 @@ from warmd.ladder import MeasuredParts, Phase, StartTimes, WakeTimes
 TREE_END_S = 10.0
 """How long after SIGKILL a process tree may still be there before that is worth a word."""
 
+FREED_S = 10.0
+"""How long after its end an engine's VRAM may take to come back; 0.5 to 1.5 s is usual."""
+
 BAD_NAPS_MAX = 2
 """After so many sleeps or wakes in a row that failed, a replica is not put to sleep any more."""
 
@@ -40,7 +43,7 @@ class Limits:
             case Phase.FALLING_ASLEEP | Phase.WAKING | Phase.ADOPTING:
                 return self.sleep
             case Phase.STOPPING:
-                return self.stop + TREE_END_S
+                return self.stop + TREE_END_S + FREED_S
             case Phase.DOWN | Phase.READY | Phase.ASLEEP | Phase.BACKING_OFF | Phase.FAILED:
                 return None
 

@@ -9,6 +9,7 @@ from typing import Protocol
 from warmd.ladder import MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
 from warmd.policy import Override
 from warmd.replica import Nap
+from warmd.spoken import size
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,25 @@ class Operation:
     overdue: float
 
 
+@dataclass(frozen=True)
+class Mismatch:
+    """An engine holds more of a card than it reserves and is tolerated; bytes."""
+
+    model: str
+    replica: str
+    card: str
+    vram: int
+    held: int
+
+    @property
+    def sentence(self) -> str:
+        """Say it, with the remedy."""
+        return (
+            f"{self.replica} holds {size(self.held)} of {self.card} and reserves {size(self.vram)}:"
+            " raise its vram, or lower what it takes"
+        )
+
+
 class Events(Protocol):
     """Who writes down what happens. Nothing here may block or raise."""
 
@@ -90,6 +110,15 @@ class Events(Protocol):
 
     def engine_stuck(self, model: str, replica: str, pid: int) -> None:
         """Write down that processes of an engine outlive SIGKILL."""
+
+    def reservation_exceeded(self, mismatch: Mismatch) -> None:
+        """Write down that an engine holds more than it reserves, once for each engine."""
+
+    def card_in_doubt(self, card: str, trouble: str | None) -> None:
+        """Write down that nobody can tell what a card holds, and why; None: one can again."""
+
+    def memory_kept(self, model: str, replica: str, kept: str) -> None:
+        """Write down that an engine has ended and its memory didn't come back; `kept` says it."""
 
     def operation_overdue(self, operation: Operation) -> None:
         """Write down that an operation takes longer than it may, once."""

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
 
-from warmd.ladder import Phase, Rung, SleepFigures
+from warmd.ladder import Phase, Rung
 from warmd.planner import (
     Action,
+    LookAtCards,
     Plan,
     RamLedger,
     ReleaseWeights,
@@ -26,17 +24,19 @@ from warmd.planner import (
     StartEngine,
     StopEngine,
     WakeEngine,
+    claims,
     make_plan,
 )
-from warmd.policy import Fairness, Override, Target, decide_target
+from warmd.policy import Override, Target, decide_target
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake, start_left
-from warmd.replica import EngineRecord, Fit, Replica, ReplicaListener, ReplicaState
+from warmd.replica import EngineRecord, Replica, ReplicaListener, ReplicaState
 from warmd.spoken import duration
 from warmd.staged import StagedListener, StagedState, StagedWeights
-from warmd.staging import WeightFiles
-from warmd.status import ModelStatus
+from warmd.status import CardStatus, ModelStatus
+from warmd.supervisor.cards import Cards, Look
 from warmd.supervisor.events import Clock, Events
 from warmd.supervisor.model import Managed, Terms
+from warmd.supervisor.ports import Build, Known, Rules
 from warmd.supervisor.snapshot import RETIRED, Outlook, model_status, outlook, outlook_of_new
 from warmd.supervisor.teller import REMEMBERED, Teller
 from warmd.supervisor.waiting import Lease, WaitingRoom
@@ -46,42 +46,6 @@ TICK_S = 1.0
 
 SLEEPLESS_S = 1800.0
 """How long no engine is started only to sleep, after there was no RAM for that."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """What an earlier life of the daemon knew of a model.
-
-    `starts`, `wakes`: seconds, oldest first; `figures`: what its sleep took, by key;
-    `last_request`: Unix seconds.
-    """
-
-    override: Override | None = None
-    starts: Sequence[float] = ()
-    wakes: Sequence[float] = ()
-    figures: Mapping[str, SleepFigures] = field(default_factory=dict)
-    last_request: float | None = None
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What holds for all models. Pools map to bytes of VRAM."""
-
-    pools: Mapping[str, int] = field(default_factory=dict)
-    fairness: Fairness = field(default_factory=Fairness)
-
-
-class Build(Protocol):
-    """Makes what the supervisor cares for."""
-
-    def replica(self, model: str, index: int, fit: Fit) -> Replica:
-        """Make a replica that tells the supervisor of its changes."""
-
-    def staged(self, model: str, weights: Path) -> StagedWeights:
-        """Make the keeper of a model's weights."""
-
-    def scan(self, weights: Path) -> Callable[[], WeightFiles]:
-        """Return what finds the files below `weights`."""
 
 
 class Supervisor(ReplicaListener, StagedListener):
@@ -99,6 +63,7 @@ class Supervisor(ReplicaListener, StagedListener):
         self._events = events
         self._teller = Teller(events)
         self._ram = ram
+        self.cards = Cards(clock.monotonic)
         self._changed = asyncio.Event()
         self._closing = False
         self._waiting_room = WaitingRoom(clock, self._changed.set, self._ahead)
@@ -184,15 +149,20 @@ class Supervisor(ReplicaListener, StagedListener):
         held = sum(s.total or 0 for s in staged if s.held or s.busy)
         ram = self._ram(held, sum(m.pinned for m in models))
         facts = [m.facts(now) for m in models]
-        plan = make_plan(Scene(facts, ram, now, self.rules.pools, self.rules.fairness))
+        rules, cards = self.rules, self.cards.facts()
+        plan = make_plan(Scene(facts, ram, now, rules.pools, rules.fairness, cards))
         for model in models:
             model.held_up_by = plan.held_up.get(model.name)
         return plan
 
     def _carry_out(self, plan: Plan) -> None:
-        replicas = {r.name: r for m in self.models.values() for r in m.replicas}
+        replicas = self._replicas
         for action in plan.actions:
             self._begin(action, replicas)
+
+    @property
+    def _replicas(self) -> dict[str, Replica]:
+        return {r.name: r for m in self.models.values() for r in m.replicas}
 
     def _begin(self, action: Action, replicas: Mapping[str, Replica]) -> None:
         match action:
@@ -207,6 +177,8 @@ class Supervisor(ReplicaListener, StagedListener):
                 replicas[name].begin_sleep(reason, rehearsal=rehearsal)
             case WakeEngine(replica=name, reason=reason):
                 replicas[name].begin_wake(reason)
+            case LookAtCards():
+                self.cards.wanted.set()
             case StageWeights(model=name, reason=reason):
                 self.models[name].staged.begin_stage(reason)
             case ReleaseWeights(model=name, reason=reason):
@@ -218,11 +190,44 @@ class Supervisor(ReplicaListener, StagedListener):
         """Hear that a replica changed: write it down, wake who waits, look again."""
         managed = self.models[model]
         self._teller.tell(managed, name, old, new)
+        if new.phase is not old.phase:
+            self.cards.follow(self._replicas[name], old.phase, new.phase)
         self._wake(managed)
 
     def replica_stuck(self, model: str, name: str, pid: int) -> None:
         """Hear that an engine can't be ended: nothing else may start on its device meanwhile."""
         self._events.engine_stuck(model, name, pid)
+
+    def replica_kept(self, model: str, name: str, kept: str) -> None:
+        """Hear that an engine has ended and its VRAM isn't back: it counts as a stranger's."""
+        self._events.memory_kept(model, name, kept)
+
+    # What the watch over the cards asks, and tells
+
+    @property
+    def engines(self) -> dict[int, str]:
+        """The main process of each engine that is up, with its replica's name."""
+        up = (r for r in self._replicas.values() if r.state.phase.is_up)
+        return {r.state.pid: r.name for r in up if r.state.pid is not None}
+
+    @property
+    def reserves(self) -> bool:
+        """Whether any model has a reservation."""
+        return any(m.terms.vram for m in self.models.values())
+
+    @property
+    def holds_cards(self) -> bool:
+        """Whether an engine is up that has a reservation, or what the cards hold is in doubt."""
+        up = (r.state.phase.is_up for m in self.models.values() if m.terms.vram for r in m.replicas)
+        return any(up) or (self.reserves and self.cards.in_trouble)
+
+    def seen(self, look: Look) -> None:
+        """Take what was seen of the cards, and look at the facts again."""
+        for card, trouble in self.cards.see(look):
+            self._events.card_in_doubt(card, trouble)
+        for mismatch in self.cards.mismatches(self.models.values()):
+            self._events.reservation_exceeded(mismatch)
+        self._changed.set()
 
     def staged_changed(self, staged: StagedWeights, old: StagedState, new: StagedState) -> None:
         """Hear that a model's weights came or went."""
@@ -286,6 +291,12 @@ class Supervisor(ReplicaListener, StagedListener):
     def statuses(self) -> dict[str, ModelStatus]:
         """Return what is known of each model at this moment."""
         return {name: model_status(m, self._clock) for name, m in self.models.items()}
+
+    def card_statuses(self) -> tuple[CardStatus, ...]:
+        """Return what is known of each card at this moment; none where nothing is reserved."""
+        models, now = self.models.values(), self._clock.monotonic()
+        held = claims([m.facts(now) for m in models], self.cards.facts())
+        return self.cards.statuses(models, held, self._clock.wall() - now)
 
     def outlook(self, name: str, terms: Terms | None, known: Known | None = None) -> Outlook:
         """Say what a model would be on other terms, or without them; nothing is changed.
@@ -360,9 +371,7 @@ class Supervisor(ReplicaListener, StagedListener):
 
     def take_over(self, replica: str, record: EngineRecord) -> None:
         """Check the engine that an earlier daemon left running, and go on with it."""
-        for each in (r for m in self.models.values() for r in m.replicas):
-            if each.name == replica:
-                each.begin_takeover(record)
+        self._replicas[replica].begin_takeover(record)
 
     # The end
 

@@ -1,0 +1,223 @@
+"""The VRAM ledger: what each card's bytes are promised to, and why an engine can't rise on it.
+
+reserved = engines that are up or come up + what sleepers keep + foreign processes + headroom, of
+which small strangers take their part: that is what it is for. Before an engine rises, its
+reservation must fit beside that, and the driver must say that so much is free, in a look that is
+younger than the last operation on the card.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from warmd.ladder import Phase
+from warmd.planner.actions import LookAtCards
+from warmd.spoken import count, size
+
+if TYPE_CHECKING:
+    from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene
+
+LOOK_LASTS_S = 15.0
+"""So long after it a look tells what a card holds: processes come without asking us."""
+
+_LOOK_AGAIN_S = 5.0
+"""So often a card is looked at on which an engine finds no room: a stranger may have gone."""
+
+_NAMED = 3
+"""So many of those who hold a card are named in a refusal."""
+
+_RISES_FROM = (Phase.DOWN, Phase.BACKING_OFF, Phase.ASLEEP)
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """A process on a card that is of no engine that is up; `who` names it. `held` in bytes."""
+
+    who: str
+    held: int
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """One card, as the last look found it. Sizes in bytes, times in monotonic seconds.
+
+    `used` is what everybody holds, the driver too; `ours` what each replica holds of it. `swept_at`
+    is when that look began, `moved_at` when the last operation on the card ended. `trouble` says
+    why nobody can tell.
+    """
+
+    key: str
+    words: str  # how it is called, such as `GPU 0`
+    total: int
+    headroom: int
+    used: int = 0
+    ours: Mapping[str, int] = field(default_factory=dict)
+    foreign: tuple[Stranger, ...] = ()
+    swept_at: float = -math.inf
+    moved_at: float = -math.inf
+    trouble: str | None = None
+
+    @property
+    def free(self) -> int:
+        """What nobody holds."""
+        return max(0, self.total - self.used)
+
+    @property
+    def set_aside(self) -> int:
+        """What is no engine's: the headroom, or strangers where they hold more than that."""
+        return max(self.headroom, sum(stranger.held for stranger in self.foreign))
+
+    def is_known(self, now: float) -> bool:
+        """Whether the last look still tells what the card holds."""
+        if self.trouble is not None or self.swept_at < self.moved_at:
+            return False
+        return now - self.swept_at <= LOOK_LASTS_S
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one engine has of a card: what it is promised, or holds where that is more; bytes."""
+
+    replica: str
+    pool: str | None
+    bytes: int
+    held: int
+    sleeps: bool = False
+
+    @property
+    def said(self) -> str:
+        """The claim in words: `a.0 reserves 4.0 GiB`."""
+        verb = "keeps" if self.sleeps else "reserves"
+        return f"{self.replica} {verb} {size(self.bytes)}"
+
+
+def claims(models: Iterable[ModelFacts], cards: Mapping[str, CardFacts]) -> dict[str, list[Claim]]:
+    """Return, by card, what each engine that is up has of it."""
+    found: dict[str, list[Claim]] = {key: [] for key in cards}
+    for model in models:
+        for replica in model.replicas:
+            if not replica.phase.is_up:
+                continue
+            sleeps = replica.phase is Phase.ASLEEP
+            promised = replica.kept if sleeps else model.vram
+            # Without cards it may be on any: then only what it is seen to hold counts.
+            for key in replica.cards or cards:
+                card = cards.get(key)
+                if card is None:
+                    continue
+                held = card.ours.get(replica.name, 0)
+                most = max(held, promised if replica.cards else 0)
+                if most:
+                    claim = Claim(replica.name, model.pool, most, held, sleeps)
+                    found[key].append(claim)
+    return found
+
+
+def bars(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> str | None:
+    """Say why `replica` can't rise even if its pool made room; None where that would help.
+
+    Nobody is put aside for an engine that a stranger, or a sick driver, keeps from starting.
+    """
+    for card in _cards(scene, model, replica):
+        if not card.is_known(scene.now):
+            return _unknown(card)
+        all_here = scene.claims[card.key]
+        others = [c for c in all_here if model.pool is None or c.pool != model.pool]
+        peers = sum(c.held for c in all_here if c not in others and c.replica != replica.name)
+        full = _full(card, others, model, replica) or _taken(card, all_here, model, replica, peers)
+        if full is not None:
+            return full
+    return None
+
+
+def refuses(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> str | None:
+    """Say why `replica` can't rise on its cards now; None where it can."""
+    for card in _cards(scene, model, replica):
+        if not card.is_known(scene.now):
+            return _unknown(card)
+        here = scene.claims[card.key]
+        full = _full(card, here, model, replica) or _taken(card, here, model, replica)
+        if full is not None:
+            return full
+    return None
+
+
+def looks(scene: Scene) -> Iterator[LookAtCards]:
+    """Ask for a look where an engine that shall rise waits for one."""
+    for model in scene.models:
+        for replica in (r for r in model.wanted if r.phase in _RISES_FROM):
+            for card in _cards(scene, model, replica):
+                old = scene.now - card.swept_at > _LOOK_AGAIN_S or card.swept_at < card.moved_at
+                # One in trouble is looked at again and again as it is.
+                if old and card.trouble is None:
+                    yield LookAtCards(f"{replica.name} shall rise on {card.words}")
+                    return
+
+
+def _cards(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Iterator[CardFacts]:
+    """Yield the cards that an engine with a reservation is checked on."""
+    if model.vram and scene.cards:
+        for key in sorted(replica.cards):
+            # One that nobody has told of yet is unknown, not free.
+            yield scene.cards.get(key) or CardFacts(key, key, 0, 0)
+
+
+def _unknown(card: CardFacts) -> str:
+    if card.trouble is not None:
+        return f"nobody can tell what is free on {card.words}: {card.trouble}"
+    return f"{card.words} is looked at first: what it holds may have changed"
+
+
+def _full(
+    card: CardFacts, others: Iterable[Claim], model: ModelFacts, replica: ReplicaFacts
+) -> str | None:
+    """Say what the ledger lacks."""
+    beside = [claim for claim in others if claim.replica != replica.name]
+    missing = sum(claim.bytes for claim in beside) + card.set_aside + model.vram - card.total
+    if missing <= 0:
+        return None
+    blockers = [(claim.bytes, claim.said) for claim in beside]
+    blockers += [(each.held, f"{each.who} holds {size(each.held)}") for each in card.foreign]
+    unused = card.set_aside - sum(stranger.held for stranger in card.foreign)
+    blockers.append((unused, f"{size(unused)} stay free as headroom"))
+    return (
+        f"{card.words} lacks {size(missing)} for {replica.name}, which wants {size(model.vram)}: "
+        f"of its {size(card.total)} {_the_largest(blockers)}"
+    )
+
+
+def _taken(
+    card: CardFacts,
+    others: Iterable[Claim],
+    model: ModelFacts,
+    replica: ReplicaFacts,
+    freed: int = 0,
+) -> str | None:
+    """Say what the driver finds missing: what is promised to nobody may be held all the same.
+
+    `freed`: bytes that could be had of those who make room.
+    """
+    keeps = card.ours.get(replica.name, replica.kept) if replica.phase is Phase.ASLEEP else 0
+    needs = model.vram - keeps
+    if needs <= card.free + freed:
+        return None
+    blockers = [(c.held, f"{c.replica} holds {size(c.held)}") for c in others]
+    blockers += [(each.held, f"{each.who} holds {size(each.held)}") for each in card.foreign]
+    unnamed = card.used - sum(held for held, _ in blockers)
+    blockers.append((unnamed, f"{size(max(0, unnamed))} are held by nobody whom the driver names"))
+    return (
+        f"{card.words} has {size(card.free)} free of {size(card.total)}, and {replica.name} needs "
+        f"{size(needs)}: {_the_largest(blockers)}"
+    )
+
+
+def _the_largest(blockers: Iterable[tuple[int, str]]) -> str:
+    ranked = sorted((each for each in blockers if each[0] > 0), key=lambda each: -each[0])
+    named = [words for _, words in ranked[:_NAMED]]
+    rest = ranked[_NAMED:]
+    if rest:
+        named.append(f"{count(len(rest), 'more claim')} {size(sum(held for held, _ in rest))}")
+    return ", ".join(named)

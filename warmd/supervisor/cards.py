@@ -1,0 +1,210 @@
+"""What was seen of the cards, and what was done on them since. Written on the event loop alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from warmd.devices import HOST, CardUse, Sweep
+from warmd.ladder import Phase
+from warmd.planner import Card, CardFacts, Claim, Stranger
+from warmd.replica import Replica, ReplicaState
+from warmd.status import CardShare, CardStatus
+from warmd.supervisor.events import Mismatch
+from warmd.supervisor.model import Managed
+
+
+@dataclass(frozen=True)
+class CardRules:
+    """The cards that engines stand on, and what holds for each of them; bytes."""
+
+    cards: tuple[Card, ...] = ()
+    headroom: int = 0
+    tolerance: int = 0  # so much more than its reservation an engine may hold
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at all cards found. `began`: monotonic seconds.
+
+    `ours` maps processes to the replicas that they are of, `who` names the others. Where `sweep` is
+    None, `trouble` says why.
+    """
+
+    began: float
+    sweep: Sweep | None = None
+    ours: Mapping[int, str] = field(default_factory=dict)
+    who: Mapping[int, str] = field(default_factory=dict)
+    trouble: str | None = None
+
+
+class Cards:
+    """The last look at the cards, and when each was last worked on."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.wanted = asyncio.Event()  # somebody waits for a look
+        self.rules = CardRules()
+        self._now = now
+        self._look = Look(-1.0)  # the last one that found anything
+        self._trouble: str | None = None  # why a later one didn't
+        self._seen: dict[str, CardFacts] = {}
+        self._moved: dict[str, float] = {}
+        self._told: dict[str, int | None] = {}  # replica -> pid of the engine that was told of
+
+    def fit(self, rules: CardRules) -> None:
+        """Watch these cards from now on; of other ones than before nothing is known yet."""
+        if rules.cards != self.rules.cards:
+            self._look, self._trouble = Look(-1.0), None
+            self.wanted.set()
+        self.rules = rules
+        self._seen = {card.key: self._facts(card) for card in rules.cards}
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the host's memory is the device."""
+        return any(card.key == HOST for card in self.rules.cards)
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether the last look failed, for all cards or for one."""
+        return any(card.trouble is not None for card in self._seen.values())
+
+    def follow(self, replica: Replica, old: Phase, new: Phase) -> None:
+        """Hear of a replica's new phase: after each operation its cards are looked at anew."""
+        if old.holds_the_device and not new.holds_the_device:
+            for key in replica.cards_used or tuple(self._seen):
+                self._moved[key] = self._now()
+            self.wanted.set()
+        elif old is Phase.ADOPTING or (new.is_up and not old.is_up):
+            self.wanted.set()
+
+    def see(self, look: Look) -> list[tuple[str, str | None]]:
+        """Take what a look found; of one that failed, that nobody can tell.
+
+        Returns each card about which there is doubt from now on, and why, or no longer any.
+        """
+        if look.sweep is not None:
+            self._look = look
+        self._trouble = look.trouble if look.sweep is None else None
+        before = {key: card.trouble for key, card in self._seen.items()}
+        self._seen = {card.key: self._facts(card) for card in self.rules.cards}
+        now = self._seen.values()
+        return [(c.words, c.trouble) for c in now if c.trouble != before.get(c.key)]
+
+    def facts(self) -> dict[str, CardFacts]:
+        """Return every card as it was last seen."""
+        return {
+            key: replace(card, moved_at=self._moved[key]) if key in self._moved else card
+            for key, card in self._seen.items()
+        }
+
+    def _facts(self, card: Card) -> CardFacts:
+        look, headroom, trouble = self._look, self.rules.headroom, self._trouble
+        words = "the host's memory" if card.key == HOST else card.label
+        if look.sweep is None:
+            return CardFacts(card.key, words, card.total, headroom, trouble=trouble)
+        use = look.sweep.cards.get(card.key)
+        if use is None:
+            trouble = trouble or _sick(look.sweep, card)
+            return CardFacts(card.key, words, card.total, headroom, trouble=trouble)
+        ours: dict[str, int] = {}
+        for pid, held in use.held.items():
+            if pid in look.ours:
+                ours[look.ours[pid]] = ours.get(look.ours[pid], 0) + held
+        foreign = tuple(_strangers(look, use, sum(ours.values())))
+        return CardFacts(
+            *(card.key, words, use.total, headroom, use.used, ours, foreign),
+            swept_at=look.began,
+            trouble=trouble,
+        )
+
+    def mismatches(self, models: Iterable[Managed]) -> Iterator[Mismatch]:
+        """Yield, once for each engine, those that hold more than their reservation allows."""
+        for model in models:
+            for replica in model.replicas:
+                over = self._over(model, replica)
+                if over is None:
+                    if not replica.state.phase.is_up:
+                        self._told.pop(replica.name, None)
+                elif self._told.get(replica.name) != replica.state.pid:
+                    self._told[replica.name] = replica.state.pid
+                    yield over
+
+    def _over(self, model: Managed, replica: Replica) -> Mismatch | None:
+        """Compare what an engine at work holds with what it is promised."""
+        state = replica.state
+        if not model.terms.vram or not _at_work(state) or state.since > self._look.began:
+            return None
+        for card in self._seen.values():
+            held = card.ours.get(replica.name, 0)
+            if held > model.terms.vram + self.rules.tolerance:
+                return Mismatch(model.name, replica.name, card.words, model.terms.vram, held)
+        return None
+
+    def statuses(
+        self, models: Iterable[Managed], claims: Mapping[str, list[Claim]], to_wall: float
+    ) -> tuple[CardStatus, ...]:
+        """Return each card for people; nothing where no model reserves anything."""
+        managed = list(models)
+        if not any(model.terms.vram for model in managed):
+            return ()
+        over = [o for m in managed for r in m.replicas if (o := self._over(m, r)) is not None]
+        names = {card.key: card for card in self.rules.cards}
+        return tuple(
+            _status(card, names[key], claims[key], over, now=self._now(), to_wall=to_wall)
+            for key, card in self.facts().items()
+        )
+
+
+def _at_work(state: ReplicaState) -> bool:
+    return state.phase in (Phase.READY, Phase.DRAINING)
+
+
+def _sick(sweep: Sweep, card: Card) -> str:
+    for sick in sweep.sick:
+        if sick.uuid == card.key or (sick.uuid is None and sick.index == card.index):
+            return str(sick.error)
+    return "the driver doesn't list it any more"
+
+
+def _strangers(look: Look, use: CardUse, ours: int) -> Iterator[Stranger]:
+    if use.key == HOST:
+        # Nobody asks each process of the host: what isn't ours is somebody's.
+        yield Stranger("other processes of this host", max(0, use.used - ours))
+        return
+    for pid, held in use.held.items():
+        if pid not in look.ours and held:
+            yield Stranger(look.who.get(pid, f"process {pid}"), held)
+
+
+def _status(
+    card: CardFacts,
+    device: Card,
+    claims: Iterable[Claim],
+    over: Iterable[Mismatch],
+    *,
+    now: float,
+    to_wall: float,
+) -> CardStatus:
+    engines = tuple(
+        CardShare(claim.replica, claim.bytes, claim.held, sleeps=claim.sleeps) for claim in claims
+    )
+    known = card.is_known(now)
+    foreign = tuple(CardShare(each.who, each.held, each.held) for each in card.foreign)
+    return CardStatus(
+        key=card.key,
+        index=device.index,
+        words=card.words,
+        name=device.name,
+        total=card.total,
+        headroom=card.headroom,
+        used=card.used if known else None,
+        free=card.free if known else None,
+        reserved=sum(each.bytes for each in engines) + card.set_aside,
+        engines=engines,
+        foreign=foreign,
+        trouble=card.trouble,
+        mismatches=tuple(each.sentence for each in over if each.card == card.words),
+        seen=None if card.swept_at < 0 else card.swept_at + to_wall,
+    )

@@ -1,0 +1,50 @@
+"""What the supervisor is given: what earlier lives knew, what holds for all, who builds for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from warmd.ladder import SleepFigures
+from warmd.policy import Fairness, Override
+from warmd.replica import Fit, Replica
+from warmd.staged import StagedWeights
+from warmd.staging import WeightFiles
+
+
+@dataclass(frozen=True)
+class Known:
+    """What an earlier life of the daemon knew of a model.
+
+    `starts`, `wakes`: seconds, oldest first; `figures`: what its sleep took, by key;
+    `last_request`: Unix seconds.
+    """
+
+    override: Override | None = None
+    starts: Sequence[float] = ()
+    wakes: Sequence[float] = ()
+    figures: Mapping[str, SleepFigures] = field(default_factory=dict)
+    last_request: float | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What holds for all models. Pools map to bytes of VRAM."""
+
+    pools: Mapping[str, int] = field(default_factory=dict)
+    fairness: Fairness = field(default_factory=Fairness)
+
+
+class Build(Protocol):
+    """Makes what the supervisor cares for."""
+
+    def replica(self, model: str, index: int, fit: Fit) -> Replica:
+        """Make a replica that tells the supervisor of its changes."""
+
+    def staged(self, model: str, weights: Path) -> StagedWeights:
+        """Make the keeper of a model's weights."""
+
+    def scan(self, weights: Path) -> Callable[[], WeightFiles]:
+        """Return what finds the files below `weights`."""
