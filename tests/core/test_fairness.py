@@ -250,10 +250,42 @@ def test_no_eviction_crosses_a_pool_and_no_pool_overflows(
             assert model.pool is not None
 
 
-def test_a_pinned_model_makes_room_for_nobody() -> None:
+FULL = "pool p is full: it lacks 20 bytes for b.0; "
+PINNED = FULL + "a.0 is hot there and pinned, it makes room for nobody"
+
+
+@pytest.mark.parametrize("wait", [None, 1000.0])
+def test_a_pinned_model_makes_room_for_nobody_and_is_named(wait: float | None) -> None:
     pinned = replace(facts("a", Phase.READY), pinned=True)
-    made = make_plan(scene(pinned, facts("b", Phase.DOWN, wait=1000.0)))
+    made = make_plan(scene(pinned, facts("b", Phase.DOWN, wait=wait)))
     assert made.actions == ()
+    assert made.held_up["b"] == PINNED
+
+
+def test_nobody_is_put_aside_in_vain_beside_a_pinned_model() -> None:
+    pinned, idle = replace(facts("a", Phase.READY), pinned=True), facts("c", Phase.READY, vram=10)
+    made = make_plan(scene(pinned, idle, facts("b", Phase.DOWN, wait=1000.0)))
+    assert made.actions == ()
+    assert made.held_up["b"] == PINNED.replace("20", "30")
+
+
+def test_who_holds_a_full_pool_is_named_where_nobody_can_be_moved() -> None:
+    wanted = facts("a", Phase.ASLEEP, kept=60, wait=900.0)
+    newcomer = facts("b", Phase.DOWN, wait=1000.0)
+    assert make_plan(scene(wanted, newcomer)).held_up["b"] == (
+        FULL + "a.0 is asleep there and requests wait for it"
+    )
+    two = [ReplicaFacts("b.0", Phase.DOWN), ReplicaFacts("b.1", Phase.READY)]
+    both = replace(newcomer, replicas=two, target=Target(Rung.HOT, 2, "b shall"))
+    assert make_plan(scene(both)).held_up["b"] == FULL + "b.1 of the same model is hot there"
+    taken = facts("a", Phase.ADOPTING)
+    assert make_plan(scene(taken, newcomer)).held_up["b"] == FULL + "a.0 is being taken over there"
+
+
+def test_no_room_is_promised_to_requests_that_are_refused() -> None:
+    kept_asleep = replace(facts("b", Phase.DOWN, target=Rung.ASLEEP), refused=True)
+    made = make_plan(scene(facts("a", Phase.READY), kept_asleep))
+    assert made.held_up["b"] == FULL + "its requests are refused, and so nobody makes room for it"
 
 
 def test_room_is_counted_card_by_card() -> None:

@@ -72,6 +72,7 @@ class ModelFacts:
     vram: int = 0  # on each card of an engine
     unsized: str | None = None  # why nobody knows it, and none may be started
     pinned: bool = False  # nobody's wait puts it aside
+    refused: bool = False  # an operator keeps it down: no request ever waits for it
     sleep_level: int = 1
     switch_cost: float = 0.0
     rehearse: bool = False

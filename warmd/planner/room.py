@@ -5,14 +5,21 @@ Nobody outside the pool is ever put aside for it, and nobody inside it without a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from warmd.ladder import Phase
+from warmd.ladder import Phase, Rung
 from warmd.planner.actions import SleepEngine, StopEngine
 from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene
 from warmd.policy import Holder, Stays, Yields, eviction_order, judge
 from warmd.spoken import duration, size
+
+_Engine = tuple[ModelFacts, ReplicaFacts]
+
+_ON_THE_WAY_OUT = (Phase.DRAINING, Phase.FALLING_ASLEEP, Phase.STOPPING)
+
+_NAMED = 3
+"""So many of those who hold a pool are named."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
     if model.pool is None:
         return None
     left = scene.pools[model.pool] - model.vram
-    lacking = {c: n - left for c, n in _taken(scene, model.pool, replica).items() if n > left}
+    there = [*_up(scene, model.pool, replica)]
+    lacking = {c: n - left for c, n in _taken(there, replica).items() if n > left}
     if not lacking:
         return None
     missing = max(lacking.values())
@@ -38,6 +46,12 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
     tight = replace(replica, cards=frozenset(lacking) & replica.cards)
     others = list(_holders(scene, model, tight))
     full = f"pool {model.pool} is full: it lacks {size(missing)} for {replica.name}"
+    stays_put = [(m, r) for m, r in there if _stays_put(m, r, model)]
+    if any(n > left for n in _taken(stays_put, tight).values()):
+        # To put anybody else aside would help nobody.
+        return Full(f"{full}; {_said_of(stays_put, model, tight)}")
+    if model.refused:
+        return Full(f"{full}; its requests are refused, and so nobody makes room for it")
     if not model.waiting:
         return Full(f"{full}; room is made there once a request waits for it")
     # One that is enough by itself goes before several that aren't.
@@ -59,7 +73,7 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
         name, verdict = min(stays, key=lambda each: each[1].at_most)
         within = duration(verdict.at_most)
         return Full(f"{full}; {name} is hot there: {verdict.reason}, {within} more at most")
-    return Full(full)
+    return Full(f"{full}; {_said_of(there, model, tight)}")
 
 
 def put_aside(scene: Scene, replica: ReplicaFacts, reason: str) -> SleepEngine | StopEngine:
@@ -72,22 +86,58 @@ def put_aside(scene: Scene, replica: ReplicaFacts, reason: str) -> SleepEngine |
     return SleepEngine(replica.name, reason)
 
 
-def _taken(scene: Scene, pool: str, newcomer: ReplicaFacts) -> dict[str, int]:
-    """Return the bytes of `pool` that others take on each of the newcomer's cards."""
-    on: dict[str, int] = dict.fromkeys(newcomer.cards or {""}, 0)
+def _up(scene: Scene, pool: str, newcomer: ReplicaFacts) -> Iterator[_Engine]:
+    """Yield the other engines of `pool`."""
     for model in scene.by_pool[pool]:
         for replica in model.replicas:
-            if replica.name == newcomer.name or not replica.phase.is_up:
-                continue
-            takes = replica.kept if replica.phase is Phase.ASLEEP else model.vram
-            for card in on if not (replica.cards and newcomer.cards) else replica.cards & on.keys():
-                on[card] += takes
+            if replica.name != newcomer.name and replica.phase.is_up:
+                yield model, replica
+
+
+def _takes(model: ModelFacts, replica: ReplicaFacts) -> int:
+    return replica.kept if replica.phase is Phase.ASLEEP else model.vram
+
+
+def _taken(engines: Iterable[_Engine], newcomer: ReplicaFacts) -> dict[str, int]:
+    """Return the bytes that `engines` take on each of the newcomer's cards."""
+    on: dict[str, int] = dict.fromkeys(newcomer.cards or {""}, 0)
+    for model, replica in engines:
+        for card in on if not (replica.cards and newcomer.cards) else replica.cards & on.keys():
+            on[card] += _takes(model, replica)
     return on
+
+
+def _stays_put(other: ModelFacts, replica: ReplicaFacts, model: ModelFacts) -> bool:
+    """Whether nobody's wait moves `replica`, and nothing else is about to."""
+    if replica.phase is Phase.ASLEEP or replica.phase in _ON_THE_WAY_OUT:
+        return False
+    return other.name == model.name or (other.pinned and other.target.rung is Rung.HOT)
+
+
+def _said_of(engines: Iterable[_Engine], model: ModelFacts, newcomer: ReplicaFacts) -> str:
+    """Name who holds the room that is lacking, the largest first, and why it stays."""
+    here = [each for each in engines if _takes(*each) and each[1].meets(newcomer)]
+    here.sort(key=lambda each: -_takes(*each))
+    return ", ".join(_why_it_stays(other, replica, model) for other, replica in here[:_NAMED])
+
+
+def _why_it_stays(other: ModelFacts, replica: ReplicaFacts, model: ModelFacts) -> str:
+    name, phase = replica.name, replica.phase
+    doing = "hot" if phase is Phase.READY else phase.words
+    if phase is Phase.ADOPTING:
+        doing = "being taken over"
+    if other.name == model.name:
+        return f"{name} of the same model is {doing} there"
+    if other.pinned and phase is not Phase.ASLEEP:
+        return f"{name} is {doing} there and pinned, it makes room for nobody"
+    if phase is Phase.ASLEEP and other.waiting:
+        return f"{name} is {doing} there and requests wait for it"
+    return f"{name} is {doing} there"
 
 
 def _holders(
     scene: Scene, model: ModelFacts, newcomer: ReplicaFacts
-) -> Iterator[tuple[ModelFacts, ReplicaFacts]]:
+) -> Iterator[_Engine]:
     for other in scene.by_pool[model.pool or ""]:
         if other.name != model.name and not other.pinned:
             for replica in other.replicas:

@@ -166,6 +166,7 @@ class Managed:
             vram=self.terms.vram,
             unsized=self.terms.unsized,
             pinned=self.terms.pinned,
+            refused=self.override is not None and self.override.rung is not Rung.HOT,
             sleep_level=1 if sleep is None else sleep.level,
             switch_cost=self._switch_cost(),
             rehearse=self._may_rehearse(now),
