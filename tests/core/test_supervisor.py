@@ -555,3 +555,20 @@ async def test_a_measurement_that_hangs_after_a_start_holds_up_neither_stop_nor_
     assert not house.launcher.started[0].has_ended, "a request is in flight"
     place.release()
     await house.until(lambda: house.phase("m.0") is Phase.DOWN)
+
+
+async def test_an_operator_hears_at_once_what_holds_up_his_word() -> None:
+    house = House()
+    for name in ("a", "b"):
+        house.supervisor.adopt(name, house.terms(name, pool="p", vram=60))
+    assert (
+        house.supervisor.set_target("a", Rung.HOT, None)
+        == "a is to be hot until it is set otherwise"
+    )
+    await house.make_ready("a.0")
+    assert house.supervisor.set_target("b", Rung.HOT, 60.0) == (
+        "b is to be hot for 1 min; held up for now: pool p is full: it lacks 20 bytes for b.0; "
+        "room is made there once a request waits for it"
+    )
+    cold = house.supervisor.set_target("b", Rung.COLD, None)
+    assert cold == "b is to be cold until it is set otherwise"

@@ -135,9 +135,7 @@ def _why_it_stays(other: ModelFacts, replica: ReplicaFacts, model: ModelFacts) -
     return f"{name} is {doing} there"
 
 
-def _holders(
-    scene: Scene, model: ModelFacts, newcomer: ReplicaFacts
-) -> Iterator[_Engine]:
+def _holders(scene: Scene, model: ModelFacts, newcomer: ReplicaFacts) -> Iterator[_Engine]:
     for other in scene.by_pool[model.pool or ""]:
         if other.name != model.name and not other.pinned:
             for replica in other.replicas:

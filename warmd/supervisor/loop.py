@@ -334,7 +334,26 @@ class Supervisor(ReplicaListener, StagedListener):
             replica.forgive(f"an operator set it to {rung or 'auto'}")
         self._set_override(model, override, "an operator said so")
         self._wake(model)
-        return sentence
+        in_the_way = self._in_the_way(model)
+        return sentence if in_the_way is None else f"{sentence}; held up for now: {in_the_way}"
+
+    def _in_the_way(self, model: Managed) -> str | None:
+        """Say what keeps `model` from beginning on its way up; None where nothing does."""
+        self._retarget(model)
+        actions = self._plan().actions
+        begun = {
+            a.model if isinstance(a, StageWeights) else a.replica
+            for a in actions
+            if not isinstance(a, ReleaseWeights)
+        }
+        if model.target.rung > Rung.STAGED:
+            begun -= {model.name}  # its weights alone don't bring it there
+        ours = {model.name, *(replica.name for replica in model.replicas)}
+        rises = any(
+            r.state.phase.is_coming_up or r.state.phase is Phase.WAKING for r in model.replicas
+        )
+        there = model.rung >= model.target.rung
+        return None if there or rises or begun & ours else model.held_up_by
 
     def _set_override(self, model: Managed, override: Override | None, reason: str) -> None:
         if model.override != override:
