@@ -17,6 +17,7 @@ class StagingStatus:
     done: int
     total: int
     holding: bool
+    busy: bool = False  # they are on their way into RAM
 
 
 @dataclass(frozen=True)

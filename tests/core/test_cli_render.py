@@ -184,8 +184,10 @@ def test_no_models() -> None:
 @pytest.mark.parametrize(
     ("target", "given", "staged_gib", "words"),
     [
+        (HOT, replica("m.0", COLD, Phase.BACKING_OFF, retry_at=NOW - 60), 16, "held up: it waits"),
         (HOT, replica("m.0", HOT, Phase.READY), 16, "ready"),
         (STAGED, replica("m.0", COLD, Phase.DOWN), 1.25, "staging 1.2 of 16.0 GiB"),
+        (STAGED, replica("m.0", COLD, Phase.DOWN), 0, "not staged yet"),
         (COLD, replica("m.0", COLD, Phase.DOWN), 1.25, "down"),
         (STAGED, replica("m.0", STAGED, Phase.DOWN), 16, "16.0 GiB in RAM"),
         (STAGED, replica("m.0", HOT, Phase.DRAINING), 16, "draining"),
@@ -230,8 +232,9 @@ def test_no_models() -> None:
 def test_what_a_model_is_doing(
     target: Rung, given: ReplicaStatus, staged_gib: float, words: str
 ) -> None:
-    staging = StagingStatus(int(staged_gib * GIB), 16 * GIB, holding=False)
-    status = as_json(model("m", target, given, staging=staging))
+    staging = StagingStatus(int(staged_gib * GIB), 16 * GIB, holding=False, busy=staged_gib > 0)
+    held = "it waits: for a long time"
+    status = as_json(model("m", target, given, staging=staging, held_up_by=held))
     assert model_doing(status["models"]["m"], NOW) == words
 
 

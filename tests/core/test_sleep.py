@@ -14,7 +14,7 @@ from warmd.launch import EngineExit
 from warmd.policy import Hygiene
 from warmd.replica import SleepTerms
 from warmd.replica.slumber import Slumber
-from warmd.supervisor import Known, SleepPolicy
+from warmd.supervisor import Known, Rules, SleepPolicy
 
 KEY = "k vllm=0.33"
 KNOWN = Known(figures={KEY: SleepFigures(10.0, 1.0, 40, None)})
@@ -200,6 +200,33 @@ async def test_a_new_model_rehearses_its_sleep_in_a_quiet_moment_and_the_figures
     await house.rest()
     assert house.makes["m.0"].did == ["sleep 1", "wake 1"], "once is enough"
     assert house.supervisor.models["m"].figures[KEY].host_ram == 70
+
+
+async def test_what_is_not_woken_after_its_rehearsal_is_a_sleeper_like_any() -> None:
+    house = House()
+    house.supervisor.adopt("m", house.terms("m", Rung.HOT, sleep=policy(), pool="p", vram=60))
+    house.supervisor.adopt("n", house.terms("n", pool="p", vram=50))
+    await house.make_ready("m.0")
+    house.makes["m.0"].sleeps.clear()
+    house.time.now += 31.0
+    await house.until(lambda: house.phase("m.0") is Phase.FALLING_ASLEEP)
+
+    def rehearses() -> bool:
+        return house.supervisor.statuses()["m"].replicas[0].rehearses
+
+    assert rehearses()
+    asked = asyncio.create_task(house.supervisor.acquire("n"))
+    house.makes["m.0"].sleeps.set()
+    await house.make_ready("n.0")
+    (await asked).release()
+    house.time.now += 9.0
+    await house.rest()
+    assert house.phase("m.0") is Phase.ASLEEP
+    assert not rehearses()
+    house.supervisor.rules = Rules(pools={"p": 200})
+    house.makes["m.0"].wakes.clear()
+    await house.until(lambda: house.phase("m.0") is Phase.WAKING)
+    assert not rehearses(), "it is a user's wake"
 
 
 async def test_nothing_is_rehearsed_under_traffic() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 _SIZES = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
 _SPANS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 _HEIGHTS = {"staged": 1, "asleep": 2, "hot": 3}
+_LONGEST_CAUSE = 30
 # Of many replicas, the phase that an operator must hear of first.
 _URGENCY = (
     *("failed", "backing-off", "adopting", "starting", "warming", "waking", "draining"),
@@ -55,7 +56,7 @@ def replica_doing(replica: Mapping[str, Any], model: Mapping[str, Any], now: flo
         case "backing-off" if model["target"] not in ("hot", "asleep"):
             return "failed, tried again when wanted"
         case "backing-off" if replica["retry_at"] is not None and replica["retry_at"] <= now:
-            return "failed, waits for its next try"
+            return _held_up(model) or "failed, waits for its next try"
         case "backing-off" if replica["retry_at"] is not None:
             return f"backing off, next try in {span(replica['retry_at'] - now, 1)}"
         case "down":
@@ -150,6 +151,14 @@ def _rehearsal(replica: Mapping[str, Any]) -> str:
     return "rehearsal: " if replica.get("rehearses") else ""
 
 
+def _held_up(model: Mapping[str, Any]) -> str | None:
+    """Name in short what holds it up: the whole sentence has a line of its own."""
+    if not model["held_up_by"]:
+        return None
+    what = clean(model["held_up_by"]).partition(":")[0]
+    return f"held up: {what if len(what) <= _LONGEST_CAUSE else what[:_LONGEST_CAUSE] + '...'}"
+
+
 def _start(start: Mapping[str, Any] | None) -> str:
     if start is None:
         return "starting"
@@ -164,6 +173,8 @@ def _start(start: Mapping[str, Any] | None) -> str:
 def _down(replica: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     staging = model["staging"]
     if staging["done"] < staging["total"] and model["target"] != "cold":
+        if not staging.get("busy", True):
+            return "not staged yet"
         return f"staging {amount(staging['done'], staging['total'])}"
     if replica["rung"] == "staged":
         return f"{_whole(staging['total'])} in RAM"

@@ -16,7 +16,7 @@ from warmd.replica.desk import Desk, Orders, Places, Turn
 from warmd.replica.life import Life
 from warmd.replica.ports import Fit, GivesBack, Measure, ReplicaListener
 from warmd.replica.record import EngineRecord
-from warmd.replica.state import ReplicaState
+from warmd.replica.state import REHEARSED_S, ReplicaState
 
 
 class ReplicaLease:
@@ -95,7 +95,9 @@ class Replica:
         """Wake the engine; only one that sleeps is."""
         if self.state.phase is Phase.ASLEEP and not self._desk.orders.ending.is_set():
             self._desk.orders.give_turn(Turn(Rung.HOT, reason))
-            self._desk.become(Phase.WAKING, reason, started_at=self._desk.clock())
+            self._desk.become(
+                Phase.WAKING, reason, started_at=self._desk.clock(), rehearses=self.rehearses
+            )
 
     def begin_stop(self, reason: str) -> None:
         """Drain and stop the engine, or call off its start. Without an engine nothing happens."""
@@ -219,6 +221,14 @@ class Replica:
         """Whether it is drained for its sleep, or falls asleep."""
         falls = self.state.phase in (Phase.DRAINING, Phase.FALLING_ASLEEP)
         return falls and self._desk.orders.stop is None
+
+    @property
+    def rehearses(self) -> bool:
+        """Whether its sleep is a rehearsal; what isn't woken at once is a sleeper like any."""
+        state = self.state
+        if state.phase is Phase.ASLEEP:
+            return state.rehearses and self._desk.clock() - state.since < REHEARSED_S
+        return state.rehearses and state.phase in (Phase.FALLING_ASLEEP, Phase.WAKING)
 
     @property
     def is_renewed(self) -> bool:

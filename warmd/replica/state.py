@@ -17,6 +17,10 @@ BAD_NAPS_MAX = 2
 """After so many sleeps or wakes in a row that failed, a replica is not put to sleep any more."""
 
 
+REHEARSED_S = 3.0
+"""A replica that has slept so long without being woken doesn't rehearse: it sleeps."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """How long each step of an engine's life may take, in seconds.

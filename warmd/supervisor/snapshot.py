@@ -16,9 +16,6 @@ from warmd.supervisor.model import Managed, Terms
 RETIRED = Target(Rung.COLD, 0, "it is no longer in the config")
 
 
-_IN_A_REHEARSAL = (Phase.FALLING_ASLEEP, Phase.ASLEEP, Phase.WAKING)
-
-
 @dataclass(frozen=True)
 class Outlook:
     """A model as it is, and as it would be on other terms.
@@ -73,7 +70,7 @@ def model_status(model: Managed, clock: Clock) -> ModelStatus:
         override_until=model.override.until if model.override else None,
         waiting=len(model.waiting),
         oldest_wait=model.oldest_wait(clock.monotonic()),
-        staging=StagingStatus(done=staged.done, total=staged.total or 0, holding=staged.held),
+        staging=StagingStatus(staged.done, staged.total or 0, staged.held, staged.busy),
         cannot_sleep=model.terms.wish.cannot_sleep,
         pool=model.terms.pool,
         vram=model.terms.vram,
@@ -100,7 +97,7 @@ def _replica_status(model: Managed, replica: Replica, clock: Clock) -> ReplicaSt
         start=_start_status(model, replica, clock.monotonic()),
         last_start=None if state.last_start is None else _by_name(state.last_start),
         sleep=_sleep_status(state),
-        rehearses=state.rehearses and state.phase in _IN_A_REHEARSAL,
+        rehearses=replica.rehearses,
         expected=expected_wake(model.wakes) if wakes and model.wakes else None,
         stale=replica.is_stale,
         renewed=replica.is_renewed,
