@@ -207,10 +207,10 @@ class NotReadyError(Exception):
     """A model can't answer within the time that the request may wait.
 
     `reason` is a whole sentence for the person who waits; `retry_after_s` is an honest estimate in
-    seconds, from measured start times where there are any.
+    seconds, from measured start times where there are any; None where no time makes it ready.
     """
 
-    def __init__(self, model: str, reason: str, retry_after_s: int) -> None:
+    def __init__(self, model: str, reason: str, retry_after_s: int | None) -> None:
         super().__init__(reason)
         self.model = model
         self.reason = reason

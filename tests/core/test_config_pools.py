@@ -115,6 +115,17 @@ def problems(tmp_path: Path, text: str) -> list[str]:
             ),
         ),
         (
+            "[models.a]\nWEIGHTS\npinned = true",
+            (
+                "models.a.pinned: has an effect in a pool with others only: name the model's "
+                "`pool`, or take it away"
+            ),
+        ),
+        (
+            'host.run_dir = "run"',
+            "host.run_dir: must be a whole path on this host, beginning with /",
+        ),
+        (
             'engine.sleep = "off"\n[models.a]\nWEIGHTS\nresting = "asleep"',
             (
                 "models.a.resting: can't be 'asleep' while engine.sleep is \"off\": write "

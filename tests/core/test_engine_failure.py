@@ -305,3 +305,9 @@ def test_where_memory_follows_from_vram_no_flag_is_named(line: str, helps: str) 
     assert helps in cause
     assert "--gpu-memory" not in cause
     assert "--kv-cache" not in cause
+
+
+def test_who_is_sent_to_a_log_hears_where_it_is() -> None:
+    lines = ["ERROR vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue."]
+    said = failure_cause(lines, STATUS_1, "/run/warmd/engines/m.0/engine.log")
+    assert "the last lines of /run/warmd/engines/m.0/engine.log, or `journalctl -k`" in said

@@ -460,5 +460,5 @@ async def test_who_waits_for_one_that_is_drained_for_its_sleep_hears_of_the_wake
     )
     with pytest.raises(NotReadyError, match=r"is just falling asleep") as no:
         await house.supervisor.acquire("m")
-    assert no.value.retry_after_s < 30
+    assert (no.value.retry_after_s or 99) < 30
     lease.release()

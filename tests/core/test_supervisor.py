@@ -91,8 +91,9 @@ async def test_a_crash_is_told_with_its_cause_and_tried_again_until_it_is_a_loop
     await house.rest()
     assert house.phase("m.0") is Phase.FAILED
     assert len(house.launcher.started) == 3
-    with pytest.raises(NotReadyError, match="needs an operator"):
+    with pytest.raises(NotReadyError, match="needs an operator") as given_up:
         await house.supervisor.acquire("m")
+    assert given_up.value.retry_after_s is None, "no time mends it: nobody is to come back for it"
     house.supervisor.set_target("m", Rung.HOT, None)
     await house.make_ready("m.0")
 

@@ -59,6 +59,13 @@ def _pools(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         path: KeyPath = ("models", name, "pool")
         if model.pool is None:
+            if model.pinned:
+                yield Finding(
+                    ("models", name, "pinned"),
+                    "has an effect in a pool with others only: name the model's `pool`, or take it "
+                    "away",
+                    "true",
+                )
             continue
         pool = settings.pools.get(model.pool)
         if pool is None:

@@ -84,12 +84,15 @@ def _some(parse: Callable[[str], float]) -> Callable[[str], float]:
     return positive
 
 
-def _parse_path(text: str) -> Path:
+def _parse_path(text: str, besides: str = "") -> Path:
     if not text.startswith("/"):
-        raise ValueError(
-            "must be a whole path on this host, beginning with / (nothing is downloaded)"
-        )
+        raise ValueError(f"must be a whole path on this host, beginning with /{besides}")
     return Path(no_nul(text))
+
+
+def _parse_weights(text: str) -> Path:
+    # What stands there instead is mostly a name from a hub.
+    return _parse_path(text, " (nothing is downloaded)")
 
 
 def _parse_model_name(name: str) -> str:
@@ -185,6 +188,7 @@ Percent = Annotated[float, _text(parse_percent, unit="%"), PlainSerializer(forma
 ShareText = Annotated[Share, _text(Share.parse, Share, unit="%"), PlainSerializer(str)]
 AddressText = Annotated[Address, _text(Address.parse, Address), PlainSerializer(str)]
 WholePath = Annotated[Path, _text(_parse_path, Path), PlainSerializer(str)]
+WeightsPath = Annotated[Path, _text(_parse_weights, Path), PlainSerializer(str)]
 RestingRung = Annotated[Rung, one_of(Rung), PlainSerializer(str)]
 IdleRung = Annotated[Rung, one_of(Rung, {Rung.HOT: _ALWAYS_HOT}), PlainSerializer(str)]
 ModelName = Annotated[str, AfterValidator(_parse_model_name)]

@@ -36,6 +36,7 @@ from warmd.config.fields import (
     Seconds,
     ShareText,
     VramText,
+    WeightsPath,
     WholePath,
     not_blank,
     not_empty,
@@ -202,7 +203,7 @@ class WarmupSettings(Table):
 class ModelSettings(Table):
     """One model. `max_wait` and `start_timeout` None: the gateway's and the engine's."""
 
-    weights: WholePath
+    weights: WeightsPath
     args: Annotated[tuple[Arg, ...], Field(strict=False), AfterValidator(begins_with_a_flag)] = ()
     env: Environment = {}
     aliases: Annotated[tuple[Alias, ...], Field(strict=False)] = ()

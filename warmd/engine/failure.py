@@ -233,11 +233,14 @@ _CONSEQUENCE = re.compile(
 )
 
 
-def failure_cause(lines: Sequence[str], exit_sentence: str, *, by_vram: bool = False) -> str:
+def failure_cause(
+    lines: Sequence[str], exit_sentence: str, log: str = "its log", *, by_vram: bool = False
+) -> str:
     """Say in one sentence, without a full stop, why the engine ended, and what helps.
 
     `lines` are the last lines that it printed, `exit_sentence` is how its main process ended:
-    `exited with status 1`. `by_vram`: what memory it takes follows from the model's vram.
+    `exited with status 1`; `log` names the file that has them all. `by_vram`: what memory it takes
+    follows from the model's vram.
     """
     if "SIGKILL" in exit_sentence:
         # Whatever it had complained of before, it did not live to be ended by that.
@@ -260,7 +263,7 @@ def failure_cause(lines: Sequence[str], exit_sentence: str, *, by_vram: bool = F
         return f"{_shorten(last.sentence)}, caused by {_shorten(last.root.sentence)}"
     if any(_CORE_DIED.search(line) for line in lines):
         return (
-            f"its EngineCore died and it {exit_sentence}; the last lines of its log, or"
+            f"its EngineCore died and it {exit_sentence}; the last lines of {log}, or"
             " `journalctl -k`, may say why"
         )
     if found:

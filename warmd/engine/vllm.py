@@ -177,7 +177,8 @@ class Vllm:
 
     def cause(self, ending: str) -> str:
         """Say in one sentence, from its log, why an engine that `ending` failed."""
-        return failure_cause(self._log.lines, ending, by_vram=self._binder is not None)
+        by_vram, log = self._binder is not None, str(self._recipe.home.log)
+        return failure_cause(self._log.lines, ending, log, by_vram=by_vram)
 
     def fingerprint(self) -> str:
         """Name everything that makes the engine what it is."""

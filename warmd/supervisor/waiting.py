@@ -121,7 +121,10 @@ class WaitingRoom:
             key=ready_in,
         )
         sentence = why_not_ready(model.name, progress)
-        return NotReadyError(model.name, sentence, math.ceil(ready_in(progress)))
+        given_up = progress.phase is Phase.FAILED
+        return NotReadyError(
+            model.name, sentence, None if given_up else math.ceil(ready_in(progress))
+        )
 
     def _progress(self, model: Managed, replica: Replica) -> Progress:
         now = self._clock.monotonic()
