@@ -216,14 +216,22 @@ async def test_somebody_else_answers(
     assert "is not warmd" in capsys.readouterr().err
 
 
-async def test_a_status_of_another_version(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "command",
+    ["status", "set m hot", "reload", "plan", "shutdown", "explain m", "history", "size m"],
+)
+async def test_a_daemon_of_another_version(
+    path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
     async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        asked = await reader.readuntil(b"\r\n\r\n")
+        if asked.startswith(b"POST"):
+            await reader.readuntil(b"}")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
         writer.close()
 
     async with await asyncio.start_unix_server(reply, path):
-        assert await warmctl("--socket", str(path), "status") == 1
+        assert await warmctl("--socket", str(path), *command.split()) == 1
     assert "of another version" in capsys.readouterr().err
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,18 @@ class NoDaemonError(Exception):
 
 class RefusedError(Exception):
     """The daemon, or the system, says no. The text is one sentence."""
+
+
+@contextmanager
+def of_this_version() -> Iterator[None]:
+    """Read an answer in here; raises `RefusedError` where it lacks what this warmctl looks for."""
+    try:
+        yield
+    except KeyError as missing:
+        raise RefusedError(
+            f"the daemon's answer has no {missing}: it is of another version than this warmctl; "
+            "restart it: systemctl restart warmd"
+        ) from missing
 
 
 class _UnixConnection(http.client.HTTPConnection):

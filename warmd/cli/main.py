@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from warmd import __version__
-from warmd.cli.client import Client, NoDaemonError, RefusedError
+from warmd.cli.client import Client, NoDaemonError, RefusedError, of_this_version
 from warmd.cli.explain import explanation
 from warmd.cli.gpus import gpus_table
 from warmd.cli.history import history
@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif args.command == "plan":
             _plan(client, args)
         elif args.command == "shutdown":
-            print(client.post("/shutdown", {})["sentence"])
+            with of_this_version():
+                print(client.post("/shutdown", {})["sentence"])
         elif args.command == "explain":
             _explain(client, args)
         elif args.command == "history":
@@ -249,8 +250,8 @@ def _count(text: str) -> int:
 def _set(client: Client, args: argparse.Namespace) -> None:
     asked = {"model": args.model, "rung": args.rung, "for": args.for_s}
     answer = client.post("/set", asked)
-    for sentence in answer["models"].values():
-        print(sentence)
+    with of_this_version():
+        print("\n".join(answer["models"].values()))
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -265,13 +266,15 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def _reload(client: Client) -> None:
     answer = client.post("/reload", {})
-    print("\n".join(answer["changes"] or ["nothing has changed"]))
+    with of_this_version():
+        print("\n".join(answer["changes"] or ["nothing has changed"]))
 
 
 def _plan(client: Client, args: argparse.Namespace) -> None:
     file = None if args.config is None else str(args.config.absolute())
     answer = client.post("/plan", {"config": file})
-    print(json.dumps(answer) if args.json else plan(answer))
+    with of_this_version():
+        print(json.dumps(answer) if args.json else plan(answer))
 
 
 def _explain(client: Client, args: argparse.Namespace) -> None:
@@ -280,7 +283,8 @@ def _explain(client: Client, args: argparse.Namespace) -> None:
         _print_json(client, target)
         return
     told = client.parse(client.get(target))
-    print(explanation(told["model"], told["decisions"], told["time"], time.localtime))
+    with of_this_version():
+        print(explanation(told["model"], told["decisions"], told["time"], time.localtime))
 
 
 def _history(client: Client, args: argparse.Namespace) -> None:
@@ -288,7 +292,9 @@ def _history(client: Client, args: argparse.Namespace) -> None:
     if args.json:
         _print_json(client, target)
     else:
-        print(history(client.parse(client.get(target)), time.localtime))
+        told = client.parse(client.get(target))
+        with of_this_version():
+            print(history(told, time.localtime))
 
 
 def _size(client: Client, args: argparse.Namespace) -> None:
@@ -304,7 +310,8 @@ def _size(client: Client, args: argparse.Namespace) -> None:
         )
     else:
         told = client.parse(client.get(_target("/size", model=args.model)))
-    print(json.dumps(told) if args.json else size_table(told))
+    with of_this_version():
+        print(json.dumps(told) if args.json else size_table(told))
 
 
 def _target(path: str, **query: str | float | None) -> str:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from warmd.cli.client import Client, NoDaemonError, RefusedError
+from warmd.cli.client import Client, NoDaemonError, RefusedError, of_this_version
 from warmd.cli.render import status_table
 
 _REFRESH_S = 1.0
@@ -43,13 +43,8 @@ def show_status(client: Client, *, watch: bool) -> None:
 
 def _table(client: Client, console: Console, *, piped: bool) -> Text:
     status = client.parse(client.get("/status"))
-    try:
+    with of_this_version():
         return status_table(status, status["time"], None if piped else console.width)
-    except KeyError as missing:
-        raise RefusedError(
-            f"the daemon's status has no {missing}: it is of another version than this warmctl; "
-            "restart it: systemctl restart warmd"
-        ) from missing
 
 
 def _table_or_error(client: Client, console: Console, *, piped: bool) -> Text:
