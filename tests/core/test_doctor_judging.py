@@ -36,6 +36,7 @@ from warmd.doctor.shared_memory import SharedMemory, judge_shared_memory, remova
 from warmd.doctor.sound import SoundConfig
 from warmd.doctor.user import Kind, Obstacle, Right, User, allows, obstacle
 from warmd.doctor.weights import ModelWeights, judge_weights
+from warmd.listeners import Taker
 
 GIB = 2**30
 ROOT, WARMD = User(0, frozenset({0})), User(990, frozenset({990, 44}))

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+import psutil
 import pytest
 import uvloop
 
@@ -308,6 +309,15 @@ async def test_metrics_over_tcp() -> None:
             async with client.post(f"{where}/set") as response:
                 assert response.status == 404
     taken = MetricsServer([Address(*server.listening[0])], bytes)
-    with pytest.raises(ControlError, match=r"127\.0\.0\.1:\d+: .*[Aa]ddress already in use"):
+    with pytest.raises(ControlError) as refused:
         await taken.start()
+    host, port = server.listening[0]
+    name = psutil.Process().name()
+    assert str(refused.value) == (
+        f"metrics can't be served on {host}:{port}: the port is taken by {name} (process "
+        f"{os.getpid()}); stop it, or change [metrics] listen"
+    )
+    elsewhere = MetricsServer([Address("192.0.2.1", 8401)], bytes)
+    with pytest.raises(ControlError, match=r"8401: Cannot assign requested address; change \[metr"):
+        await elsewhere.start()
     await server.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import socket
 from pathlib import Path
 
@@ -22,9 +23,10 @@ async def test_port_in_use_is_one_sentence_and_nothing_listens(tmp_path: Path) -
             other.bind(("127.0.0.1", 0))
             free = other.getsockname()[1]
         again = type(rig.gateway)(rig.models, rig._limits, rig.records.append)
-        with pytest.raises(GatewayError, match="the port is in use; `ss ") as refused:
+        with pytest.raises(GatewayError, match="the port is taken by ") as refused:
             await again.start([("127.0.0.1", free), (rig.host, rig.port)])
         assert f"127.0.0.1:{rig.port}" in str(refused.value)
+        assert f"(process {os.getpid()}); stop it, or change gateway.listen" in str(refused.value)
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", free)
         await again.close()

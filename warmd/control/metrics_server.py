@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Sequence
 
 from aiohttp import web
@@ -10,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from warmd.config.address import Address
 from warmd.control.http_log import quiet_log
 from warmd.control.unix_socket import ControlError
+from warmd.listeners import who_listens
 
 _SHUTDOWN_S = 1.0
 
@@ -42,11 +45,20 @@ class MetricsServer:
                 await web.TCPSite(self._runner, address.host, address.port).start()
             except OSError as error:
                 await self.close()
-                raise ControlError(
-                    f"metrics can't be served on {address}: "
-                    f"{error.strerror or error}; change [metrics] listen, or stop what is there"
-                ) from error
+                raise ControlError(_cannot_serve(address, error)) from error
 
     async def close(self) -> None:
         """Stop serving."""
         await self._runner.cleanup()
+
+
+def _cannot_serve(address: Address, error: OSError) -> str:
+    where = f"metrics can't be served on {address}"
+    if error.errno == errno.EADDRINUSE:
+        taker = who_listens(lambda host, port: Address(host, port).overlaps(address))
+        return f"{where}: the port is taken by {taker}; stop it, or change [metrics] listen"
+    # asyncio's own sentence tells the address once more; of a name that it can't find, the number
+    # is none of errno's.
+    known = error.errno in errno.errorcode
+    why = os.strerror(error.errno) if error.errno and known else error.strerror or str(error)
+    return f"{where}: {why}; change [metrics] listen"

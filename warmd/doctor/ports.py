@@ -8,20 +8,11 @@ import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import psutil
-
 from warmd.config import Address
 from warmd.doctor.finding import Finding, ok, problem
+from warmd.listeners import Taker, who_listens
 
 _SUBJECT = "ports"
-
-
-@dataclass(frozen=True)
-class Taker:
-    """The process that listens; `pid` None where it may not be seen."""
-
-    pid: int | None = None
-    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,16 +53,7 @@ def _look(key: str, address: Address) -> Port:
 
 
 def _taker(address: Address) -> Taker:
-    try:
-        sockets = psutil.net_connections(kind="tcp")
-        for each in sockets:
-            if each.status != psutil.CONN_LISTEN or not each.laddr or each.pid is None:
-                continue
-            if Address(each.laddr.ip, each.laddr.port).overlaps(address):
-                return Taker(each.pid, psutil.Process(each.pid).name())
-    except (psutil.Error, OSError):
-        pass  # it ended, or /proc is closed to us
-    return Taker()
+    return who_listens(lambda host, port: Address(host, port).overlaps(address))
 
 
 def judge_ports(ports: tuple[Port, ...], daemon: int | None) -> Iterator[Finding]:
@@ -115,11 +97,11 @@ def _taken(port: Port, told: str) -> Finding:
     if taker.pid is None:
         return problem(
             _SUBJECT,
-            f"{told} is taken, by a process that this user may not see",
+            f"{told} is taken, by {taker}",
             f"sudo ss -ltnp 'sport = :{port.address.port}' names it",
         )
     return problem(
         _SUBJECT,
-        f"{told} is taken by {taker.name} (process {taker.pid})",
+        f"{told} is taken by {taker}",
         f"stop it, or take another port in {port.key}",
     )

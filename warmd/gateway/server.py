@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
+from warmd import config
 from warmd.gateway.connection import FIRST_WORD_S, Connection
 from warmd.gateway.errors import GatewayError
 from warmd.gateway.limits import GatewayLimits
+from warmd.listeners import who_listens
 
 Address = tuple[str, int]
 """A host and a port."""
@@ -199,11 +201,11 @@ def _cannot_listen(host: str, port: int, error: OSError) -> str:
         )
     match error.errno:
         case errno.EADDRINUSE:
-            why = "the port is in use"
-            remedy = (
-                f"`ss -ltnp sport = :{port}` shows by whom; "
-                "stop that program or change gateway.listen"
-            )
+            wanted = config.Address(host, port)
+            taker = who_listens(lambda *there: config.Address(*there).overlaps(wanted))
+            why = f"the port is taken by {taker}"
+            shows = "" if taker.pid else f"`sudo ss -ltnp sport = :{port}` names it; "
+            remedy = f"{shows}stop it, or change gateway.listen"
         case errno.EACCES:
             why = "ports below 1024 are for root"
             remedy = "change gateway.listen or give the daemon CAP_NET_BIND_SERVICE"
