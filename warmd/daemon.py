@@ -52,6 +52,7 @@ EX_UNAVAILABLE = 69
 _LAST_RESORT_S = 25.0
 """How long beyond drain and stop an engine may take to go before the daemon goes without it."""
 
+_SETTLE_S = 1.0
 
 CLOCK = Clock(monotonic=time.monotonic, wall=time.time)
 
@@ -204,7 +205,7 @@ class Daemon:
         build.watch = self._watch = GpuWatch(supervisor, CLOCK.monotonic)
         supervisor.rules = rules(settings, self._fitter.reserved)
         supervisor.cards.fit(card_rules(settings, self._fitter))
-        for name, known in known_of(history, settings.models).items():
+        for name, known in known_of(history, settings.models, _warn).items():
             self._adopt(supervisor, settings, name, known)
         return supervisor
 
@@ -240,7 +241,14 @@ class Daemon:
             time=CLOCK.wall(),
             models=self._supervisor.statuses(),
             cards=self._supervisor.card_statuses(),
+            history_trouble=self._history.trouble,
         )
+
+    async def settle(self) -> None:
+        """Wait, for a moment at most, until what was just said is written, or refused."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_S):
+                await aside(self._history.settle)
 
     async def decisions(self, model: str) -> list[Decision]:
         """Return the last changes of rung of `model`; the disk is waited for in a thread."""

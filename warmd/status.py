@@ -143,3 +143,5 @@ class Status:
     time: float  # Unix seconds
     models: dict[str, ModelStatus]
     cards: tuple[CardStatus, ...] = ()  # none where no model reserves VRAM
+    history_trouble: str | None = None  # why the history can't be written or read, None where fine
+    warnings: tuple[str, ...] = ()  # what the config asks for and can't have, in sentences

@@ -147,9 +147,20 @@ def card_rules(settings: Settings, fitter: Fitter) -> CardRules:
     return CardRules(fitter.cards, settings.gpus.headroom, settings.gpus.tolerance)
 
 
-def known_of(history: History, models: Iterable[str]) -> dict[str, Known]:
-    """Read what is known of each model from earlier lives; waits for the disk."""
-    overrides, asked = history.overrides(), history.last_requests()
+def known_of(
+    history: History, models: Iterable[str], report: Callable[[str], None] | None = None
+) -> dict[str, Known]:
+    """Read what is known of each model from earlier lives; waits for the disk.
+
+    `report` is told, in a sentence, where that can't be read.
+    """
+    overrides = history.overrides()
+    if report is not None and history.trouble is not None:
+        report(
+            "what operators had set could not be read, nor what starts took: models follow their "
+            f"config alone; {history.trouble}"
+        )
+    asked = history.last_requests()
     known = {}
     for name in models:
         stored = overrides.get(name)

@@ -37,9 +37,14 @@ MOVED = {
 }
 
 
+def explained(model: dict[str, Any], *decisions: dict[str, Any], **more: Any) -> str:
+    answer = {"time": 100.0, "model": model, "decisions": decisions, "history_trouble": None}
+    return explanation(answer | more, time.gmtime)
+
+
 def test_what_it_waits_for_and_what_moved_it_oldest_first() -> None:
     later = MOVED | {"at": 70.0, "from_rung": "staged", "to_rung": "hot", "seconds": 41.25}
-    assert explanation(MODEL, [later, MOVED], 100.0, time.gmtime).splitlines() == [
+    assert explained(MODEL, later, MOVED).splitlines() == [
         "m is staged and shall be hot: 1 request waits for it",
         "  m.0: backing off, next try in 4 s",
         "    for 5 s: CUDA out of memory (2 failures in a row)",
@@ -52,7 +57,7 @@ def test_what_it_waits_for_and_what_moved_it_oldest_first() -> None:
 def test_a_model_that_stands_where_it_shall() -> None:
     calm = REPLICA | {"phase": "down", "reason": "it was not needed yet", "failures": 0}
     model = MODEL | {"target": "staged", "reason": "it rests staged", "held_up_by": None}
-    said = explanation(model | {"replicas": [calm]}, [], 100.0, time.gmtime)
+    said = explained(model | {"replicas": [calm]})
     assert said.startswith("m is staged, as it shall be: it rests staged\n")
     assert "    for 5 s; what led there: it was not needed yet\n" in said
     assert said.endswith("nothing has moved it yet")
@@ -65,7 +70,7 @@ def test_what_a_sleeper_holds_and_its_pool() -> None:
     sleeper |= {"sleep": slept | {"last_wake": wake}, "stale": True}
     model = MODEL | {"rung": "asleep", "target": "asleep", "held_up_by": None}
     model |= {"pool": "heavy", "vram": 60 * 2**30, "replicas": [sleeper]}
-    assert explanation(model, [], 100.0, time.gmtime).splitlines()[1:-1] == [
+    assert explained(model).splitlines()[1:-1] == [
         "  takes 60.0 GiB of pool heavy for each engine, as declared",
         "  m.0: asleep, holds 45.0 GiB of RAM and 1.0 GiB of VRAM",
         "    for 5 s; what led there: it is idle",
@@ -82,5 +87,10 @@ def test_who_says_what_it_takes() -> None:
 
 def test_a_model_that_can_not_sleep_says_why() -> None:
     model = MODEL | {"cannot_sleep": "no NVIDIA GPU works here"}
-    said = explanation(model, [], 100.0, time.gmtime)
+    said = explained(model)
     assert "  can't sleep: no NVIDIA GPU works here\n" in said
+
+
+def test_a_history_that_can_not_be_kept_is_told_and_nothing_denied() -> None:
+    lines = explained(MODEL, history_trouble="the disk is\nfull").splitlines()
+    assert lines[-2:] == ["what moved it is not known", "warning: the disk is full"]

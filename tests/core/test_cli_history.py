@@ -70,3 +70,11 @@ def test_nothing_happened() -> None:
         "m",
         "  nothing happened",
     ]
+
+
+def test_a_history_that_can_not_be_kept_denies_nothing() -> None:
+    answer: Any = dataclasses.asdict(Report(86400.0, 0.0, 5.0, {}, []))
+    told = history(answer | {"history_trouble": "the disk is full"}, time.gmtime).splitlines()
+    assert told[1:] == ["what happened is not known", "warning: the disk is full"]
+    quiet = answer | {"models": {"m": dataclasses.asdict(ModelReport())}}
+    assert history(quiet, time.gmtime).endswith("nothing happened")

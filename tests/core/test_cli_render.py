@@ -175,6 +175,14 @@ def test_a_pipe_gets_one_line_for_each_model_and_replica() -> None:
     assert "\x1b" not in "".join(lines)
 
 
+def test_what_is_amiss_is_told_to_people_and_to_pipes() -> None:
+    amiss = BUSY | {"history_trouble": "the disk is full", "warnings": ["a and b never fit"]}
+    lines = status_table(amiss, NOW, 80).plain.splitlines()
+    told = ["warning: the disk is full", "warning: a and b never fit"]
+    assert lines[-3:-1] == told
+    assert status_table(amiss, NOW, None).plain.splitlines()[-2:] == told
+
+
 def test_no_models() -> None:
     assert status_table(as_json(), NOW, 80).plain == (
         "warmd 0.1.0, up 2 h 5 min: no model is configured"

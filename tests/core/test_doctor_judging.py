@@ -31,7 +31,7 @@ from warmd.doctor.gpus import GpuFacts, judge_gpus
 from warmd.doctor.kernel import KernelFacts, judge_kernel
 from warmd.doctor.limits import Limits, judge_limits
 from warmd.doctor.memory import MemoryFacts, judge_memory
-from warmd.doctor.ports import Port, Taker, judge_ports
+from warmd.doctor.ports import Port, judge_ports
 from warmd.doctor.shared_memory import SharedMemory, judge_shared_memory, removal
 from warmd.doctor.sound import SoundConfig
 from warmd.doctor.user import Kind, Obstacle, Right, User, allows, obstacle

@@ -35,6 +35,7 @@ class Daemon:
         self.asked: list[tuple[str, Rung | None, float | None]] = []
         self.models = 1
         self.problem: str | None = None
+        self.trouble: str | None = None
 
     def snapshot(self) -> Status:
         now = time.time()
@@ -45,7 +46,11 @@ class Daemon:
         model = ModelStatus(
             "tiny", (), Rung.HOT, Rung.HOT, "caf\u00e9", None, None, 0, 0.0, staging, (replica,)
         )
-        return Status("0.1.0", 7, now, now, {f"tiny{n}": model for n in range(self.models)})
+        models = {f"tiny{n}": model for n in range(self.models)}
+        return Status("0.1.0", 7, now, now, models, history_trouble=self.trouble)
+
+    async def settle(self) -> None:
+        pass
 
     def shutdown(self) -> str:
         return "warmd ends"
@@ -137,6 +142,10 @@ async def test_set(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert await warmctl("set", "tiny0", "auto") == 0
     assert daemon.asked == [("tiny0", Rung.HOT, 5400.0), ("tiny0", None, None)]
     capsys.readouterr()
+    daemon.trouble = "the disk is full"
+    for command in ("set tiny0 hot", "explain tiny0", "history", "status"):
+        assert await warmctl(*command.split()) == 0
+        assert "warning: the disk is full\n" in capsys.readouterr().out
     assert await warmctl("set", "tony0", "hot") == 1
     assert capsys.readouterr() == (
         "",

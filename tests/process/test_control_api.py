@@ -32,13 +32,17 @@ class Daemon:
     def __init__(self) -> None:
         self.asked: list[tuple[str, Rung | None, float | None]] = []
         self.driver: Exception | None = None
+        self.trouble: str | None = None
 
     def snapshot(self) -> Status:
         staging = StagingStatus(0, 10, holding=False)
         model = ModelStatus(
             "qwen3", ("gpt-4o",), Rung.COLD, Rung.HOT, "why", None, None, 0, 0.0, staging, ()
         )
-        return Status("0.1.0", 7, 1.0, 2.0, {"qwen3": model})
+        return Status("0.1.0", 7, 1.0, 2.0, {"qwen3": model}, history_trouble=self.trouble)
+
+    async def settle(self) -> None:
+        self.trouble = "the disk is full"  # that is seen once something is written
 
     def shutdown(self) -> str:
         return "warmd ends"
@@ -123,7 +127,8 @@ async def test_set_hands_the_wish_over(client: aiohttp.ClientSession, daemon: Da
     ):
         async with client.post("/set", json=asked) as response:
             assert response.status == 200
-            assert await response.json() == {"models": {"qwen3": "it goes hot"}}
+            full = {"history_trouble": "the disk is full"}
+            assert await response.json() == {"models": {"qwen3": "it goes hot"}} | full
     assert daemon.asked == [
         ("qwen3", Rung.HOT, 7200.0),
         ("qwen3", Rung.COLD, None),

@@ -300,7 +300,8 @@ def test_a_taken_port_is_said_in_one_sentence(daemon: Daemon) -> None:
         taken.listen()
         failed = _run(daemon)
     assert failed.returncode == 69
-    assert f"{daemon.port}" in failed.stderr
+    assert f":{daemon.port}: the port is taken by " in failed.stderr
+    assert f"(process {os.getpid()})" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert len(failed.stderr.strip().splitlines()) <= 2
 

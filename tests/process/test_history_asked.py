@@ -42,6 +42,9 @@ class Owner:
     async def history(self, model: str | None, since: float) -> Report:
         return await asyncio.to_thread(self.remembered.report, model, since)
 
+    async def settle(self) -> None:
+        pass
+
     def shutdown(self) -> str:
         return "warmd ends"
 
@@ -108,7 +111,8 @@ async def test_a_report_for_programs(owner: Owner, capsys: pytest.CaptureFixture
             "requests": None,
         }
     }
-    assert answer.keys() == {"time", "since", "slow_s", "models", "decisions"}
+    keys = {"time", "since", "slow_s", "models", "decisions", "history_trouble"}
+    assert answer.keys() == keys
 
 
 @pytest.mark.parametrize("since", ["yesterday", "nan", "-inf", ""])
@@ -175,3 +179,16 @@ def test_requests_are_remembered_over_restarts_and_never_their_words(daemon: Dae
     for file in (daemon.folder / "state").iterdir():
         assert b"secret" not in file.read_bytes()
     assert "Traceback" not in daemon.log
+
+
+def test_who_relies_on_a_history_that_can_not_be_kept_is_told(daemon: Daemon) -> None:
+    daemon.turn()
+    daemon.write_config({"m": 'resting = "cold"'})
+    (daemon.folder / "state" / "history.db").mkdir(parents=True)
+    daemon.start()
+    assert "what operators had set could not be read" in daemon.log
+    asked = {"model": "m", "rung": "cold", "for": 60}
+    told = [daemon.control("POST", "/set", asked), daemon.control("GET", "/explain?model=m")]
+    for answer in (*(each.json for each in told), daemon.status):
+        assert "history.db" in answer["history_trouble"]
+    assert daemon.control("GET", "/history").status == 503

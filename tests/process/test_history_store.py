@@ -11,6 +11,7 @@ import pytest
 from warmd.history import History, StoredOverride
 from warmd.history.writer import BACKLOG
 from warmd.ladder import Rung, Stage, StartTimes
+from warmd.wiring import known_of
 
 DAY = 86400.0
 NOW = 1_750_000_000.0
@@ -137,8 +138,11 @@ def test_a_full_disk_is_told_once_and_the_entries_come_later(
         assert db is not None
         history._writer._thread.submit(db.execute, "PRAGMA max_page_count = 1").result()
         decide(history, "x" * 9000)  # SQLITE_FULL
+        history._writer._thread.submit(lambda: None).result()
+        assert "(database or disk is full): what happens" in (history.trouble or "")
         decide(history, "later")
         history.overrides()
+        assert history.trouble is None
     assert [len(reason) for (reason,) in rows(path, "SELECT reason FROM decisions")] == [9000, 5]
     assert "full" in reports[0]
     assert reports[1:] == [f"the history is written to {path} again"]
@@ -154,9 +158,13 @@ def test_a_lost_folder_is_told_once_and_no_override_is_dropped(
         for n in range(BACKLOG + 10):
             decide(history, str(n))
         assert history.recent_starts("tiny") == []
+        said = Reports()
+        assert known_of(history, ["tiny"], said)["tiny"].override is None
+        assert said[0].startswith("what operators had set could not be read")
         assert len(reports) == 1
         path.parent.unlink()
         decide(history, "last")
         assert history.overrides() == {"tiny": StoredOverride(Rung.HOT, None, NOW)}
+        known_of(history, ["tiny"], pytest.fail)
     assert rows(path, "SELECT count(*), max(reason = 'last') FROM decisions") == [(BACKLOG, 1)]
     assert reports[1:] == [f"the history is written to {path} again; 11 entries were lost"]

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from warmd.cli.words import clean, held_asleep, model_notes, replica_doing, span, trouble
+from warmd.cli.words import (
+    clean,
+    held_asleep,
+    model_notes,
+    replica_doing,
+    span,
+    trouble,
+    warnings,
+)
 from warmd.ladder import VramBy
 from warmd.spoken import duration, size
 
 _STEADY = ("ready", "asleep", "down")
 
 
-def explanation(
-    model: Mapping[str, Any],
-    decisions: Sequence[Mapping[str, Any]],
-    now: float,
-    local: Callable[[float], time.struct_time],
-) -> str:
+def explanation(answer: Mapping[str, Any], local: Callable[[float], time.struct_time]) -> str:
     """Say it in lines: where it is, where it shall be and why, what it does, what moved it.
 
-    `decisions` come newest first and are shown oldest first; `now` is Unix seconds.
+    Decisions come newest first and are shown oldest first.
     """
+    model, decisions, now = answer["model"], answer["decisions"], answer["time"]
+    missing = warnings(answer)
     notes = (*model_notes(model, now), *_terms(model))
     lines = [_stands(model), *(f"  {note}" for note in notes)]
     for replica in model["replicas"]:
@@ -31,13 +36,16 @@ def explanation(
         led = "; what led there: " if replica["phase"] in _STEADY else ": "
         lines.append(f"    for {span(now - replica['since'], 1)}{led}{why}")
         lines += [f"    {each}" for each in _replica_notes(replica)]
-    lines.append("what moved it" if decisions else "nothing has moved it yet")
+    if decisions:
+        lines.append("what moved it")
+    else:
+        lines.append("what moved it is not known" if missing else "nothing has moved it yet")
     for each in reversed(decisions):
         at = time.strftime("%Y-%m-%d %H:%M:%S", local(each["at"]))
         took = "" if each["seconds"] is None else f" in {each['seconds']:.1f} s"
         moved = f"{each['from_rung']} -> {each['to_rung']}{took}"
         lines.append(f"  {at}  {each['replica']}  {moved}: {clean(each['reason'])}")
-    return "\n".join(lines)
+    return "\n".join((*lines, *missing))
 
 
 def _terms(model: Mapping[str, Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from warmd.cli.words import clean, span
+from warmd.cli.words import clean, span, warnings
 from warmd.spoken import count, size
 
 _LABEL_WIDTH = 14
@@ -19,11 +19,13 @@ def history(answer: Mapping[str, Any], local: Callable[[float], time.struct_time
     Decisions come newest first and are shown oldest first.
     """
     lines = [f"since {_at(answer['since'], local)}, {span(answer['time'] - answer['since'], 1)}"]
+    missing = warnings(answer)
+    none = "what happened is not known" if missing else "nothing happened"
     if not answer["models"]:
-        lines.append("nothing happened")
+        lines.append(none)
     for name, model in answer["models"].items():
         lines.append(name)
-        facts = list(_facts(model, answer["slow_s"], local)) or [("", "nothing happened")]
+        facts = list(_facts(model, answer["slow_s"], local)) or [("", none)]
         labels = [label for label, _ in facts]
         for n, (label, fact) in enumerate(facts):
             shown = "" if n and label == labels[n - 1] else label
@@ -35,7 +37,7 @@ def history(answer: Mapping[str, Any], local: Callable[[float], time.struct_time
         moved = f"{each['from_rung']} -> {each['to_rung']}{took}"
         at = _at(each["at"], local)
         lines.append(f"  {at}  {each['replica']}  {moved}: {clean(each['reason'])}")
-    return "\n".join(lines)
+    return "\n".join((*lines, *missing))
 
 
 def _facts(

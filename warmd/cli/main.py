@@ -22,6 +22,7 @@ from warmd.cli.gpus import gpus_table
 from warmd.cli.history import history
 from warmd.cli.plan import plan
 from warmd.cli.size import size_table
+from warmd.cli.words import warnings
 
 DEFAULT_SOCKET = "/run/warmd/control.sock"
 _DAY_S = 86400.0
@@ -251,7 +252,7 @@ def _set(client: Client, args: argparse.Namespace) -> None:
     asked = {"model": args.model, "rung": args.rung, "for": args.for_s}
     answer = client.post("/set", asked)
     with of_this_version():
-        print("\n".join(answer["models"].values()))
+        print("\n".join((*answer["models"].values(), *warnings(answer))))
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -284,7 +285,7 @@ def _explain(client: Client, args: argparse.Namespace) -> None:
         return
     told = client.parse(client.get(target))
     with of_this_version():
-        print(explanation(told["model"], told["decisions"], told["time"], time.localtime))
+        print(explanation(told, time.localtime))
 
 
 def _history(client: Client, args: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from warmd.cli.words import (
     rung_reached,
     span,
     trouble,
+    warnings,
 )
 
 _HEADER = ("MODEL", "RUNG", "TARGET", "DOING", "BUSY", "WAITING", "SINCE")
@@ -51,8 +52,9 @@ def status_table(status: Mapping[str, Any], now: float, width: int | None) -> Te
     """
     models = list(status["models"].values())
     about = f"warmd {status['version']}, up {span(now - status['started'])}"
+    amiss = [Text(each, "bold red") for each in warnings(status)]
     if not models:
-        return Text(f"{about}: no model is configured")
+        return Text("\n").join([*amiss, Text(f"{about}: no model is configured")])
     rows = [row for model in models for row in _rows(model, now, in_pipe=width is None)]
     header = tuple(Text(word, "bold") for word in _HEADER)
     table = [header, *(row.cells for row in rows)]
@@ -60,7 +62,7 @@ def status_table(status: Mapping[str, Any], now: float, width: int | None) -> Te
     if width is None:
         lines = [_line((*header, Text("WHY")), widths)]
         lines += [_line((*row.cells, Text(row.why)), widths) for row in rows]
-        return Text("\n").join(lines)
+        return Text("\n").join([*lines, *amiss])
     spare = width - sum(widths[1:]) - len(_GAP) * (len(widths) - 1)
     widths[0] = min(widths[0], max(_SHORTEST_NAME, spare))
     lines = [_line(header, widths)]
@@ -69,6 +71,8 @@ def status_table(status: Mapping[str, Any], now: float, width: int | None) -> Te
         for note in row.notes:
             folded = textwrap.wrap(note, max(20, width - len(_INDENT)))
             lines += [Text(_INDENT + part, "dim") for part in folded]
+    for each in amiss:
+        lines += [Text(part, "bold red") for part in textwrap.wrap(each.plain, width)]
     return Text("\n").join([*lines, *_cards(status, width), Text(about, "dim")])
 
 

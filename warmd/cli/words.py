@@ -34,6 +34,12 @@ def amount(done: int, total: int) -> str:
     return f"{done / size:.{digits}f} of {total / size:.{digits}f} {unit}"
 
 
+def warnings(answer: Mapping[str, Any]) -> list[str]:
+    """What must be said beside an answer, each in one line; nothing from an older daemon."""
+    told = (answer.get("history_trouble"), *answer.get("warnings", ()))
+    return [f"warning: {clean(each)}" for each in told if each]
+
+
 def model_doing(model: Mapping[str, Any], now: float) -> str:
     """Say what a model is doing; of several replicas, how many do what. `now` is Unix seconds."""
     replicas = model["replicas"]

@@ -40,6 +40,9 @@ class Operations(Sizes, Surveys, Protocol):
     def snapshot(self) -> Status:
         """Everything that is so at this moment."""
 
+    async def settle(self) -> None:
+        """Wait, for a moment at most, until what was just said is written, or refused."""
+
     def shutdown(self) -> str:
         """End the daemon and every engine, also where engines outlive it; return a sentence."""
 
@@ -145,6 +148,9 @@ def _refusals(of_a_config: str) -> Iterator[None]:
 
 
 def _application(operations: Operations, expose: Callable[[], bytes]) -> web.Application:
+    def trouble() -> dict[str, str | None]:
+        return {"history_trouble": operations.snapshot().history_trouble}
+
     async def status(_: web.Request) -> web.Response:
         return web.json_response(dataclasses.asdict(operations.snapshot()))
 
@@ -153,7 +159,8 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
         model = _resolve(request.query.get("model", ""), status)
         decisions = [dataclasses.asdict(each) for each in await operations.decisions(model)]
         facts = dataclasses.asdict(status.models[model])
-        return web.json_response({"time": status.time, "model": facts, "decisions": decisions})
+        told = {"time": status.time, "model": facts, "decisions": decisions}
+        return web.json_response(told | trouble())
 
     async def history(request: web.Request) -> web.Response:
         status = operations.snapshot()
@@ -164,7 +171,7 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
             report = await operations.history(model, since)
         except HistoryError as error:
             raise _RefusedError(503, str(error)) from None
-        return web.json_response(dataclasses.asdict(report))
+        return web.json_response(dataclasses.asdict(report) | trouble())
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -177,7 +184,8 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
             sentence = operations.set_target(model, rung, _seconds(asked.get("for"), rung))
         except ValueError as refused:
             raise _RefusedError(409, str(refused)) from refused
-        return web.json_response({"models": {model: sentence}})
+        await operations.settle()
+        return web.json_response({"models": {model: sentence}} | trouble())
 
     async def reload(_: web.Request) -> web.Response:
         with _refusals("the running config stays in force"):

@@ -76,8 +76,8 @@ class History:
     """The history's file, for a caller that must not wait.
 
     Every `record_*`, `set_*`, `keep_*`, `count_*`, `tick` and `catch_up` returns at once; they
-    belong to one thread. All else waits for the disk. No trouble of the disk is raised: see
-    `warmd.history.writer`. What is older than `keep` seconds is pruned, once a day.
+    belong to one thread. All else but `trouble` waits for the disk. No trouble of the disk is
+    raised: see `warmd.history.writer`. What is older than `keep` seconds is pruned, once a day.
     """
 
     def __init__(
@@ -109,6 +109,15 @@ class History:
             self._pruned = now
             values = {"oldest": now - self._keep, "known": STARTS_KNOWN}
             self._writer.clear(PRUNING, values)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be written or read at the moment, in one sentence; None where it can."""
+        return self._writer.trouble
+
+    def settle(self) -> None:
+        """Wait until everything recorded so far is written, or refused."""
+        self._writer.settle()
 
     def catch_up(self) -> None:
         """Hand over what is counted so far, the minute that still runs included."""

@@ -45,10 +45,15 @@ class Writer:
         self._db: sqlite3.Connection | None = None
         self._unsaved: deque[_Entry] = deque()
         self._dropped = 0
-        self._stuck = False
+        self._trouble: str | None = None
         self._closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="history")
         self._hand_over(self._flush)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be kept at the moment, in one sentence; None where it can."""
+        return self._trouble
 
     def save(self, sql: str, values: tuple[Value, ...], override_of: str | None = None) -> None:
         """Write a row, later; returns at once."""
@@ -133,10 +138,10 @@ class Writer:
             except (sqlite3.DatabaseError, OSError) as error:
                 if not self._stumble(error) or last_try:
                     return
-        if self._stuck:
+        if self._trouble is not None:
             lost = f"; {self._dropped} entries were lost" if self._dropped else ""
             self._report(f"the history is written to {self._path} again{lost}")
-        self._stuck, self._dropped = False, 0
+        self._trouble, self._dropped = None, 0
 
     def _write_out(self) -> None:
         if self._db is None:
@@ -164,12 +169,15 @@ class Writer:
                 error = refused
             else:
                 return True
-        if not self._stuck:
+        if self._trouble is None:
             self._report(
                 f"the history can't be kept in {self._path} ({error}): warmd goes on without, "
                 f"holds the last {BACKLOG} entries in memory and tries again with each new one"
             )
-        self._stuck = True
+        self._trouble = (
+            f"the history can't be kept in {self._path} ({error}): what happens and what operators "
+            "set is held in memory, and lost where warmd ends before that is mended"
+        )
         return False
 
     def _finish(self) -> None:
