@@ -242,6 +242,7 @@ class Daemon:
             models=self._supervisor.statuses(),
             cards=self._supervisor.card_statuses(),
             history_trouble=self._history.trouble,
+            warnings=self._fitter.reserved.warnings,
         )
 
     async def settle(self) -> None:

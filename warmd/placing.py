@@ -20,7 +20,7 @@ from warmd.config import (
 )
 from warmd.devices import HOST, Gpu, host_memory
 from warmd.engine import EngineFlags, SizingError
-from warmd.ladder import VramBy
+from warmd.ladder import Rung, VramBy
 from warmd.planner import (
     Card,
     Figure,
@@ -31,6 +31,7 @@ from warmd.planner import (
     PoolWish,
     Reservations,
     Tenant,
+    crowded,
     place,
 )
 
@@ -101,7 +102,8 @@ class _Reserving:
             for tenant in each
         }
         lines = placed.lines if placed is not None and pools else ()
-        return Reservations(pools, holdings, self._sized.unsized, lines)
+        shared = [replace(wish, cards=self._spoken_of(wish.name)) for wish in self._pools()]
+        return Reservations(pools, holdings, self._sized.unsized, lines, tuple(crowded(shared)))
 
     def _sort(self, name: str, table: ModelSettings) -> None:
         found = self._sized.figures.get(name)
@@ -111,7 +113,14 @@ class _Reserving:
             if not self._cards and found is None:
                 return
         vram = table.vram if isinstance(table.vram, int) else found.vram if found else 0
-        tenant = Tenant(name, vram, self._width(name, table), table.replicas)
+        tenant = Tenant(
+            name,
+            vram,
+            self._width(name, table),
+            table.replicas,
+            pinned=table.pinned,
+            rests_hot=table.resting is Rung.HOT,
+        )
         if table.pool is not None:
             self._in_pools[table.pool].append(tenant)
         elif table.vram is not None or not self._cards:
@@ -148,6 +157,11 @@ class _Reserving:
     def _pools(self) -> Iterator[PoolWish]:
         for name, pool in self._settings.pools.items():
             yield PoolWish(name, pool.vram, None, tuple(self._in_pools[name]))
+
+    def _spoken_of(self, pool: str) -> tuple[str, ...] | None:
+        """Return the GPUs that a pool names, also where they aren't known yet."""
+        gpus = self._settings.pools[pool].gpus
+        return None if gpus is None else tuple(map(str, gpus))
 
     def _named(self, pool: str) -> tuple[str, ...] | None:
         """Find the cards that a pool names, by index or by (the beginning of) their UUID."""

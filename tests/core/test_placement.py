@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmd.planner.placement import Card, MisfitError, OwnPool, PoolWish, Tenant, place
+from warmd.planner.placement import Card, MisfitError, OwnPool, PoolWish, Tenant, crowded, place
 
 GIB = 2**30
 H200 = [Card(f"GPU-{n}", n, "NVIDIA H200", 140 * GIB) for n in range(2)]
 
 
-def pool(name: str, gib: int, *cards: str, **tenant: int) -> PoolWish:
+def pool(name: str, gib: int, *cards: str, **tenant: Any) -> PoolWish:
     tenants = (Tenant(f"{name}-model", **tenant),) if tenant else ()
     return PoolWish(name, gib * GIB, cards or None, tenants)
+
+
+def tenant(name: str, gib: int, **more: Any) -> Tenant:
+    return Tenant(name, gib * GIB, **more)
+
+
+def shared(*tenants: Tenant) -> PoolWish:
+    """A pool of 10 GiB on each of two GPUs."""
+    return PoolWish("p", 10 * GIB, ("GPU-0", "GPU-1"), tenants)
+
+
+def test_who_can_not_be_hot_together_is_told_and_accepted() -> None:
+    """The second engine of `a` has a GPU of its own."""
+    a, b = tenant("a", 6, rests_hot=True, replicas=2), tenant("b", 5, rests_hot=True)
+    assert list(crowded([shared(a, tenant("c", 9))])) == []
+    (told,) = crowded([shared(a, b)])
+    assert told.startswith(
+        "the models of pool p that rest hot don't fit in it together, 1.0 GiB are missing: "
+        "a (6.0 GiB for each of 2 engines), b (5.0 GiB); only some of them"
+    )
+    place(H200, [shared(a, b)], GIB)
+    assert list(crowded([shared(replace(a, pinned=True), tenant("c", 9))])) == [
+        (
+            "c (9.0 GiB) is never hot: beside what is pinned and rests hot in pool p (a) there is "
+            "no room for it"
+        )
+    ]
 
 
 def test_named_gpus_are_taken_as_they_are_named() -> None:
@@ -121,6 +151,15 @@ def test_slices_are_devices_that_no_wide_engine_can_use() -> None:
         ([pool("a", 10, vram=11 * GIB)], "1.0 GiB are missing"),
         ([pool("a", 10, "GPU-0", vram=GIB, cards=2)], "on 2 GPUs at once, and pool a has 1"),
         ([pool("a", 10, vram=6 * GIB, replicas=2)], "2 of 6.0 GiB share a GPU of pool a"),
+        (
+            [shared(tenant("a", 6, pinned=True, replicas=2), tenant("b", 5, pinned=True))],
+            (
+                "the pinned models of pool p don't fit in it together: 1.0 GiB are missing:\n"
+                "  pool p: 10.0 GiB on each GPU\n"
+                "    a: 6.0 GiB for each of 2 engines\n"
+                "    b: 5.0 GiB"
+            ),
+        ),
     ],
 )
 def test_what_does_not_fit_is_told_with_what_is_missing(wishes: list[PoolWish], words: str) -> None:

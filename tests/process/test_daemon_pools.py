@@ -347,4 +347,12 @@ def test_a_pinned_model_stays_and_the_other_hears_why(daemon: Daemon) -> None:
     daemon.wait_for("ready", "a.0")
     assert daemon.chat("b").status == 503
     assert daemon.replica("a.0")["phase"] == "ready"
-    assert daemon.status["models"]["b"]["rung"] != "hot"
+    status = daemon.status
+    assert status["models"]["b"]["rung"] != "hot"
+    assert "a.0 is hot there and pinned" in status["models"]["b"]["held_up_by"]
+    warned = "b (15.0 GiB) is never hot: beside what is pinned and rests hot in pool p (a) there is"
+    assert warned in "".join(status["warnings"])
+    assert f"warning: {warned}" in daemon.log
+    checked = warmd(daemon, "check-config")
+    assert checked.returncode == 0
+    assert f"# warning: {warned}" in checked.stdout

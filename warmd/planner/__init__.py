@@ -19,6 +19,7 @@ from warmd.planner.placement import (
     Placement,
     PoolWish,
     Tenant,
+    crowded,
     place,
 )
 from warmd.planner.plan import Plan, make_plan
@@ -53,6 +54,7 @@ __all__ = [
     "Tenant",
     "WakeEngine",
     "claims",
+    "crowded",
     "make_plan",
     "place",
 ]

@@ -48,12 +48,17 @@ class Card:
 
 @dataclass(frozen=True)
 class Tenant:
-    """A model of a pool: each engine takes `vram` bytes on each of `cards` GPUs."""
+    """A model of a pool: each engine takes `vram` bytes on each of `cards` GPUs.
+
+    `pinned`: nobody's wait puts it aside; `rests_hot`: it is hot also while nobody asks for it.
+    """
 
     name: str
     vram: int
     cards: int = 1
     replicas: int = 1
+    pinned: bool = False
+    rests_hot: bool = False
 
     @property
     def own_pool(self) -> str:
@@ -143,6 +148,7 @@ def place(
     ground = _Ground(cards, headroom)
     for pool in pools:
         _check_tenants(pool)
+        _check_pinned(pool)
     for pool in pools:
         if pool.cards is not None:
             ground.take(pool, pool.vram, pool.cards)
@@ -290,6 +296,54 @@ def _check_tenants(pool: PoolWish) -> None:
                 f"{size(tenant.vram)} share a GPU of pool {pool.name}, which has "
                 f"{size(pool.vram)} there"
             )
+
+
+def _check_pinned(pool: PoolWish) -> None:
+    """Nobody makes room for the other: so all of them must be able to be hot together."""
+    pinned = [tenant for tenant in pool.tenants if tenant.pinned]
+    missing = _most(pool, pinned) - pool.vram
+    if missing > 0:
+        wants = [f"    {tenant.name}: {_wants(tenant)}" for tenant in pinned]
+        what = f"the pinned models of pool {pool.name} don't fit in it together: {size(missing)}"
+        head = [f"{what} are missing:", f"  pool {pool.name}: {size(pool.vram)} on each GPU"]
+        raise MisfitError("\n".join([*head, *wants]))
+
+
+def crowded(pools: Sequence[PoolWish]) -> Iterator[str]:
+    """Say which models of a pool want to be hot at the same time and can't be."""
+    for pool in (each for each in pools if not isinstance(each, OwnPool)):
+        resting = [tenant for tenant in pool.tenants if tenant.rests_hot]
+        wanted = _most(pool, resting)
+        if wanted > pool.vram:
+            listed = ", ".join(f"{tenant.name} ({_wants(tenant)})" for tenant in resting)
+            yield (
+                f"the models of pool {pool.name} that rest hot don't fit in it together, "
+                f"{size(wanted - pool.vram)} are missing: {listed}; only some of them can be hot "
+                "at a time: give the pool more, or let some rest lower"
+            )
+        always = [tenant for tenant in resting if tenant.pinned]
+        names = ", ".join(tenant.name for tenant in always)
+        for tenant in (each for each in pool.tenants if not each.pinned):
+            if _most(pool, [*always, tenant]) > pool.vram:
+                yield (
+                    f"{tenant.name} ({_wants(tenant)}) is never hot: beside what is pinned and "
+                    f"rests hot in pool {pool.name} ({names}) there is no room for it"
+                )
+
+
+def _most(pool: PoolWish, tenants: Sequence[Tenant]) -> int:
+    """Return the bytes that `tenants` take together on the GPU of `pool` where they take most."""
+    width = pool.width if pool.cards is None else len(pool.cards)
+    on = [0] * width
+    for tenant in tenants:
+        for n in range(tenant.replicas * tenant.cards):  # as `Placement.cards_of` spreads them
+            on[n % width] += tenant.vram
+    return max(on)
+
+
+def _wants(tenant: Tenant) -> str:
+    each = f" for each of {tenant.replicas} engines" if tenant.replicas > 1 else ""
+    return f"{size(tenant.vram)}{each}"
 
 
 def _check_slices(pool: PoolWish, cards: Sequence[Card]) -> None:

@@ -67,13 +67,15 @@ class Reservations:
 
     `pools`: bytes of VRAM on each card of a pool, also of pools that are a model's own.
     `unsized`: why a model has none though it needs one, and can't be started. `lines`: who has
-    what, card by card, none where there is no reservation or no card is known.
+    what, card by card, none where there is no reservation or no card is known. `warnings`: what
+    the models of a pool want and can't have, in sentences.
     """
 
     pools: Mapping[str, int] = field(default_factory=dict)
     models: Mapping[str, Holding] = field(default_factory=dict)
     unsized: Mapping[str, str] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def cards_of(self, model: str, index: int) -> tuple[str, ...]:
         """Return the keys of the cards that the `index`-th engine of `model` uses; none: any."""
@@ -87,8 +89,14 @@ class Reservations:
         return tuple(key for key in self.cards_of(model, index) if key != HOST)
 
     def sentences(self, since: Reservations | None = None) -> Iterator[str]:
-        """Say what was found for models that don't state it, where that is new `since` then."""
+        """Say what was found for models that don't state it, and what they want in vain.
+
+        Only what is new `since` then.
+        """
         was = since or Reservations()
+        for sentence in self.warnings:
+            if sentence not in was.warnings:
+                yield f"warning: {sentence}"
         for model, why in self.unsized.items():
             if why != was.unsized.get(model):
                 yield why
