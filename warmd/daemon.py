@@ -327,16 +327,14 @@ class Daemon:
         known = await asyncio.to_thread(known_of, self._history, names)
         ahead = self._fitter.ahead()
         ahead.reserved = reserved
+        terms = {name: ahead.terms(settings, name) for name in settings.models}
         outlooks = {
-            name: self._supervisor.outlook(
-                name,
-                ahead.terms(settings, name) if name in settings.models else None,
-                known.get(name),
-            )
+            name: self._supervisor.outlook(name, terms.get(name), known.get(name))
             for name in dict.fromkeys((*self._supervisor.models, *settings.models))
         }
+        left_out = self._supervisor.left_out(terms, outlooks, rules(settings, reserved))
         moved = self._changes(settings, reserved)
-        return foresee(self._settings, settings, moved, later, outlooks)
+        return foresee(self._settings, settings, moved, later, outlooks, left_out=left_out)
 
     def _changes(self, settings: Settings, reserved: Reservations) -> list[Change]:
         was, has_gpu = self._fitter.reserved, self._fitter.has_gpu

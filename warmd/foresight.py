@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import combinations
 
 from warmd.config import Settings
 from warmd.ladder import Phase, Rung, replica_name
@@ -19,6 +20,7 @@ from warmd.supervisor import Outlook
 
 _COMPILED = ("weights", "args", "env", "engine.python", "engine.env")
 _BROKEN = (Phase.BACKING_OFF, Phase.FAILED)
+_NOBODY: Mapping[str, str] = {}
 
 
 class Fate(StrEnum):
@@ -70,12 +72,23 @@ class ModelProspect:
 
 @dataclass(frozen=True)
 class Step:
-    """One step on the device: which replica, what becomes of it, for how long it takes."""
+    """One step on the device: which replica, what becomes of it, for how long it takes.
+
+    `cards`: the keys of the GPUs that it takes, none where it may be any.
+    """
 
     replica: str
     fate: Fate
     seconds: float
     measured: bool
+    cards: tuple[str, ...] = ()
+
+    def waits_for(self, earlier: Step) -> bool:
+        """Whether it can't run beside an `earlier` one."""
+        if self.fate is Fate.MADE_ANEW is earlier.fate:
+            return True  # what doesn't work with new settings shall take one engine, not all
+        apart = self.cards and earlier.cards and set(self.cards).isdisjoint(earlier.cards)
+        return not apart
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,7 @@ class Foresight:
     """What a reload of `files` would do. `later` holds from warmd's next start.
 
     `held_up_by`: why no engine is made anew for now, None where nothing is in the way.
+    `side_by_side`: some steps run at the same time, on GPUs of their own.
     """
 
     files: tuple[str, ...]
@@ -92,6 +106,7 @@ class Foresight:
     steps: tuple[Step, ...]
     total_s: float
     held_up_by: str | None
+    side_by_side: bool = False
 
 
 def foresee(
@@ -100,10 +115,13 @@ def foresee(
     found: Sequence[Change],
     later: Sequence[KeyChange],
     outlooks: Mapping[str, Outlook],
+    *,
+    left_out: Mapping[str, str] = _NOBODY,
 ) -> Foresight:
     """Foresee the reload of `new`, of which `found` and `later` are the changes.
 
-    `outlooks` says for each model what it would be, in the order in which models have their turn.
+    `outlooks` says for each model what it would be, in the order in which models have their turn;
+    `left_out` why a replica would find no room in its pool.
     """
     changed = {change.model: change for change in found}
     prospects: dict[str, ModelProspect] = {}
@@ -112,7 +130,7 @@ def foresee(
         change = changed.get(name)
         if change is None and not outlook.stale:
             continue
-        scene = _Scene(now, new, name, change, outlook)
+        scene = _Scene(now, new, name, change, outlook, left_out=left_out)
         prospects[name] = scene.prospect()
         steps += scene.steps()
     order = [step for _, step in sorted(steps, key=lambda each: each[0])]
@@ -123,9 +141,19 @@ def foresee(
         untouched=tuple(name for name in new.models if name not in prospects),
         later=tuple(later),
         steps=tuple(order),
-        total_s=sum(step.seconds for step in order),
+        total_s=_in_all(order),
         held_up_by=_held_up_by(new, changed, outlooks) if anew else None,
+        side_by_side=any(not b.waits_for(a) for a, b in combinations(order, 2)),
     )
+
+
+def _in_all(steps: Sequence[Step]) -> float:
+    """Return the seconds until the last step is done; each begins once those it waits for are."""
+    ends: list[float] = []
+    for n, step in enumerate(steps):
+        before = (end for end, other in zip(ends, steps[:n], strict=True) if step.waits_for(other))
+        ends.append(max(before, default=0.0) + step.seconds)
+    return max(ends, default=0.0)
 
 
 def _held_up_by(
@@ -171,7 +199,14 @@ class _Scene:
     """One model before and after."""
 
     def __init__(
-        self, now: Settings, new: Settings, name: str, change: Change | None, outlook: Outlook
+        self,
+        now: Settings,
+        new: Settings,
+        name: str,
+        change: Change | None,
+        outlook: Outlook,
+        *,
+        left_out: Mapping[str, str],
     ) -> None:
         self._now = now
         self._new = new
@@ -180,6 +215,7 @@ class _Scene:
         self._outlook = outlook
         self._start_s = expected_start(outlook.starts)
         self._sleep_s = outlook.first_sleep_s or 0.0
+        self._left_out = left_out
         self._replicas = dict(self._foresee_replicas())
 
     @property
@@ -219,8 +255,9 @@ class _Scene:
             if fate.rises and wait:
                 # Who is waited for goes before whatever cools, the longest wait first.
                 place = 2.0 - wait / (wait + 1.0)
-            measured = bool(self._outlook.starts)
-            yield place, Step(name, fate, self._seconds(fate), measured)
+            by = self._outlook.wakes if fate is Fate.WOKEN else self._outlook.starts
+            cards = tuple(sorted(self._outlook.cards.get(name, ())))
+            yield place, Step(name, fate, self._seconds(fate), bool(by), cards)
 
     def _foresee_replicas(self) -> Iterator[tuple[str, tuple[ReplicaStatus | None, Fate]]]:
         status, target = self._outlook.status, self._outlook.target
@@ -231,7 +268,10 @@ class _Scene:
             was = have[index] if index < len(have) else None
             name = was.name if was else replica_name(self._name, index)
             phase = was.phase if was else Phase.DOWN
-            yield name, (was, _fate(phase, wanted, stale=name in self._outlook.stale))
+            fate = _fate(phase, wanted, stale=name in self._outlook.stale)
+            if fate.rises and name in self._left_out:
+                fate = Fate.IDLE if fate is Fate.STARTED else Fate.STAYS
+            yield name, (was, fate)
 
     def _seconds(self, fate: Fate) -> float:
         sleep = self._sleep_s if self._outlook.target.rung is Rung.ASLEEP else 0.0
@@ -254,6 +294,9 @@ class _Scene:
         return STOP_S + self._start_s if hot and fate is Fate.MADE_ANEW else None
 
     def _sentence(self, name: str, was: ReplicaStatus | None, fate: Fate) -> str:
+        if name in self._left_out and not fate.moves:
+            held = f"it stays so for now, held up: {self._left_out[name]}"
+            return f"{name} {_stands(was)}: {_forgiven(was)}{held}"
         return f"{name} {_stands(was)}: {self._becomes(was, fate)}"
 
     def _becomes(self, was: ReplicaStatus | None, fate: Fate) -> str:
@@ -274,7 +317,8 @@ class _Scene:
             case Fate.PUT_TO_SLEEP:
                 return f"it is {self._drained(was)}put to sleep"
             case Fate.WOKEN:
-                return "it is woken"
+                by = "by its last wakes" if self._outlook.wakes else "a guess: none was measured"
+                return f"it is woken, about {duration(self._seconds(fate))} ({by})"
             case Fate.STARTED:
                 return f"{_forgiven(was)}it is started, {started}{slept}"
             case Fate.MADE_ANEW if was is not None and was.phase is Phase.READY:
@@ -304,6 +348,8 @@ class _Scene:
         keys = self._change.keys if self._change else ()
         anew = any(key.effect is not Effect.NOW for key in keys)
         takes = "its next start takes the new settings" if anew else "nothing follows"
+        if was is None:
+            takes = "no engine is started for it now"
         return f"{_forgiven(was)}{takes}" if not self._gone else "nothing is left to stop"
 
     def _notes(self) -> Iterator[str]:

@@ -29,7 +29,7 @@ from warmd.planner import (
 from warmd.policy import Target
 from warmd.reload import applicable, changes
 from warmd.status import ModelStatus, ReplicaStatus, StagingStatus
-from warmd.supervisor import Outlook
+from warmd.supervisor import Outlook, Rules
 
 HOT, ASLEEP, STAGED, COLD = Rung.HOT, Rung.ASLEEP, Rung.STAGED, Rung.COLD
 
@@ -61,10 +61,12 @@ def outlook(
     return Outlook(shall, status if phases else None, names, starts)
 
 
-def foreseen(now: Settings, new: Settings, /, **outlooks: Outlook) -> Foresight:
+def foreseen(
+    now: Settings, new: Settings, left_out: dict[str, str] | None = None, /, **outlooks: Outlook
+) -> Foresight:
     kept, later = applicable(now, new)
     found = list(changes(now, kept, Reservations(), Reservations(), has_gpu=True))
-    return foresee(now, kept, found, later, outlooks)
+    return foresee(now, kept, found, later, outlooks, left_out=left_out or {})
 
 
 def said(foresight: Foresight) -> list[str]:
@@ -88,6 +90,55 @@ def test_a_busy_engine_of_other_args_is_drained_and_away_as_long_as_its_starts_t
         "  a.0 is made anew, about 46 s",
         "not touched: b",
     ]
+
+
+def on(card: str, outlook: Outlook) -> Outlook:
+    status = outlook.status
+    names = [each.name for each in status.replicas] if status else ["new.0"]
+    return replace(outlook, cards={name: frozenset({card}) for name in names})
+
+
+def test_steps_on_different_gpus_run_side_by_side_but_engines_are_made_anew_one_at_a_time() -> None:
+    now = settings({"a": {}, "b": {}, "w": {}})
+    new = settings(
+        {"a": {"args": ["-x"]}, "b": {"args": ["-x"]}, "w": {"resting": "hot"}, "new": {}}
+    )
+    anew = {
+        "a": on("GPU-0", outlook("a", HOT, Phase.READY, stale=True)),
+        "b": on("GPU-1", outlook("b", HOT, Phase.READY, stale=True)),
+    }
+    woken = on("GPU-0", replace(outlook("w", HOT, Phase.ASLEEP), wakes=(0.1,)))
+    foresight = foreseen(now, new, w=woken, new=on("GPU-1", outlook("new", HOT)), **anew)
+    assert [each.cards for each in foresight.steps] == [(f"GPU-{n}",) for n in (0, 1, 0, 1)]
+    assert foresight.total_s == pytest.approx(0.1 + 46 + 46), "the start of `new` beside a's"
+    told = said(foresight)
+    assert (
+        "w.0 is asleep: it is woken, about 0.1 s (by its last wakes)"
+        in told[told.index("w changes") + 2]
+    )
+    assert (
+        "in this order on each GPU, on different ones side by side, about 1 min 32 s in all and as "
+        "long as drains take"
+    ) in told
+
+
+def test_what_finds_no_room_is_not_announced_as_moving() -> None:
+    now = settings({"s": {}, "d": {}})
+    new = settings({"s": {}, "d": {}}, engine={"python": "/p", "hang_after": "9s"})
+    full = {"s.0": "pool p is full", "d.0": "pool p is full"}
+    sleeper, down = outlook("s", HOT, Phase.ASLEEP), outlook("d", HOT, Phase.DOWN)
+    foresight = foreseen(now, new, full, s=sleeper, d=down)
+    assert foresight.steps == ()
+    assert [m.replicas[0].sentence for m in foresight.models.values()] == [
+        "s.0 is asleep: it stays so for now, held up: pool p is full",
+        "d.0 does not run: it stays so for now, held up: pool p is full",
+    ]
+
+
+def test_a_new_model_that_rests_low_starts_nothing() -> None:
+    foresight = foreseen(settings({}), settings({"a": {}}), a=outlook("a", STAGED))
+    [replica] = foresight.models["a"].replicas
+    assert replica.sentence == "a.0 is new: no engine is started for it now"
 
 
 def test_a_reload_that_changes_nothing_says_so() -> None:
@@ -232,5 +283,27 @@ async def test_an_outlook_changes_nothing_and_knows_engines_of_other_settings() 
     assert supervisor.outlook("m", house.terms("m", HOT)).stale == frozenset()
     assert supervisor.outlook("m", None).target.rung is COLD
     assert supervisor.outlook("new", house.terms("new", HOT)).status is None
+    assert ahead.cards == {"m.0": frozenset()}
     assert supervisor.statuses() == before
     assert replace(ahead.target, reason="") == Target(HOT, 1, "")
+
+
+async def test_who_finds_no_room_after_a_reload_is_foreseen() -> None:
+    house = House()
+    terms = {name: house.terms(name, HOT, pool="p", vram=60) for name in ("a", "b", "c")}
+    for name in ("a", "b"):
+        house.supervisor.adopt(name, terms[name])
+    await house.make_ready("a.0")
+    await house.rest()
+
+    def left_out(rules: Rules, *names: str) -> set[str]:
+        ahead = {name: terms[name] for name in names}
+        outlooks = {name: house.supervisor.outlook(name, each) for name, each in ahead.items()}
+        return set(house.supervisor.left_out(ahead, outlooks, rules))
+
+    tight, wide = Rules({"p": 100}), Rules({"p": 120})
+    assert left_out(tight, "a", "b", "c") == {"b.0", "c.0"}
+    assert left_out(wide, "a", "b", "c") == {"c.0"}, "b takes what is left"
+    assert left_out(tight, "b", "c") == {"c.0"}, "a is gone from the config"
+    terms["a"] = house.terms("a", COLD, pool="p", vram=60)
+    assert left_out(tight, "a", "b") == set(), "a cools"

@@ -356,3 +356,7 @@ def test_a_pinned_model_stays_and_the_other_hears_why(daemon: Daemon) -> None:
     checked = warmd(daemon, "check-config")
     assert checked.returncode == 0
     assert f"# warning: {warned}" in checked.stdout
+    daemon.write_config(models, pool("p", "20GiB", "[1]") + '[fairness]\nbound = "2s"\n')
+    plan = daemon.control("POST", "/plan", {}).json
+    assert plan["steps"] == []
+    assert "held up: pool p is full" in plan["models"]["b"]["replicas"][0]["sentence"]

@@ -111,7 +111,10 @@ def _keys(keys: Sequence[Mapping[str, Any]], *, with_effect: bool) -> Iterator[s
 def _order(answer: Mapping[str, Any]) -> Iterator[str]:
     steps = answer["steps"]
     total = duration(answer["total_s"])
-    yield f"in this order, one at a time, about {total} in all and as long as drains take"
+    how = "in this order, one at a time"
+    if answer.get("side_by_side"):
+        how = "in this order on each GPU, on different ones side by side"
+    yield f"{how}, about {total} in all and as long as drains take"
     for step in steps:
         guess = "" if step["measured"] or step["fate"] not in _TIMED else ", a guess"
         took = f", about {duration(step['seconds'])}{guess}" if step["seconds"] else ""
@@ -121,10 +124,13 @@ def _order(answer: Mapping[str, Any]) -> Iterator[str]:
         why = f"no engine is made anew for now: {answer['held_up_by']}; mend that first"
         yield from _wrapped(why, 0, 2)
     elif len(anew) > 1:
-        yield "where one does not get ready, those after it go on with their old settings"
+        yield (
+            "engines are made anew one at a time: where one does not get ready, those after it go "
+            "on with their old settings"
+        )
 
 
-_TIMED = ("begun-again", "started", "made-anew")
+_TIMED = ("begun-again", "started", "made-anew", "woken")
 
 
 def _wrapped(text: str, indent: int, further: int) -> Iterator[str]:

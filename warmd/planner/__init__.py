@@ -24,6 +24,7 @@ from warmd.planner.placement import (
 )
 from warmd.planner.plan import Plan, make_plan
 from warmd.planner.reservation import Figure, Holding, Reservations
+from warmd.planner.room import left_out
 from warmd.planner.vram import CardFacts, Claim, Stranger, claims
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "WakeEngine",
     "claims",
     "crowded",
+    "left_out",
     "make_plan",
     "place",
 ]

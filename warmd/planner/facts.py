@@ -84,6 +84,11 @@ class ModelFacts:
         return self.replicas[: self.target.replicas] if self.target.rung >= Rung.ASLEEP else ()
 
     @property
+    def target_phase(self) -> Phase:
+        """Where the wanted replicas shall stand."""
+        return Phase.ASLEEP if self.target.rung is Rung.ASLEEP else Phase.READY
+
+    @property
     def surplus(self) -> Sequence[ReplicaFacts]:
         """The replicas that shall have none, the highest first."""
         return tuple(reversed(self.replicas[len(self.wanted) :]))

@@ -76,6 +76,42 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
     return Full(f"{full}; {_said_of(there, model, tight)}")
 
 
+def left_out(scene: Scene) -> dict[str, str]:
+    """Say of each wanted replica that finds no room why not, where all that can rise has risen.
+
+    The engines that shall go count as gone, and those that shall sleep as asleep.
+    """
+    settled = {model.name: _settled(model) for model in scene.models}
+    reasons: dict[str, str] = {}
+    for name in sorted(settled, key=lambda name: -settled[name].oldest_wait):
+        for n in range(len(settled[name].wanted)):
+            model = settled[name]
+            replica = model.replicas[n]
+            if replica.phase is model.target_phase or replica.phase.holds_the_device:
+                continue
+            full = no_room(replace(scene, models=tuple(settled.values())), model, replica)
+            if full is not None and full.make_room is None:
+                reasons[replica.name] = full.reason
+                continue
+            risen = replace(replica, phase=model.target_phase)
+            settled[name] = replace(
+                model, replicas=[*model.replicas[:n], risen, *model.replicas[n + 1 :]]
+            )
+    return reasons
+
+
+def _settled(model: ModelFacts) -> ModelFacts:
+    """Return the model as it is once what shall go has gone, and what shall sleep sleeps."""
+    wanted, asleep = len(model.wanted), model.target.rung is Rung.ASLEEP
+    replicas = [
+        replace(r, phase=Phase.ASLEEP if asleep and r.phase is Phase.READY else r.phase)
+        if n < wanted
+        else replace(r, phase=Phase.DOWN)
+        for n, r in enumerate(model.replicas)
+    ]
+    return replace(model, replicas=replicas)
+
+
 def put_aside(scene: Scene, replica: ReplicaFacts, reason: str) -> SleepEngine | StopEngine:
     """Return the warmest way to put a hot replica aside."""
     if not replica.sleeps or replica.worn is not None:

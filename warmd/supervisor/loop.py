@@ -25,6 +25,7 @@ from warmd.planner import (
     StopEngine,
     WakeEngine,
     claims,
+    left_out,
     make_plan,
 )
 from warmd.policy import Override, Target, decide_target
@@ -37,7 +38,14 @@ from warmd.supervisor.cards import Cards, Look
 from warmd.supervisor.events import Clock, Events
 from warmd.supervisor.model import Managed, Terms
 from warmd.supervisor.ports import Build, Known, Rules
-from warmd.supervisor.snapshot import RETIRED, Outlook, model_status, outlook, outlook_of_new
+from warmd.supervisor.snapshot import (
+    RETIRED,
+    Outlook,
+    model_status,
+    outlook,
+    outlook_of_new,
+    prospective_facts,
+)
 from warmd.supervisor.teller import REMEMBERED, Teller
 from warmd.supervisor.waiting import Lease, WaitingRoom
 
@@ -310,7 +318,18 @@ class Supervisor(ReplicaListener, StagedListener):
         idle_s = math.inf if known.last_request is None else wall - known.last_request
         if terms is None:
             raise LookupError(f"there is no model {name}, and no terms for one")
-        return outlook_of_new(terms, known.override, known.starts, idle_s, wall)
+        return outlook_of_new(name, terms, known.override, known.starts, idle_s=idle_s, wall=wall)
+
+    def left_out(
+        self, terms: Mapping[str, Terms], outlooks: Mapping[str, Outlook], rules: Rules
+    ) -> dict[str, str]:
+        """Say of each replica that would find no room in its pool why not; by replica."""
+        now = self._clock.monotonic()
+        facts = [
+            prospective_facts(name, self.models.get(name), each, outlooks[name].target, now)
+            for name, each in terms.items()
+        ]
+        return left_out(Scene(facts, self._ram(0, 0), now, rules.pools, rules.fairness))
 
     def set_target(self, name: str, rung: Rung | None, for_s: float | None) -> str:
         """Set a model's target, or give it back to the policy with None; return a sentence.

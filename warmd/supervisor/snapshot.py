@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
-from warmd.ladder import Phase, Rung, StartTimes
+from warmd.ladder import Phase, Rung, StartTimes, replica_name
+from warmd.planner import ModelFacts, ReplicaFacts, StagingFacts
 from warmd.policy import Demand, Override, Target, decide_target
 from warmd.policy.estimate import expected_start, expected_wake
 from warmd.replica import Replica, ReplicaState
@@ -22,7 +23,8 @@ class Outlook:
 
     `target`: what it would be at this moment; `stale`: the replicas whose engine would be another
     one; `starts`, `wakes`: seconds that measured ones took; `first_sleep_s`: what the first sleep
-    of a new engine took. No status for a model that doesn't exist yet.
+    of a new engine took; `cards`: the keys of the GPUs of each replica, none where it may be any.
+    No status for a model that doesn't exist yet.
     """
 
     target: Target
@@ -31,29 +33,64 @@ class Outlook:
     starts: Sequence[float] = ()
     wakes: Sequence[float] = ()
     first_sleep_s: float | None = None
+    cards: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 def outlook(model: Managed, terms: Terms | None, clock: Clock) -> Outlook:
     """Return what `model` would be on other `terms`, or with none any more; nothing is changed."""
     pairs = zip(model.replicas, terms.fits if terms else (), strict=False)
     figures = model.any_figures()
+    wakes = tuple(model.wakes) or (() if figures is None else (figures.wake_s,))
     demand = model.demand(clock.monotonic())
     return Outlook(
         decide_target(terms.wish, model.override, demand, clock.wall()) if terms else RETIRED,
         model_status(model, clock),
         frozenset(replica.name for replica, fit in pairs if replica.is_stale_under(fit)),
         tuple(model.starts),
-        tuple(model.wakes),
+        wakes,
         None if figures is None else figures.first_sleep_s,
+        {replica.name: replica.cards for replica in model.replicas} | _cards(model.name, terms),
     )
 
 
 def outlook_of_new(
-    terms: Terms, override: Override | None, starts: Sequence[float], idle_s: float, wall: float
+    name: str,
+    terms: Terms,
+    override: Override | None,
+    starts: Sequence[float],
+    *,
+    idle_s: float,
+    wall: float,
 ) -> Outlook:
     """Return what a model would be that is new, from what earlier lives knew of it."""
-    return Outlook(
-        decide_target(terms.wish, override, Demand(0, 0, idle_s), wall), starts=tuple(starts)
+    target = decide_target(terms.wish, override, Demand(0, 0, idle_s), wall)
+    return Outlook(target, starts=tuple(starts), cards=_cards(name, terms))
+
+
+def _cards(name: str, terms: Terms | None) -> dict[str, frozenset[str]]:
+    fits = terms.fits if terms else ()
+    return {replica_name(name, n): fit.cards for n, fit in enumerate(fits)}
+
+
+def prospective_facts(
+    name: str, model: Managed | None, terms: Terms, target: Target, now: float
+) -> ModelFacts:
+    """Return what the planner would know of a model on other `terms`, or of a new one."""
+    if model is None:
+        facts = ModelFacts(name, target, (), StagingFacts(total=None))
+    else:
+        facts = model.facts(now)
+    have = {replica.name: replica for replica in facts.replicas}
+    for replica, cards in _cards(name, terms).items():
+        known = have.get(replica, ReplicaFacts(replica, Phase.DOWN))
+        have[replica] = replace(known, cards=cards)
+    return replace(
+        facts,
+        target=target,
+        replicas=tuple(have.values()),
+        pool=terms.pool,
+        vram=terms.vram,
+        pinned=terms.pinned,
     )
 
 
