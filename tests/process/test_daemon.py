@@ -31,7 +31,7 @@ def test_cold_to_staged_to_hot_and_one_chat(daemon: Daemon) -> None:
     daemon.write_config({"m": 'aliases = ["gpt-4o"]'})
     daemon.start()
     staged = daemon.wait_for_rung("staged")
-    assert staged["staging"] == {"done": 1048578, "total": 1048578, "holding": True}
+    assert staged["staging"] == {"done": 1048578, "total": 1048578, "holding": True, "busy": False}
     answer = daemon.chat("gpt-4o")
     assert (answer.status, answer.json["object"]) == (200, "chat.completion")
     replica = daemon.replica()
