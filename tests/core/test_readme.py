@@ -9,13 +9,22 @@ from pathlib import Path
 import pytest
 
 from warmd.config import ConfigError, load
-from warmd.status import ModelStatus, ReplicaStatus, SleepStatus, StagingStatus, StartStatus, Status
+from warmd.status import (
+    CardStatus,
+    ModelStatus,
+    ReplicaStatus,
+    SleepStatus,
+    StagingStatus,
+    StartStatus,
+    Status,
+)
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
-    "facts", [Status, ModelStatus, ReplicaStatus, StagingStatus, StartStatus, SleepStatus]
+    "facts",
+    [Status, ModelStatus, ReplicaStatus, StagingStatus, StartStatus, SleepStatus, CardStatus],
 )
 def test_every_field_of_the_status_stands_in_the_stable_table(facts: type) -> None:
     section = README[README.index("### For programs") : README.index("`warmctl history --json`")]

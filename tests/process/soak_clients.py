@@ -131,7 +131,7 @@ class _Visit:
         except (ValueError, KeyError, TypeError):
             return Fate.WRONG, f"{response.status} without a sentence: {body[:200]!r}"
         match response.status, code:
-            case 503, "model_not_ready" if said and response.headers["Retry-After"]:
+            case 503, "model_not_ready" if response.headers["Retry-After"] or _given_up(said):
                 return Fate.REFUSED, said
             case 502, "engine_lost" if said:
                 return Fate.LOST, said
@@ -191,3 +191,8 @@ def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
     while chunk := response.read1(1 << 16):
         *lines, rest = (rest + chunk).split(b"\n")
         yield from lines
+
+
+def _given_up(said: str) -> bool:
+    """Whether no time makes the model ready, and none is told."""
+    return said.endswith("needs an operator")

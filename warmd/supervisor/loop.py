@@ -10,6 +10,7 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from warmd.ladder import Phase, Rung
 from warmd.planner import (
@@ -151,6 +152,12 @@ class Supervisor(ReplicaListener, StagedListener):
             model.target = RETIRED
 
     def _plan(self) -> Plan:
+        plan = make_plan(self._scene())
+        for model in self.models.values():
+            model.held_up_by = plan.held_up.get(model.name)
+        return plan
+
+    def _scene(self) -> Scene:
         now = self._clock.monotonic()
         models = self.models.values()
         staged = [m.staged.state for m in models]
@@ -158,10 +165,7 @@ class Supervisor(ReplicaListener, StagedListener):
         ram = self._ram(held, sum(m.pinned for m in models))
         facts = [m.facts(now) for m in models]
         rules, cards = self.rules, self.cards.facts()
-        plan = make_plan(Scene(facts, ram, now, rules.pools, rules.fairness, cards))
-        for model in models:
-            model.held_up_by = plan.held_up.get(model.name)
-        return plan
+        return Scene(facts, ram, now, rules.pools, rules.fairness, cards)
 
     def _carry_out(self, plan: Plan) -> None:
         replicas = self._replicas
@@ -359,20 +363,22 @@ class Supervisor(ReplicaListener, StagedListener):
     def _in_the_way(self, model: Managed) -> str | None:
         """Say what keeps `model` from beginning on its way up; None where nothing does."""
         self._retarget(model)
-        actions = self._plan().actions
+        scene = self._scene()
+        plan = make_plan(scene)
+        if any(isinstance(action, LookAtCards) for action in plan.actions):
+            plan = make_plan(replace(scene, cards={}))  # the look comes at once: pools tell more
+        ours = {replica.name for replica in model.replicas}
+        if model.target.rung is Rung.STAGED:
+            ours = {model.name}
         begun = {
-            a.model if isinstance(a, StageWeights) else a.replica
-            for a in actions
-            if not isinstance(a, ReleaseWeights)
+            action.model if isinstance(action, StageWeights) else action.replica
+            for action in plan.actions
+            if not isinstance(action, ReleaseWeights | LookAtCards)
         }
-        if model.target.rung > Rung.STAGED:
-            begun -= {model.name}  # its weights alone don't bring it there
-        ours = {model.name, *(replica.name for replica in model.replicas)}
-        rises = any(
-            r.state.phase.is_coming_up or r.state.phase is Phase.WAKING for r in model.replicas
-        )
+        phases = [replica.state.phase for replica in model.replicas]
+        rises = any(phase.is_coming_up or phase is Phase.WAKING for phase in phases)
         there = model.rung >= model.target.rung
-        return None if there or rises or begun & ours else model.held_up_by
+        return None if there or rises or begun & ours else plan.held_up.get(model.name)
 
     def _set_override(self, model: Managed, override: Override | None, reason: str) -> None:
         if model.override != override:
