@@ -190,6 +190,8 @@ def measured(daemon: Daemon, model: str) -> bool:
 
 
 def test_every_model_has_its_own_room_whether_it_states_it_or_not(daemon: Daemon) -> None:
+    gpus = TWO_GPUS.replace(f"{80 * GIB} {2 * GIB}", f"{80 * GIB} {GIB // 2}")
+    (daemon.folder / "nvml").write_text(gpus)  # a driver takes less than the headroom
     for model in "abc":
         daemon.turn(model)
     hot = 'resting = "hot"'

@@ -237,7 +237,7 @@ def test_the_daemon_boots_before_the_driver(
     refused = daemon.control("POST", "/set", {"model": "m", "rung": "asleep"})
     assert refused.status == 409
     assert "no NVIDIA GPU works here" in refused.json["error"]
-    says.write_text(f"gpu GPU-aaaa {80 * GIB} {2 * GIB} NVIDIA Fake 80GB\n")
+    says.write_text(f"gpu GPU-aaaa {80 * GIB} {GIB // 2} NVIDIA Fake 80GB\n")
     daemon.wait_for("asleep")
     assert "a GPU can be used now: NVIDIA Fake 80GB" in daemon.log
     assert "m has 79.0 GiB on GPU 0 for each engine, all that is left there" in daemon.log
