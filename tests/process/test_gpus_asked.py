@@ -24,7 +24,7 @@ def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def daemon() -> Iterator[Daemon]:
     with a_daemon() as daemon:
         daemon.turn()
-        daemon.write_config({"m": 'resting = "hot"'})
+        daemon.write_config({"m": 'resting = "hot"\nvram = "8GiB"'})
         yield daemon
 
 
