@@ -270,3 +270,28 @@ def test_no_plan_promises_more_than_a_card_has(
         meets = any(replica.meets(other.replicas[0]) for other in begun)
         if shall.waiting and replica.phase in (Phase.DOWN, Phase.ASLEEP) and not meets:
             assert made.held_up.get(shall.name), "every refused start carries a reason"
+
+
+# What a reload has moved or resized
+
+
+def changed(facts: ModelFacts, *, stale: bool = False) -> ModelFacts:
+    replica = replace(facts.replicas[0], stale=stale, renewed=True)
+    return replace(facts, replicas=[replica])
+
+
+def test_a_stale_engine_makes_way_for_one_that_a_reload_gave_its_place_to() -> None:
+    """`a` may be smaller from now on and `b` larger: `b` was made anew first, and finds no room."""
+    a = changed(model("a", Phase.READY, vram=30), stale=True)
+    b = changed(model("b", Phase.DOWN, vram=55))
+    other = changed(model("other", Phase.READY, "GPU-1"), stale=True)
+    cards = [card(used=60, ours={"a.0": 60}), card("GPU-1")]
+    for asked in (b, replace(b, waiting=1, oldest_wait=50.0)):
+        made = plan(cards, other, asked, a)
+        assert made.actions == (StopEngine("a.0", "its settings have changed"),)
+    # Until somebody has looked nobody knows whether it is in the way.
+    made = plan([replace(cards[0], moved_at=NOW), cards[1]], other, b, a)
+    assert made.actions == (LookAtCards("b.0 shall rise on GPU 0"),)
+    # Where a stranger is in the way all the same, the others wait for the changed one.
+    made = plan([card(used=60, foreign=(Stranger("process 7 (x)", 60),)), cards[1]], other, b, a)
+    assert made.actions == ()

@@ -21,7 +21,7 @@ from warmd.planner.actions import (
 )
 from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene
 from warmd.planner.room import no_room, put_aside
-from warmd.planner.vram import bars, refuses
+from warmd.planner.vram import bars, in_the_way, refuses
 from warmd.spoken import duration
 
 STALE = "its settings have changed"
@@ -176,7 +176,7 @@ def _make_one_anew(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]
     """Stop one engine whose settings have changed, where nothing else is left to do.
 
     The next one waits until that one is up again: so changed settings that don't work take one
-    engine, not all.
+    engine, not all. But one that has the place which another is to have makes way for it.
     """
     wanted = [(m, r) for m in scene.models for r in m.wanted]
     stale = [(m, r) for m, r in wanted if r.stale and r.phase in _STEADY]
@@ -187,8 +187,12 @@ def _make_one_anew(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]
             why = f"{replica.name} goes on with its old settings: {trouble}"
             held_up.setdefault(model.name, why)
     renewed = [(m, r) for m, r in wanted if r.renewed and r.phase not in _STEADY]
-    if stale and all(_stays_down(scene, m, r) for m, r in renewed):
-        yield StopEngine(stale[0][1].name, STALE)
+    coming = [(m, r) for m, r in renewed if not _stays_down(scene, m, r)]
+    blocked = [in_the_way(scene, m, r) if r.phase is Phase.DOWN else frozenset() for m, r in coming]
+    names = [r.name for _, r in stale]
+    first = [name for name in names if any(name in them for them in blocked)] or names
+    if stale and all(not them.isdisjoint(names) for them in blocked):
+        yield StopEngine(first[0], STALE)
 
 
 def _stays_down(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> bool:

@@ -145,6 +145,21 @@ def refuses(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> str | Non
     return None
 
 
+def in_the_way(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> frozenset[str]:
+    """Name the engines beside which `replica` finds no room, where without them it would."""
+    names: set[str] = set()
+    for card in _cards(scene, model, replica):
+        if not card.is_known(scene.now):
+            return frozenset()
+        here = scene.claims[card.key]
+        if _full(card, here, model, replica) or _taken(card, here, model, replica):
+            freed = sum(claim.held for claim in here)
+            if _full(card, (), model, replica) or _taken(card, (), model, replica, freed):
+                return frozenset()
+            names |= {claim.replica for claim in here}
+    return frozenset(names)
+
+
 def looks(scene: Scene) -> Iterator[LookAtCards]:
     """Ask for a look where an engine that shall rise waits for one."""
     for model in scene.models:
