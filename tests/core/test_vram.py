@@ -133,9 +133,21 @@ def test_what_the_driver_names_nobody_for_is_not_free_either() -> None:
 
 
 def test_an_engine_that_took_more_than_its_reservation_counts_with_what_it_took() -> None:
-    a, b = model("a", Phase.READY, vram=40), model("b", Phase.DOWN, vram=40, wait=0.0)
+    a, b = model("a", Phase.READY, vram=40), model("b", Phase.DOWN, vram=46, wait=0.0)
     made = plan([card(used=55, ours={"a.0": 55})], a, b)
-    assert "a.0 reserves 55 bytes" in made.held_up["b"]
+    assert "a.0 holds 55 bytes" in made.held_up["b"]
+
+
+def test_what_an_engine_takes_beyond_its_reservation_fits_into_the_headroom_first() -> None:
+    """Else 1 MiB more than promised, which nobody tells of, kept the neighbour of a full card."""
+    a, b = model("a", Phase.READY, vram=40), model("b", Phase.DOWN, vram=50, wait=0.0)
+    assert rises(plan([card(used=43, ours={"a.0": 43})], a, b)) == ["b.0"]
+    small = Stranger("process 812 (Xorg)", 8)
+    made = plan([card(used=51, ours={"a.0": 43}, foreign=(small,))], a, b)
+    assert made.held_up["b"] == (
+        "GPU 0 lacks 1 bytes for b.0, which wants 50 bytes: of its 100 bytes a.0 holds 43 bytes, "
+        "process 812 (Xorg) holds 8 bytes"
+    )
 
 
 def test_every_card_of_a_wide_engine_must_have_room() -> None:
@@ -240,7 +252,7 @@ def test_no_plan_promises_more_than_a_card_has(
     by_replica = {m.replicas[0].name: m for m in models}
     rising = set(rises(made))
     for each in cards:
-        taken = max(each.headroom, sum(s.held for s in each.foreign))
+        taken, beyond = 0, sum(s.held for s in each.foreign)
         newcomers = [
             by_replica[name] for name in rising if each.key in by_replica[name].replicas[0].cards
         ]
@@ -248,14 +260,16 @@ def test_no_plan_promises_more_than_a_card_has(
             replica = other.replicas[0]
             if each.key in replica.cards and replica.phase.is_up and replica.name not in rising:
                 promised = replica.kept if replica.phase is Phase.ASLEEP else other.vram
-                taken += max(promised, each.ours.get(replica.name, 0))
+                taken += promised
+                beyond += max(0, each.ours.get(replica.name, 0) - promised)
         for newcomer in newcomers:
             replica = newcomer.replicas[0]
             keeps = each.ours.get(replica.name, replica.kept)
             assert each.is_known(NOW), "nothing rises on a card that nobody has looked at"
             assert newcomer.vram <= each.free + (keeps if replica.phase is Phase.ASLEEP else 0)
         if newcomers:
-            assert taken + sum(m.vram for m in newcomers) <= each.total
+            set_aside = max(each.headroom, beyond)
+            assert taken + set_aside + sum(m.vram for m in newcomers) <= each.total
             assert len(newcomers) == 1, "one operation on a card at a time"
     asked = {m.pool for m in models if m.waiting}
     for action in made.actions:

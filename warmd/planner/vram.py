@@ -1,9 +1,9 @@
 """The VRAM ledger: what each card's bytes are promised to, and why an engine can't rise on it.
 
-reserved = engines that are up or come up + what sleepers keep + foreign processes + headroom, of
-which small strangers take their part: that is what it is for. Before an engine rises, its
-reservation must fit beside that, and the driver must say that so much is free, in a look that is
-younger than the last operation on the card.
+reserved = engines that are up or come up + what sleepers keep + headroom. Foreign processes, and
+what engines hold beyond their promise, take of the headroom first: that is what it is for. Before
+an engine rises, its reservation must fit beside that, and the driver must say that so much is free,
+in a look that is younger than the last operation on the card.
 """
 
 from __future__ import annotations
@@ -65,10 +65,13 @@ class CardFacts:
         """What nobody holds."""
         return max(0, self.total - self.used)
 
-    @property
-    def set_aside(self) -> int:
-        """What is no engine's: the headroom, or strangers where they hold more than that."""
-        return max(self.headroom, sum(stranger.held for stranger in self.foreign))
+    def reserved(self, engines: Iterable[Claim]) -> int:
+        """What is not for a newcomer beside `engines`."""
+        promised, unpromised = 0, sum(stranger.held for stranger in self.foreign)
+        for claim in engines:
+            promised += claim.promised
+            unpromised += claim.bytes - claim.promised
+        return promised + max(self.headroom, unpromised)
 
     def is_known(self, now: float) -> bool:
         """Whether the last look still tells what the card holds."""
@@ -79,18 +82,25 @@ class CardFacts:
 
 @dataclass(frozen=True)
 class Claim:
-    """What one engine has of a card: what it is promised, or holds where that is more; bytes."""
+    """What one engine has of a card; bytes."""
 
     replica: str
     pool: str | None
-    bytes: int
+    promised: int
     held: int
     sleeps: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """What it is promised, or holds where that is more."""
+        return max(self.promised, self.held)
 
     @property
     def said(self) -> str:
         """The claim in words: `a.0 reserves 4.0 GiB`."""
         verb = "keeps" if self.sleeps else "reserves"
+        if self.held > self.promised:
+            verb = "holds"
         return f"{self.replica} {verb} {size(self.bytes)}"
 
 
@@ -102,17 +112,15 @@ def claims(models: Iterable[ModelFacts], cards: Mapping[str, CardFacts]) -> dict
             if not replica.phase.is_up:
                 continue
             sleeps = replica.phase is Phase.ASLEEP
-            promised = replica.kept if sleeps else model.vram
             # Without cards it may be on any: then only what it is seen to hold counts.
+            promised = (replica.kept if sleeps else model.vram) if replica.cards else 0
             for key in replica.cards or cards:
                 card = cards.get(key)
                 if card is None:
                     continue
                 held = card.ours.get(replica.name, 0)
-                most = max(held, promised if replica.cards else 0)
-                if most:
-                    claim = Claim(replica.name, model.pool, most, held, sleeps)
-                    found[key].append(claim)
+                if held or promised:
+                    found[key].append(Claim(replica.name, model.pool, promised, held, sleeps))
     return found
 
 
@@ -191,12 +199,13 @@ def _full(
 ) -> str | None:
     """Say what the ledger lacks."""
     beside = [claim for claim in others if claim.replica != replica.name]
-    missing = sum(claim.bytes for claim in beside) + card.set_aside + model.vram - card.total
+    reserved = card.reserved(beside)
+    missing = reserved + model.vram - card.total
     if missing <= 0:
         return None
     blockers = [(claim.bytes, claim.said) for claim in beside]
     blockers += [(each.held, f"{each.who} holds {size(each.held)}") for each in card.foreign]
-    unused = card.set_aside - sum(stranger.held for stranger in card.foreign)
+    unused = reserved - sum(held for held, _ in blockers)
     blockers.append((unused, f"{size(unused)} stay free as headroom"))
     return (
         f"{card.words} lacks {size(missing)} for {replica.name}, which wants {size(model.vram)}: "

@@ -201,7 +201,7 @@ def _status(
         headroom=card.headroom,
         used=card.used if known else None,
         free=card.free if known else None,
-        reserved=sum(each.bytes for each in engines) + card.set_aside,
+        reserved=card.reserved(claims),
         engines=engines,
         foreign=foreign,
         trouble=card.trouble,
