@@ -188,7 +188,7 @@ class FakeMake:
     def came_up(self) -> None:
         self.lines.clear()
 
-    def ended(self) -> None:
+    def ended(self, *, failed: bool) -> None:
         self.lines.append("--- ended ---")
 
     def cause(self, ending: str) -> str:

@@ -11,9 +11,11 @@ from pydantic import SecretStr
 
 from warmd.config import WarmupKind
 from warmd.engine import (
+    Binder,
     EngineError,
     EngineHome,
     EngineRecipe,
+    Reservation,
     SleepSupport,
     Vllm,
     WarmupSpec,
@@ -24,6 +26,8 @@ from warmd.engine import (
     prepare_home,
     stable_path,
 )
+from warmd.engine.binding import Binding
+from warmd.engine.sizing import Wanted
 
 INHERITED = {
     "PATH": "/usr/bin:/bin",
@@ -197,13 +201,36 @@ def test_an_engine_of_a_pool_sees_its_gpus_and_is_as_wide_as_they_are() -> None:
     assert "--tensor-parallel-size" not in engine_command(recipe(), {}).shown
 
 
+@pytest.mark.parametrize("failed", [False, True])
+async def test_a_start_that_was_called_off_is_no_reason_to_measure_anew(
+    tmp_path: Path, failed: bool
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    asked: list[bool] = []
+
+    class Bound(Binder):
+        async def binding(self, *, anew: bool) -> Binding:
+            asked.append(anew)
+            return Binding(700_000, 1 << 30)
+
+    held = Reservation(40 << 30, 80 << 30)
+    binder = Bound("m.0", held, tmp_path, Wanted(), None, told=lambda: None, tell=print)
+    home, ask = EngineHome(tmp_path / "home"), WarmupSpec("m", "hi", 1, WarmupKind.AUTO, 1.0)
+    made = recipe(home=home, weights=tmp_path / "link")
+    make = Vllm("m.0", made, ask, source=tmp_path, inherited={}, report=print, binder=binder)
+    for _ in range(2):
+        await make.prepare()
+        make.ended(failed=failed)
+    assert asked == [False, failed]
+
+
 def test_what_an_engine_printed_between_two_daemons_is_kept_in_its_log(tmp_path: Path) -> None:
     made = recipe(home=EngineHome(tmp_path))
     ask = WarmupSpec("m", "hi", 1, WarmupKind.AUTO, 1.0)
     make = Vllm("m.0", made, ask, source=tmp_path, inherited={}, report=print)
     make.log("ValueError: the cause")  # it comes with the word that there is an engine
     make.resume(7)
-    make.ended()
+    make.ended(failed=False)
     assert make.cause("exited with status 1") == "ValueError: the cause"
     header, line = made.home.log.read_text().splitlines()
     assert (header.endswith("engine process 7 ---"), line) == (True, "ValueError: the cause")

@@ -138,7 +138,7 @@ async def test_an_engines_start_tells_its_sizes_once_it_is_ready() -> None:
         told.append(make.measured)
         await make.prepare()
         told.append(make.measured)
-        make.ended()
+        make.ended(failed=False)
     assert told == [None, MeasuredParts("", kv_cache=GIB), None], "then it is another engine"
 
 

@@ -171,8 +171,10 @@ class Vllm:
         """What the last start told of the engine's memory, once it is ready; None where nothing."""
         return self._measured
 
-    def ended(self) -> None:
-        """Let go of the log's file."""
+    def ended(self, *, failed: bool) -> None:
+        """Let go of the log's file; what bound a start that was called off is in no doubt."""
+        if not failed:
+            self._bound = None
         self._log.close()
 
     def cause(self, ending: str) -> str:

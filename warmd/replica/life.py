@@ -236,7 +236,7 @@ class Life:
             await self.connection.close()
             self.connection = None
         await engine.leave()
-        self._desk.fit.make.ended()
+        self._desk.fit.make.ended(failed=False)
 
     async def _clear_away(
         self, engine: RunningEngine | None, failure: str | None, grace: float
@@ -252,7 +252,7 @@ class Life:
                 desk.listener.replica_kept(desk.model, desk.name, kept)
         if connection is not None:
             await connection.close()
-        desk.fit.make.ended()
+        desk.fit.make.ended(failed=failure is not None)
 
     def _conclude(self, failure: str | None, bad_naps: int) -> None:
         desk = self._desk

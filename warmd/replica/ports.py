@@ -79,8 +79,8 @@ class EngineMake(Protocol):
     def came_up(self) -> None:
         """Hear that it is ready: what it printed before explains no later failure."""
 
-    def ended(self) -> None:
-        """Hear that the engine has ended: let go of its log's file."""
+    def ended(self, *, failed: bool) -> None:
+        """Hear that the engine has ended, or is left: let go of its log's file."""
 
     def cause(self, ending: str) -> str:
         """Say in one sentence, from its log, why an engine that `ending` failed."""
