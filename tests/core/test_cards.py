@@ -108,6 +108,19 @@ async def test_an_engine_that_holds_more_than_it_reserves_is_told_once_and_shown
     )
 
 
+async def test_an_engine_that_waits_to_be_made_anew_is_not_held_to_its_new_vram() -> None:
+    house = a_house("a", vram=60)
+    await serve(house, "a")
+    assert house.gpu is not None
+    house.time.now += 1.0
+    look = house.gpu.look(house)
+    smaller = house.terms("a", Rung.STAGED, spec="other", sleep=policy(), pool="p", vram=20)
+    house.supervisor.adopt("a", smaller)
+    house.supervisor.seen(look)
+    assert [line for line in house.recorder.lines if "and reserves" in line] == []
+    assert house.supervisor.card_statuses()[0].mismatches == ()
+
+
 async def test_a_sleep_that_frees_too_little_has_failed() -> None:
     house = a_house("a")
     house.asleep_keeps = 0.6

@@ -307,3 +307,5 @@ async def test_who_finds_no_room_after_a_reload_is_foreseen() -> None:
     assert left_out(tight, "b", "c") == {"c.0"}, "a is gone from the config"
     terms["a"] = house.terms("a", COLD, pool="p", vram=60)
     assert left_out(tight, "a", "b") == set(), "a cools"
+    terms["new"] = replace(house.terms("new", HOT), unsized="its files weren't there")
+    assert left_out(wide, "new") == {"new.0"}, "nobody knows its size"

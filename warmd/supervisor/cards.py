@@ -136,6 +136,8 @@ class Cards:
         state = replica.state
         if not model.terms.vram or not _at_work(state) or state.since > self._look.began:
             return None
+        if replica.is_stale:
+            return None  # it was started with another promise, and its turn comes
         for card in self._seen.values():
             held = card.ours.get(replica.name, 0)
             if held > model.terms.vram + self.rules.tolerance:

@@ -90,6 +90,7 @@ def prospective_facts(
         replicas=tuple(have.values()),
         pool=terms.pool,
         vram=terms.vram,
+        unsized=terms.unsized,
         pinned=terms.pinned,
     )
 
