@@ -54,6 +54,11 @@ _LAST_RESORT_S = 25.0
 
 _SETTLE_S = 1.0
 
+_NOT_RESERVED = (
+    "what is reserved for it could not be told when the GPUs came; the log says why: mend that, "
+    "then `warmctl reload`"
+)
+
 CLOCK = Clock(monotonic=time.monotonic, wall=time.time)
 
 
@@ -367,8 +372,8 @@ class Daemon:
             try:
                 reserved = await read_anew(partial(self._fitter.reserve, settings))
             except (ConfigError, ValueError) as error:
-                log.error("%s; no model gets a GPU of its own before a reload succeeds", error)
-                reserved = was
+                log.error("%s; no model is started before a reload succeeds", error)
+                reserved = was = was.held(settings.models, _NOT_RESERVED)
             if self._stopping:
                 return
             self._fitter.reserved = reserved

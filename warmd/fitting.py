@@ -172,10 +172,19 @@ class Fitter:
             pool=None if holding is None else holding.pool,
             vram=0 if holding is None else holding.vram,
             vram_by=VramBy.DECLARED if holding is None else holding.by,
-            unsized=self.reserved.unsized.get(model),
+            unsized=self._unknown(model) or self.reserved.unsized.get(model),
             pinned=table.pinned,
             adapters=table.warmup.adapters,
             sizes_key=self.sizes_key(settings, model),
+        )
+
+    def _unknown(self, model: str) -> str | None:
+        """Say why no engine is started yet: it would take any GPU, and as much as vLLM likes."""
+        if not self.is_gpu_unknown:
+            return None
+        return (
+            f"{model} can't be started: nobody can tell yet what GPUs there are, for the NVIDIA "
+            "driver doesn't work: look at nvidia-smi and the kernel's log"
         )
 
     def sizes_key(self, settings: Settings, model: str) -> str:

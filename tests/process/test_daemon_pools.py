@@ -337,6 +337,44 @@ def test_pools_wait_for_a_driver_that_comes_later_than_the_daemon(daemon: Daemon
     assert daemon.log.count("a GPU can be used now") == 1
 
 
+def test_nothing_starts_unbound_on_gpus_that_nobody_could_name_yet(daemon: Daemon) -> None:
+    """It would take a GPU of vLLM's choosing, as much as vLLM likes, and be made anew soon."""
+    says = daemon.folder / "nvml"
+    says.write_text(f"{TWO_GPUS}error nvmlInit 18\n")  # library and module of two versions
+    for model in "ab":
+        daemon.turn(model)
+    daemon.write_config({"a": 'vram = "20GiB"\nresting = "hot"', "b": 'resting = "hot"'})
+    daemon.start()
+    yet = "can't be started: nobody can tell yet what GPUs there are"
+
+    def said() -> bool:
+        models = daemon.status["models"]
+        return all(f"{name} {yet}" in str(models[name]["held_up_by"]) for name in "ab")
+
+    until(said, yet)
+    assert daemon.log.count("differ in version") == 1
+    says.write_text(TWO_GPUS.replace(f"{80 * GIB} {2 * GIB}", f"{80 * GIB} 0"))
+    for model in "ab":
+        daemon.wait_for("ready", f"{model}.0")
+    assert _started(daemon, "a") + _started(daemon, "b") == ["GPU-bbbb", "GPU-aaaa"]
+
+
+def test_pools_that_do_not_fit_on_gpus_that_come_later_start_nothing_there(daemon: Daemon) -> None:
+    says = daemon.folder / "nvml"
+    says.write_text(f"{TWO_GPUS}error nvmlInit 18\n")
+    daemon.turn("a")
+    daemon.write_config({"a": member("p", "30GiB")}, pool("p", "30GiB", "[1]"))
+    daemon.start()
+    says.write_text(TWO_GPUS)
+    why = "a can't be started: what is reserved for it could not be told when the GPUs came"
+    until(lambda: why in str(daemon.status["models"]["a"]["held_up_by"]), why)
+    assert "the pools don't fit on GPU 1" in daemon.log
+    daemon.write_config({"a": member("p", "20GiB")}, pool("p", "20GiB", "[1]"))
+    assert daemon.control("POST", "/reload", {}).status == 200
+    daemon.wait_for("ready", "a.0")
+    assert _started(daemon, "a") == ["GPU-bbbb"]
+
+
 def test_a_pinned_model_stays_and_the_other_hears_why(daemon: Daemon) -> None:
     for model in "ab":
         daemon.turn(model)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from warmd.ladder import HOST, VramBy
@@ -87,6 +87,11 @@ class Reservations:
     def gpus_of(self, model: str, index: int) -> tuple[str, ...]:
         """Return the UUIDs of the GPUs that an engine is given; none where it may see all."""
         return tuple(key for key in self.cards_of(model, index) if key != HOST)
+
+    def held(self, models: Iterable[str], why: str) -> Reservations:
+        """Return the same where no engine of `models` may be started; `why` ends the sentence."""
+        sentences = {model: f"{model} can't be started: {why}" for model in models}
+        return replace(self, unsized=sentences)
 
     def sentences(self, since: Reservations | None = None) -> Iterator[str]:
         """Say what was found for models that don't state it, and what they want in vain.
