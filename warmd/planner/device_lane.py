@@ -20,7 +20,7 @@ from warmd.planner.actions import (
     WakeEngine,
 )
 from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene
-from warmd.planner.room import no_room, put_aside
+from warmd.planner.room import beyond, no_room, put_aside
 from warmd.planner.vram import bars, in_the_way, refuses
 from warmd.spoken import duration
 
@@ -61,6 +61,7 @@ def _operations(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]:
     others = [m for m in others if m.target.rung is not Rung.ASLEEP or not _in_the_way(m, asking)]
     yield from _heat(scene, asking, held_up)
     yield from _cool(scene)
+    yield from beyond(scene)
     yield from _heat(scene, others, held_up)
     yield from _make_one_anew(scene, held_up)
     yield from _recycle(scene.models)

@@ -76,6 +76,27 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
     return Full(f"{full}; {_said_of(there, model, tight)}")
 
 
+def beyond(scene: Scene) -> Iterator[SleepEngine | StopEngine]:
+    """Put aside what a pool has no room for since a new config made it smaller.
+
+    Else that would keep for ever who has the room now: another pool, and nobody is evicted across.
+    """
+    for pool, vram in scene.pools.items():
+        engines = [(m, r) for m in scene.by_pool[pool] for r in m.replicas if r.phase.is_up]
+        awake = [(m, r) for m, r in engines if r.phase is not Phase.ASLEEP]
+        if any(r.stale for _, r in awake):
+            continue  # what it takes is another figure than what it shall take
+        for card in sorted({card for _, r in awake for card in r.cards or {""}}):
+            here = [(m, r) for m, r in awake if not r.cards or card in r.cards]
+            over = sum(m.vram for m, _ in here) - vram
+            movable = [(m, r) for m, r in here if r.phase is Phase.READY and not m.pinned]
+            if over > 0 and movable:
+                movable.sort(key=lambda o: (o[0].vram < over, -eviction_order(_holder(*o))))
+                why = f"pool {pool} has become smaller, and lacks {size(over)} for all that is hot"
+                yield put_aside(scene, movable[0][1], why)
+                break
+
+
 def left_out(scene: Scene) -> dict[str, str]:
     """Say of each wanted replica that finds no room why not, where all that can rise has risen.
 
