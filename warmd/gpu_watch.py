@@ -103,7 +103,11 @@ class GpuWatch:
                     await cards.wanted.wait()
             cards.wanted.clear()
             if cards.rules.cards and (self._watched.reserves or self._asking):
-                await self._look()
+                try:
+                    await self._look()
+                except Exception:
+                    # Without a watch no engine with a reservation would ever be started again.
+                    log.exception("a fault of warmd's own while it took in what a GPU holds")
 
     async def gives_back(self, replica: str) -> str | None:
         """Wait until nothing of an ended engine holds a GPU; say what does after `FREED_S`.

@@ -158,6 +158,27 @@ async def test_where_the_driver_fails_the_cause_is_told(monkeypatch: pytest.Monk
         assert "differ in version" in (watched.looks[0].trouble or "")
 
 
+async def test_a_fault_of_ours_ends_no_watch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gpu_watch, "sweep", found)
+    watched = Watched()
+    seen, faults = watched.seen, [KeyError("ours")]
+
+    def faulty(look: Look) -> None:
+        if faults:
+            raise faults.pop()
+        seen(look)
+
+    monkeypatch.setattr(watched, "seen", faulty)
+    with a_watch(watched):
+        watched.cards.wanted.set()
+        await asyncio.sleep(0.1)
+        watched.cards.wanted.set()
+        await watched.until(lambda: bool(watched.looks))
+    assert "a fault of warmd's own" in caplog.text
+
+
 async def test_nobody_looks_where_nobody_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
 
