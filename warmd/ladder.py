@@ -194,7 +194,7 @@ _VRAM_WORDS = {
     VramBy.DECLARED: "as declared",
     VramBy.ESTIMATED: "as estimated from its files",
     VramBy.MEASURED: "as estimated from its files and measured at earlier starts",
-    VramBy.LEFT: "all that is left there, as it states neither pool nor vram",
+    VramBy.LEFT: "what is left there for vLLM, as it states neither pool nor vram",
 }
 
 

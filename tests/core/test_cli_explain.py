@@ -81,8 +81,8 @@ def test_what_a_sleeper_holds_and_its_pool() -> None:
 
 def test_who_says_what_it_takes() -> None:
     model = MODEL | {"pool": "m (its own)", "vram": 60 * 2**30, "vram_by": "left"}
-    takes = "  takes 60.0 GiB of pool m (its own) for each engine, all that is left there, as it"
-    assert f"{takes} states neither pool nor vram\n" in explained(model)
+    takes = "  takes 60.0 GiB of pool m (its own) for each engine, what is left there for vLLM, as"
+    assert f"{takes} it states neither pool nor vram\n" in explained(model)
 
 
 def test_a_model_that_can_not_sleep_says_why() -> None:

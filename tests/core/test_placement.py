@@ -88,7 +88,8 @@ def test_a_pool_of_its_own_is_as_large_as_the_model_s_engines(
 def test_a_model_without_a_size_has_what_is_left_of_the_emptiest_gpus() -> None:
     small, big = Tenant("small", 0), Tenant("big", 0, cards=2, replicas=2)
     placed = place(H200, [pool("p", 100, "GPU-0")], GIB, [small])
-    assert (placed.pools["small (its own)"], placed.left) == (("GPU-1",), {"small": 139 * GIB})
+    most = int(0.92 * 140 * GIB)  # as vLLM itself would take of an empty GPU
+    assert (placed.pools["small (its own)"], placed.left) == (("GPU-1",), {"small": most})
     placed = place(H200, [pool("p", 100, "GPU-0")], GIB, [big])
     assert placed.pools["big (its own)"] == ("GPU-0", "GPU-1")
     assert placed.vram["big (its own)"] == 39 * GIB

@@ -184,7 +184,7 @@ def test_a_reload_tells_of_more_or_less_room() -> None:
     was, comes = fitter.reserve(now), fitter.reserve(new)
     [change] = changes(now, new, was, comes, has_gpu=True)
     assert change.keys == (
-        KeyChange("reservation", '"139.0 GiB on GPU 1"', '"49.0 GiB on GPU 1"', Effect.ENGINE),
+        KeyChange("reservation", '"128.8 GiB on GPU 1"', '"49.0 GiB on GPU 1"', Effect.ENGINE),
     )
 
 

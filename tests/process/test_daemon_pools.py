@@ -201,8 +201,8 @@ def test_every_model_has_its_own_room_whether_it_states_it_or_not(daemon: Daemon
     told = [
         "b has 2.8 GiB on GPU 1 for each engine, as estimated from its files",
         (
-            "c has 79.0 GiB on GPU 0 for each engine, all that is left there, as it states neither "
-            "pool nor vram"
+            "c has 73.6 GiB on GPU 0 for each engine, what is left there for vLLM, as it states "
+            "neither pool nor vram"
         ),
     ]
     checked = warmd(daemon, "check-config")

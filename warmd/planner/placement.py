@@ -90,6 +90,13 @@ class PoolWish:
         yield self.vram, self.width
 
 
+_WHOLE = 0.92
+"""Of a GPU's memory, what a model may take that has it whole: vLLM's own default.
+
+Nobody has asked for more, and desktops and monitors that hold a little don't stand in the way.
+"""
+
+
 @dataclass(frozen=True)
 class OwnPool(PoolWish):
     """The pool of one model alone: as large as its engines, on as many GPUs as there are for it."""
@@ -207,7 +214,7 @@ class _Ground:
         raise MisfitError(self._table(f"{what}, and the best place lacks {lacks}"))
 
     def share_out(self, models: Sequence[Tenant]) -> dict[str, int]:
-        """Give each of `models` all that is left on the emptiest cards, one model to a card.
+        """Give each of `models` what is left on the emptiest cards, one model to a card.
 
         Returns what each engine may take on each card. Raises `MisfitError`.
         """
@@ -224,7 +231,8 @@ class _Ground:
             beside = max(1, min(model.replicas, (len(able) - to_come) // model.cards))
             chosen = self._in_order(able[: beside * model.cards])
             untaken = [key for key in untaken if key not in chosen]
-            on_each = min(self._free[key] for key in chosen)
+            most = (min(self._free[key], int(_WHOLE * self._cards[key].total)) for key in chosen)
+            on_each = min(most)
             left[model.name] = on_each // -(-model.replicas // beside)
             if left[model.name] <= 0:
                 raise MisfitError(
