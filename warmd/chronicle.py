@@ -11,7 +11,14 @@ from warmd.ladder import MeasuredParts, Phase, Rung, SleepFigures, StartTimes, W
 from warmd.policy import Override
 from warmd.replica import Nap
 from warmd.spoken import duration, size
-from warmd.supervisor import Clock, EngineFailure, Mismatch, Operation, RungChange
+from warmd.supervisor import (
+    Clock,
+    EngineFailure,
+    Mismatch,
+    Operation,
+    Quarantine,
+    RungChange,
+)
 
 log = logging.getLogger("warmd")
 
@@ -180,6 +187,17 @@ class Chronicle:
             "%s: nobody can tell what it holds: %s; engines that run on it go on, and none with a "
             "reservation is started or woken on it meanwhile",
             *(card, trouble),
+        )
+
+    def card_quarantined(self, quarantine: Quarantine) -> None:
+        """Name a GPU that goes out of service, with what to do, or that is back."""
+        if quarantine.why is None:
+            log.info("%s is back in service, and engines start on it as before", quarantine.card)
+            return
+        log.error(
+            "%s is quarantined: %s; engines that run on it go on while they answer, and none is "
+            "started or woken on it: %s",
+            *(quarantine.card, quarantine.why, quarantine.remedy),
         )
 
     def memory_kept(self, model: str, replica: str, kept: str) -> None:

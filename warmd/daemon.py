@@ -30,19 +30,19 @@ from warmd.folders import Folders, StartUpError
 from warmd.foresight import Foresight, foresee
 from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, inherited_sockets
 from warmd.gateway.paths import ENDPOINTS
-from warmd.gpu_watch import GpuWatch, await_gpu
+from warmd.gpu_watch import GpuWatch
 from warmd.history import HISTORY_FILE, History, Report, journal_handler, terminal_format
 from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
-from warmd.placing import cards_of
 from warmd.planner import RamLedger, Reservations
+from warmd.refitting import Refitting
 from warmd.reload import Change, changes, said
 from warmd.replica import EngineRecord
-from warmd.rereading import read_anew, read_config
+from warmd.rereading import read_config
 from warmd.spoken import count
 from warmd.status import Decision, Status
 from warmd.supervisor import Clock, Known, Supervisor
-from warmd.wiring import Build, Front, card_rules, fitter, known_of, names_of, rules
+from warmd.wiring import Build, Front, card_rules, fitter, known_of, rules
 
 log = logging.getLogger("warmd")
 
@@ -53,11 +53,6 @@ _LAST_RESORT_S = 25.0
 """How long beyond drain and stop an engine may take to go before the daemon goes without it."""
 
 _SETTLE_S = 1.0
-
-_NOT_RESERVED = (
-    "what is reserved for it could not be told when the GPUs came; the log says why: mend that, "
-    "then `warmctl reload`"
-)
 
 CLOCK = Clock(monotonic=time.monotonic, wall=time.time)
 
@@ -107,6 +102,7 @@ class Daemon:
         self._metrics = Metrics(self.snapshot, ENDPOINTS)
         self._supervisor: Supervisor
         self._watch: GpuWatch
+        self._refitting: Refitting
         self._history: History
         self._chronicle: Chronicle
 
@@ -157,7 +153,7 @@ class Daemon:
             log.info("warmd %s serves %s on %s", warmd.__version__, models, fronts)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_soon)
             self._notify.notify("READY=1")
-            for watch in (self._watch.run(), self._await_gpu()):
+            for watch in (self._watch.run(), self._refitting.await_gpu()):
                 task = asyncio.create_task(watch, name="GPU watch")
                 house.callback(task.cancel)
             loop = asyncio.create_task(self._supervisor.run(self._after_tick), name="supervisor")
@@ -169,7 +165,7 @@ class Daemon:
                 loop.result()  # raises: it is our bug, and its traceback belongs in the journal
 
     async def _shut_down(self, gateway: Gateway, loop: asyncio.Task[None], reason: str) -> None:
-        self._stopping = True
+        self._stopping = self._refitting.stopped = True
         self._notify.notify("STOPPING=1")
         what = "engines are drained first" if self._engines_too else "engines go on without it"
         log.info("stopping: %s; %s", reason, what)
@@ -208,6 +204,9 @@ class Daemon:
         build = Build(launcher, CLOCK)
         supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
         build.watch = self._watch = GpuWatch(supervisor, CLOCK.monotonic)
+        self._refitting = Refitting(
+            supervisor, self._fitter, lambda: self._settings, self._reloading
+        )
         supervisor.rules = rules(settings, self._fitter.reserved)
         supervisor.cards.fit(card_rules(settings, self._fitter))
         for name, known in known_of(history, settings.models, _warn).items():
@@ -275,6 +274,11 @@ class Daemon:
     async def gpus(self) -> Survey:
         """Return what stands on each GPU; the driver is waited for in a thread."""
         return await self._watch.survey()
+
+    async def return_gpu(self, name: str) -> str:
+        """Take a GPU back into service, by index or UUID; return a sentence."""
+        await self._watch.examine()  # what was so at the last look may be mended
+        return self._supervisor.return_gpu(name)
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""
@@ -357,38 +361,12 @@ class Daemon:
         except ValueError as refused:
             log.warning("%s", refused)
 
-    async def _await_gpu(self) -> None:
-        """Fit every model anew once a GPU works that didn't at the start: boot races drivers."""
-        if self._fitter.has_gpu and not self._fitter.is_gpu_unknown:
-            return
-        found = await await_gpu(_warn)
-        if found is None:
-            return
-        async with self._reloading:
-            device = names_of(found)
-            log.info("a GPU can be used now: %s", device)
-            self._fitter.use(device, cards_of(found))
-            settings, was = self._settings, self._fitter.reserved
-            try:
-                reserved = await read_anew(partial(self._fitter.reserve, settings))
-            except (ConfigError, ValueError) as error:
-                log.error("%s; no model is started before a reload succeeds", error)
-                reserved = was = was.held(settings.models, _NOT_RESERVED)
-            if self._stopping:
-                return
-            self._fitter.reserved = reserved
-            for sentence in self._fitter.reserved.sentences(was):
-                log.info("%s", sentence)
-            self._supervisor.rules = rules(settings, self._fitter.reserved)
-            self._supervisor.cards.fit(card_rules(settings, self._fitter))
-            for name in self._settings.models:
-                self._supervisor.adopt(name, self._fitter.terms(self._settings, name))
-
     # What systemd is told
 
     def _after_tick(self) -> None:
         """Feed the watchdog: only a loop that completes its ticks is alive (sd_notify(3))."""
         self._history.tick()
+        self._refitting.around_quarantine()
         rungs = [self._supervisor.rung(name) for name in self._supervisor.models]
         counts = ", ".join(f"{rungs.count(rung)} {rung}" for rung in Rung if rung in rungs)
         status = f"STATUS={counts or 'no models configured'}"

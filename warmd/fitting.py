@@ -64,10 +64,11 @@ class Fitter:
 
         `device` names the kind of GPU that engines run on; None: there is none. `slots`: what
         replicas have already. `cards`: what pools may stand on; none where nobody can tell yet.
-        What is `reserved` is set by whoever has made it hold.
+        What is `reserved`, and which cards it must do `without`, is set by whoever makes it hold.
         """
         self._cards = tuple(cards)
         self.reserved = Reservations()
+        self.without: frozenset[str] = frozenset()
         self.has_gpu = device is not None
         self._device = device or "cpu"
         self._report = report
@@ -155,7 +156,7 @@ class Fitter:
         ahead = Fitter(
             self._report, device, self._slots, self._cards, sizes=self._sizes, tell=self._tell
         )
-        ahead.reserved = self.reserved
+        ahead.reserved, ahead.without = self.reserved, self.without
         return ahead
 
     def terms(self, settings: Settings, model: str) -> Terms:
@@ -235,7 +236,7 @@ class Fitter:
         self, settings: Settings, reserved: Reservations, model: str, index: int, replica: str
     ) -> Binder | None:
         table, holding = settings.models[model], reserved.models.get(model)
-        cards = reserved.cards_of(model, index)
+        cards = reserved.cards_of(model, index, self.without)
         totals = [card.total for card in self._cards if card.key in cards]
         if holding is None or not totals:
             return None  # nothing is reserved, or nobody knows where
@@ -297,7 +298,7 @@ class Fitter:
             engine_env=engine.env,
             model_env=table.env,
             sleep=support,
-            gpus=self.reserved.gpus_of(model, index),
+            gpus=self.reserved.gpus_of(model, index, self.without),
             tensor_parallel=table.tensor_parallel,
             vram=None if holding is None else holding.vram,
             # Where it can't sleep, its level makes no other engine of it.
@@ -339,8 +340,9 @@ class Fitter:
             back_off,
             sleep=None if support is SleepSupport.NONE else sleep,
             outlives=settings.host.engines_outlive_daemon,
-            cards=frozenset(self.reserved.cards_of(model, index)),
+            cards=frozenset(self.reserved.cards_of(model, index, self.without)),
             gpus=None if self.is_gpu_unknown else recipe.gpus,
+            roams=frozenset(self.reserved.ground_of(model)),
             figure=None if holding is None else holding.figure,
         )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from warmd.devices import (
     GpuTrouble,
     Survey,
     Sweep,
+    conditions,
+    driver_log,
     gpus,
     host_sweep,
     owners,
@@ -29,12 +32,18 @@ from warmd.devices import (
 )
 from warmd.replica import FREED_S
 from warmd.spoken import duration, size
-from warmd.supervisor import Cards, Look
+from warmd.supervisor import Cards, Examination, Look
 
 LOOK_S = 5.0
 """How often the cards are looked at while an engine with a reservation is up.
 
 As often a GPU is looked for where a driver is installed and none works.
+"""
+
+EXAMINE_S = 30.0
+"""How often it is seen how GPUs fare while models have reservations, engines or not.
+
+No more often: who resets a GPU must find nobody at it. After an engine's failure that is at once.
 """
 
 _DRIVER_S = 10.0
@@ -44,7 +53,7 @@ _POLL_S = 0.25
 """How often it is seen whether an ended engine's memory is back."""
 
 _SURVEY_S = 8.0
-"""How long warmctl's look at the GPUs may take; it gives up after 10 s itself."""
+"""How long a look for warmctl may take; it gives up after 10 s itself."""
 
 log = logging.getLogger(__name__)
 
@@ -93,13 +102,14 @@ class GpuWatch:
         self._marks: Mapping[int, Mark] = {}
         self._asking: list[asyncio.Future[Look]] = []
         self._surveys: Shared[Survey] = Shared()
+        self._examined = -math.inf
 
     async def run(self) -> None:
         """Look until cancelled."""
         cards = self._watched.cards
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S if self._watched.holds_cards else None):
+                async with asyncio.timeout(self._pause):
                     await cards.wanted.wait()
             cards.wanted.clear()
             if cards.rules.cards and (self._watched.reserves or self._asking):
@@ -108,6 +118,14 @@ class GpuWatch:
                 except Exception:
                     # Without a watch no engine with a reservation would ever be started again.
                     log.exception("a fault of warmd's own while it took in what a GPU holds")
+
+    @property
+    def _pause(self) -> float | None:
+        """Seconds until the next look that nobody asks for; None: there is none."""
+        if self._watched.holds_cards:
+            return LOOK_S
+        on_gpus = self._watched.reserves and not self._watched.cards.on_host
+        return EXAMINE_S if on_gpus else None
 
     async def gives_back(self, replica: str) -> str | None:
         """Wait until nothing of an ended engine holds a GPU; say what does after `FREED_S`.
@@ -127,6 +145,14 @@ class GpuWatch:
                     await asyncio.sleep(_POLL_S)
         return kept
 
+    async def examine(self) -> None:
+        """See at once how the GPUs fare; a driver that hangs is waited for in vain."""
+        self._watched.cards.to_examine = True
+        if self._watched.cards.rules.cards:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SURVEY_S):
+                    await self._next_look()
+
     async def survey(self) -> Survey:
         """Return all about the GPUs, for people. Raises `GpuError`, and `TimeoutError`."""
         return await self._surveys(partial(survey, dict(self._watched.engines)), _SURVEY_S)
@@ -141,15 +167,20 @@ class GpuWatch:
     async def _look(self) -> None:
         asking, self._asking = self._asking, []
         began = self._clock()
-        engines, on_host = dict(self._watched.engines), self._watched.cards.on_host
-        look_now = partial(look_at_cards, engines, self._marks, on_host=on_host)
-        work = asyncio.ensure_future(aside(look_now))
+        engines, cards = dict(self._watched.engines), self._watched.cards
+        due = cards.to_examine or began - self._examined >= EXAMINE_S
+        look_now = partial(look_at_cards, engines, self._marks, on_host=cards.on_host)
+        fare = examine if due and not cards.on_host else _leave_it
+        work = asyncio.ensure_future(aside(lambda: (*look_now(), fare())))
+        if due:
+            cards.to_examine, self._examined = False, began
         await asyncio.wait([work], timeout=_DRIVER_S)
         if work.done():
             look = self._found(work, engines, began)
         else:
             within = duration(_DRIVER_S)
             look = Look(began, trouble=f"the NVIDIA driver didn't answer within {within}; {_HUNG}")
+        cards.to_examine |= due and fare is examine and look.fares is None
         self._watched.seen(look)
         for each in asking:
             if not each.done():
@@ -161,12 +192,12 @@ class GpuWatch:
 
     def _found(
         self,
-        work: asyncio.Future[tuple[Sweep, dict[int, Mark]]],
+        work: asyncio.Future[tuple[Sweep, dict[int, Mark], Examination | None]],
         engines: Mapping[int, str],
         began: float,
     ) -> Look:
         try:
-            found, self._marks = work.result()
+            found, self._marks, fares = work.result()
         except GpuError as error:
             return Look(began, trouble=str(error))
         except Exception as bug:
@@ -176,7 +207,7 @@ class GpuWatch:
         ours = {pid: mark.replica for pid, mark in self._marks.items() if _is_up(mark, engines)}
         listed = {pid for card in found.cards.values() for pid in (*card.held, *card.unsized)}
         who = {pid: _who(pid, self._marks.get(pid)) for pid in listed - ours.keys()}
-        return Look(began, found, ours, who)
+        return Look(began, found, ours, who, fares=fares)
 
 
 def look_at_cards(
@@ -195,6 +226,18 @@ def look_at_cards(
         if pid not in kept or kept[pid].root != root:
             kept[pid] = Mark(replica, root, _started(pid))
     return found, kept
+
+
+def examine() -> Examination:
+    """See how each GPU fares, and what the kernel's log tells; raises `GpuError`. Blocks."""
+    log = driver_log()
+    xids = None if log is None else log.xids
+    found = conditions(lambda: xids)
+    return Examination(found) if log is None else Examination(found, log.loaded)
+
+
+def _leave_it() -> None:
+    """See nothing of it."""
 
 
 async def await_gpu(report: Callable[[str], None]) -> Sequence[Gpu] | None:

@@ -103,7 +103,14 @@ class _Reserving:
         }
         lines = placed.lines if placed is not None and pools else ()
         shared = [replace(wish, cards=self._spoken_of(wish.name)) for wish in self._pools()]
-        return Reservations(pools, holdings, self._sized.unsized, lines, tuple(crowded(shared)))
+        return Reservations(
+            pools,
+            {} if placed is None else placed.pools,
+            holdings,
+            self._sized.unsized,
+            lines,
+            tuple(crowded(shared)),
+        )
 
     def _sort(self, name: str, table: ModelSettings) -> None:
         found = self._sized.figures.get(name)

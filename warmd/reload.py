@@ -196,7 +196,7 @@ def _with_reservation(
 
     An engine on other GPUs is another one, also where only others' keys have moved it.
     """
-    moved = any(was.gpus_of(name, n) != comes.gpus_of(name, n) for n in range(replicas))
+    moved = any(_moves(was.gpus_of(name, n), name, n, comes) for n in range(replicas))
     said_so = False
     for each in keys:
         places = moved and _places(each.key)
@@ -208,6 +208,13 @@ def _with_reservation(
     anew = moved or (had and had.vram) != (has and has.vram)
     if (anew and not said_so) or (old != new and not stated):
         yield KeyChange("reservation", old, new, Effect.ENGINE if anew else Effect.NOW)
+
+
+def _moves(here: tuple[str, ...], model: str, index: int, comes: Reservations) -> bool:
+    """Whether an engine that runs `here` can't go on: it may on any GPUs of its pool."""
+    if here == comes.gpus_of(model, index):
+        return False
+    return not here or not set(here) <= set(comes.ground_of(model))
 
 
 def _places(key: str) -> bool:

@@ -119,6 +119,8 @@ class CardStatus:
     trouble: str | None
     mismatches: tuple[str, ...]  # who holds more than was promised, one sentence each
     seen: float | None  # Unix seconds of the last look
+    quarantine: str | None = None  # why nothing is started or woken on it, None: it is in service
+    remedy: str | None = None  # what to do about that
 
 
 @dataclass(frozen=True)

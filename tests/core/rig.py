@@ -29,6 +29,7 @@ from warmd.supervisor import (
     Look,
     Mismatch,
     Operation,
+    Quarantine,
     Rules,
     RungChange,
     SleepPolicy,
@@ -364,6 +365,9 @@ class Recorder:
 
     def card_in_doubt(self, card: str, trouble: str | None) -> None:
         self.lines.append(f"{card} in doubt: {trouble}")
+
+    def card_quarantined(self, quarantine: Quarantine) -> None:
+        self.lines.append(f"{quarantine.card} quarantined: {quarantine.why}")
 
     def memory_kept(self, model: str, replica: str, kept: str) -> None:
         self.lines.append(f"{replica} kept: {kept}")

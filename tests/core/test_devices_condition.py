@@ -15,7 +15,7 @@ CONTAINED = b"NVRM: Xid (PCI:000a:65:00 GPU-I:03): 94, pid='<unknown>', Containe
 def test_an_xid_is_read_from_the_kernels_log() -> None:
     record = b"2,4077,5140900,-;" + OFF_THE_BUS + b"\n SUBSYSTEM=pci\n DEVICE=+pci:0000:65:00.0\n"
     assert parse_record(record, 1000.0) == Xid(
-        (0, 0x65, 0), 79, 1005.1409, "GPU has fallen off the bus."
+        (0, 0x65, 0), 79, 1005.1409, "GPU has fallen off the bus.", 5.1409
     )
     assert address_of("00000000:65:00.0") == address_of(b"0000:65:00") == (0, 0x65, 0)
     slice_of_one = parse_record(b"3,1,2,-,caller=T1;" + CONTAINED + b"\n", 0.0)

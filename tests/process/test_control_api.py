@@ -66,6 +66,11 @@ class Daemon:
     async def size(self, model: str) -> Estimate:
         raise NotImplementedError
 
+    async def return_gpu(self, name: str) -> str:
+        if name != "1":
+            raise LookupError(f"no GPU is named {name}")
+        return "GPU 1 is back in service"
+
     async def gpus(self) -> Survey:
         if self.driver is not None:
             raise self.driver

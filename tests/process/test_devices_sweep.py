@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from nvml_rig import GIB, TWO_GPUS, ask, build, environment
 
-from warmd.devices import HOST, host_sweep, owners, xids
+from warmd.devices import HOST, DriverLog, driver_log, host_sweep, owners
 
 SLICED = f"""\
 gpu GPU-aaaa {80 * GIB} {2 * GIB} NVIDIA Fake 80GB
@@ -210,13 +210,13 @@ def test_the_kernels_log_is_read_without_waiting(tmp_path: Path) -> None:
     for us, text in ((1, "usb 1-1: new device"), (2, "NVRM: Xid (PCI:0000:65:00): 79, gone")):
         os.write(writer, f"2,{us},{us},-;{text}\n".encode())
     found: list[object] = []
-    reader = threading.Thread(target=lambda: found.append(xids(log)), daemon=True)
+    reader = threading.Thread(target=lambda: found.append(driver_log(log)), daemon=True)
     reader.start()
     reader.join(5)
     assert not reader.is_alive(), "it waits for more"
     [told] = found
-    assert isinstance(told, tuple)
-    assert [(xid.number, xid.said) for xid in told] == [(79, "gone")]
+    assert isinstance(told, DriverLog)
+    assert [(xid.number, xid.said, xid.stamp) for xid in told.xids] == [(79, "gone", 2e-6)]
     os.close(writer)
     os.close(keeper)
-    assert xids(tmp_path / "nothing") is None
+    assert driver_log(tmp_path / "nothing") is None

@@ -18,7 +18,7 @@ from warmd import gpu_watch
 from warmd.devices import CardUse, GpuError, GpuTrouble, Sweep
 from warmd.gpu_watch import GpuWatch, Mark, look_at_cards
 from warmd.planner import Card
-from warmd.supervisor import CardRules, Cards, Look
+from warmd.supervisor import CardRules, Cards, Examination, Look
 
 PARENT = "import subprocess, sys; c = subprocess.Popen(['sleep', '60']); print(c.pid, flush=True)"
 
@@ -87,6 +87,19 @@ class Watched:
             while not what():
                 self._bell.clear()
                 await self._bell.wait()
+
+
+@pytest.fixture(autouse=True)
+def examined(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When it was seen how GPUs fare."""
+    found: list[float] = []
+
+    def examine() -> Examination:
+        found.append(time.monotonic())
+        return Examination()
+
+    monkeypatch.setattr(gpu_watch, "examine", examine)
+    return found
 
 
 @contextmanager
@@ -200,3 +213,20 @@ async def test_nobody_looks_where_nobody_needs_it(monkeypatch: pytest.MonkeyPatc
         watched.cards.rules = CardRules((CARD,))
         watched.cards.wanted.set()
         await watched.until(lambda: len(asked) == 1)
+
+
+async def test_how_gpus_fare_is_seen_now_and_then_and_where_somebody_must_know(
+    monkeypatch: pytest.MonkeyPatch, examined: list[float]
+) -> None:
+    monkeypatch.setattr(gpu_watch, "sweep", found)
+    monkeypatch.setattr(gpu_watch, "EXAMINE_S", 0.3)
+    watched = Watched()
+    with a_watch(watched) as watch:
+        for _ in range(3):
+            assert await watch.gives_back("m.0") is None
+        assert len(examined) == 1, "not at each look"
+        await watch.examine()
+        assert len(examined) == 2, "but at once for who asks"
+        assert watched.looks[-1].fares is not None
+        await watched.until(lambda: len(examined) == 4)  # though no engine is up
+    assert examined[3] - examined[2] > 0.2

@@ -60,6 +60,9 @@ class Owner:
     async def size(self, model: str) -> Estimate:
         raise NotImplementedError
 
+    async def return_gpu(self, name: str) -> str:
+        raise NotImplementedError
+
     async def gpus(self) -> Survey:
         raise NotImplementedError
 

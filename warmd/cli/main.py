@@ -55,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             _size(client, args)
         elif args.command == "gpus":
             _gpus(client, as_json=args.json)
+        elif args.command == "gpu":
+            with of_this_version():
+                print(client.post("/gpu/return", {"gpu": args.gpu})["sentence"])
         elif args.command == "doctor":
             return _doctor(args)
         elif args.json:
@@ -167,6 +170,16 @@ def _parser() -> argparse.ArgumentParser:
         help="show each GPU: who holds what of it, power, clocks, and what is wrong with it",
     )
     gpus.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
+
+    gpu = commands.add_parser("gpu", help="take a GPU back into service that was quarantined")
+    words = gpu.add_subparsers(dest="word", required=True, metavar="return")
+    back = words.add_parser(
+        "return",
+        parents=[anywhere],
+        help="start engines on it again, also after Xid errors",
+        epilog="What the driver has lost, or can't use without a reset, stays out of service.",
+    )
+    back.add_argument("gpu", metavar="ID", help="its index or UUID, as `warmctl gpus` shows it")
 
     doctor = commands.add_parser(
         "doctor",

@@ -134,6 +134,8 @@ def card_troubles(card: Mapping[str, Any]) -> list[str]:
     """Say what is wrong with a card: that nobody can look, and who holds more than promised."""
     trouble = card["trouble"]
     told = [] if trouble is None else [f"nobody can tell what it holds: {trouble}"]
+    if card.get("quarantine") is not None:
+        told = [f"quarantined, nothing is started on it: {card['quarantine']}: {card['remedy']}"]
     return [clean(each) for each in (*told, *card["mismatches"])]
 
 

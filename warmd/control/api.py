@@ -196,6 +196,15 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
         with _refusals("a reload would be refused, and the running config would stay in force"):
             return web.json_response(dataclasses.asdict(await operations.plan(config)))
 
+    async def return_gpu(request: web.Request) -> web.Response:
+        name = _word(_asked(await request.read(), ("gpu",)), "gpu")
+        try:
+            return web.json_response({"sentence": await operations.return_gpu(name)})
+        except LookupError as unknown:
+            raise _RefusedError(404, str(unknown)) from None
+        except ValueError as refused:
+            raise _RefusedError(409, str(refused)) from None
+
     async def shutdown(_: web.Request) -> web.Response:
         return web.json_response({"sentence": operations.shutdown()})
 
@@ -207,7 +216,7 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
             *(get("/status", status), get("/explain", explain), get("/history", history)),
             *(get("/size", size), get("/gpus", gpus_handler(operations)), get("/metrics", metrics)),
             *(post("/set", set_target), post("/plan", plan), post("/reload", reload)),
-            post("/shutdown", shutdown),
+            *(post("/gpu/return", return_gpu), post("/shutdown", shutdown)),
         ]
     )
     return app

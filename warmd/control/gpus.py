@@ -22,6 +22,12 @@ class Surveys(Protocol):
     async def gpus(self) -> Survey:
         """Look at all GPUs. Raises `GpuError`, and `TimeoutError` where the driver hangs."""
 
+    async def return_gpu(self, name: str) -> str:
+        """Take a GPU back into service, by index or UUID; return a sentence.
+
+        Raises `LookupError` and `ValueError` with a sentence where there is none, or it can't be.
+        """
+
 
 def gpus_handler(surveys: Surveys) -> Handler:
     """Make the handler."""

@@ -1,6 +1,14 @@
 """What devices there are, how much of each is free, and what one engine holds of them."""
 
-from warmd.devices.condition import Complaint, Condition, Recovery, Slowed, conditions
+from warmd.devices.condition import (
+    XID_REMEDY,
+    Complaint,
+    Condition,
+    Recovery,
+    Slowed,
+    conditions,
+    reset_of,
+)
 from warmd.devices.footprint import Footprint, TreeMemory, footprint, tree_memory
 from warmd.devices.inventory import Gpu, Inventory, gpus, inventory
 from warmd.devices.memory import HostMemory, host_memory, largest_node
@@ -15,15 +23,17 @@ from warmd.devices.sweep import (
     host_sweep,
     sweep,
 )
-from warmd.devices.xid import Xid, xids
+from warmd.devices.xid import DriverLog, Xid, driver_log, xids
 from warmd.ladder import HOST
 
 __all__ = [
     "HOST",
     "NO_GPU",
+    "XID_REMEDY",
     "CardUse",
     "Complaint",
     "Condition",
+    "DriverLog",
     "Footprint",
     "Gpu",
     "GpuError",
@@ -41,6 +51,7 @@ __all__ = [
     "Xid",
     "conditions",
     "device_bytes",
+    "driver_log",
     "footprint",
     "gpus",
     "held_by_card",
@@ -49,6 +60,7 @@ __all__ = [
     "inventory",
     "largest_node",
     "owners",
+    "reset_of",
     "survey",
     "sweep",
     "tree_memory",

@@ -1,4 +1,4 @@
-"""How a GPU fares: power, clocks, ECC, what its driver asks for, and what it met since the boot."""
+"""How a GPU fares: power, clocks, ECC, what its driver asks for, and what it has met."""
 
 from __future__ import annotations
 
@@ -86,13 +86,14 @@ class Condition:
     remap_pending: bool = False  # rows, or pages of older GPUs, are replaced at the next reset
     remap_failed: bool = False  # there is no spare row left where one is needed
     recovery: Recovery | None = None
-    xids: tuple[Xid, ...] | None = None  # since the boot, oldest first; None: no log to read
+    xids: tuple[Xid, ...] | None = None  # of the loaded driver, oldest first; None: no log to read
 
-    def complaints(self, now: float) -> Iterator[Complaint]:
-        """Say what is wrong, the worst first; `now` is Unix seconds."""
-        reset = (
-            f"stop all that uses it, then sudo nvidia-smi --gpu-reset -i {self.index}; else reboot"
-        )
+    @property
+    def _reset(self) -> str:
+        return reset_of(self.index)
+
+    def unfit(self) -> Iterator[Complaint]:
+        """Say what is so now, and why nothing should be started on it; the worst first."""
         if self.recovery is not None and self.recovery is not Recovery.NONE:
             match self.recovery:
                 case Recovery.NODE_REBOOT | Recovery.SYSTEM_REBOOT:
@@ -100,14 +101,19 @@ class Condition:
                 case Recovery.DRAIN_P2P | Recovery.RECOVER_IMEX_DOMAIN:
                     remedy = "stop all that uses it, and see what nvidia-smi -q says then"
                 case _:
-                    remedy = reset
+                    remedy = self._reset
             yield Complaint(f"its driver asks for {self.recovery.said}", remedy, unfit=True)
         if self.remap_failed:
             yield Complaint(
                 "a bad row of its memory could not be replaced by a spare one",
-                f"{reset}; if it says so again, have the card replaced",
+                f"{self._reset}; if it says so again, have the card replaced",
                 unfit=True,
             )
+
+    def complaints(self, now: float) -> Iterator[Complaint]:
+        """Say what is wrong, the worst first; `now` is Unix seconds."""
+        yield from self.unfit()
+        reset = self._reset
         if self.uncorrected:
             errors = count(self.uncorrected, "memory error")
             yield Complaint(
@@ -118,22 +124,29 @@ class Condition:
         grave = [xid for xid in self.xids or () if xid.is_grave and now - xid.at < _RECENT_S]
         if grave:
             others = f" and {count(len(grave) - 1, 'other')} today" if len(grave) > 1 else ""
-            yield Complaint(
-                f"Xid {grave[-1].number}{others}: {grave[-1].said}",
-                "NVIDIA's list of Xid errors says what to do; journalctl -k | grep -i xid",
-            )
+            yield Complaint(f"Xid {grave[-1].number}{others}: {grave[-1].said}", XID_REMEDY)
         if causes := [cause.said for cause in self.slowed if cause.is_trouble]:
             yield Complaint(
                 f"it is slowed down: {', '.join(causes)}", "see to the host's cooling and power"
             )
 
 
-def conditions() -> Mapping[int, Condition]:
+XID_REMEDY = "NVIDIA's list of Xid errors says what to do; journalctl -k | grep -i xid"
+
+
+def reset_of(index: int) -> str:
+    """Say how a GPU is reset."""
+    return f"stop all that uses it, then sudo nvidia-smi --gpu-reset -i {index}; else reboot"
+
+
+def conditions(
+    read: Callable[[], tuple[Xid, ...] | None] = xids,
+) -> Mapping[int, Condition]:
     """Look at every GPU that answers, by its index. Raises `GpuError` where NVML doesn't answer.
 
-    Blocks, on a sick GPU for long: call it in a thread.
+    `read` returns what the kernel's log holds. Blocks, on a sick GPU for long: call it in a thread.
     """
-    met = xids()
+    met = read()
     found: dict[int, Condition] = {}
     with opened() as nvml:
         for unit in units(nvml)[0]:

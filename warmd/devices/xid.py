@@ -1,4 +1,4 @@
-"""What the NVIDIA driver has told the kernel's log of each GPU: Xid errors since the boot.
+"""What the NVIDIA driver has told the kernel's log of each GPU: Xid errors since it was loaded.
 
 NVML tells them only to who keeps it open and waits for them. The log is read from /dev/kmsg, which
 never waits; where `kernel.dmesg_restrict` is set that takes CAP_SYSLOG.
@@ -6,6 +6,7 @@ never waits; where `kernel.dmesg_restrict` is set that takes CAP_SYSLOG.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -20,6 +21,8 @@ Address = tuple[int, int, int]
 _RECORD_BYTES = 8192  # the kernel's own bound, see Documentation/ABI/testing/dev-kmsg
 _RECORDS = 200_000
 _SAID = 200
+_DRIVER = b"NVRM: "
+_LOADED = re.compile(rb"(?P<level>\d+),\d+,(?P<us>\d+),[^;]*;NVRM: loading NVIDIA UNIX ")
 _RECORD = re.compile(
     rb"(?P<level>\d+),\d+,(?P<us>\d+),[^;]*;"
     rb"NVRM: Xid \(PCI:(?P<pci>[0-9a-fA-F:.]+)[^)]*\): (?P<number>\d+),? ?(?P<said>[^\n]*)"
@@ -32,12 +35,16 @@ _TOLD_ELSEWHERE = frozenset({63, 154})
 
 @dataclass(frozen=True)
 class Xid:
-    """One error of a GPU: its number, when (Unix seconds), and the driver's own words."""
+    """One error of a GPU: its number, when (Unix seconds), and the driver's own words.
+
+    `stamp`: when, in seconds by the kernel's log: unlike `at` it never changes, whatever the clock.
+    """
 
     address: Address
     number: int
     at: float
     said: str
+    stamp: float = 0.0
 
     @property
     def is_grave(self) -> bool:
@@ -55,14 +62,32 @@ def address_of(text: str | bytes) -> Address:
     return int(domain, 16), int(bus, 16), int(device, 16)
 
 
-def xids(log: Path = KERNEL_LOG) -> tuple[Xid, ...] | None:
-    """Return all that the kernel's log still holds, oldest first; None where it can't be read."""
+@dataclass(frozen=True)
+class DriverLog:
+    """What the kernel's log holds of the driver since it was loaded, the oldest first.
+
+    `loaded`: when that was, in seconds by that log; minus infinity where it doesn't tell any more.
+    """
+
+    xids: tuple[Xid, ...]
+    loaded: float = -math.inf
+
+
+def xids() -> tuple[Xid, ...] | None:
+    """Return all Xid errors that the kernel's log still holds; None where it can't be read."""
+    log = driver_log()
+    return None if log is None else log.xids
+
+
+def driver_log(log: Path | None = None) -> DriverLog | None:
+    """Read the kernel's log; None where it can't be read."""
     try:
-        reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        reader = os.open(log or KERNEL_LOG, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     booted = time.time() - time.monotonic()
     found: list[Xid] = []
+    loaded = -math.inf
     try:
         for _ in range(_RECORDS):
             try:
@@ -71,15 +96,20 @@ def xids(log: Path = KERNEL_LOG) -> tuple[Xid, ...] | None:
                 continue  # overwritten while we read: the next call goes on at the oldest
             if not record:
                 break
+            if _DRIVER not in record:
+                continue
             if (xid := parse_record(record, booted)) is not None:
                 found.append(xid)
+            elif (match := _LOADED.match(record)) is not None and not int(match["level"]) >> 3:
+                found.clear()  # what was before has gone with it
+                loaded = int(match["us"]) / 1e6
     except BlockingIOError:
         pass  # that was the last one
     except OSError:
         return None
     finally:
         os.close(reader)
-    return tuple(found)
+    return DriverLog(tuple(found), loaded)
 
 
 def parse_record(record: bytes, booted: float) -> Xid | None:
@@ -92,4 +122,5 @@ def parse_record(record: bytes, booted: float) -> Xid | None:
     except ValueError:
         return None
     said = match["said"].decode("ascii", "backslashreplace").strip()[:_SAID]
-    return Xid(address, int(match["number"]), booted + int(match["us"]) / 1e6, said)
+    stamp = int(match["us"]) / 1e6
+    return Xid(address, int(match["number"]), booted + stamp, said, stamp)

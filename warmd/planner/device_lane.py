@@ -8,7 +8,7 @@ engine whose cards aren't told may use any of them, and waits for all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from warmd.ladder import Phase, Rung
 from warmd.planner.actions import (
@@ -21,7 +21,7 @@ from warmd.planner.actions import (
 )
 from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene
 from warmd.planner.room import beyond, no_room, put_aside
-from warmd.planner.vram import bars, in_the_way, refuses
+from warmd.planner.vram import bars, in_the_way, moves, quarantine, refuses
 from warmd.spoken import duration
 
 STALE = "its settings have changed"
@@ -32,7 +32,7 @@ _FALLING_ASLEEP = (Phase.DRAINING, Phase.FALLING_ASLEEP)
 
 def device_lanes(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
     """Yield the call-offs and what can begin beside each other; note in `held_up` what can't."""
-    yield from _call_offs(scene.models)
+    yield from _call_offs(scene)
     for model in scene.models:
         _explain_failures(model, scene.now, held_up)
     _explain_busy(scene, held_up)
@@ -64,7 +64,7 @@ def _operations(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]:
     yield from beyond(scene)
     yield from _heat(scene, others, held_up)
     yield from _make_one_anew(scene, held_up)
-    yield from _recycle(scene.models)
+    yield from _recycle(scene)
     yield from _rehearse(scene)
 
 
@@ -78,12 +78,16 @@ def _explain_busy(scene: Scene, held_up: dict[str, str]) -> None:
                 held_up[model.name] = f"{other.name} is {other.phase.words} on the same device"
 
 
-def _call_offs(models: Sequence[ModelFacts]) -> Iterator[Action]:
+def _call_offs(scene: Scene) -> Iterator[Action]:
+    models = scene.models
     for model in models:
         for replica in (r for r in model.surplus if r.phase.is_coming_up):
             yield StopEngine(replica.name, model.target.reason)
         for replica in (r for r in model.wanted if r.phase.is_coming_up and r.stale):
             yield StopEngine(replica.name, STALE)
+        for replica in (r for r in model.wanted if r.phase.is_coming_up and not r.stale):
+            if (why := moves(scene, replica)) is not None:
+                yield StopEngine(replica.name, why)
     for model in models:
         # Nobody waits for an engine that is started only to be put to sleep.
         asked = _in_the_way(model, models) if model.target.rung is Rung.ASLEEP else None
@@ -100,6 +104,10 @@ def _heat(
         if model.target.rung is Rung.ASLEEP:
             _explain_sleepless(scene, model, held_up)
         for replica, action in _risings(scene, model):
+            why = moves(scene, replica) if isinstance(action, WakeEngine) else None
+            if why is not None:
+                yield StopEngine(replica.name, why)
+                continue
             barred = bars(scene, model, replica)
             full = None if barred else no_room(scene, model, replica)
             if full is not None:
@@ -170,7 +178,10 @@ def _cool(scene: Scene) -> Iterator[Operation]:
             yield StopEngine(replica.name, model.target.reason)
         if model.target.rung is Rung.ASLEEP:
             for replica in (r for r in model.wanted if r.phase is Phase.READY):
-                yield put_aside(scene, replica, replica.worn or model.target.reason)
+                if moves(scene, replica) is None:
+                    yield put_aside(scene, replica, replica.worn or model.target.reason)
+                else:  # it could not be woken there
+                    yield StopEngine(replica.name, model.target.reason)
 
 
 def _make_one_anew(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]:
@@ -187,6 +198,12 @@ def _make_one_anew(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]
             trouble = f"{broken.name} is {broken.phase.words}"
             why = f"{replica.name} goes on with its old settings: {trouble}"
             held_up.setdefault(model.name, why)
+    # What is stopped on a card that is out of service could not be started again.
+    for model, replica in stale:
+        sick = quarantine(scene, replica.next_cards)
+        if sick is not None:
+            held_up.setdefault(model.name, f"{replica.name} goes on with its old settings: {sick}")
+    stale = [(m, r) for m, r in stale if quarantine(scene, r.next_cards) is None]
     renewed = [(m, r) for m, r in wanted if r.renewed and r.phase not in _STEADY]
     coming = [(m, r) for m, r in renewed if not _stays_down(scene, m, r)]
     blocked = [in_the_way(scene, m, r) if r.phase is Phase.DOWN else frozenset() for m, r in coming]
@@ -198,6 +215,8 @@ def _make_one_anew(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]
 
 def _stays_down(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> bool:
     """Whether a wanted replica lacks what its start needs, and nobody waits for it."""
+    if quarantine(scene, replica.cards) is not None:
+        return not replica.phase.is_up
     if replica.phase is not Phase.DOWN or model.waiting:
         return False
     if model.target.rung is Rung.ASLEEP and _sleepless(scene, model, replica) is not None:
@@ -205,11 +224,13 @@ def _stays_down(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> bool:
     return no_room(scene, model, replica) is not None
 
 
-def _recycle(models: Iterable[ModelFacts]) -> Iterator[Operation]:
+def _recycle(scene: Scene) -> Iterator[Operation]:
     """Stop a worn sleeper; it is started and put to sleep again, and nobody is waiting."""
-    for model in models:
+    for model in scene.models:
         if model.target.rung is Rung.ASLEEP:
             for replica in (r for r in model.wanted if r.phase is Phase.ASLEEP and r.worn):
+                if quarantine(scene, replica.next_cards) is not None:
+                    continue
                 yield StopEngine(replica.name, replica.worn or "")
 
 
@@ -218,6 +239,8 @@ def _rehearse(scene: Scene) -> Iterator[Operation]:
         if not model.rehearse or model.target.rung is not Rung.HOT:
             continue
         for replica in (r for r in model.wanted if r.phase is Phase.READY and r.sleeps):
+            if quarantine(scene, replica.cards) is not None:
+                continue  # it could not be woken there
             if scene.ram.refuses_sleep(replica.pins) is None:
                 why = "a rehearsal: nobody asks for it, and what its sleep takes was never measured"
                 yield SleepEngine(replica.name, why, rehearsal=True)

@@ -19,7 +19,7 @@ class ReplicaFacts:
     `sleeps`: its engine can be put to sleep; `pins`: the host RAM that its next sleep would take
     beyond what it holds already; `kept`: what it keeps on each card while it sleeps; `worn`: why
     it should be made anew before it sleeps again; `cards`: the keys of the GPUs that its engine
-    uses, none where that isn't told: then it may be any.
+    uses, none where that isn't told: then it may be any; `next_cards`: those of its next engine.
     """
 
     name: str
@@ -35,6 +35,7 @@ class ReplicaFacts:
     kept: int = 0
     worn: str | None = None
     cards: frozenset[str] = frozenset()
+    next_cards: frozenset[str] = frozenset()
 
     def meets(self, other: ReplicaFacts) -> bool:
         """Whether both engines may use the same card."""

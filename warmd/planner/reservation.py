@@ -65,28 +65,61 @@ class Holding:
 class Reservations:
     """What is reserved. A model that is in neither mapping has no reservation and needs none.
 
-    `pools`: bytes of VRAM on each card of a pool, also of pools that are a model's own.
-    `unsized`: why a model has none though it needs one, and can't be started. `lines`: who has
-    what, card by card, none where there is no reservation or no card is known. `warnings`: what
-    the models of a pool want and can't have, in sentences.
+    `pools`: bytes of VRAM on each card of a pool, also of pools that are a model's own; `grounds`:
+    the keys of these cards, none as long as the GPUs aren't known. `unsized`: why a model has none
+    though it needs one, and can't be started. `lines`: who has what, card by card, none where there
+    is no reservation or no card is known. `warnings`: what the models of a pool want and can't
+    have, in sentences.
     """
 
     pools: Mapping[str, int] = field(default_factory=dict)
+    grounds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     models: Mapping[str, Holding] = field(default_factory=dict)
     unsized: Mapping[str, str] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def cards_of(self, model: str, index: int) -> tuple[str, ...]:
-        """Return the keys of the cards that the `index`-th engine of `model` uses; none: any."""
+    def cards_of(
+        self, model: str, index: int, without: frozenset[str] = frozenset()
+    ) -> tuple[str, ...]:
+        """Return the keys of the cards that the `index`-th engine of `model` uses; none: any.
+
+        `without`: cards that are out of service. An engine whose place is there has another one in
+        its pool, where the model's engines fit beside each other; else it keeps its own.
+        """
         holding = self.models.get(model)
         if holding is None or index >= len(holding.engines):
             return ()
-        return holding.engines[index]
+        if without.isdisjoint(holding.engines[index]):
+            return holding.engines[index]
+        return self._places(holding, without)[index]
 
-    def gpus_of(self, model: str, index: int) -> tuple[str, ...]:
+    def _places(self, holding: Holding, without: frozenset[str]) -> list[tuple[str, ...]]:
+        """Place the engines of a model around the cards that are out of service."""
+        pool, places = self.pools[holding.pool], list(holding.engines)
+        sound = [key for key in self.grounds[holding.pool] if key not in without]
+        stay = [engine for engine in places if without.isdisjoint(engine)]
+        on = {key: sum(key in engine for engine in stay) for key in sound}
+        for n, engine in enumerate(holding.engines):
+            able = [key for key in sound if (on[key] + 1) * holding.vram <= pool]
+            if engine in stay or len(able) < len(engine):
+                continue
+            chosen = sorted(able, key=lambda key: on[key])[: len(engine)]
+            on |= {key: on[key] + 1 for key in chosen}
+            places[n] = tuple(sorted(chosen))
+        return places
+
+    def ground_of(self, model: str) -> tuple[str, ...]:
+        """Return the UUIDs of the GPUs of the pool of `model`."""
+        holding = self.models.get(model)
+        keys = () if holding is None else self.grounds.get(holding.pool, ())
+        return tuple(key for key in keys if key != HOST)
+
+    def gpus_of(
+        self, model: str, index: int, without: frozenset[str] = frozenset()
+    ) -> tuple[str, ...]:
         """Return the UUIDs of the GPUs that an engine is given; none where it may see all."""
-        return tuple(key for key in self.cards_of(model, index) if key != HOST)
+        return tuple(key for key in self.cards_of(model, index, without) if key != HOST)
 
     def held(self, models: Iterable[str], why: str) -> Reservations:
         """Return the same where no engine of `models` may be started; `why` ends the sentence."""

@@ -46,7 +46,7 @@ class CardFacts:
 
     `used` is what everybody holds, the driver too; `ours` what each replica holds of it. `swept_at`
     is when that look began, `moved_at` when the last operation on the card ended. `trouble` says
-    why nobody can tell.
+    why nobody can tell, `quarantine` why it is out of service.
     """
 
     key: str
@@ -59,6 +59,12 @@ class CardFacts:
     swept_at: float = -math.inf
     moved_at: float = -math.inf
     trouble: str | None = None
+    quarantine: str | None = None
+
+    @property
+    def doubt(self) -> str | None:
+        """Why nobody can tell what a card in service holds."""
+        return None if self.quarantine is not None else self.trouble
 
     @property
     def free(self) -> int:
@@ -129,6 +135,9 @@ def bars(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> str | None:
 
     Nobody is put aside for an engine that a stranger, or a sick driver, keeps from starting.
     """
+    sick = quarantine(scene, replica.cards)
+    if sick is not None:
+        return sick
     for card in _cards(scene, model, replica):
         if not card.is_known(scene.now):
             return _unknown(card)
@@ -139,6 +148,23 @@ def bars(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> str | None:
         if full is not None:
             return full
     return None
+
+
+def quarantine(scene: Scene, cards: Iterable[str]) -> str | None:
+    """Say why nothing may rise on these cards; None where all of them are in service."""
+    for key in sorted(cards):
+        card = scene.cards.get(key)
+        if card is not None and card.quarantine is not None:
+            return f"{card.words} is quarantined: {card.quarantine}"
+    return None
+
+
+def moves(scene: Scene, replica: ReplicaFacts) -> str | None:
+    """Say why an engine should leave its card; None where it needn't, or has no other to go to."""
+    why = quarantine(scene, replica.cards)
+    if why is None or quarantine(scene, replica.next_cards) is not None:
+        return None
+    return f"{why}; its next engine starts on another GPU"
 
 
 def refuses(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> str | None:
@@ -175,7 +201,7 @@ def looks(scene: Scene) -> Iterator[LookAtCards]:
             for card in _cards(scene, model, replica):
                 old = scene.now - card.swept_at > _LOOK_AGAIN_S or card.swept_at < card.moved_at
                 # One in trouble is looked at again and again as it is.
-                if old and card.trouble is None:
+                if old and card.trouble is None and card.quarantine is None:
                     yield LookAtCards(f"{replica.name} shall rise on {card.words}")
                     return
 

@@ -5,14 +5,17 @@ from warmd.policy.estimate import Progress, ready_in, why_not_ready
 from warmd.policy.fairness import Fairness, Holder, Stays, Yields, eviction_order, judge
 from warmd.policy.hygiene import Hygiene, worn
 from warmd.policy.liveness import Counters, Hung, Pulse, feel
+from warmd.policy.quarantine import Ailment, Health, diagnose, give_back
 from warmd.policy.target import Demand, Override, Target, Wish, decide_target
 
 __all__ = [
+    "Ailment",
     "BackOff",
     "Counters",
     "Demand",
     "Fairness",
     "GiveUp",
+    "Health",
     "Holder",
     "Hung",
     "Hygiene",
@@ -25,8 +28,10 @@ __all__ = [
     "Wish",
     "Yields",
     "decide_target",
+    "diagnose",
     "eviction_order",
     "feel",
+    "give_back",
     "judge",
     "ready_in",
     "why_not_ready",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import aiohttp
@@ -120,7 +120,8 @@ class Fit:
 
     `sleep` None: its engine can't be put to sleep. `outlives`: the engine lives on when the daemon
     ends. `cards`: the keys of the devices that it uses, none where it may be any. `gpus`: those to
-    which it is bound, by UUID; None where the driver doesn't tell of any. `figure`: how its VRAM
+    which it is bound, by UUID; None where the driver doesn't tell of any. `roams`: the GPUs of its
+    pool, on any of which an engine that runs may go on. `figure`: how its VRAM
     was reckoned, for the daemon that takes it over; None where the config states it.
     """
 
@@ -132,11 +133,27 @@ class Fit:
     outlives: bool = False
     cards: frozenset[str] = frozenset()
     gpus: tuple[str, ...] | None = ()
+    roams: frozenset[str] = frozenset()
     figure: Mapping[str, object] | None = None
 
     def is_kept_under(self, new: Fit) -> bool:
         """Whether an engine of this fit goes on under `new`; a driver that is silent moves none."""
-        return self.spec == new.spec and (new.gpus is None or self.gpus == new.gpus)
+        return self.spec == new.spec and new.keeps(self.gpus)
+
+    def keeps(self, gpus: tuple[str, ...] | None) -> bool:
+        """Whether an engine that is bound to `gpus` may go on there."""
+        if self.gpus is None or gpus == self.gpus:
+            return True
+        return bool(gpus) and self.roams.issuperset(gpus or ())
+
+    def on(self, gpus: tuple[str, ...]) -> Fit:
+        """Return the fit of an engine that runs on these GPUs, where any are told.
+
+        Also where the driver tells nothing now: the next daemon must still know where it runs.
+        """
+        if not gpus or gpus == self.gpus:
+            return self
+        return replace(self, cards=frozenset(gpus), gpus=gpus)
 
 
 class ReplicaListener(Protocol):

@@ -85,6 +85,6 @@ class EngineRecord:
             return f"it was {self.phase} when the earlier warmd ended"
         if self.fingerprint != fit.make.fingerprint():
             return "its settings have changed since it was started"
-        if self.gpus and fit.gpus is not None and fit.gpus != self.gpus:
+        if self.gpus and not fit.keeps(self.gpus):
             return f"it runs on {', '.join(self.gpus)}, where its pool isn't any more"
         return None

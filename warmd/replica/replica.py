@@ -82,6 +82,7 @@ class Replica:
     def begin_takeover(self, record: EngineRecord) -> None:
         """Check the engine that an earlier daemon left, and take it over or stop it."""
         life = self._new_life()
+        self._desk.fit = self._desk.fit.on(record.gpus)
         self._desk.become(Phase.ADOPTING, "an earlier warmd left its engine running")
         self._live(life, life.go_on(record))
 
@@ -127,7 +128,7 @@ class Replica:
         self._next_fit = fit
         if not self.is_stale:
             running = self._desk.fit
-            here = running if fit.gpus is None else fit
+            here = fit if fit.gpus == running.gpus else running
             make = running.make  # it knows its engine
             self._desk.fit = replace(fit, make=make, cards=here.cards, gpus=here.gpus)
 

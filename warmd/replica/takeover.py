@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 from warmd.engine.canary import difference
 from warmd.engine.errors import EngineError
@@ -29,9 +28,6 @@ async def check(desk: Desk, record: EngineRecord, connection: EngineConnection, 
     if flaw is not None:
         raise EngineError(f"{_CANNOT}: {flaw}")
     desk.version = record.version
-    # Where the driver tells nothing now, the next daemon must still know on which GPUs it runs.
-    if desk.fit.gpus is None and record.gpus:
-        desk.fit = replace(desk.fit, cards=frozenset(record.gpus), gpus=record.gpus)
     known: dict[str, object] = {
         "canary": record.canary,
         "cycles": record.cycles,

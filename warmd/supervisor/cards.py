@@ -11,8 +11,9 @@ from warmd.ladder import Phase
 from warmd.planner import Card, CardFacts, Claim, Stranger
 from warmd.replica import Replica, ReplicaState
 from warmd.status import CardShare, CardStatus
-from warmd.supervisor.events import Mismatch
+from warmd.supervisor.events import Mismatch, Quarantine
 from warmd.supervisor.model import Managed
+from warmd.supervisor.wards import Examination, Wards
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class CardRules:
 class Look:
     """What one look at all cards found. `began`: monotonic seconds.
 
-    `ours` maps processes to the replicas that they are of, `who` names the others. Where `sweep` is
-    None, `trouble` says why.
+    `ours` maps processes to the replicas that they are of, `who` names the others. `fares` where
+    the cards' health was looked at as well. Where `sweep` is None, `trouble` says why.
     """
 
     began: float
@@ -37,13 +38,15 @@ class Look:
     ours: Mapping[int, str] = field(default_factory=dict)
     who: Mapping[int, str] = field(default_factory=dict)
     trouble: str | None = None
+    fares: Examination | None = None
 
 
 class Cards:
-    """The last look at the cards, and when each was last worked on."""
+    """The last look at the cards, when each was last worked on, and which are out of service."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.wanted = asyncio.Event()  # somebody waits for a look
+        self.to_examine = True  # that look shall see how they fare, too
         self.rules = CardRules()
         self._now = now
         self._look = Look(-1.0)  # the last one that found anything
@@ -51,14 +54,17 @@ class Cards:
         self._seen: dict[str, CardFacts] = {}
         self._moved: dict[str, float] = {}
         self._told: dict[str, int | None] = {}  # replica -> pid of the engine that was told of
+        self._wards = Wards()
 
     def fit(self, rules: CardRules) -> None:
         """Watch these cards from now on; of other ones than before nothing is known yet."""
         if rules.cards != self.rules.cards:
             self._look, self._trouble = Look(-1.0), None
+            self.to_examine = True
             self.wanted.set()
         self.rules = rules
-        self._seen = {card.key: self._facts(card) for card in rules.cards}
+        self._wards.keep(rules.cards)
+        self._refresh()
 
     @property
     def on_host(self) -> bool:
@@ -67,30 +73,70 @@ class Cards:
 
     @property
     def in_trouble(self) -> bool:
-        """Whether the last look failed, for all cards or for one."""
-        return any(card.trouble is not None for card in self._seen.values())
+        """Whether the last look failed, for all cards or for one that is in service."""
+        seen = self._seen.values()
+        return any(card.trouble is not None and card.quarantine is None for card in seen)
+
+    @property
+    def quarantined(self) -> frozenset[str]:
+        """The keys of the cards that are out of service."""
+        return self._wards.out
 
     def follow(self, replica: Replica, old: Phase, new: Phase) -> None:
         """Hear of a replica's new phase: after each operation its cards are looked at anew."""
         if old.holds_the_device and not new.holds_the_device:
             for key in replica.cards_used or tuple(self._seen):
                 self._moved[key] = self._now()
+            # An engine that failed may be the first to tell of a sick card.
+            self.to_examine |= new in (Phase.BACKING_OFF, Phase.FAILED)
             self.wanted.set()
         elif old is Phase.ADOPTING or (new.is_up and not old.is_up):
             self.wanted.set()
 
-    def see(self, look: Look) -> list[tuple[str, str | None]]:
+    def see(self, look: Look) -> tuple[list[tuple[str, str | None]], list[Quarantine]]:
         """Take what a look found; of one that failed, that nobody can tell.
 
-        Returns each card about which there is doubt from now on, and why, or no longer any.
+        Returns each card about which there is doubt from now on, and why, or no longer any; and
+        those that go out of service, or come back.
         """
+        moved: list[Quarantine] = []
         if look.sweep is not None:
             self._look = look
+            moved = list(self._wards.see(self.rules.cards, look.sweep, look.fares))
+            if look.fares is None and self._wards.is_in_doubt(look.sweep):
+                self.to_examine = True
+                self.wanted.set()
         self._trouble = look.trouble if look.sweep is None else None
-        before = {key: card.trouble for key, card in self._seen.items()}
-        self._seen = {card.key: self._facts(card) for card in self.rules.cards}
+        before = {key: card.doubt for key, card in self._seen.items()}
+        self._refresh()
         now = self._seen.values()
-        return [(c.words, c.trouble) for c in now if c.trouble != before.get(c.key)]
+        return [(c.words, c.doubt) for c in now if c.doubt != before.get(c.key)], moved
+
+    def give_back(self, name: str) -> tuple[str, list[Quarantine]]:
+        """Take a card back into service, by its index or UUID; return a sentence, and what changes.
+
+        Raises `LookupError` where there is none of that name, `ValueError` where it can't be.
+        """
+        named = [card for card in self.rules.cards if _is_named(card, name)]
+        if not named:
+            known = ", ".join(f"{card.label} ({card.key})" for card in self.rules.cards)
+            raise LookupError(f"no GPU is named {name}: there are {known or 'none'}")
+        out = [card for card in named if card.key in self.quarantined]
+        if not out:
+            return f"{named[0].words} is in service already", []
+        for card in out:
+            if self._wards.is_dead(card):
+                raise ValueError(
+                    f"{card.words} can't be used, {self._wards.why(card.key)}: "
+                    f"{self._wards.remedy(card)}"
+                )
+        moved = [each for card in out for each in self._wards.give_back(card)]
+        self._refresh()
+        words = " and ".join(card.words for card in out)
+        return f"{words} {'is' if len(out) == 1 else 'are'} back in service", moved
+
+    def _refresh(self) -> None:
+        self._seen = {card.key: self._facts(card) for card in self.rules.cards}
 
     def facts(self) -> dict[str, CardFacts]:
         """Return every card as it was last seen."""
@@ -100,6 +146,9 @@ class Cards:
         }
 
     def _facts(self, card: Card) -> CardFacts:
+        return replace(self._held(card), quarantine=self._wards.why(card.key))
+
+    def _held(self, card: Card) -> CardFacts:
         look, headroom, trouble = self._look, self.rules.headroom, self._trouble
         words = "the host's memory" if card.key == HOST else card.label
         if look.sweep is None:
@@ -154,9 +203,17 @@ class Cards:
         over = [o for m in managed for r in m.replicas if (o := self._over(m, r)) is not None]
         names = {card.key: card for card in self.rules.cards}
         return tuple(
-            _status(card, names[key], claims[key], over, now=self._now(), to_wall=to_wall)
+            replace(
+                _status(card, names[key], claims[key], over, now=self._now(), to_wall=to_wall),
+                remedy=self._wards.remedy(names[key]),
+            )
             for key, card in self.facts().items()
         )
+
+
+def _is_named(card: Card, name: str) -> bool:
+    """Whether it is meant by its number (that of a GPU means its slices too), or by its UUID."""
+    return name in (str(card.index), card.label.removeprefix("GPU "), card.key)
 
 
 def _at_work(state: ReplicaState) -> bool:
@@ -207,6 +264,7 @@ def _status(
         engines=engines,
         foreign=foreign,
         trouble=card.trouble,
+        quarantine=card.quarantine,
         mismatches=tuple(each.sentence for each in over if each.card == card.words),
         seen=None if card.swept_at < 0 else card.swept_at + to_wall,
     )

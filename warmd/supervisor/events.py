@@ -81,6 +81,15 @@ class Mismatch:
         )
 
 
+@dataclass(frozen=True)
+class Quarantine:
+    """A card that goes out of service, or where `why` is None comes back into it."""
+
+    card: str
+    why: str | None
+    remedy: str = ""
+
+
 class Events(Protocol):
     """Who writes down what happens. Nothing here may block or raise."""
 
@@ -116,6 +125,9 @@ class Events(Protocol):
 
     def card_in_doubt(self, card: str, trouble: str | None) -> None:
         """Write down that nobody can tell what a card holds, and why; None: one can again."""
+
+    def card_quarantined(self, quarantine: Quarantine) -> None:
+        """Write down that a card goes out of service, or comes back into it."""
 
     def memory_kept(self, model: str, replica: str, kept: str) -> None:
         """Write down that an engine has ended and its memory didn't come back; `kept` says it."""

@@ -77,8 +77,8 @@ class Supervisor(ReplicaListener, StagedListener):
         self._closing = False
         self._waiting_room = WaitingRoom(clock, self._changed.set, self._ahead)
 
-    def adopt(self, name: str, terms: Terms) -> None:
-        """Take a model into care, or care for it on new terms.
+    def adopt(self, name: str, terms: Terms, why: str = "its settings have changed") -> None:
+        """Take a model into care, or care for it on new terms; `why` they are new.
 
         An engine that new terms change is drained and started anew; no other one notices.
         """
@@ -92,7 +92,7 @@ class Supervisor(ReplicaListener, StagedListener):
         model.terms, model.retired = terms, False
         for replica, fit in zip(model.replicas, terms.fits, strict=False):
             replica.refit(fit)
-            replica.forgive("its settings have changed")
+            replica.forgive(why)
         new = range(len(model.replicas), len(terms.fits))
         model.replicas = (
             *model.replicas,
@@ -235,11 +235,17 @@ class Supervisor(ReplicaListener, StagedListener):
 
     def seen(self, look: Look) -> None:
         """Take what was seen of the cards, and look at the facts again."""
-        for card, trouble in self.cards.see(look):
-            self._events.card_in_doubt(card, trouble)
+        self._teller.tell_cards(*self.cards.see(look))
         for mismatch in self.cards.mismatches(self.models.values()):
             self._events.reservation_exceeded(mismatch)
         self._changed.set()
+
+    def return_gpu(self, name: str) -> str:
+        """Take a GPU back into service; return a sentence. Raises as `Cards.give_back` does."""
+        sentence, moved = self.cards.give_back(name)
+        self._teller.tell_cards([], moved)
+        self._changed.set()
+        return sentence
 
     def staged_changed(self, staged: StagedWeights, old: StagedState, new: StagedState) -> None:
         """Hear that a model's weights came or went."""

@@ -197,6 +197,7 @@ class Managed:
             kept=kept,
             worn=wear,
             cards=replica.cards,
+            next_cards=replica.fit.cards,
         )
 
     def _will_pin(self, replica: Replica) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from warmd.ladder import Phase, SleepFigures
 from warmd.replica import Replica, ReplicaState
 from warmd.spoken import count, duration
-from warmd.supervisor.events import EngineFailure, Events, Operation, RungChange
+from warmd.supervisor.events import EngineFailure, Events, Operation, Quarantine, RungChange
 from warmd.supervisor.model import Managed
 
 REMEMBERED = 20
@@ -77,6 +79,15 @@ class Teller:
                 model.told[replica.name] = new
                 change = RungChange(model.name, replica.name, old, new, reason, seconds)
                 self._events.rung_changed(change)
+
+    def tell_cards(
+        self, doubts: Iterable[tuple[str, str | None]], moved: Iterable[Quarantine]
+    ) -> None:
+        """Tell of cards that go out of service or come back, and of doubts about others."""
+        for quarantine in moved:
+            self._events.card_quarantined(quarantine)
+        for card, trouble in doubts:
+            self._events.card_in_doubt(card, trouble)
 
     def watch(self, model: Managed, replica: Replica) -> None:
         """Name an operation that has outlived its own deadline, once."""

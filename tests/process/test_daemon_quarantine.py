@@ -1,0 +1,183 @@
+"""GPUs out of service, under a real daemon: over a fake NVML and a kernel log of our own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemon_rig import Answer, Daemon, a_daemon, until
+from nvml_rig import GIB, build, environment
+
+LOG = """\
+from pathlib import Path
+import warmd.devices.xid
+warmd.devices.xid.KERNEL_LOG = Path({path!r})
+"""
+LOST, RESET = 15, 16  # NVML's error numbers
+
+
+@pytest.fixture(scope="module")
+def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+class Host:
+    """Two fake GPUs of 80 GiB, and what the kernel's log says of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._says = folder / "nvml"
+        self._log = folder / "kmsg"
+        self._log.touch()
+        self.gpus()
+
+    def gpus(self, sick: dict[int, int] | None = None, *lines: str) -> None:
+        """`sick` maps GPUs to the error with which the driver answers for them."""
+        told = []
+        for index, uuid in enumerate(("GPU-aaaa", "GPU-bbbb")):
+            code = (sick or {}).get(index)
+            told.append(
+                f"gpu {uuid} {80 * GIB} 0 NVIDIA Fake 80GB\nfact {index} bus {101 + index}"
+                if code is None
+                else f"sick {code}"
+            )
+        draft = self._says.with_suffix(".draft")
+        draft.write_text("\n".join((*told, *lines)) + "\n")
+        draft.replace(self._says)
+
+    def meets(self, gpu: int, number: int, at: float = 7.0) -> None:
+        """Write an Xid of `gpu` to the log; each record is a read, as /dev/kmsg has it."""
+        text = f"3,{number},{at * 1e6:.0f},-;NVRM: Xid (PCI:0000:{101 + gpu:x}:00): {number}, bad\n"
+        with self._log.open("a") as log:
+            log.write(text.ljust(8192))
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    with a_daemon() as daemon:
+        for model in "ab":
+            daemon.turn(model)
+        yield daemon
+
+
+@pytest.fixture
+def host(daemon: Daemon, nvml: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    for name, value in environment(nvml, daemon.folder / "nvml").items():
+        monkeypatch.setenv(name, value)
+    site = daemon.folder / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(LOG.format(path=str(daemon.folder / "kmsg")))
+    monkeypatch.setenv("PYTHONPATH", f"{site}:{os.environ.get('PYTHONPATH', '')}")
+    return Host(daemon.folder)
+
+
+def pool(gpus: str = "[0, 1]", name: str = "p", vram: str = "70GiB") -> str:
+    return f'[pools.{name}]\nvram = "{vram}"\ngpus = {gpus}\n'
+
+
+def member(rest: str = "hot", name: str = "p", vram: str = "30GiB") -> str:
+    return f'pool = "{name}"\nvram = "{vram}"\nresting = "{rest}"'
+
+
+def warmctl(daemon: Daemon, *args: str) -> subprocess.CompletedProcess[str]:
+    socket = ("--socket", str(daemon.run_dir / "control.sock"))
+    command = [sys.executable, "-m", "warmd.cli.main", *args, *socket]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+
+
+def return_gpu(daemon: Daemon, name: str) -> Answer:
+    return daemon.control("POST", "/gpu/return", {"gpu": name})
+
+
+def card(daemon: Daemon, index: int) -> Any:
+    return next(each for each in daemon.status["cards"] if each["index"] == index)
+
+
+def held_up(daemon: Daemon, words: str, model: str) -> str:
+    def reason() -> str:
+        return str(daemon.status["models"][model]["held_up_by"])
+
+    until(lambda: words in reason(), f"{model} is held up by {words!r}: {daemon.status}")
+    return reason()
+
+
+def seen_by(daemon: Daemon, model: str) -> list[str]:
+    """The GPU of each engine of `model`, in the order of their starts."""
+    return [
+        each["env"]["CUDA_VISIBLE_DEVICES"]
+        for each in daemon.record(model)
+        if each["event"] == "started"
+    ]
+
+
+def test_a_lost_gpus_models_are_started_on_another_one_of_their_pool(
+    daemon: Daemon, host: Host
+) -> None:
+    pools = pool(vram="40GiB") + pool("[0]", "q", "30GiB")
+    daemon.write_config({"a": member(), "b": member("cold", "q")}, pools)
+    daemon.start()
+    pid = daemon.wait_for("ready", "a.0")["pid"]
+    host.gpus({0: LOST})
+    why = until(lambda: card(daemon, 0)["quarantine"], "it is seen")
+    assert why.startswith("it is lost")
+    assert daemon.replica("a.0")["pid"] == pid, "it goes on while it answers"
+    assert daemon.chat("a").status == 200
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: seen_by(daemon, "a") == ["GPU-aaaa", "GPU-bbbb"], daemon.log)
+    pid = daemon.wait_for("ready", "a.0")["pid"]
+    daemon.set("b", "hot")
+    assert held_up(daemon, "quarantined", "b") == f"GPU 0 is quarantined: {why}"
+    assert daemon.log.count("GPU 0 is quarantined: it is lost") == 1
+    refused = return_gpu(daemon, "0")
+    assert (refused.status, "GPU 0 can't be used" in refused.json["error"]) == (409, True)
+    host.gpus()
+    daemon.wait_for("ready", "b.0")
+    assert seen_by(daemon, "b") == ["GPU-aaaa"]
+    assert daemon.log.count("GPU 0 is back in service") == 1
+    assert daemon.replica("a.0")["pid"] == pid, "what runs elsewhere stays there"
+
+
+def test_an_xid_keeps_a_gpu_out_until_an_operator_returns_it(daemon: Daemon, host: Host) -> None:
+    host.meets(1, 31)  # a program's own fault
+    daemon.write_config({"a": member(), "b": member("cold")}, pool())
+    daemon.start()
+    first = daemon.wait_for("ready", "a.0")["pid"]
+    assert [each["quarantine"] for each in daemon.status["cards"]] == [None, None]
+    host.meets(0, 94)
+    os.kill(first, signal.SIGKILL)
+    assert until(lambda: card(daemon, 0)["quarantine"], "it is seen at once") == "Xid 94: bad"
+    daemon.wait_for("ready", "a.0")
+    assert seen_by(daemon, "a") == ["GPU-aaaa", "GPU-bbbb"]
+    shown = warmctl(daemon, "gpu", "return", "0")
+    assert (shown.returncode, shown.stdout) == (0, "GPU 0 is back in service\n")
+    assert card(daemon, 0)["quarantine"] is None
+    daemon.set("b", "hot")
+    daemon.wait_for("ready", "b.0")
+    assert seen_by(daemon, "b") == ["GPU-aaaa"]
+    assert warmctl(daemon, "gpu", "return", "GPU-bbbb").stdout == "GPU 1 is in service already\n"
+    unknown = warmctl(daemon, "gpu", "return", "7")
+    assert (unknown.returncode, "no GPU is named 7" in unknown.stderr) == (1, True)
+    assert daemon.log.count("is quarantined: ") == 1
+
+
+def test_without_a_place_elsewhere_nothing_is_started_until_the_driver_says_it_is_well(
+    daemon: Daemon, host: Host
+) -> None:
+    host.gpus(None, "fact 0 recovery 1")
+    daemon.write_config({"a": member()}, pool("[0]"))
+    daemon.start()
+    asks = "its driver asks for a reset of the GPU"
+    assert held_up(daemon, "quarantined", "a") == f"GPU 0 is quarantined: {asks}"
+    assert "sudo nvidia-smi --gpu-reset -i 0" in card(daemon, 0)["remedy"]
+    assert daemon.record("a") == []
+    host.meets(0, 95)  # while it waits for its reset
+    assert return_gpu(daemon, "1").json["sentence"] == "GPU 1 is in service already"
+    assert "and 1 other trouble" in card(daemon, 0)["quarantine"]
+    host.gpus()
+    assert return_gpu(daemon, "0").json["sentence"] == "GPU 0 is in service already"
+    daemon.wait_for("ready", "a.0")

@@ -1,0 +1,84 @@
+"""Fits models anew while the daemon runs: GPUs come late, or fall out of service."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from warmd.config import ConfigError, Settings
+from warmd.fitting import Fitter
+from warmd.gpu_watch import await_gpu
+from warmd.placing import cards_of
+from warmd.rereading import read_anew
+from warmd.supervisor import Supervisor
+from warmd.wiring import card_rules, names_of, rules
+
+_NOT_RESERVED = (
+    "what is reserved for it could not be told when the GPUs came; the log says why: mend that, "
+    "then `warmctl reload`"
+)
+
+log = logging.getLogger("warmd")
+
+
+class Refitting:
+    """Changes what models are run with; an engine that runs and may go on doesn't notice."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        fitter: Fitter,
+        settings: Callable[[], Settings],
+        reloading: asyncio.Lock,
+    ) -> None:
+        """`settings` returns those in force; who holds `reloading` may change them."""
+        self._supervisor = supervisor
+        self._fitter = fitter
+        self._settings = settings
+        self._reloading = reloading
+        self.stopped = False
+
+    def around_quarantine(self) -> None:
+        """Give each engine whose GPU is out of service its place elsewhere, or take that back."""
+        fitter, settings = self._fitter, self._settings()
+        was, now = fitter.without, self._supervisor.cards.quarantined
+        if was == now:
+            return
+        fitter.without = now
+        for name, table in settings.models.items():
+            places = [
+                [fitter.reserved.cards_of(name, n, without) for n in range(table.replicas)]
+                for without in (was, now)
+            ]
+            if places[0] != places[1]:
+                terms = fitter.terms(settings, name)
+                self._supervisor.adopt(name, terms, "its next engine has another GPU")
+
+    async def await_gpu(self) -> None:
+        """Fit every model anew once a GPU works that didn't at the start: boot races drivers."""
+        if self._fitter.has_gpu and not self._fitter.is_gpu_unknown:
+            return
+        found = await await_gpu(lambda sentence: log.warning("%s", sentence))
+        if found is None:
+            return
+        async with self._reloading:
+            device = names_of(found)
+            log.info("a GPU can be used now: %s", device)
+            self._fitter.use(device, cards_of(found))
+            settings, was = self._settings(), self._fitter.reserved
+            try:
+                reserved = await read_anew(partial(self._fitter.reserve, settings))
+            except (ConfigError, ValueError) as error:
+                log.error("%s; no model is started before a reload succeeds", error)
+                reserved = was = was.held(settings.models, _NOT_RESERVED)
+            if self.stopped:
+                return
+            self._fitter.reserved = reserved
+            for sentence in reserved.sentences(was):
+                log.info("%s", sentence)
+            self._supervisor.rules = rules(settings, reserved)
+            self._supervisor.cards.fit(card_rules(settings, self._fitter))
+            for name in settings.models:
+                self._supervisor.adopt(name, self._fitter.terms(settings, name))

@@ -1,0 +1,121 @@
+"""Which cards are out of service, from what looks find of their health; one writer, `Cards`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from warmd.devices import XID_REMEDY, Condition, GpuTrouble, SickGpu, Sweep, reset_of
+from warmd.planner import Card
+from warmd.policy import Ailment, Health, diagnose, give_back
+from warmd.spoken import count
+from warmd.supervisor.events import Quarantine
+
+_LOST = (
+    "journalctl -k | grep -i xid tells the cause; switch the host off and on, and if it comes back "
+    "look at the card's seat, power and heat"
+)
+_GONE = "see nvidia-smi -L; warmctl reload where the config shall do without it"
+
+
+@dataclass(frozen=True)
+class Examination:
+    """How each GPU that answers fares, by its index.
+
+    `driver_loaded`: when that was, in seconds by the kernel's log.
+    """
+
+    found: Mapping[int, Condition] = field(default_factory=dict)
+    driver_loaded: float = -math.inf
+
+
+class Wards:
+    """What is known of each card's health."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Health] = {}
+
+    @property
+    def out(self) -> frozenset[str]:
+        """The keys of the cards that are out of service."""
+        return frozenset(key for key, health in self._known.items() if health.ailments)
+
+    def keep(self, cards: Iterable[Card]) -> None:
+        """Forget all cards but these."""
+        self._known = {c.key: self._known[c.key] for c in cards if c.key in self._known}
+
+    def is_in_doubt(self, sweep: Sweep) -> bool:
+        """Whether a card answers again, of which only an examination says that it is well."""
+        return any(self._known[key].is_dead for key in self.out & sweep.cards.keys())
+
+    def why(self, key: str) -> str | None:
+        """Say why a card is out of service; None where it isn't."""
+        ailments = self._known.get(key, Health()).ailments
+        if not ailments:
+            return None
+        others = count(len(ailments) - 1, "other trouble")
+        return ailments[0].sentence + (f" (and {others})" if ailments[1:] else "")
+
+    def remedy(self, card: Card) -> str | None:
+        """Say what to do about a card that is out of service; None where it isn't."""
+        health = self._known.get(card.key, Health())
+        if not health.ailments:
+            return None
+        back = f"`warmctl gpu return {card.label.removeprefix('GPU ')}`"
+        if health.standing:
+            after = "; it comes back by itself"
+            return health.ailments[0].remedy + after + ("" if health.is_dead else f", or by {back}")
+        return f"{health.ailments[0].remedy}; then {back}"
+
+    def see(
+        self, cards: Iterable[Card], sweep: Sweep, fares: Examination | None
+    ) -> Iterator[Quarantine]:
+        """Take what a look found; yield what goes out of service by it, and what comes back."""
+        for card in cards:
+            dead = None if card.key in sweep.cards else _dead(card, sweep.sick)
+            if dead is not None:
+                yield from self._set(card, diagnose(self._of(card), [dead]))
+            elif fares is not None and card.index in fares.found and card.key in sweep.cards:
+                found = list(_ailments(fares.found[card.index]))
+                yield from self._set(card, diagnose(self._of(card), found, fares.driver_loaded))
+
+    def give_back(self, card: Card) -> Iterator[Quarantine]:
+        """Take a card back into service; yield that."""
+        yield from self._set(card, give_back(self._of(card)))
+
+    def is_dead(self, card: Card) -> bool:
+        """Whether nobody's word can bring it back."""
+        return self._of(card).is_dead
+
+    def _of(self, card: Card) -> Health:
+        return self._known.get(card.key, Health())
+
+    def _set(self, card: Card, health: Health) -> Iterator[Quarantine]:
+        was, self._known[card.key] = self._of(card), health
+        # Of one that is out already, no line for each further Xid.
+        more = [each for each in health.ailments if each.sentence in health.standing - was.standing]
+        if more or bool(was.ailments) is not bool(health.ailments):
+            yield Quarantine(card.words, self.why(card.key), self.remedy(card) or "")
+
+
+def _dead(card: Card, sick: Iterable[SickGpu]) -> Ailment | None:
+    """Say why a card that a look didn't find can't be used; None where that may pass by itself."""
+    for each in sick:
+        if each.uuid == card.key or (each.uuid is None and each.index == card.index):
+            match each.error.trouble:
+                case GpuTrouble.LOST:
+                    return Ailment(str(each.error), _LOST, dead=True)
+                case GpuTrouble.RESET_REQUIRED:
+                    return Ailment(str(each.error), reset_of(card.index), dead=True)
+                case _:
+                    return None
+    return Ailment("the driver doesn't list it any more", _GONE, dead=True)
+
+
+def _ailments(fares: Condition) -> Iterator[Ailment]:
+    for each in fares.unfit():
+        yield Ailment(each.sentence, each.remedy)
+    for xid in fares.xids or ():
+        if xid.is_grave:
+            yield Ailment(f"Xid {xid.number}: {xid.said}", XID_REMEDY, stamp=xid.stamp)
