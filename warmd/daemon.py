@@ -39,6 +39,7 @@ from warmd.refitting import Refitting
 from warmd.reload import Change, changes, said
 from warmd.replica import EngineRecord
 from warmd.rereading import read_config
+from warmd.roster import ROSTER_FILE, note
 from warmd.spoken import count
 from warmd.status import Decision, Status
 from warmd.supervisor import Clock, Known, Supervisor
@@ -117,7 +118,9 @@ class Daemon:
             )
             house.callback(history.close)
             self._history = history
-            self._fitter = await fitter(_warn, history.sizes, _tell)
+            roster = settings.host.state_dir / ROSTER_FILE
+            self._fitter = await fitter(_warn, history.sizes, _tell, roster)
+            note(roster, self._fitter.cards)
             self._fitter.reserved = await aside(partial(self._fitter.reserve, settings))
             for sentence in self._fitter.reserved.sentences():
                 _tell(sentence)

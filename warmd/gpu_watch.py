@@ -17,19 +17,18 @@ from typing import Protocol
 
 from warmd.aside import Shared, aside
 from warmd.devices import (
-    Gpu,
     GpuError,
     GpuTrouble,
     Survey,
     Sweep,
     conditions,
     driver_log,
-    gpus,
     host_sweep,
     owners,
     survey,
     sweep,
 )
+from warmd.planner import Card
 from warmd.replica import FREED_S
 from warmd.spoken import duration, size
 from warmd.supervisor import Cards, Examination, Look
@@ -240,15 +239,17 @@ def _leave_it() -> None:
     """See nothing of it."""
 
 
-async def await_gpu(report: Callable[[str], None]) -> Sequence[Gpu] | None:
+async def await_gpu(
+    look: Callable[[], Sequence[Card]], report: Callable[[str], None]
+) -> Sequence[Card] | None:
     """Return the GPUs once a driver works; None where none is installed to wait for.
 
-    `report` is told, once, that none works yet.
+    `look` lists them, or raises `GpuError`; `report` is told, once, that none works yet.
     """
     told = False
     while True:
         try:
-            return await aside(gpus)
+            return await aside(look)
         except GpuError as error:
             if error.trouble is GpuTrouble.NO_LIBRARY:
                 return None

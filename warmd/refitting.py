@@ -10,8 +10,8 @@ from functools import partial
 from warmd.config import ConfigError, Settings
 from warmd.fitting import Fitter
 from warmd.gpu_watch import await_gpu
-from warmd.placing import cards_of
 from warmd.rereading import read_anew
+from warmd.roster import ROSTER_FILE, cards_now, note
 from warmd.supervisor import Supervisor
 from warmd.wiring import card_rules, names_of, rules
 
@@ -60,13 +60,17 @@ class Refitting:
         """Fit every model anew once a GPU works that didn't at the start: boot races drivers."""
         if self._fitter.has_gpu and not self._fitter.is_gpu_unknown:
             return
-        found = await await_gpu(lambda sentence: log.warning("%s", sentence))
-        if found is None:
+        roster = self._settings().host.state_dir / ROSTER_FILE
+        cards = await await_gpu(
+            partial(cards_now, roster), lambda sentence: log.warning("%s", sentence)
+        )
+        if cards is None:
             return
+        note(roster, cards)
         async with self._reloading:
-            device = names_of(found)
+            device = names_of(cards)
             log.info("a GPU can be used now: %s", device)
-            self._fitter.use(device, cards_of(found))
+            self._fitter.use(device, cards)
             settings, was = self._settings(), self._fitter.reserved
             try:
                 reserved = await read_anew(partial(self._fitter.reserve, settings))

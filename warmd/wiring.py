@@ -8,7 +8,7 @@ from pathlib import Path
 
 from warmd.aside import aside
 from warmd.config import Settings
-from warmd.devices import NO_GPU, Footprint, Gpu, GpuError, GpuTrouble, footprint, gpus
+from warmd.devices import NO_GPU, Footprint, GpuError, GpuTrouble, footprint
 from warmd.fitting import UNKNOWN_GPU, Fitter, Sizes
 from warmd.gateway import ModelCard
 from warmd.gpu_watch import GpuWatch
@@ -19,6 +19,7 @@ from warmd.placing import cards_of
 from warmd.planner import Card, Reservations
 from warmd.policy import Fairness, Override
 from warmd.replica import Fit, Replica
+from warmd.roster import ROSTER_FILE, cards_now
 from warmd.staged import StagedWeights
 from warmd.staging import Stager, WeightFiles, weight_files
 from warmd.supervisor import CardRules, Clock, Known, Rules, Supervisor
@@ -85,17 +86,17 @@ class Front:
         ]
 
 
-async def fitter(report: Report, sizes: Sizes, tell: Report) -> Fitter:
+async def fitter(report: Report, sizes: Sizes, tell: Report, roster: Path) -> Fitter:
     """Make the fitter for the GPUs of this host, by what the driver says within a moment."""
     try:
         async with asyncio.timeout(_DRIVER_S):
-            return await aside(lambda: fitter_of_host(report, sizes, tell))
+            return await aside(lambda: fitter_of_host(report, sizes, tell, roster))
     except TimeoutError:
         return Fitter(report, UNKNOWN_GPU, sizes=sizes, tell=tell)
 
 
-def fitter_of_host(report: Report, sizes: Sizes, tell: Report) -> Fitter:
-    """Make the fitter for the GPUs of this host; waits for the driver.
+def fitter_of_host(report: Report, sizes: Sizes, tell: Report, roster: Path) -> Fitter:
+    """Make the fitter for the GPUs of this host; waits for the driver. `roster`: the noted ones.
 
     A driver that is there and doesn't work at the moment is that of a GPU all the same: an upgrade
     of it breaks NVML for everybody and engines that run for nobody.
@@ -103,8 +104,8 @@ def fitter_of_host(report: Report, sizes: Sizes, tell: Report) -> Fitter:
     device: str | None = UNKNOWN_GPU
     cards: tuple[Card, ...] = ()
     try:
-        found = gpus()
-        device, cards = names_of(found), cards_of(found)
+        cards = cards_now(roster)
+        device = names_of(cards)
     except GpuError as error:
         # Of an installed driver that isn't loaded yet, GPUs may come at any moment: pools that
         # name them must not fail at boot for want of GPUs, nor be placed in the host's memory.
@@ -121,7 +122,9 @@ def check_reservations(settings: Settings) -> Reservations:
     Raises `ConfigError`: where pools don't fit, or engines in their vram.
     """
     known = read_sizes(settings.host.state_dir / HISTORY_FILE)
-    fitter = fitter_of_host(_hush, lambda model: known.get(model, {}), _hush)
+    fitter = fitter_of_host(
+        _hush, lambda model: known.get(model, {}), _hush, settings.host.state_dir / ROSTER_FILE
+    )
     reserved = fitter.reserve(settings)
     fitter.check(settings, reserved, settings.models)
     return reserved
@@ -131,9 +134,9 @@ def _hush(_: str) -> None:
     """Hear what is told of engines where none is run."""
 
 
-def names_of(found: Sequence[Gpu]) -> str:
-    """Name the kinds of these GPUs."""
-    return ", ".join(sorted({gpu.name for gpu in found}))
+def names_of(cards: Sequence[Card]) -> str:
+    """Name the kinds of these GPUs; of one that was never seen well nobody knows it."""
+    return ", ".join(sorted({card.name for card in cards if not card.is_unknown}))
 
 
 def rules(settings: Settings, reserved: Reservations) -> Rules:

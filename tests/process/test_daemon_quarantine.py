@@ -181,3 +181,45 @@ def test_without_a_place_elsewhere_nothing_is_started_until_the_driver_says_it_i
     host.gpus()
     assert return_gpu(daemon, "0").json["sentence"] == "GPU 0 is in service already"
     daemon.wait_for("ready", "a.0")
+
+
+def test_a_gpu_that_is_lost_at_boot_ends_no_daemon(daemon: Daemon, host: Host) -> None:
+    host.gpus({1: LOST})
+    models = {"a": member(), "b": member("hot", "q")}
+    daemon.write_config(models, pool(vram="30GiB") + pool("[1]", "q", "30GiB"))
+    daemon.start()  # nobody has ever seen it well
+    daemon.wait_for("ready", "a.0")
+    assert "GPU 1 is quarantined: it is lost" in held_up(daemon, "quarantined", "b")
+    assert daemon.stop() == 0
+    host.gpus()
+    daemon.start()
+    daemon.wait_for("ready", "b.0")
+    assert daemon.stop() == 0
+
+    host.gpus({1: LOST})
+    daemon.write_config(models, pool(vram="30GiB") + pool('["GPU-bbbb"]', "q", "30GiB"))
+    daemon.start()
+    daemon.wait_for("ready", "a.0")
+    held_up(daemon, "quarantined", "b")
+    host.gpus()
+    daemon.wait_for("ready", "b.0")
+    assert seen_by(daemon, "b") == ["GPU-bbbb", "GPU-bbbb"]
+
+
+def test_an_engine_on_a_lost_gpu_outlives_the_daemon_too(daemon: Daemon, host: Host) -> None:
+    outlive = "engines_outlive_daemon = true"
+    daemon.write_config({"a": member(), "b": member()}, pool(), host=outlive)
+    daemon.start()
+    pid = daemon.wait_for("ready", "a.0")["pid"]
+    moved = daemon.wait_for("ready", "b.0")["pid"]
+    host.gpus({0: LOST})
+    until(lambda: card(daemon, 0)["quarantine"], "it is seen")
+    os.kill(moved, signal.SIGKILL)
+    until(lambda: seen_by(daemon, "b") == ["GPU-aaaa", "GPU-bbbb"], daemon.log)
+    moved = daemon.wait_for("ready", "b.0")["pid"]
+    assert daemon.stop() == 0
+    daemon.start()
+    assert daemon.wait_for("ready", "a.0")["pid"] == pid, daemon.log
+    assert daemon.wait_for("ready", "b.0")["pid"] == moved, daemon.log
+    until(lambda: card(daemon, 0)["quarantine"], "it is seen again")
+    assert [each["who"] for each in card(daemon, 1)["engines"]] == ["b.0"], "where it runs"

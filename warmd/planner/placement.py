@@ -40,6 +40,16 @@ class Card:
         """Whether it is no GPU."""
         return self.key == HOST
 
+    @staticmethod
+    def unknown(index: int) -> str:
+        """Return the key of a GPU that has never told its UUID; nothing can be bound to it."""
+        return f"unknown {index}"
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether it is such a one."""
+        return self.key == self.unknown(self.index)
+
     @property
     def words(self) -> str:
         """Name it in a sentence."""

@@ -110,6 +110,8 @@ def _dead(card: Card, sick: Iterable[SickGpu]) -> Ailment | None:
                     return Ailment(str(each.error), reset_of(card.index), dead=True)
                 case _:
                     return None
+    if card.is_unknown:
+        return Ailment("warmd has never seen it well", "restart warmd once it works", dead=True)
     return Ailment("the driver doesn't list it any more", _GONE, dead=True)
 
 
