@@ -1,0 +1,259 @@
+"""Quarantine: what keeps a GPU out of service, and what that moves."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import replace
+
+from rig import FakeGpu, House
+from test_sleep import KNOWN, policy
+from test_vram import NOW, card, model, plan, rises
+
+from warmd.devices import Condition, GpuError, GpuTrouble, Recovery, SickGpu, Sweep, Xid
+from warmd.ladder import Phase, Rung, VramBy
+from warmd.launch import EngineExit
+from warmd.planner import (
+    CardFacts,
+    Holding,
+    LookAtCards,
+    ModelFacts,
+    Reservations,
+    SleepEngine,
+    StopEngine,
+)
+from warmd.policy import Ailment, Health, diagnose, give_back
+from warmd.supervisor import CardRules, Examination, Look
+
+XID = Ailment("Xid 94: contained", "see", stamp=10.0)
+ASKS = Ailment("its driver asks for a reset", "reset it")
+LOST = Ailment("it is lost", "see", dead=True)
+
+
+def sentences(health: Health) -> list[str]:
+    return [each.sentence for each in health.ailments]
+
+
+def test_what_happened_stays_until_it_is_returned_though_the_log_forgets_it() -> None:
+    health = diagnose(Health(), [XID])
+    health = diagnose(health, [])
+    assert sentences(health) == [XID.sentence]
+    health = diagnose(give_back(health), [XID])
+    assert sentences(health) == []
+    again = replace(XID, stamp=11.0)
+    assert diagnose(health, [XID, again]).ailments == (again,)
+
+
+def test_a_driver_that_is_loaded_anew_has_settled_what_was_before() -> None:
+    health = diagnose(Health(), [XID])
+    assert sentences(diagnose(health, [], driver_loaded=9.0)) == [XID.sentence]
+    assert sentences(diagnose(health, [], driver_loaded=10.5)) == []
+
+
+def test_a_state_ends_when_the_driver_says_it_no_more_and_a_reset_settles_all() -> None:
+    for state in (ASKS, LOST):
+        health = diagnose(diagnose(Health(), [XID]), [state])
+        assert sentences(health) == [state.sentence, XID.sentence]
+        later = replace(XID, stamp=12.0)  # told in the log while it was so
+        assert sentences(diagnose(health, [XID, later])) == []
+        assert sentences(diagnose(diagnose(health, []), [replace(XID, stamp=13.0)]))
+
+
+def test_what_an_operator_lives_with_is_no_matter_until_it_comes_anew() -> None:
+    health = give_back(diagnose(Health(), [ASKS]))
+    health = diagnose(health, [ASKS])
+    assert sentences(health) == []
+    assert sentences(diagnose(health, [ASKS, LOST])) == [LOST.sentence]
+    assert sentences(diagnose(diagnose(health, []), [ASKS])) == [ASKS.sentence]
+
+
+def test_a_gpu_that_meets_one_error_after_the_other_is_not_remembered_without_end() -> None:
+    health = Health()
+    for n in range(500):
+        health = diagnose(health, [replace(XID, stamp=float(n))])
+    assert len(health.ailments) < 50
+    assert health.ailments[0].stamp == 499.0
+    assert health.settled == -math.inf
+
+
+# Places elsewhere
+
+
+def reserved(pool: int, vram: int, *engines: tuple[str, ...]) -> Reservations:
+    holding = Holding("p", vram, VramBy.DECLARED, engines)
+    return Reservations({"p": pool}, {"p": ("A", "B", "C")}, {"m": holding})
+
+
+def test_engines_of_a_sick_gpu_have_another_one_of_their_pool_where_they_fit() -> None:
+    three = reserved(100, 50, ("A",), ("B",), ("C",))
+    places = [three.cards_of("m", n, frozenset("A")) for n in range(3)]
+    assert places == [("B",), ("B",), ("C",)], "who stands well stays"
+    assert [three.cards_of("m", n, frozenset("AB")) for n in range(3)] == [("C",), ("B",), ("C",)]
+    full = reserved(99, 50, ("A",), ("B",), ("C",))
+    assert full.cards_of("m", 0, frozenset("A")) == ("A",), "two of them don't fit on one"
+    wide = reserved(100, 50, ("A", "B"))
+    assert wide.cards_of("m", 0, frozenset("A")) == ("B", "C")
+    assert wide.cards_of("m", 0, frozenset("BC")) == ("A", "B"), "and there is but one left"
+    assert wide.cards_of("m", 0, frozenset("x")) == ("A", "B")
+
+
+# What is planned
+
+SICK = card(quarantine="Xid 94: contained")
+WELL = card("GPU-1")
+
+
+def on_the_sick(phase: Phase, to: str, target: Rung = Rung.HOT, **more: bool) -> ModelFacts:
+    facts = model("a", phase, wait=0.0 if target is Rung.HOT else None, target=target)
+    [replica] = facts.replicas
+    where = replace(replica, next_cards=frozenset({to}), **more)  # type: ignore[arg-type]  # by name
+    return replace(facts, replicas=[where])
+
+
+def test_nothing_rises_on_a_quarantined_gpu_and_nobody_looks_for_it() -> None:
+    for phase in (Phase.DOWN, Phase.BACKING_OFF, Phase.ASLEEP):
+        made = plan([replace(SICK, swept_at=NOW - 60.0)], on_the_sick(phase, "GPU-0"))
+        assert made.actions == ()
+        assert made.held_up["a"] == "GPU 0 is quarantined: Xid 94: contained"
+    lost = CardFacts("GPU-0", "GPU 0", 100, 10, trouble="it is lost", quarantine="it is lost")
+    made = plan([lost], on_the_sick(Phase.DOWN, "GPU-0"))
+    assert not any(isinstance(each, LookAtCards) for each in made.actions)
+
+
+def test_nobody_is_put_aside_for_who_can_not_rise() -> None:
+    other = model("b", Phase.READY, "GPU-0", vram=90, pool="p")
+    asks = replace(on_the_sick(Phase.DOWN, "GPU-0"), pool="p", oldest_wait=900.0)
+    assert plan([SICK], other, asks).actions == ()
+
+
+def test_what_can_rise_elsewhere_leaves_the_sick_gpu_unless_it_serves() -> None:
+    for phase in (Phase.ASLEEP, Phase.STARTING):
+        [action] = plan([SICK, WELL], on_the_sick(phase, "GPU-1")).actions
+        assert isinstance(action, StopEngine)
+        assert "its next engine starts on another GPU" in action.reason
+    assert plan([SICK, WELL], on_the_sick(Phase.READY, "GPU-1")).actions == ()
+    assert plan([SICK, WELL], on_the_sick(Phase.STARTING, "GPU-0")).actions == ()
+    asleep = on_the_sick(Phase.ASLEEP, "GPU-1", Rung.ASLEEP)
+    assert plan([SICK, WELL], asleep).actions == (), "nobody asks for it"
+
+
+def test_an_idle_engine_sleeps_on_a_sick_gpu_only_where_it_has_no_other() -> None:
+    [there] = plan([SICK, WELL], on_the_sick(Phase.READY, "GPU-1", Rung.ASLEEP)).actions
+    assert isinstance(there, StopEngine)
+    [here] = plan([SICK, WELL], on_the_sick(Phase.READY, "GPU-0", Rung.ASLEEP)).actions
+    assert isinstance(here, SleepEngine)
+
+
+def test_an_engine_that_could_not_be_started_again_is_not_made_anew_nor_rehearsed() -> None:
+    stale = on_the_sick(Phase.READY, "GPU-0", stale=True)
+    made = plan([SICK], stale)
+    assert made.actions == ()
+    assert "goes on with its old settings: GPU 0 is quarantined" in made.held_up["a"]
+    [anew] = plan([SICK, WELL], on_the_sick(Phase.READY, "GPU-1", stale=True)).actions
+    assert isinstance(anew, StopEngine)
+    rehearses = replace(on_the_sick(Phase.READY, "GPU-0"), rehearse=True)
+    assert plan([SICK], rehearses).actions == ()
+    assert rises(plan([card()], on_the_sick(Phase.DOWN, "GPU-0"))) == ["a.0"]
+
+
+# The one writer
+
+
+def a_house() -> House:
+    house = House(gpu=FakeGpu())
+    terms = house.terms("a", Rung.STAGED, sleep=policy(), pool="p", vram=60, max_wait=3600.0)
+    house.supervisor.adopt("a", terms)
+    house.supervisor.restore("a", KNOWN)
+    return house
+
+
+def look(house: House, fares: Condition | None = None, trouble: GpuTrouble | None = None) -> Look:
+    assert house.gpu is not None
+    seen = house.gpu.look(house)
+    if trouble is not None:
+        sick = (SickGpu(0, GpuError(trouble)),)
+        return replace(seen, sweep=Sweep({}, sick))
+    return replace(seen, fares=None if fares is None else Examination({0: fares}))
+
+
+async def test_a_quarantine_is_told_once_and_kept_until_somebody_has_examined_it() -> None:
+    house = a_house()
+    cards = house.supervisor.cards
+    sick = Condition(0, recovery=Recovery.GPU_RESET)
+    for seen in (look(house, sick), look(house, sick), look(house)):
+        house.supervisor.seen(seen)
+        assert cards.quarantined == {"GPU-0"}
+    house.supervisor.seen(look(house, trouble=GpuTrouble.LOST))
+    cards.wanted.clear()
+    cards.to_examine = False
+    house.supervisor.seen(look(house))
+    assert cards.quarantined == {"GPU-0"}, "it answers, but nobody has seen how it fares"
+    assert cards.to_examine
+    assert cards.wanted.is_set()
+    house.supervisor.seen(look(house, Condition(0)))
+    assert cards.quarantined == set()
+    assert house.recorder.lines == [
+        "GPU 0 quarantined: its driver asks for a reset of the GPU",
+        "GPU 0 quarantined: it is lost: it fell off the bus, or the driver gave it up",
+        "GPU 0 quarantined: None",
+    ]
+
+
+async def test_a_gpu_that_fails_for_the_moment_is_in_doubt_and_not_quarantined() -> None:
+    house = a_house()
+    house.supervisor.seen(look(house, trouble=GpuTrouble.OTHER))
+    assert house.supervisor.cards.quarantined == set()
+    assert house.supervisor.cards.in_trouble
+    house.supervisor.seen(Look(house.time.now, Sweep({}, ())))
+    assert house.supervisor.cards.quarantined == {"GPU-0"}, "the driver lists it no more"
+    assert not house.supervisor.cards.in_trouble, "who resets it must find nobody at it"
+
+
+async def test_an_engine_that_fails_has_its_gpu_examined_before_it_starts_again() -> None:
+    house = a_house()
+    request = asyncio.create_task(house.supervisor.acquire("a"))
+    await house.make_ready("a.0")
+    (await request).release()
+    house.supervisor.cards.to_examine = False
+    house.launcher.started[0].end(EngineExit(None, signal=9))
+    await house.until(lambda: house.phase("a.0") is Phase.BACKING_OFF)
+    assert house.supervisor.cards.to_examine
+    assert house.gpu is not None
+    xid = Xid((0, 1, 0), 94, 1000.0, "contained", stamp=10.0)
+    house.supervisor.seen(look(house, Condition(0, xids=(xid,))))
+    house.time.now += 60.0
+    house.supervisor.set_target("a", Rung.HOT, None)
+    await house.rest()
+    assert len(house.launcher.started) == 1
+    (status,) = house.supervisor.card_statuses()
+    assert status.quarantine == "Xid 94: contained"
+    assert (status.remedy or "").endswith("then `warmctl gpu return 0`")
+    assert house.supervisor.return_gpu("GPU-0") == "GPU 0 is back in service"
+    await house.make_ready("a.0")
+
+
+async def test_an_engine_goes_on_wherever_its_pool_is_and_its_next_one_elsewhere() -> None:
+    house = a_house()
+    there, here = frozenset({"GPU-0"}), frozenset({"GPU-1"})
+    roams = there | here
+    house.gpu = None  # what one GPU holds is not the matter here
+    house.supervisor.cards.fit(CardRules())
+    terms = house.supervisor.models["a"].terms
+    [fit] = terms.fits
+    home = replace(fit, cards=there, gpus=("GPU-0",), roams=roams)
+    away = replace(fit, cards=here, gpus=("GPU-1",), roams=roams)
+    house.supervisor.adopt("a", replace(terms, fits=(home,)))
+    request = asyncio.create_task(house.supervisor.acquire("a"))
+    await house.make_ready("a.0")
+    (await request).release()
+    house.supervisor.adopt("a", replace(terms, fits=(away,)))
+    replica = house.one("a.0")
+    assert (replica.is_stale, replica.cards) == (False, there)
+    house.supervisor.adopt("a", replace(terms, fits=(replace(away, roams=here),)))
+    assert replica.is_stale, "where its pool isn't any more it can't stay"
+    house.supervisor.adopt("a", replace(terms, fits=(away,)))
+    house.launcher.started[0].end(EngineExit(None, signal=9))
+    await house.until(lambda: house.phase("a.0") is Phase.BACKING_OFF)
+    assert replica.cards == here
+    house.supervisor.adopt("a", replace(terms, fits=(away,)), "its next engine has another GPU")
+    assert house.phase("a.0") is Phase.DOWN, "it needn't wait where nothing has failed yet"
