@@ -34,7 +34,8 @@ def card(*holders: dict[str, Any], used: int = 0, **changes: Any) -> dict[str, A
 
 
 def said(*cards: dict[str, Any], **more: Any) -> list[str]:
-    return gpus_table({"gpus": cards, "sick": [], "no_gpu": None} | more).splitlines()
+    told: dict[str, Any] = {"gpus": cards, "sick": [], "no_gpu": None, "ledger": []}
+    return gpus_table(told | more).splitlines()
 
 
 def test_who_holds_what_stands_below_each_gpu() -> None:
@@ -100,3 +101,41 @@ def test_what_is_sick_or_not_there_is_said() -> None:
         "     the rest  8.0 GiB  all else on this host",
         "the host's memory is the device: no library",
     ]
+
+
+def promised(**changes: Any) -> dict[str, Any]:
+    told = {
+        "key": "GPU-a",
+        "words": "GPU 0",
+        "total": 80 * GIB,
+        "quarantine": None,
+        "reserved": 40 * GIB,
+        "held": 20 * GIB,
+        "sleepers": 8 * GIB,
+        "foreign": 4 * GIB,
+        "headroom": 4 * GIB,
+        "free": 24 * GIB,
+        "remedy": None,
+    }
+    return told | changes
+
+
+def test_what_is_promised_stands_in_the_bar_and_in_a_table() -> None:
+    lines = said(card(used=32 * GIB), ledger=[promised()])
+    assert "[#####=====zz+......-]" in lines[1]
+    assert [line.split() for line in lines[-2:]] == [
+        ["RESERVED", "ON", "RESERVED", "SLEEPERS", "FOREIGN", "HEADROOM", "FREE"],
+        ["GPU", "0", "40.0", "GiB", "8.0", "GiB", "4.0", "GiB", "4.0", "GiB", "24.0", "GiB"],
+    ]
+    for used in (0, 200):
+        told = promised(held=used * GIB, sleepers=used * GIB, headroom=used * GIB)
+        bar = said(card(used=used * GIB), ledger=[told])[1].partition("[")[2].partition("]")[0]
+        assert len(bar) == 20, "whatever is held"
+
+
+def test_what_is_quarantined_is_said_also_of_a_gpu_that_nobody_sees() -> None:
+    lost = promised(key="GPU-b", words="GPU 1", quarantine="it is lost", remedy="switch it off")
+    sick = [{"index": 1, "uuid": None, "sentence": "it is lost"}]
+    lines = said(card(), ledger=[promised(), lost], sick=sick)
+    assert lines[-1] == "     ! quarantined: it is lost: switch it off"
+    assert lines[-2].startswith("GPU 1")

@@ -13,13 +13,18 @@ _LEFT = 2  # the columns that are laid out to the left; the others are figures
 _GAP = "  "
 _INDENT = "     "
 _BAR = 20
-_OURS, _OTHERS, _FREE = "#", "+", "."
+_OURS, _PROMISED, _ASLEEP, _OTHERS, _FREE, _HEADROOM = "#", "=", "z", "+", ".", "-"
+_PARTS = ("reserved", "sleepers", "foreign", "headroom", "free")
 
 
 def gpus_table(told: Mapping[str, Any]) -> str:
-    """Say it in lines: each GPU with a bar and its figures, below it who holds what of it."""
+    """Say it in lines: each GPU with a bar and its figures, below it who holds what of it.
+
+    At the end what is promised of each, where anything is reserved.
+    """
     cards = told["gpus"]
-    rows = [_HEAD, *(_row(card) for card in cards)]
+    ledger = {each["key"]: each for each in told["ledger"]}
+    rows = [_HEAD, *(_row(card, ledger.get(card["key"])) for card in cards)]
     widths = [max(len(row[n]) for row in rows) for n in range(len(_HEAD))]
     lines = [_line(_HEAD, widths)]
     for card, row in zip(cards, rows[1:], strict=True):
@@ -32,16 +37,29 @@ def gpus_table(told: Mapping[str, Any]) -> str:
         lines.append(f"the host's memory is the device: {clean(told['no_gpu'])}")
     if any(card["condition"] and card["condition"]["xids"] is None for card in cards):
         lines.append("Xid errors aren't shown: warmd may not read the kernel's log (CAP_SYSLOG)")
+    if told["ledger"]:
+        lines += ["", *_promises(told["ledger"])]
     return "\n".join(lines)
 
 
-def _row(card: Mapping[str, Any]) -> tuple[str, ...]:
+def _promises(ledger: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Say what of each card is whose, and which are out of service."""
+    head = ("RESERVED ON", *(part.upper() for part in _PARTS))
+    rows = [head, *((clean(c["words"]), *(size(c[part]) for part in _PARTS)) for c in ledger)]
+    widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
+    for row, card in zip(rows, (None, *ledger), strict=True):
+        yield _line(row, widths, left=1)
+        if card is not None and card["quarantine"] is not None:
+            yield f"{_INDENT}! quarantined: {clean(card['quarantine'])}: {clean(card['remedy'])}"
+
+
+def _row(card: Mapping[str, Any], promised: Mapping[str, Any] | None) -> tuple[str, ...]:
     index = card["index"] if card["slice"] is None else f"{card['index']}:{card['slice']}"
     name = clean(card["name"]) if card["key"] == "host" else f"{index}  {clean(card['name'])}"
     fares = card["condition"] or {}
     return (
         name,
-        _bar(card),
+        _bar(card, promised),
         size(card["used"]),
         size(card["total"]),
         _of(fares.get("watts"), fares.get("watts_limit")),
@@ -51,13 +69,23 @@ def _row(card: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _bar(card: Mapping[str, Any]) -> str:
-    """Show what engines of warmd hold, what else is taken, and what is free."""
+def _bar(card: Mapping[str, Any], promised: Mapping[str, Any] | None) -> str:
+    """Show what engines of warmd hold, what else is taken or promised, and what is free."""
     total = max(1, card["total"])
-    ours = sum(each["bytes"] or 0 for each in card["held_by"] if each["replica"])
-    taken = min(_BAR, round(_BAR * card["used"] / total))
-    mine = min(taken, round(_BAR * ours / total))
-    return f"[{_OURS * mine}{_OTHERS * (taken - mine)}{_FREE * (_BAR - taken)}]"
+    held = sum(each["bytes"] or 0 for each in card["held_by"] if each["replica"])
+    parts = [(_OURS, held), (_OTHERS, card["used"] - held)]
+    if promised is not None:
+        held, sleepers = min(promised["held"], promised["reserved"]), promised["sleepers"]
+        others = max(promised["foreign"], card["used"] - promised["held"] - sleepers)
+        parts = [(_OURS, held), (_PROMISED, promised["reserved"] - held), (_ASLEEP, sleepers)]
+        parts.append((_OTHERS, others))
+    bar, taken = "", 0
+    for sign, part in parts:
+        taken += max(0, part)
+        bar += sign * (min(_BAR, round(_BAR * taken / total)) - len(bar))
+    headroom = round(_BAR * promised["headroom"] / total) if promised is not None else 0
+    free = _BAR - len(bar)
+    return f"[{bar}{_FREE * (free - headroom)}{_HEADROOM * min(free, headroom)}]"
 
 
 def _holders(card: Mapping[str, Any]) -> Iterator[str]:
@@ -103,9 +131,9 @@ def _of(value: float | None, most: float | None) -> str:
     return f"{value:.0f}" if most is None else f"{value:.0f} of {most:.0f}"
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+def _line(cells: Sequence[str], widths: Sequence[int], left: int = _LEFT) -> str:
     laid_out = (
-        f"{cell:{width}}" if n < _LEFT else f"{cell:>{width}}"
+        f"{cell:{width}}" if n < left else f"{cell:>{width}}"
         for n, (cell, width) in enumerate(zip(cells, widths, strict=True))
     )
     return _GAP.join(laid_out).rstrip()

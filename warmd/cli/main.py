@@ -167,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     gpus = commands.add_parser(
         "gpus",
         parents=[anywhere],
-        help="show each GPU: who holds what of it, power, clocks, and what is wrong with it",
+        help="show each GPU: who holds what of it, what is reserved, and what is wrong with it",
     )
     gpus.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
 
@@ -338,7 +338,9 @@ def _gpus(client: Client, *, as_json: bool) -> None:
     if as_json:
         _print_json(client, "/gpus")
     else:
-        print(gpus_table(client.parse(client.get("/gpus"))))
+        told = client.parse(client.get("/gpus"))
+        with of_this_version():
+            print(gpus_table(told))
 
 
 def _print_json(client: Client, target: str) -> None:

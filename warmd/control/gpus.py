@@ -1,4 +1,4 @@
-"""GET /gpus: who holds what of each GPU, and how the GPUs fare."""
+"""GET /gpus: who holds what of each GPU, how the GPUs fare, and what is promised of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from warmd.devices import Condition, GpuError, Survey, Surveyed
+from warmd.status import CardStatus, Status
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -17,7 +18,10 @@ _SEE = "see nvidia-smi, and journalctl -k | grep -iE 'nvrm|xid'"
 
 
 class Surveys(Protocol):
-    """Who can look at the GPUs."""
+    """Who can look at the GPUs, and knows what is promised of them."""
+
+    def snapshot(self) -> Status:
+        """Everything that is so at this moment."""
 
     async def gpus(self) -> Survey:
         """Look at all GPUs. Raises `GpuError`, and `TimeoutError` where the driver hangs."""
@@ -39,7 +43,8 @@ def gpus_handler(surveys: Surveys) -> Handler:
             return _refused("the NVIDIA driver has been asked and doesn't answer")
         except GpuError as error:
             return _refused(str(error))
-        return web.json_response(_facts(found, time.time()))
+        ledger = [_promised(card) for card in surveys.snapshot().cards]
+        return web.json_response(_facts(found, time.time()) | {"ledger": ledger})
 
     return handle
 
@@ -57,6 +62,25 @@ def _facts(found: Survey, now: float) -> dict[str, Any]:
             {"index": each.index, "uuid": each.uuid, "sentence": str(each.error)}
             for each in found.sick
         ],
+    }
+
+
+def _promised(card: CardStatus) -> dict[str, Any]:
+    """Say what of a card is whose, in bytes that add up to its total where nobody has too much."""
+    awake = [each for each in card.engines if not each.sleeps]
+    foreign = sum(each.held for each in card.foreign)
+    return {
+        "key": card.key,
+        "words": card.words,
+        "total": card.total,
+        "reserved": sum(each.bytes for each in awake),
+        "held": sum(each.held for each in awake),
+        "sleepers": sum(each.bytes for each in card.engines if each.sleeps),
+        "foreign": foreign,
+        "headroom": max(0, card.headroom - foreign),
+        "free": max(0, card.total - card.reserved),
+        "quarantine": card.quarantine,
+        "remedy": card.remedy,
     }
 
 
