@@ -57,6 +57,7 @@ def model(
         sleeps=True,
         kept=kept,
         cards=frozenset(cards or ("GPU-0",)),
+        next_cards=frozenset(cards or ("GPU-0",)),
     )
     return ModelFacts(
         name,
@@ -220,6 +221,7 @@ CARD = st.tuples(
     st.sampled_from([NOW - 1.0, NOW - 60.0]),
     st.sampled_from([NOW - 30.0, NOW - 0.5]),
     st.sampled_from([None, None, None, "the driver is gone"]),
+    st.sampled_from([None, None, None, "Xid 94"]),
     st.lists(st.integers(0, 70), min_size=6, max_size=6),  # what each replica holds
 )
 
@@ -228,7 +230,7 @@ CARD = st.tuples(
 @given(st.lists(MODEL, min_size=1, max_size=6), st.tuples(CARD, CARD), st.integers(0, 20))
 def test_no_plan_promises_more_than_a_card_has(
     drawn: list[tuple[Phase, int, int, str | None, tuple[str, ...], float | None, Rung, bool]],
-    seen: tuple[tuple[int, int, float, float, str | None, list[int]], ...],
+    seen: tuple[tuple[int, int, float, float, str | None, str | None, list[int]], ...],
     headroom: int,
 ) -> None:
     models = [
@@ -246,13 +248,14 @@ def test_no_plan_promises_more_than_a_card_has(
         for n, (phase, vram, kept, pool, cards, wait, rung, pinned) in enumerate(drawn)
     ]
     cards = []
-    for key, (foreign, hidden, swept, moved, trouble, holds) in zip(CARDS, seen, strict=True):
+    for key, told in zip(CARDS, seen, strict=True):
+        foreign, hidden, swept, moved, trouble, sick, holds = told
         up = [m for m in models if m.replicas[0].phase.is_up and key in m.replicas[0].cards]
         ours = {m.replicas[0].name: h for m, h in zip(up, holds, strict=False) if h}
         used = min(100, foreign + hidden + sum(ours.values()))
         stranger = (Stranger("process 7 (x)", foreign),) if foreign else ()
         cards.append(
-            CardFacts(key, key, 100, headroom, used, ours, stranger, swept, moved, trouble)
+            CardFacts(key, key, 100, headroom, used, ours, stranger, swept, moved, trouble, sick)
         )
     made = plan(cards, *models)
     by_replica = {m.replicas[0].name: m for m in models}
@@ -272,6 +275,7 @@ def test_no_plan_promises_more_than_a_card_has(
             replica = newcomer.replicas[0]
             keeps = each.ours.get(replica.name, replica.kept)
             assert each.is_known(NOW), "nothing rises on a card that nobody has looked at"
+            assert each.quarantine is None
             assert newcomer.vram <= each.free + (keeps if replica.phase is Phase.ASLEEP else 0)
         if newcomers:
             set_aside = max(each.headroom, beyond)

@@ -66,9 +66,13 @@ def _facts(found: Survey, now: float) -> dict[str, Any]:
 
 
 def _promised(card: CardStatus) -> dict[str, Any]:
-    """Say what of a card is whose, in bytes that add up to its total where nobody has too much."""
+    """Say what of a card is whose, in bytes that add up to its total where nobody has too much.
+
+    `headroom`: what of it is left beside strangers and engines that hold more than their promise.
+    """
     awake = [each for each in card.engines if not each.sleeps]
     foreign = sum(each.held for each in card.foreign)
+    named = sum(each.bytes for each in card.engines) + foreign
     return {
         "key": card.key,
         "words": card.words,
@@ -77,7 +81,7 @@ def _promised(card: CardStatus) -> dict[str, Any]:
         "held": sum(each.held for each in awake),
         "sleepers": sum(each.bytes for each in card.engines if each.sleeps),
         "foreign": foreign,
-        "headroom": max(0, card.headroom - foreign),
+        "headroom": max(0, card.reserved - named),
         "free": max(0, card.total - card.reserved),
         "quarantine": card.quarantine,
         "remedy": card.remedy,
