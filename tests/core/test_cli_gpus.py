@@ -138,4 +138,4 @@ def test_what_is_quarantined_is_said_also_of_a_gpu_that_nobody_sees() -> None:
     sick = [{"index": 1, "uuid": None, "sentence": "it is lost"}]
     lines = said(card(), ledger=[promised(), lost], sick=sick)
     assert lines[-1] == "     ! quarantined: it is lost: switch it off"
-    assert lines[-2].startswith("GPU 1")
+    assert lines[-2].split()[:2] + lines[-2].split()[-1:] == ["GPU", "1", "-"]

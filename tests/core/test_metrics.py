@@ -87,8 +87,10 @@ def test_a_gpu_that_nobody_can_look_at_has_no_figures_of_the_moment() -> None:
     assert [values[f"warmd_gpu_{name}_bytes gpu=0 uuid=GPU-8f3c"] for name in names] == [
         *(100, 60, 70, 5),
     ]
+    assert values["warmd_gpu_quarantined gpu=0 uuid=GPU-8f3c"] == 0
     assert values["warmd_vram_mismatch_total kind=kept-after-end model=tiny"] == 0
-    daemon.cards = (replace(card, used=None, free=None),)
+    daemon.cards = (replace(card, used=None, free=None, quarantine="it is lost"),)
+    assert scrape(metrics)["warmd_gpu_quarantined gpu=0 uuid=GPU-8f3c"] == 1
     gone = {name.partition(" ")[0] for name in values} - {
         name.partition(" ")[0] for name in scrape(metrics)
     }

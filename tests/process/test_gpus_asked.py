@@ -67,7 +67,14 @@ def test_replicas_and_strangers_are_named(daemon: Daemon, says: Path) -> None:
     assert first["condition"]["watts"] == 300.0
     assert [each["unfit"] for each in first["condition"]["troubles"]] == [False]
     assert [each["index"] for each in answer["sick"]] == [2]
+    ledger = {each["key"]: each for each in answer["ledger"]}
+    parts = ("reserved", "sleepers", "foreign", "headroom", "free")
+    for each in ledger.values():
+        assert sum(each[part] for part in parts) == each["total"]
+        assert (each["reserved"] > 0) is (each["key"] in daemon.record()[0]["env"].values())
+    assert list(ledger) == ["GPU-aaaa", "GPU-bbbb"]
     shown = warmctl(daemon).stdout
+    assert "RESERVED ON" in shown
     assert ["m.0", "1.0", "GiB"] in [line.split()[:3] for line in shown.splitlines()]
     assert "! 3 memory errors could not be corrected since the driver was loaded" in shown
     assert "GPU 2 can't be used: it is lost" in shown

@@ -45,12 +45,16 @@ def gpus_table(told: Mapping[str, Any]) -> str:
 def _promises(ledger: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Say what of each card is whose, and which are out of service."""
     head = ("RESERVED ON", *(part.upper() for part in _PARTS))
-    rows = [head, *((clean(c["words"]), *(size(c[part]) for part in _PARTS)) for c in ledger)]
+    rows = [head]
+    for card in ledger:
+        *parts, free = (size(card[part]) for part in _PARTS)
+        # Nothing is started on a card that is out of service, however much of it is free.
+        rows.append((clean(card["words"]), *parts, "-" if card["quarantine"] else free))
     widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
-    for row, card in zip(rows, (None, *ledger), strict=True):
+    for row, each in zip(rows, (None, *ledger), strict=True):
         yield _line(row, widths, left=1)
-        if card is not None and card["quarantine"] is not None:
-            yield f"{_INDENT}! quarantined: {clean(card['quarantine'])}: {clean(card['remedy'])}"
+        if each is not None and each["quarantine"] is not None:
+            yield f"{_INDENT}! quarantined: {clean(each['quarantine'])}: {clean(each['remedy'])}"
 
 
 def _row(card: Mapping[str, Any], promised: Mapping[str, Any] | None) -> tuple[str, ...]:

@@ -211,14 +211,18 @@ def _cards(cards: Sequence[CardStatus]) -> list[GaugeMetricFamily]:
     foreign = GaugeMetricFamily(
         "warmd_gpu_foreign_bytes", "What processes of others hold of it.", labels=labels
     )
+    sick = GaugeMetricFamily(
+        "warmd_gpu_quarantined", "1 where nothing is started on it: it is sick.", labels=labels
+    )
     for card in cards:
         names = (str(card.index), card.key)
+        sick.add_metric(names, card.quarantine is not None)
         total.add_metric(names, card.total)
         reserved.add_metric(names, card.reserved)
         if card.used is not None:
             used.add_metric(names, card.used)
             foreign.add_metric(names, sum(each.held for each in card.foreign))
-    return [total, used, reserved, foreign]
+    return [total, used, reserved, foreign, sick]
 
 
 def _gauges(models: list[ModelStatus]) -> list[GaugeMetricFamily]:
