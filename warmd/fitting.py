@@ -342,7 +342,7 @@ class Fitter:
             outlives=settings.host.engines_outlive_daemon,
             cards=frozenset(self.reserved.cards_of(model, index, self.without)),
             gpus=None if self.is_gpu_unknown else recipe.gpus,
-            roams=frozenset(self.reserved.ground_of(model)),
+            roams=frozenset(self.reserved.ground_of(model, index)),
             figure=None if holding is None else holding.figure,
         )
 

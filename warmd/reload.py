@@ -214,7 +214,7 @@ def _moves(here: tuple[str, ...], model: str, index: int, comes: Reservations) -
     """Whether an engine that runs `here` can't go on: it may on any GPUs of its pool."""
     if here == comes.gpus_of(model, index):
         return False
-    return not here or not set(here) <= set(comes.ground_of(model))
+    return not here or not set(here) <= set(comes.ground_of(model, index))
 
 
 def _places(key: str) -> bool:

@@ -158,6 +158,7 @@ def test_an_engine_sees_its_own_gpus_and_no_other() -> None:
         ),
         ({"p": {"vram": "90GiB"}, "q": {"vram": "135GiB"}}, {"pool": None}, ["pool"]),
         ({"p": {"vram": "91GiB"}}, {}, None),
+        ({"p": {"vram": "90GiB", "gpus": [1, 0]}}, {}, None),  # it stays where it is
         ({"p": {"vram": "90GiB"}, "q": {"vram": "9GiB"}}, {}, None),
         ({}, {"pool": None}, None),
     ],

@@ -97,6 +97,11 @@ def test_engines_of_a_sick_gpu_have_another_one_of_their_pool_where_they_fit() -
     assert wide.cards_of("m", 0, frozenset("x")) == ("A", "B")
 
 
+def test_an_engine_may_go_on_anywhere_in_its_pool_but_where_another_one_has_no_room_then() -> None:
+    assert reserved(100, 50, ("A",), ("B",)).ground_of("m", 0) == ("A", "B", "C")
+    assert reserved(99, 50, ("A",), ("B",)).ground_of("m", 0) == ("A", "C")
+
+
 # What is planned
 
 SICK = card(quarantine="Xid 94: contained")

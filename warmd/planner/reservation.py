@@ -109,11 +109,21 @@ class Reservations:
             places[n] = tuple(sorted(chosen))
         return places
 
-    def ground_of(self, model: str) -> tuple[str, ...]:
-        """Return the UUIDs of the GPUs of the pool of `model`."""
+    def ground_of(self, model: str, index: int) -> tuple[str, ...]:
+        """Return the UUIDs of the GPUs on which the `index`-th engine may go on if it runs there.
+
+        Those of its pool, but for such as the model's other engines need to themselves.
+        """
         holding = self.models.get(model)
-        keys = () if holding is None else self.grounds.get(holding.pool, ())
-        return tuple(key for key in keys if key != HOST)
+        if holding is None:
+            return ()
+        others = [engine for n, engine in enumerate(holding.engines) if n != index]
+        room = self.pools[holding.pool] - holding.vram
+        return tuple(
+            key
+            for key in self.grounds.get(holding.pool, ())
+            if key != HOST and sum(key in engine for engine in others) * holding.vram <= room
+        )
 
     def gpus_of(
         self, model: str, index: int, without: frozenset[str] = frozenset()

@@ -121,7 +121,7 @@ class Fit:
     `sleep` None: its engine can't be put to sleep. `outlives`: the engine lives on when the daemon
     ends. `cards`: the keys of the devices that it uses, none where it may be any. `gpus`: those to
     which it is bound, by UUID; None where the driver doesn't tell of any. `roams`: the GPUs of its
-    pool, on any of which an engine that runs may go on. `figure`: how its VRAM
+    pool on which an engine that runs may go on. `figure`: how its VRAM
     was reckoned, for the daemon that takes it over; None where the config states it.
     """
 
