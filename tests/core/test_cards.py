@@ -82,6 +82,8 @@ async def test_a_stranger_keeps_a_model_waiting_until_it_goes() -> None:
     assert (card.free, card.reserved) == (50, 50)
     house.gpu.strangers.clear()
     house.time.now += 16.0  # the last look has become too old
+    (card,) = house.supervisor.card_statuses()
+    assert card.free == 50, "but is shown, with its time"
     await house.make_ready("a.0")
     (await request).release()
     (card,) = house.supervisor.card_statuses()

@@ -157,6 +157,15 @@ def test_each_gpu_has_a_line_and_its_troubles_below() -> None:
     assert status_table(shown, NOW, None).plain == status_table(BUSY, NOW, None).plain
 
 
+def test_a_gpu_out_of_service_is_said_once_and_with_what_to_do() -> None:
+    sick = card(trouble="it is lost", quarantine="it is lost", remedy="see", free=None)
+    shown = {**BUSY, "cards": json.loads(json.dumps([dataclasses.asdict(sick)]))}
+    lines = status_table(shown, NOW, 80).plain.splitlines()
+    assert [line for line in lines if "lost" in line] == [
+        "    ! quarantined, nothing is started on it: it is lost: see"
+    ]
+
+
 def test_a_wide_terminal_keeps_long_names_in_their_row() -> None:
     lines = status_table(BUSY, NOW, 140).plain.splitlines()
     assert lines[3].startswith("a-model-with-a-rather-long-name  staged  hot ")

@@ -79,11 +79,11 @@ class CardFacts:
             unpromised += claim.bytes - claim.promised
         return promised + max(self.headroom, unpromised)
 
-    def is_known(self, now: float) -> bool:
-        """Whether the last look still tells what the card holds."""
+    def is_known(self, now: float, lasts: float = LOOK_LASTS_S) -> bool:
+        """Whether the last look, which `lasts` so many seconds, still tells what the card holds."""
         if self.trouble is not None or self.swept_at < self.moved_at:
             return False
-        return now - self.swept_at <= LOOK_LASTS_S
+        return now - self.swept_at <= lasts
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ from warmd.supervisor.events import Mismatch, Quarantine
 from warmd.supervisor.model import Managed
 from warmd.supervisor.wards import Examination, Wards
 
+_SHOWN_S = 45.0
+"""So long a look is shown: with no engine up there is one each 30 s, and nobody starts by it."""
+
 
 @dataclass(frozen=True)
 class CardRules:
@@ -249,7 +252,7 @@ def _status(
     engines = tuple(
         CardShare(claim.replica, claim.bytes, claim.held, sleeps=claim.sleeps) for claim in claims
     )
-    known = card.is_known(now)
+    known = card.is_known(now, _SHOWN_S)
     foreign = tuple(CardShare(each.who, each.held, each.held) for each in card.foreign)
     return CardStatus(
         key=card.key,
