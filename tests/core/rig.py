@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from warmd.engine.errors import EngineError
 from warmd.ladder import MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
 from warmd.launch import EngineExit, LaunchError, LaunchSpec, LogLine
 from warmd.planner import Card, RamLedger
+from warmd.planner.vram import LOOK_LASTS_S
 from warmd.policy import BackOff, Override, Wish
 from warmd.replica import Fit, Limits, Nap, Replica, SleepTerms
 from warmd.staged import Holding, StagedWeights
@@ -505,7 +507,8 @@ class House:
     def _hold_the_ledger(self, risen: Replica) -> None:
         """Nothing rises where what is promised, and what others hold, leaves no room for it."""
         (card,) = self.supervisor.cards.facts().values()
-        assert card.is_known(self.time.now)
+        lasts = LOOK_LASTS_S if risen.state.phase is Phase.WAKING else math.inf
+        assert card.is_known(self.time.now, lasts)
         promised = sum(each.held for each in card.foreign)
         for replica in (r for r in self.replicas if r.state.phase.is_up and r is not risen):
             vram = self.supervisor.models[replica.model].terms.vram

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ from warmd.planner import (
     WakeEngine,
     make_plan,
 )
+from warmd.planner.vram import LOOK_LASTS_S
 from warmd.policy import Fairness, Target
 
 NOW = 1000.0
@@ -157,13 +159,38 @@ def test_every_card_of_a_wide_engine_must_have_room() -> None:
     assert "GPU 1 lacks 10 bytes" in plan(cards, wide).held_up["a"]
 
 
-def test_a_look_that_is_too_old_is_no_leave_to_start() -> None:
-    asked = model("a", Phase.DOWN, wait=0.0)
-    for old in (card(swept_at=NOW - 60.0), card(moved_at=NOW), card(swept_at=float("-inf"))):
+def test_a_look_that_is_too_old_is_no_leave_to_rise() -> None:
+    for asked, old in (
+        (model("a", Phase.ASLEEP, wait=0.0), card(swept_at=NOW - 60.0)),
+        (model("a", Phase.DOWN, "host", wait=0.0), card("host", swept_at=NOW - 60.0)),
+        (model("a", Phase.DOWN, wait=0.0), card(moved_at=NOW)),
+        (model("a", Phase.DOWN, wait=0.0), card(swept_at=-math.inf)),
+    ):
         made = plan([old], asked)
-        assert made.actions == (LookAtCards("a.0 shall rise on GPU 0"),)
-        assert made.held_up["a"] == "GPU 0 is looked at first: what it holds may have changed"
+        assert made.actions == (LookAtCards(f"a.0 shall rise on {old.words}"),)
+        looked_at = f"{old.words} is looked at first: what it holds may have changed"
+        assert made.held_up["a"] == looked_at
+    asked = model("a", Phase.DOWN, wait=0.0)
     assert rises(plan([card(moved_at=NOW - 2.0)], asked)) == ["a.0"]
+
+
+def test_a_start_does_not_wait_for_a_driver_to_wake_but_for_its_word_before_it_takes_memory() -> (
+    None
+):
+    """It imports for seconds first, and so long users wait for nothing else."""
+    made = plan([card(swept_at=NOW - 3600.0)], model("a", Phase.DOWN, wait=0.0))
+    assert rises(made) == ["a.0"]
+    assert LookAtCards("a.0 shall rise on GPU 0") in made.actions
+    starting = model("a", Phase.STARTING, wait=0.0)
+    begun = replace(starting, replicas=[replace(starting.replicas[0], since=NOW - 4.0)])
+    taken = card(used=90, foreign=(Stranger("process 7 (x)", 90),))
+    [called_off] = plan([taken], begun).actions
+    assert isinstance(called_off, StopEngine)
+    assert "process 7 (x) holds 90 bytes" in called_off.reason
+    assert plan([replace(taken, swept_at=NOW - 4.5)], begun).actions == (), "seen before it began"
+    loading = replace(starting, replicas=[replace(starting.replicas[0], since=NOW - 30.0)])
+    assert plan([replace(taken, ours={"a.0": 1})], begun).actions == (), "it has begun to take its"
+    assert plan([taken], loading).actions == (), "what is held now may be its own"
 
 
 def test_nothing_is_started_where_nobody_can_tell_and_nobody_is_asked_more_often_for_it() -> None:
@@ -274,7 +301,8 @@ def test_no_plan_promises_more_than_a_card_has(
         for newcomer in newcomers:
             replica = newcomer.replicas[0]
             keeps = each.ours.get(replica.name, replica.kept)
-            assert each.is_known(NOW), "nothing rises on a card that nobody has looked at"
+            lasts = LOOK_LASTS_S if replica.phase is Phase.ASLEEP else math.inf
+            assert each.is_known(NOW, lasts), "nothing rises on a card that nobody has looked at"
             assert each.quarantine is None
             assert newcomer.vram <= each.free + (keeps if replica.phase is Phase.ASLEEP else 0)
         if newcomers:

@@ -21,7 +21,7 @@ from warmd.planner.actions import (
 )
 from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene
 from warmd.planner.room import beyond, no_room, put_aside
-from warmd.planner.vram import bars, in_the_way, moves, quarantine, refuses
+from warmd.planner.vram import bars, in_the_way, moves, quarantine, refuses, turns_back
 from warmd.spoken import duration
 
 STALE = "its settings have changed"
@@ -86,7 +86,8 @@ def _call_offs(scene: Scene) -> Iterator[Action]:
         for replica in (r for r in model.wanted if r.phase.is_coming_up and r.stale):
             yield StopEngine(replica.name, STALE)
         for replica in (r for r in model.wanted if r.phase.is_coming_up and not r.stale):
-            if (why := moves(scene, replica)) is not None:
+            why = moves(scene, replica) or turns_back(scene, model, replica)
+            if why is not None:
                 yield StopEngine(replica.name, why)
     for model in models:
         # Nobody waits for an engine that is started only to be put to sleep.

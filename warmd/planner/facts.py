@@ -26,6 +26,7 @@ class ReplicaFacts:
     phase: Phase
     retry_at: float | None = None  # when it may be tried again
     reason: str = ""
+    since: float = 0.0  # when its phase began
     stale: bool = False  # its engine was started with settings that have changed since
     renewed: bool = False  # its settings have changed since it was last ready
     in_flight: int = 0

@@ -4,6 +4,10 @@ reserved = engines that are up or come up + what sleepers keep + headroom. Forei
 what engines hold beyond their promise, take of the headroom first: that is what it is for. Before
 an engine rises, its reservation must fit beside that, and the driver must say that so much is free,
 in a look that is younger than the last operation on the card.
+
+A wake takes its memory at once and needs a look of this moment. A start takes none for as long as
+it imports: on a GPU that nobody has looked at for a while it begins by the last look, for a driver
+that must wake first takes seconds, and the next look may still call it off.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from warmd.ladder import Phase
+from warmd.ladder import HOST, Phase
 from warmd.planner.actions import LookAtCards
 from warmd.spoken import count, size
 
@@ -25,6 +29,9 @@ LOOK_LASTS_S = 15.0
 
 _LOOK_AGAIN_S = 5.0
 """So often a card is looked at on which an engine finds no room: a stranger may have gone."""
+
+_TAKES_NONE_S = 5.0
+"""So long after its begin no start has taken VRAM: vLLM hasn't even been imported."""
 
 _NAMED = 3
 """So many of those who hold a card are named in a refusal."""
@@ -83,6 +90,8 @@ class CardFacts:
         """Whether the last look, which `lasts` so many seconds, still tells what the card holds."""
         if self.trouble is not None or self.swept_at < self.moved_at:
             return False
+        if self.swept_at == -math.inf:
+            return False  # nobody has ever looked
         return now - self.swept_at <= lasts
 
 
@@ -139,7 +148,7 @@ def bars(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> str | None:
     if sick is not None:
         return sick
     for card in _cards(scene, model, replica):
-        if not card.is_known(scene.now):
+        if not card.is_known(scene.now, _lasts(card, replica)):
             return _unknown(card)
         all_here = scene.claims[card.key]
         others = [c for c in all_here if model.pool is None or c.pool != model.pool]
@@ -170,8 +179,23 @@ def moves(scene: Scene, replica: ReplicaFacts) -> str | None:
 def refuses(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> str | None:
     """Say why `replica` can't rise on its cards now; None where it can."""
     for card in _cards(scene, model, replica):
-        if not card.is_known(scene.now):
+        if not card.is_known(scene.now, _lasts(card, replica)):
             return _unknown(card)
+        here = scene.claims[card.key]
+        full = _full(card, here, model, replica) or _taken(card, here, model, replica)
+        if full is not None:
+            return full
+    return None
+
+
+def turns_back(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> str | None:
+    """Say why a start finds no room after all; None where it does, or may have taken it already."""
+    cards = tuple(_cards(scene, model, replica))
+    if replica.phase is not Phase.STARTING or any(card.ours.get(replica.name) for card in cards):
+        return None
+    for card in cards:
+        if not 0.0 <= card.swept_at - replica.since <= _TAKES_NONE_S or card.trouble is not None:
+            continue
         here = scene.claims[card.key]
         full = _full(card, here, model, replica) or _taken(card, here, model, replica)
         if full is not None:
@@ -212,6 +236,12 @@ def _cards(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Iterator[C
         for key in sorted(replica.cards):
             # One that nobody has told of yet is unknown, not free.
             yield scene.cards.get(key) or CardFacts(key, key, 0, 0)
+
+
+def _lasts(card: CardFacts, replica: ReplicaFacts) -> float:
+    """Return for how many seconds a look lasts that `replica` may rise by."""
+    starts = replica.phase is not Phase.ASLEEP
+    return math.inf if starts and card.key != HOST else LOOK_LASTS_S  # the host is seen at once
 
 
 def _unknown(card: CardFacts) -> str:

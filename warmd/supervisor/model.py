@@ -188,6 +188,7 @@ class Managed:
             state.phase,
             state.retry_at,
             state.reason,
+            state.since,
             stale=replica.is_stale,
             renewed=replica.is_renewed,
             in_flight=replica.in_flight,
