@@ -7,11 +7,19 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+from warmd.aside import aside
 from warmd.config import ConfigError, Settings
 from warmd.fitting import Fitter
 from warmd.gpu_watch import await_gpu
 from warmd.rereading import read_anew
-from warmd.roster import ROSTER_FILE, cards_now, note
+from warmd.roster import (
+    ROSTER_FILE,
+    SETTLED_FILE,
+    cards_now,
+    note,
+    note_settled,
+    settled,
+)
 from warmd.supervisor import Supervisor
 from warmd.wiring import card_rules, names_of, rules
 
@@ -39,6 +47,8 @@ class Refitting:
         self._settings = settings
         self._reloading = reloading
         self.stopped = False
+        self._noting: asyncio.Future[None] | None = None
+        supervisor.cards.settled = settled(settings().host.state_dir / SETTLED_FILE)
 
     def around_quarantine(self) -> None:
         """Give each engine whose GPU is out of service its place elsewhere, or take that back."""
@@ -47,6 +57,10 @@ class Refitting:
         if was == now:
             return
         fitter.without = now
+        if was - now:
+            file, stamps = settings.host.state_dir / SETTLED_FILE, self._supervisor.cards.settled
+            # Kept, or nobody would hold it.
+            self._noting = asyncio.ensure_future(aside(lambda: note_settled(file, stamps)))
         for name, table in settings.models.items():
             places = [
                 [fitter.reserved.cards_of(name, n, without) for n in range(table.replicas)]
@@ -66,7 +80,7 @@ class Refitting:
         )
         if cards is None:
             return
-        note(roster, cards)
+        await aside(lambda: note(roster, cards))
         async with self._reloading:
             device = names_of(cards)
             log.info("a GPU can be used now: %s", device)

@@ -6,7 +6,7 @@ So a pool that names a lost GPU has its place still, and waits there until the G
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +16,11 @@ from warmd.planner import Card
 
 ROSTER_FILE = "gpus.json"
 """Its name in `host.state_dir`."""
+
+SETTLED_FILE = "gpus-settled.json"
+"""There, too: which of the errors in the kernel's log a reset or an operator's word has settled."""
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 _OF_SLICES = (GpuTrouble.NO_SLICE, GpuTrouble.SHARED_SLICE)
 """What an operator has made so: nothing is placed there, and nothing waits for it."""
@@ -63,12 +68,33 @@ def read(roster: Path) -> tuple[Card, ...]:
         return ()
 
 
+def settled(file: Path) -> dict[str, float]:
+    """Return up to which stamp of this boot's log all is settled, by UUID; empty where unknown."""
+    try:
+        told = json.loads(file.read_bytes())
+        if told["boot"] == _BOOT.read_text():
+            return {str(key): float(at) for key, at in told["settled"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        pass
+    return {}
+
+
+def note_settled(file: Path, stamps: Mapping[str, float]) -> None:
+    """Write down what is settled. Where that fails, a later warmd asks about it once more."""
+    with suppress(OSError):
+        _write(file, {"boot": _BOOT.read_text(), "settled": dict(stamps)})
+
+
 def note(roster: Path, cards: Sequence[Card]) -> None:
     """Write down what GPUs there are. Where that fails, one that gets lost is only less known."""
     told = [vars(card) for card in cards if not card.is_host and not card.is_unknown]
     if not told:
         return
-    draft = roster.with_suffix(".draft")
     with suppress(OSError):
-        draft.write_text(json.dumps(told))
-        draft.replace(roster)
+        _write(roster, told)
+
+
+def _write(file: Path, told: object) -> None:
+    draft = file.with_suffix(".draft")
+    draft.write_text(json.dumps(told))
+    draft.replace(file)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from warmd.devices import Gpu, GpuError, GpuTrouble, Inventory, SickGpu
 from warmd.planner import Card
-from warmd.roster import complete, note, read
+from warmd.roster import complete, note, note_settled, read, settled
 
 GIB = 2**30
 CARDS = tuple(Card(f"GPU-{n}", n, "H200", (140 + n) * GIB) for n in range(3))
@@ -56,3 +56,15 @@ def test_a_gpu_that_came_in_anothers_place_is_not_counted_twice() -> None:
         "GPU-1",
         "unknown 1",
     ]
+
+
+def test_what_is_settled_holds_for_this_boot_alone(tmp_path: Path) -> None:
+    file = tmp_path / "settled.json"
+    assert settled(file) == {}
+    note_settled(file, {"GPU-0": 12.5})
+    assert settled(file) == {"GPU-0": 12.5}
+    file.write_text('{"boot": "another", "settled": {"GPU-0": 12.5}}')
+    assert settled(file) == {}
+    for nothing in ("[]", '{"boot": 1}', "no JSON"):
+        file.write_text(nothing)
+        assert settled(file) == {}

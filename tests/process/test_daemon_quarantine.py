@@ -160,6 +160,10 @@ def test_an_xid_keeps_a_gpu_out_until_an_operator_returns_it(daemon: Daemon, hos
     daemon.wait_for("ready", "b.0")
     assert seen_by(daemon, "b") == ["GPU-aaaa"]
     assert warmctl(daemon, "gpu", "return", "GPU-bbbb").stdout == "GPU 1 is in service already\n"
+    assert daemon.stop() == 0
+    daemon.start()
+    daemon.wait_for("ready", "a.0")
+    assert card(daemon, 0)["quarantine"] is None, "an operator's word holds for later warmds too"
     unknown = warmctl(daemon, "gpu", "return", "7")
     assert (unknown.returncode, "no GPU is named 7" in unknown.stderr) == (1, True)
     assert daemon.log.count("is quarantined: ") == 1

@@ -85,6 +85,15 @@ class Cards:
         """The keys of the cards that are out of service."""
         return self._wards.out
 
+    @property
+    def settled(self) -> Mapping[str, float]:
+        """Up to which stamp what happened to a card counts no more, by its key."""
+        return self._wards.settled
+
+    @settled.setter
+    def settled(self, known: Mapping[str, float]) -> None:
+        self._wards.settled = known
+
     def follow(self, replica: Replica, old: Phase, new: Phase) -> None:
         """Hear of a replica's new phase: after each operation its cards are looked at anew."""
         if old.holds_the_device and not new.holds_the_device:
@@ -103,6 +112,9 @@ class Cards:
         those that go out of service, or come back.
         """
         moved: list[Quarantine] = []
+        if look.sweep is not None and (HOST in look.sweep.cards) is not self.on_host:
+            self.wanted.set()  # other cards have come since it began
+            return [], []
         if look.sweep is not None:
             self._look = look
             moved = list(self._wards.see(self.rules.cards, look.sweep, look.fares))

@@ -35,11 +35,22 @@ class Wards:
 
     def __init__(self) -> None:
         self._known: dict[str, Health] = {}
+        self._settled: dict[str, float] = {}
 
     @property
     def out(self) -> frozenset[str]:
         """The keys of the cards that are out of service."""
         return frozenset(key for key, health in self._known.items() if health.ailments)
+
+    @property
+    def settled(self) -> Mapping[str, float]:
+        """Up to which stamp what happened to a card counts no more, by its key."""
+        now = {key: health.settled for key, health in self._known.items()}
+        return {key: at for key, at in (self._settled | now).items() if at > -math.inf}
+
+    @settled.setter
+    def settled(self, known: Mapping[str, float]) -> None:
+        self._settled = dict(known)
 
     def keep(self, cards: Iterable[Card]) -> None:
         """Forget all cards but these."""
@@ -89,7 +100,8 @@ class Wards:
         return self._of(card).is_dead
 
     def _of(self, card: Card) -> Health:
-        return self._known.get(card.key, Health())
+        before = self._settled.get(card.key, -math.inf)
+        return self._known.get(card.key, Health(settled=before))
 
     def _set(self, card: Card, health: Health) -> Iterator[Quarantine]:
         was, self._known[card.key] = self._of(card), health
