@@ -19,7 +19,7 @@ from warmd.engine.errors import EngineError
 from warmd.ladder import MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
 from warmd.launch import EngineExit, LaunchError, LaunchSpec, LogLine
 from warmd.planner import Card, RamLedger
-from warmd.planner.vram import LOOK_LASTS_S
+from warmd.planner.card_facts import LOOK_LASTS_S
 from warmd.policy import BackOff, Override, Wish
 from warmd.replica import Fit, Limits, Nap, Replica, SleepTerms
 from warmd.staged import Holding, StagedWeights

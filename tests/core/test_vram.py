@@ -26,7 +26,7 @@ from warmd.planner import (
     WakeEngine,
     make_plan,
 )
-from warmd.planner.vram import LOOK_LASTS_S
+from warmd.planner.card_facts import LOOK_LASTS_S
 from warmd.policy import Fairness, Target
 
 NOW = 1000.0

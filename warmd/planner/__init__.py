@@ -10,7 +10,8 @@ from warmd.planner.actions import (
     StopEngine,
     WakeEngine,
 )
-from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene, StagingFacts
+from warmd.planner.card_facts import CardFacts, Claim, Stranger
+from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene, StagingFacts, claims
 from warmd.planner.ledger import RamLedger
 from warmd.planner.placement import (
     Card,
@@ -25,7 +26,6 @@ from warmd.planner.placement import (
 from warmd.planner.plan import Plan, make_plan
 from warmd.planner.reservation import Figure, Holding, Reservations
 from warmd.planner.room import left_out
-from warmd.planner.vram import CardFacts, Claim, Stranger, claims
 
 __all__ = [
     "Action",

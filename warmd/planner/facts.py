@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from warmd.ladder import Phase, Rung
+from warmd.planner.card_facts import CardFacts, Claim
 from warmd.planner.ledger import RamLedger
-from warmd.planner.vram import CardFacts, Claim, claims
 from warmd.policy import Fairness, Target
 
 
@@ -94,6 +94,26 @@ class ModelFacts:
     def surplus(self) -> Sequence[ReplicaFacts]:
         """The replicas that shall have none, the highest first."""
         return tuple(reversed(self.replicas[len(self.wanted) :]))
+
+
+def claims(models: Iterable[ModelFacts], cards: Mapping[str, CardFacts]) -> dict[str, list[Claim]]:
+    """Return, by card, what each engine that is up has of it."""
+    found: dict[str, list[Claim]] = {key: [] for key in cards}
+    for model in models:
+        for replica in model.replicas:
+            if not replica.phase.is_up:
+                continue
+            sleeps = replica.phase is Phase.ASLEEP
+            # Without cards it may be on any: then only what it is seen to hold counts.
+            promised = (replica.kept if sleeps else model.vram) if replica.cards else 0
+            for key in replica.cards or cards:
+                card = cards.get(key)
+                if card is None:
+                    continue
+                held = card.ours.get(replica.name, 0)
+                if held or promised:
+                    found[key].append(Claim(replica.name, model.pool, promised, held, sleeps))
+    return found
 
 
 @dataclass(frozen=True)
