@@ -173,7 +173,7 @@ class Chronicle:
         """Name an engine that holds more than was promised to it."""
         log.warning(
             "%s",
-            mismatch.sentence,
+            mismatch.sentence.removeprefix(f"{mismatch.replica} "),  # the line begins with it
             extra={"warmd": {"model": mismatch.model, "replica": mismatch.replica}},
         )
         self._metrics.vram_mismatch(mismatch.model, "holds-more")

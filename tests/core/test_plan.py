@@ -23,7 +23,7 @@ from warmd.planner import (
     StopEngine,
     make_plan,
 )
-from warmd.policy import Target
+from warmd.policy import Rank, Target
 
 PLENTY = RamLedger(budget=10**12, held=0, available=10**12)
 
@@ -53,6 +53,14 @@ def test_a_cold_model_starts_at_once_and_its_weights_come_beside() -> None:
     made = plan(model("a", Rung.HOT, Phase.DOWN))
     assert made.actions == (StartEngine("a.0", "a shall"), StageWeights("a", "a shall"))
     assert made.held_up == {}
+
+
+def test_what_an_operator_set_comes_up_before_what_only_rests_hot() -> None:
+    """One whose engine was killed lost its place in the pool to the first of the config."""
+    rests, was_set = model("a", Rung.HOT, Phase.DOWN), model("b", Rung.HOT, Phase.BACKING_OFF)
+    was_set = replace(was_set, target=replace(was_set.target, rank=Rank.OPERATOR))
+    made = plan(rests, was_set)
+    assert [a.replica for a in made.actions if isinstance(a, StartEngine)] == ["b.0"]
 
 
 def test_one_operation_on_the_device_at_a_time() -> None:

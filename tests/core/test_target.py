@@ -62,6 +62,14 @@ def test_a_model_that_rests_hot_needs_no_demand() -> None:
     assert decide_target(Wish(Rung.HOT, 1, 0.0), None, NOBODY, 0.0).rung is Rung.HOT
 
 
+def test_where_room_is_short_an_operators_word_goes_before_demand_and_that_before_resting() -> None:
+    operator = decide_target(STAGED, Override(Rung.HOT, None), NOBODY, 0.0)
+    asked = decide_target(STAGED, None, Demand(0, 0, 1.0), 0.0)
+    rests = decide_target(Wish(Rung.HOT, 1, 60.0), None, NOBODY, 0.0)
+    rests_and_asked = decide_target(Wish(Rung.HOT, 1, 60.0), None, Demand(0, 0, 1.0), 0.0)
+    assert operator.rank < asked.rank == rests_and_asked.rank < rests.rank
+
+
 def test_an_operator_wins_over_demand_until_the_time_is_over() -> None:
     cold = Override(Rung.COLD, until=100.0)
     waiting = Demand(1, 0, 0.0)
@@ -108,6 +116,8 @@ def test_who_waits_is_told_what_the_model_does() -> None:
     failed = why_not_ready("m", progress(Phase.FAILED))
     assert failed == "m can't be started and needs an operator"
     assert all(why_not_ready("m", progress(phase)).startswith("m ") for phase in Phase)
+    held_up = why_not_ready("m", progress(Phase.DOWN, held_up=True))
+    assert held_up.startswith("m waits for its turn, and for room"), "no time is promised for that"
 
 
 @pytest.mark.parametrize(

@@ -191,5 +191,5 @@ def test_without_a_gpu_the_hosts_memory_is_the_card(
     [engine] = until(lambda: [e for e in card(daemon)["engines"] if e["held"]], "it holds")
     assert 2**20 < engine["held"] < 2**30
     daemon.set("n", "hot")
-    why = held_up(daemon, "other processes of this host hold", "n")
+    why = held_up(daemon, "the rest of this host holds", "n")
     assert why.startswith("the host's memory lacks")

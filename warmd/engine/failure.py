@@ -209,8 +209,8 @@ _KNOWN = (
     ),
     _known(
         r"(?:exit code: |exit code |'\w+': )-9\b",
-        "one of the engine's processes was killed by SIGKILL, most likely by the kernel for want"
-        " of memory; see `journalctl -k`, and stage or run less beside this model",
+        "one of the engine's processes was killed by SIGKILL: by somebody, or by the kernel for"
+        " want of memory: then `journalctl -k` says so; stage or run less beside this model",
     ),
 )
 
@@ -251,8 +251,8 @@ def failure_cause(
             return known
     if "SIGKILL" in exit_sentence:
         return (
-            "it was killed by SIGKILL and its log doesn't say why, most likely by the kernel for"
-            " want of memory; see `journalctl -k`, and stage or run less beside this model"
+            "it was killed by SIGKILL and its log doesn't say why: by somebody, or by the kernel"
+            " for want of memory: then `journalctl -k` says so; stage or run less beside this model"
         )
     firsthand = [each for each in found if not _CONSEQUENCE.search(each.sentence)]
     exceptions = [each for each in firsthand if each.name]

@@ -23,7 +23,7 @@ class Progress:
     `elapsed`: seconds since its start was decided; `retry_in`: seconds until the next try while it
     backs off; `ahead`: seconds until others are done with the device; `starts`: seconds that
     earlier starts took from decision to ready, `wakes` the same of wakes; `failures`: in a row,
-    until now.
+    until now; `held_up`: something keeps it from being started or woken at this moment.
     """
 
     phase: Phase
@@ -33,6 +33,7 @@ class Progress:
     ahead: float
     starts: Sequence[float]
     failures: int = 0
+    held_up: bool = False
     wakes: Sequence[float] = ()
 
 
@@ -91,6 +92,8 @@ def why_not_ready(model: str, progress: Progress) -> str:
     if not (progress.wakes if wakes else progress.starts):
         about = "and how long that takes was never measured yet"
     match progress.phase:
+        case Phase.DOWN | Phase.ASLEEP if progress.held_up:
+            return f"{model} waits for its turn, and for room beside other models; then {about}"
         case Phase.STARTING if progress.failures:
             return f"{model} failed to start and is tried again, {about}"
         case Phase.STARTING if progress.stage is not None:

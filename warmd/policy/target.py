@@ -7,6 +7,7 @@ the rung at which the model rests.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from warmd.ladder import Rung
 from warmd.spoken import count, duration
@@ -48,6 +49,14 @@ class Demand:
     idle_s: float
 
 
+class Rank(IntEnum):
+    """On what a target rests; where there isn't room for all, the lower one goes first."""
+
+    OPERATOR = 0
+    DEMAND = 1
+    RESTS = 2
+
+
 @dataclass(frozen=True)
 class Target:
     """What is wanted of a model now. `replicas` counts engines, and matters from asleep up."""
@@ -55,6 +64,7 @@ class Target:
     rung: Rung
     replicas: int
     reason: str
+    rank: Rank = Rank.RESTS
 
 
 def decide_target(wish: Wish, override: Override | None, demand: Demand, now: float) -> Target:
@@ -62,24 +72,28 @@ def decide_target(wish: Wish, override: Override | None, demand: Demand, now: fl
     target = _wanted(wish, override, demand, now)
     if target.rung is Rung.ASLEEP and wish.cannot_sleep is not None:
         reason = f"{target.reason}, but it can't sleep: {wish.cannot_sleep}"
-        return Target(Rung.STAGED, target.replicas, reason)
+        return Target(Rung.STAGED, target.replicas, reason, target.rank)
     return target
 
 
 def _wanted(wish: Wish, override: Override | None, demand: Demand, now: float) -> Target:
     if override is not None and override.holds_at(now):
-        return Target(override.rung, wish.replicas, f"an operator set it to {override.rung}")
+        reason = f"an operator set it to {override.rung}"
+        return Target(override.rung, wish.replicas, reason, Rank.OPERATOR)
     if demand.waiting:
         wait = "waits" if demand.waiting == 1 else "wait"
-        return Target(Rung.HOT, wish.replicas, f"{count(demand.waiting, 'request')} {wait} for it")
+        reason = f"{count(demand.waiting, 'request')} {wait} for it"
+        return Target(Rung.HOT, wish.replicas, reason, Rank.DEMAND)
     if wish.resting is Rung.HOT:
-        return Target(Rung.HOT, wish.replicas, "it rests hot")
+        asked = demand.in_flight or demand.idle_s < wish.idle_after
+        rank = Rank.DEMAND if asked else Rank.RESTS
+        return Target(Rung.HOT, wish.replicas, "it rests hot", rank)
     if demand.in_flight:
         reason = f"{count(demand.in_flight, 'request')} in flight"
-        return Target(Rung.HOT, wish.replicas, reason)
+        return Target(Rung.HOT, wish.replicas, reason, Rank.DEMAND)
     if demand.idle_s < wish.idle_after:
-        kept = duration(wish.idle_after)
-        return Target(Rung.HOT, wish.replicas, f"it had a request within the last {kept}")
+        reason = f"it had a request within the last {duration(wish.idle_after)}"
+        return Target(Rung.HOT, wish.replicas, reason, Rank.DEMAND)
     if demand.idle_s == float("inf"):
         return Target(
             wish.resting, wish.replicas, f"it rests {wish.resting} and nobody asks for it"

@@ -245,7 +245,7 @@ def _sick(sweep: Sweep, card: Card) -> str:
 def _strangers(look: Look, use: CardUse, ours: int) -> Iterator[Stranger]:
     if use.key == HOST:
         # Nobody asks each process of the host: what isn't ours is somebody's.
-        yield Stranger("other processes of this host", max(0, use.used - ours))
+        yield Stranger("the rest of this host", max(0, use.used - ours))
         return
     for pid, held in use.held.items():
         if pid not in look.ours and held:
