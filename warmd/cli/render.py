@@ -62,6 +62,8 @@ def status_table(status: Mapping[str, Any], now: float, width: int | None) -> Te
     if width is None:
         lines = [_line((*header, Text("WHY")), widths)]
         lines += [_line((*row.cells, Text(row.why)), widths) for row in rows]
+        for card in status.get("cards", ()):
+            amiss += [Text(f"warning: {card['words']}: {each}") for each in card_troubles(card)]
         return Text("\n").join([*lines, *amiss])
     spare = width - sum(widths[1:]) - len(_GAP) * (len(widths) - 1)
     widths[0] = min(widths[0], max(_SHORTEST_NAME, spare))
