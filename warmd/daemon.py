@@ -344,9 +344,10 @@ class Daemon:
             name: self._supervisor.outlook(name, terms.get(name), known.get(name))
             for name in dict.fromkeys((*self._supervisor.models, *settings.models))
         }
-        left_out = self._supervisor.left_out(terms, outlooks, rules(settings, reserved))
+        room = self._supervisor.room_ahead(terms, outlooks, rules(settings, reserved))
         moved = self._changes(settings, reserved)
-        return foresee(self._settings, settings, moved, later, outlooks, left_out=left_out)
+        told = tuple(reserved.sentences(self._fitter.reserved))
+        return foresee(self._settings, settings, moved, later, outlooks, room=room, warnings=told)
 
     def _changes(self, settings: Settings, reserved: Reservations) -> list[Change]:
         was, has_gpu = self._fitter.reserved, self._fitter.has_gpu

@@ -12,6 +12,7 @@ from itertools import combinations
 
 from warmd.config import Settings
 from warmd.ladder import Phase, Rung, replica_name
+from warmd.planner import Room, StopEngine
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake
 from warmd.reload import Change, Effect, KeyChange
 from warmd.spoken import count, duration
@@ -20,7 +21,7 @@ from warmd.supervisor import Outlook
 
 _COMPILED = ("weights", "args", "env", "engine.python", "engine.env")
 _BROKEN = (Phase.BACKING_OFF, Phase.FAILED)
-_NOBODY: Mapping[str, str] = {}
+_ALL_FIT = Room()
 
 
 class Fate(StrEnum):
@@ -96,7 +97,8 @@ class Foresight:
     """What a reload of `files` would do. `later` holds from warmd's next start.
 
     `held_up_by`: why no engine is made anew for now, None where nothing is in the way.
-    `side_by_side`: some steps run at the same time, on GPUs of their own.
+    `side_by_side`: some steps run at the same time, on GPUs of their own. `warnings`: what the
+    reload would say of what is reserved then.
     """
 
     files: tuple[str, ...]
@@ -107,6 +109,7 @@ class Foresight:
     total_s: float
     held_up_by: str | None
     side_by_side: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 def foresee(
@@ -116,21 +119,23 @@ def foresee(
     later: Sequence[KeyChange],
     outlooks: Mapping[str, Outlook],
     *,
-    left_out: Mapping[str, str] = _NOBODY,
+    room: Room = _ALL_FIT,
+    warnings: tuple[str, ...] = (),
 ) -> Foresight:
     """Foresee the reload of `new`, of which `found` and `later` are the changes.
 
     `outlooks` says for each model what it would be, in the order in which models have their turn;
-    `left_out` why a replica would find no room in its pool.
+    `room` who would be put aside or find none in its pool.
     """
     changed = {change.model: change for change in found}
     prospects: dict[str, ModelProspect] = {}
     steps: list[tuple[float, Step]] = []
     for name, outlook in outlooks.items():
         change = changed.get(name)
-        if change is None and not outlook.stale:
+        aside = any(replica in room.aside for replica in outlook.cards)
+        if change is None and not outlook.stale and not aside:
             continue
-        scene = _Scene(now, new, name, change, outlook, left_out=left_out)
+        scene = _Scene(now, new, name, change, outlook, room=room)
         prospects[name] = scene.prospect()
         steps += scene.steps()
     order = [step for _, step in sorted(steps, key=lambda each: each[0])]
@@ -144,6 +149,7 @@ def foresee(
         total_s=_in_all(order),
         held_up_by=_held_up_by(new, changed, outlooks) if anew else None,
         side_by_side=any(not b.waits_for(a) for a, b in combinations(order, 2)),
+        warnings=warnings,
     )
 
 
@@ -206,7 +212,7 @@ class _Scene:
         change: Change | None,
         outlook: Outlook,
         *,
-        left_out: Mapping[str, str],
+        room: Room,
     ) -> None:
         self._now = now
         self._new = new
@@ -215,7 +221,7 @@ class _Scene:
         self._outlook = outlook
         self._start_s = expected_start(outlook.starts)
         self._sleep_s = outlook.first_sleep_s or 0.0
-        self._left_out = left_out
+        self._room = room
         self._replicas = dict(self._foresee_replicas())
 
     @property
@@ -269,7 +275,10 @@ class _Scene:
             name = was.name if was else replica_name(self._name, index)
             phase = was.phase if was else Phase.DOWN
             fate = _fate(phase, wanted, stale=name in self._outlook.stale)
-            if fate.rises and name in self._left_out:
+            if name in self._room.aside:
+                stops = isinstance(self._room.aside[name], StopEngine)
+                fate = Fate.STOPPED if stops else Fate.PUT_TO_SLEEP
+            elif fate.rises and name in self._room.left_out:
                 fate = Fate.IDLE if fate is Fate.STARTED else Fate.STAYS
             yield name, (was, fate)
 
@@ -294,10 +303,13 @@ class _Scene:
         return STOP_S + self._start_s if hot and fate is Fate.MADE_ANEW else None
 
     def _sentence(self, name: str, was: ReplicaStatus | None, fate: Fate) -> str:
-        if name in self._left_out and not fate.moves:
-            held = f"it stays so for now, held up: {self._left_out[name]}"
-            return f"{name} {_stands(was)}: {_forgiven(was)}{held}"
-        return f"{name} {_stands(was)}: {self._becomes(was, fate)}"
+        becomes = self._becomes(was, fate)
+        if name in self._room.aside:
+            becomes = f"{becomes}: {self._room.aside[name].reason}"
+        elif name in self._room.left_out and not fate.moves:
+            held = f"it stays so for now, held up: {self._room.left_out[name]}"
+            becomes = f"{_forgiven(was)}{held}"
+        return f"{name} {_stands(was)}: {becomes}"
 
     def _becomes(self, was: ReplicaStatus | None, fate: Fate) -> str:
         started = f"about {duration(self._seconds(fate))} ({self._by})"

@@ -18,6 +18,7 @@ from warmd.planner import (
     RamLedger,
     ReplicaFacts,
     Reservations,
+    Room,
     Scene,
     SleepEngine,
     StagingFacts,
@@ -26,11 +27,12 @@ from warmd.planner import (
     WakeEngine,
     make_plan,
 )
-from warmd.policy import Target
+from warmd.policy import Hygiene, Target
 from warmd.reload import applicable, changes
 from warmd.status import ModelStatus, ReplicaStatus, StagingStatus
-from warmd.supervisor import Outlook, Rules
+from warmd.supervisor import Outlook, Rules, SleepPolicy
 
+SLEEPS = SleepPolicy(1, Hygiene(50, 100), rehearse=False, key="k")
 HOT, ASLEEP, STAGED, COLD = Rung.HOT, Rung.ASLEEP, Rung.STAGED, Rung.COLD
 
 
@@ -62,11 +64,11 @@ def outlook(
 
 
 def foreseen(
-    now: Settings, new: Settings, left_out: dict[str, str] | None = None, /, **outlooks: Outlook
+    now: Settings, new: Settings, room: Room | None = None, /, **outlooks: Outlook
 ) -> Foresight:
     kept, later = applicable(now, new)
     found = list(changes(now, kept, Reservations(), Reservations(), has_gpu=True))
-    return foresee(now, kept, found, later, outlooks, left_out=left_out or {})
+    return foresee(now, kept, found, later, outlooks, room=room or Room())
 
 
 def said(foresight: Foresight) -> list[str]:
@@ -125,7 +127,7 @@ def test_steps_on_different_gpus_run_side_by_side_but_engines_are_made_anew_one_
 def test_what_finds_no_room_is_not_announced_as_moving() -> None:
     now = settings({"s": {}, "d": {}})
     new = settings({"s": {}, "d": {}}, engine={"python": "/p", "hang_after": "9s"})
-    full = {"s.0": "pool p is full", "d.0": "pool p is full"}
+    full = Room(left_out={"s.0": "pool p is full", "d.0": "pool p is full"})
     sleeper, down = outlook("s", HOT, Phase.ASLEEP), outlook("d", HOT, Phase.DOWN)
     foresight = foreseen(now, new, full, s=sleeper, d=down)
     assert foresight.steps == ()
@@ -299,7 +301,7 @@ async def test_who_finds_no_room_after_a_reload_is_foreseen() -> None:
     def left_out(rules: Rules, *names: str) -> set[str]:
         ahead = {name: terms[name] for name in names}
         outlooks = {name: house.supervisor.outlook(name, each) for name, each in ahead.items()}
-        return set(house.supervisor.left_out(ahead, outlooks, rules))
+        return set(house.supervisor.room_ahead(ahead, outlooks, rules).left_out)
 
     tight, wide = Rules({"p": 100}), Rules({"p": 120})
     assert left_out(tight, "a", "b", "c") == {"b.0", "c.0"}
@@ -309,3 +311,35 @@ async def test_who_finds_no_room_after_a_reload_is_foreseen() -> None:
     assert left_out(tight, "a", "b") == set(), "a cools"
     terms["new"] = replace(house.terms("new", HOT), unsized="its files weren't there")
     assert left_out(wide, "new") == {"new.0"}, "nobody knows its size"
+
+
+@pytest.mark.parametrize("sleep", [None, SLEEPS])
+async def test_who_is_put_aside_since_a_pool_becomes_smaller_is_foreseen(
+    sleep: SleepPolicy | None,
+) -> None:
+    house = House()
+    terms = {n: house.terms(n, HOT, pool="p", vram=60, sleep=sleep) for n in ("a", "b", "c")}
+    house.supervisor.rules = Rules({"p": 180})
+    for name, each in terms.items():
+        house.supervisor.adopt(name, each)
+        await house.make_ready(f"{name}.0")
+    await house.rest()
+    outlooks = {name: house.supervisor.outlook(name, each) for name, each in terms.items()}
+    room = house.supervisor.room_ahead(terms, outlooks, Rules({"p": 60}))
+    now, new = ({"p": {"vram": size}} for size in ("7GiB", "5GiB"))
+    models: dict[str, dict[str, Any]] = {name: {"pool": "p", "vram": "2GiB"} for name in terms}
+    was, comes = settings(models, pools=now), settings(models, pools=new)
+    found = list(changes(was, comes, Reservations(), Reservations(), has_gpu=True))
+    tight = ("warning: the models of pool p don't fit in it together",)
+    foresight = foresee(was, comes, found, (), outlooks, room=room, warnings=tight)
+    told = said(foresight)
+    assert tight[0] in told
+    foreseen_aside = [(step.replica, step.fate) for step in foresight.steps]
+    fate, how = (Fate.PUT_TO_SLEEP, "put to sleep") if sleep else (Fate.STOPPED, "stopped")
+    assert [each[1] for each in foreseen_aside] == [fate, fate], "one of three fits"
+    sentences = " ".join(m.replicas[0].sentence for m in foresight.models.values())
+    assert f"it is {how}: pool p has become smaller, and lacks 120 bytes for all" in sentences
+    house.supervisor.rules = Rules({"p": 60})
+    await house.rest()
+    gone = {f"{n}.0" for n in terms if house.phase(f"{n}.0") is not Phase.READY}
+    assert gone == {name for name, _ in foreseen_aside}, "what the planner does then"

@@ -46,7 +46,8 @@ def _lines(answer: Mapping[str, Any]) -> Iterator[str]:
     read = answer["files"][0] if answer["files"] else "the config"
     others = len(answer["files"]) - 1
     more = f" and {count(others, 'file')} beside it" if others > 0 else ""
-    if not models and not later:
+    warnings = answer.get("warnings", ())
+    if not models and not later and not warnings:
         yield f"a reload of {read}{more} would change nothing"
         return
     yield f"a reload of {read}{more} would do this; nothing has been done"
@@ -55,6 +56,8 @@ def _lines(answer: Mapping[str, Any]) -> Iterator[str]:
     if later:
         yield "from warmd's next start"
         yield from _keys(later, with_effect=False)
+    for warning in warnings:
+        yield from _wrapped(warning, 0, 2)
     if steps:
         yield from _order(answer)
     else:

@@ -25,7 +25,7 @@ from warmd.planner.placement import (
 )
 from warmd.planner.plan import Plan, make_plan
 from warmd.planner.reservation import Figure, Holding, Reservations
-from warmd.planner.room import left_out
+from warmd.planner.room import Room, room_ahead
 
 __all__ = [
     "Action",
@@ -45,6 +45,7 @@ __all__ = [
     "ReleaseWeights",
     "ReplicaFacts",
     "Reservations",
+    "Room",
     "Scene",
     "SleepEngine",
     "StageWeights",
@@ -56,7 +57,7 @@ __all__ = [
     "WakeEngine",
     "claims",
     "crowded",
-    "left_out",
     "make_plan",
     "place",
+    "room_ahead",
 ]

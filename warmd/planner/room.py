@@ -5,8 +5,8 @@ Nobody outside the pool is ever put aside for it, and nobody inside it without a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from warmd.ladder import Phase, Rung
 from warmd.planner.actions import SleepEngine, StopEngine
@@ -28,6 +28,17 @@ class Full:
 
     reason: str
     make_room: SleepEngine | StopEngine | None = None
+
+
+@dataclass(frozen=True)
+class Room:
+    """Who finds room in the pools as they will be, by replica.
+
+    `aside`: how it is put aside since its pool has become smaller; `left_out`: why it can't rise.
+    """
+
+    aside: Mapping[str, SleepEngine | StopEngine] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | None:
@@ -97,12 +108,37 @@ def beyond(scene: Scene) -> Iterator[SleepEngine | StopEngine]:
                 break
 
 
-def left_out(scene: Scene) -> dict[str, str]:
-    """Say of each wanted replica that finds no room why not, where all that can rise has risen.
+def room_ahead(scene: Scene) -> Room:
+    """Say who is put aside for a smaller pool, and then who finds no room once all have risen.
 
     The engines that shall go count as gone, and those that shall sleep as asleep.
     """
-    settled = {model.name: _settled(model) for model in scene.models}
+    scene = replace(scene, models=[_settled(model) for model in scene.models])
+    aside: dict[str, SleepEngine | StopEngine] = {}
+    while (action := next(beyond(scene), None)) is not None:
+        aside[action.replica] = action
+        scene = _without(scene, action)
+    return Room(aside, _left_out(scene))
+
+
+def _without(scene: Scene, action: SleepEngine | StopEngine) -> Scene:
+    """Return the scene as it is once a replica has been put aside."""
+    slept = isinstance(action, SleepEngine)
+    phase = Phase.ASLEEP if slept else Phase.DOWN
+    models, pins = [], 0
+    for model in scene.models:
+        pins += sum(r.pins for r in model.replicas if slept and r.name == action.replica)
+        replicas = [
+            replace(r, phase=phase) if r.name == action.replica else r for r in model.replicas
+        ]
+        models.append(replace(model, replicas=replicas))
+    ram = scene.ram
+    ram = replace(ram, pinned=ram.pinned + pins, available=ram.available - pins)
+    return replace(scene, models=models, ram=ram)
+
+
+def _left_out(scene: Scene) -> dict[str, str]:
+    settled = {model.name: model for model in scene.models}
     reasons: dict[str, str] = {}
     for name in sorted(settled, key=lambda name: -settled[name].oldest_wait):
         for n in range(len(settled[name].wanted)):

@@ -19,6 +19,7 @@ from warmd.planner import (
     Plan,
     RamLedger,
     ReleaseWeights,
+    Room,
     Scene,
     SleepEngine,
     StageWeights,
@@ -26,8 +27,8 @@ from warmd.planner import (
     StopEngine,
     WakeEngine,
     claims,
-    left_out,
     make_plan,
+    room_ahead,
 )
 from warmd.policy import Override, Target, decide_target
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake, start_left
@@ -330,16 +331,16 @@ class Supervisor(ReplicaListener, StagedListener):
             raise LookupError(f"there is no model {name}, and no terms for one")
         return outlook_of_new(name, terms, known.override, known.starts, idle_s=idle_s, wall=wall)
 
-    def left_out(
+    def room_ahead(
         self, terms: Mapping[str, Terms], outlooks: Mapping[str, Outlook], rules: Rules
-    ) -> dict[str, str]:
-        """Say of each replica that would find no room in its pool why not; by replica."""
+    ) -> Room:
+        """Say which replicas would be put aside or find no room in their pool, and why."""
         now = self._clock.monotonic()
         facts = [
-            prospective_facts(name, self.models.get(name), each, outlooks[name].target, now)
+            prospective_facts(name, self.models.get(name), each, outlooks[name], now)
             for name, each in terms.items()
         ]
-        return left_out(Scene(facts, self._ram(0, 0), now, rules.pools, rules.fairness))
+        return room_ahead(Scene(facts, self._scene().ram, now, rules.pools, rules.fairness))
 
     def set_target(self, name: str, rung: Rung | None, for_s: float | None) -> str:
         """Set a model's target, or give it back to the policy with None; return a sentence.

@@ -73,20 +73,20 @@ def _cards(name: str, terms: Terms | None) -> dict[str, frozenset[str]]:
 
 
 def prospective_facts(
-    name: str, model: Managed | None, terms: Terms, target: Target, now: float
+    name: str, model: Managed | None, terms: Terms, ahead: Outlook, now: float
 ) -> ModelFacts:
     """Return what the planner would know of a model on other `terms`, or of a new one."""
     if model is None:
-        facts = ModelFacts(name, target, (), StagingFacts(total=None))
+        facts = ModelFacts(name, ahead.target, (), StagingFacts(total=None))
     else:
         facts = model.facts(now)
     have = {replica.name: replica for replica in facts.replicas}
     for replica, cards in _cards(name, terms).items():
         known = have.get(replica, ReplicaFacts(replica, Phase.DOWN))
-        have[replica] = replace(known, cards=cards)
+        have[replica] = replace(known, cards=cards, stale=replica in ahead.stale)
     return replace(
         facts,
-        target=target,
+        target=ahead.target,
         replicas=tuple(have.values()),
         pool=terms.pool,
         vram=terms.vram,
