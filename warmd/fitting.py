@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from warmd.config import AUTO, Settings, SleepMode
+from warmd.config import AUTO, CPU_KV_SPACE, Settings, SleepMode
 from warmd.devices import largest_node
 from warmd.engine import (
     Binder,
@@ -33,8 +33,6 @@ from warmd.replica import EngineRecord, Fit, Limits, SleepTerms
 from warmd.supervisor import SleepPolicy, Terms
 
 UNKNOWN_GPU = "a GPU whose driver doesn't answer"
-
-_KV_SPACE = "VLLM_CPU_KVCACHE_SPACE"
 
 Sizes = Callable[[str], Mapping[str, MeasuredParts]]
 """What earlier starts of a model told, by `Fitter.sizes_key`; waits for the disk."""
@@ -229,7 +227,7 @@ class Fitter:
 
     def _kv_space(self, settings: Settings, model: str) -> str:
         """Return what the user sets for vLLM's KV cache on a CPU, in GiB; empty where nothing."""
-        space = {**settings.engine.env, **settings.models[model].env}.get(_KV_SPACE)
+        space = {**settings.engine.env, **settings.models[model].env}.get(CPU_KV_SPACE)
         return space.get_secret_value() if space and not self.has_gpu else ""
 
     def _binder(
@@ -247,7 +245,7 @@ class Fitter:
             Reservation(holding.vram, card, self.has_gpu),
             table.weights,
             self._wanted(settings, model),
-            _KV_SPACE if self._kv_space(settings, model) else None,
+            CPU_KV_SPACE if self._kv_space(settings, model) else None,
             told=lambda: self._sizes(model).get(key),
             tell=self._tell,
         )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warmd.engine import Binder, Binding, EngineError, Reservation, binder
-from warmd.engine.binding import PROGRAMS, SPARE, Overheads, bind, check_room, overheads
+from warmd.engine.binding import PROGRAMS, SPARE, WORKER, Overheads, bind, check_room, overheads
 from warmd.engine.sizing import Checkpoint, Estimate, Wanted, estimate
 from warmd.engine.sizing.headers import Tensor
 from warmd.engine.sizing.model_config import ModelConfig
@@ -165,7 +165,7 @@ NEEDS_LESS = ("--max-model-len", "4096")
             (
                 "one engine of it can't live in its vram of 4.0 GiB: weights take 16.0 GiB, its KV"
                 " cache 512.0 MiB (1 request of 4096 tokens, 32.0 KiB a token), a step 2.0 GiB, so"
-                " at least 14.5 GiB are missing; raise vram, or lower --max-model-len"
+                " at least 14.5 GiB are missing; raise vram"
             ),
         ),
     ],
@@ -253,13 +253,40 @@ async def test_what_the_user_sets_on_a_cpu_goes_before_and_must_fit(tmp_path: Pa
     on_cpu = replace(
         made,
         reservation=Reservation(8 * GIB, CARD, gpu=False),
-        wanted=Wanted(gpu=False, kv_cache=8 * GIB - MIB),
+        wanted=Wanted(gpu=False, kv_cache=6 * GIB),
         kv_set="VLLM_CPU_KVCACHE_SPACE",
     )
     assert await on_cpu.binding(anew=False) == Binding()
-    too_much = replace(on_cpu, wanted=Wanted(gpu=False, kv_cache=9 * GIB))
-    with pytest.raises(EngineError, match="raise vram, or lower VLLM_CPU_KVCACHE_SPACE"):
+    # Beside it and the weights there are vLLM's processes.
+    too_much = replace(on_cpu, wanted=Wanted(gpu=False, kv_cache=7 * GIB))
+    words = "1.8 GiB, so at least 768.0 MiB are missing; raise vram, or lower VLLM_CPU_KVCACHE_SPAC"
+    with pytest.raises(EngineError, match=words):
         await too_much.binding(anew=False)
+
+
+@pytest.mark.parametrize(
+    ("vram", "args", "refused"),
+    [
+        # More than vLLM's other processes take, and too little for the worker itself.
+        (1600 * MIB, ("--max-model-len", "16"), True),
+        (1600 * MIB, ("--max-model-len", "auto"), True),
+        (2 * GIB, ("--max-model-len", "4096"), False),
+        (2 * GIB, ("--max-model-len", "auto"), False),
+        (PROGRAMS + WORKER + GIB, (), True),
+        (PROGRAMS + WORKER + GIB + MIB, (), False),
+    ],
+)
+def test_on_a_cpu_there_must_be_room_beside_vllm_s_processes(
+    tmp_path: Path, vram: int, args: tuple[str, ...], refused: bool
+) -> None:
+    made, _ = a_binder(a_model(tmp_path), 0, None)
+    wanted = Wanted(args, gpu=False)
+    on_cpu = replace(made, reservation=Reservation(vram, CARD, gpu=False), wanted=wanted)
+    if not refused:
+        assert on_cpu.check() is not None
+        return
+    with pytest.raises(EngineError, match=r"vLLM's processes 1\.8 GiB, so at least .* raise vram"):
+        on_cpu.check()
 
 
 async def test_a_disk_that_hangs_holds_up_no_start(

@@ -78,6 +78,13 @@ def test_args_that_only_look_like_refused_ones(tmp_path: Path) -> None:
         ('{ "MY-TOKEN" = "sk-secret" }', "env.MY-TOKEN: is no name of an environment variable"),
         ('{ VLLM_SERVER_DEV_MODE = "1" }', "development endpoints; whether its engines can sleep"),
         ('{ VLLM_API_KEY = "sk-secret" }', "env.VLLM_API_KEY: must not reach an engine: keys are"),
+        *(
+            (
+                f'{{ VLLM_CPU_KVCACHE_SPACE = "{space}" }}',
+                "env.VLLM_CPU_KVCACHE_SPACE: must be a whole number of GiB",
+            )
+            for space in ("secret", "4GiB-secret", "424242.5", "-424242", "4242420", " ")
+        ),
         ('{ NOTIFY_SOCKET = "x" }', "systemd's word to warmd"),
         ('"TOKEN=sk-secret"', "env: must be a table (got a string)"),
     ],
@@ -95,6 +102,12 @@ def test_environments_are_checked_and_never_shown(
     assert says in text
     assert "secret" not in text
     assert "424242" not in text
+
+
+@pytest.mark.parametrize("space", ["", "0", "4"])
+def test_a_kv_cache_of_whole_gib_is_sound(tmp_path: Path, space: str) -> None:
+    env = f'env = {{ VLLM_CPU_KVCACHE_SPACE = "{space}" }}'
+    assert "m" in load(config(tmp_path, env, host=f"engine.{env}")).models
 
 
 def test_a_secret_under_an_unknown_key_is_not_shown(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from warmd.config.fields import AUTO
 from warmd.config.loading import DEFAULT_FILE, load, load_to_run, load_what_is_sound
 from warmd.config.problem import ConfigError, Problem, dotted, quoted, quoted_key
 from warmd.config.settings import (
+    CPU_KV_SPACE,
     ControlSettings,
     EngineSettings,
     GatewaySettings,
@@ -38,6 +39,7 @@ from warmd.config.units import (
 
 __all__ = [
     "AUTO",
+    "CPU_KV_SPACE",
     "DEFAULT_FILE",
     "OWN_GPUS",
     "Address",

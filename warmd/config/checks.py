@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -13,12 +14,14 @@ from warmd.config.fields import did_you_mean
 from warmd.config.problem import Finding, KeyPath, dotted, quoted
 from warmd.config.reading import unreadable
 from warmd.config.run_files import ENGINE_SOCKET, SOCKET_PATH_MAX, engine_folder
-from warmd.config.settings import ModelSettings, Settings, SleepMode
+from warmd.config.settings import CPU_KV_SPACE, ModelSettings, Settings, SleepMode
 from warmd.ladder import Rung, replica_name
 from warmd.spoken import size
 
 OWN_GPUS = "where it matters on which GPUs a model runs, give it a pool with `gpus`"
 """What to do in place of setting CUDA_VISIBLE_DEVICES."""
+
+_GIB = re.compile(r"[0-9]{1,6}")
 
 
 def check(settings: Settings) -> Iterator[Finding]:
@@ -32,6 +35,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _tensor_parallel(settings)
     yield from _visible_devices(settings)
     yield from _memory_flags(settings)
+    yield from _kv_space(settings)
     for name, model in settings.models.items():
         yield from _weights(("models", name, "weights"), model.weights)
 
@@ -126,6 +130,18 @@ def _memory_flags(settings: Settings) -> Iterator[Finding]:
                     "the flag away, and set vram to what its engines shall have",
                     quoted(arg),
                 )
+
+
+def _kv_space(settings: Settings) -> Iterator[Finding]:
+    of_models = [(("models", name), model.env) for name, model in settings.models.items()]
+    for owner, env in [(("engine",), settings.engine.env), *of_models]:
+        space = env.get(CPU_KV_SPACE)
+        # An empty one counts as not set. What stands in `env` may be a secret, and isn't shown.
+        if space and not _GIB.fullmatch(space.get_secret_value()):
+            yield Finding(
+                (*owner, "env", CPU_KV_SPACE),
+                'must be a whole number of GiB, such as "4", or vLLM can\'t start without a GPU',
+            )
 
 
 def _sleepers(settings: Settings) -> Iterator[Finding]:

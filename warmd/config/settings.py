@@ -48,6 +48,9 @@ from warmd.ladder import Rung
 
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 
+CPU_KV_SPACE = "VLLM_CPU_KVCACHE_SPACE"
+"""What a user sets for vLLM's KV cache on a CPU, in whole GiB."""
+
 
 class Table(BaseModel):
     """A table of the config: strict, closed and frozen."""

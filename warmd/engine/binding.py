@@ -26,6 +26,9 @@ SPARE = 160 * _MIB
 PROGRAMS = 1536 * _MIB
 """Without a GPU: vLLM's processes beside the worker, whose own memory is within its share."""
 
+WORKER = 256 * _MIB
+"""Without a GPU: Python, torch and vLLM in the worker, which holds 0.6 GiB before any weights."""
+
 _OF_HEADERS = 0.95
 """Of a checkpoint's bytes so many are surely loaded: drafts and tied tensors may be left out."""
 
@@ -121,8 +124,9 @@ def check_room(vram: int, told: Estimate, *, kv_set: str | None, fits_length: bo
     """Raise `EngineError` where an engine surely needs more than `vram` on each of its cards.
 
     `told`: of one request at a time. Only what is known for sure counts: weights, that request,
-    and what a start has measured of a step's peak. `kv_set` names what sets the KV cache's size, if
-    anything does. `fits_length`: vLLM chooses the longest request by the room that there is.
+    what a start has measured of a step's peak, and without a GPU vLLM's processes. `kv_set` names
+    what sets the KV cache's size, if anything does. `fits_length`: vLLM chooses the longest request
+    by the room that there is.
     """
     parts = {part.name: part for part in told.parts}
     weights, kv_cache = parts["weights"], parts["KV cache"]
@@ -131,13 +135,15 @@ def check_room(vram: int, told: Estimate, *, kv_set: str | None, fits_length: bo
         known = 0 if told.not_counted else int((weights.estimated or 0) * _OF_HEADERS)
     request = 0 if fits_length and kv_set is None else kv_cache.size or 0
     peak = parts["activation"].measured or 0
-    missing = known + request + peak - vram
+    programs = 0 if told.gpu else PROGRAMS + WORKER
+    missing = known + request + peak + programs - vram
     if missing <= 0:
         return
     listed = [f"weights take {size(known)}"] if known else []
     listed += [f"its KV cache {size(request)} ({kv_cache.how})"] if request else []
     listed += [f"a step {size(peak)}"] if peak else []
-    remedy = f", or lower {kv_set or '--max-model-len'}" if request else ""
+    listed += [f"vLLM's processes {size(programs)}"] if programs else []
+    remedy = f", or lower {kv_set or '--max-model-len'}" if missing < request else ""
     raise EngineError(
         f"one engine of it can't live in its vram of {size(vram)}: {', '.join(listed)}, so at "
         f"least {size(missing)} are missing; raise vram{remedy}"
