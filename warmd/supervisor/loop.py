@@ -10,7 +10,6 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 
 from warmd.ladder import Phase, Rung
 from warmd.planner import (
@@ -38,6 +37,7 @@ from warmd.staged import StagedListener, StagedState, StagedWeights
 from warmd.status import CardStatus, ModelStatus
 from warmd.supervisor.cards import Cards, Look
 from warmd.supervisor.events import Clock, Events
+from warmd.supervisor.held_up import held_up
 from warmd.supervisor.model import Managed, Terms
 from warmd.supervisor.ports import Build, Known, Rules
 from warmd.supervisor.snapshot import (
@@ -364,28 +364,9 @@ class Supervisor(ReplicaListener, StagedListener):
             replica.forgive(f"an operator set it to {rung or 'auto'}")
         self._set_override(model, override, "an operator said so")
         self._wake(model)
-        in_the_way = self._in_the_way(model)
-        return sentence if in_the_way is None else f"{sentence}; held up for now: {in_the_way}"
-
-    def _in_the_way(self, model: Managed) -> str | None:
-        """Say what keeps `model` from beginning on its way up; None where nothing does."""
         self._retarget(model)
-        scene = self._scene()
-        plan = make_plan(scene)
-        if any(isinstance(action, LookAtCards) for action in plan.actions):
-            plan = make_plan(replace(scene, cards={}))  # the look comes at once: pools tell more
-        ours = {replica.name for replica in model.replicas}
-        if model.target.rung is Rung.STAGED:
-            ours = {model.name}
-        begun = {
-            action.model if isinstance(action, StageWeights) else action.replica
-            for action in plan.actions
-            if not isinstance(action, ReleaseWeights | LookAtCards)
-        }
-        phases = [replica.state.phase for replica in model.replicas]
-        rises = any(phase.is_coming_up or phase is Phase.WAKING for phase in phases)
-        there = model.rung >= model.target.rung
-        return None if there or rises or begun & ours else plan.held_up.get(model.name)
+        why = held_up(self._scene(), model)
+        return sentence if why is None else f"{sentence}; held up for now: {why}"
 
     def _set_override(self, model: Managed, override: Override | None, reason: str) -> None:
         if model.override != override:
