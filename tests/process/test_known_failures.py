@@ -241,7 +241,7 @@ def test_the_daemon_boots_before_the_driver(
     daemon.wait_for("asleep")
     assert "a GPU can be used now: NVIDIA Fake 80GB" in daemon.log
     assert "m has 73.6 GiB on GPU 0 for each engine, what is left there" in daemon.log
-    assert daemon.status["models"]["m"]["vram"] == 79 * GIB
+    assert daemon.status["models"]["m"]["vram"] == int(0.92 * 80 * GIB)
     assert daemon.chat().status == 200
 
 
