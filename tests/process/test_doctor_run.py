@@ -159,6 +159,16 @@ def test_beside_a_running_daemon() -> None:
         assert of(findings, "daemon", "note")  # its socket file is still there
 
 
+def test_pools_that_do_not_fit_are_a_problem_as_they_are_to_warmd_run(place: Path) -> None:
+    with (place / "warmd.toml").open("a") as config:
+        config.write('pool = "p"\nvram = "1GiB"\n[pools.p]\nvram = "900TiB"\n')
+    status, findings = examined(place)
+    [said] = of(findings, "config", "problem")
+    assert "pool p wants 900" in said
+    assert "lacks" in said
+    assert status == 1
+
+
 def test_many_things_wrong_are_found_in_one_run(place: Path) -> None:
     (place / "python").chmod(0o644)
     (place / "weights" / "model.safetensors").unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from warmd.config import DEFAULT_FILE, SleepMode, load_what_is_sound
@@ -18,6 +19,7 @@ from warmd.doctor.limits import judge_limits, look_at_limits
 from warmd.doctor.look import Look
 from warmd.doctor.memory import judge_memory, look_at_memory
 from warmd.doctor.ports import judge_ports, look_at_ports
+from warmd.doctor.reserving import judge_reservations, look_at_reservations
 from warmd.doctor.shared_memory import judge_shared_memory, look_at_shared_memory
 from warmd.doctor.sound import SoundConfig
 from warmd.doctor.user import User, owner_of, this_user, user_of
@@ -59,6 +61,9 @@ def examine(
     limits = Look("limits", lambda: look_at_limits(daemon.pid), within_s)
     clock = Look("clock", look_at_clock, within_s)
     kernel = Look("kernel", look_at_kernel, within_s)
+    reserved = Look(
+        "config", partial(look_at_reservations, sound.checked_further, within_s), within_s + 1
+    )
 
     engine: list[Finding] = []
     for_gpu = None
@@ -76,10 +81,12 @@ def examine(
     resting = sum(each.total for each in seen if each.model in sound.staged)
     traits = kernel.facts()
 
-    python_is_told = any(each.level is Level.PROBLEM for each in engine)
-    told_elsewhere = frozenset({"engine.python"} if python_is_told else ())
+    told_elsewhere = frozenset("engine.python" for each in engine if each.level is Level.PROBLEM)
     found = loading.judged(lambda _: sound.judge(told_elsewhere))
-    found += judge_daemon(daemon, version, asker, runner)
+    found += [
+        *reserved.judged(judge_reservations),
+        *judge_daemon(daemon, version, asker, runner),
+    ]
     if (group := sound.group) is not None:
         # In a thread and a tuple: a directory server may hang, and None is an answer.
         asked_group = Look("daemon", lambda: (look_at_group(group),), within_s)

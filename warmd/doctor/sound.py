@@ -63,6 +63,11 @@ class SoundConfig:
         return self.settings.control.group if self._is_sound("control.group") else None
 
     @property
+    def checked_further(self) -> Path | None:
+        """Its file, where nothing is wrong with it so far: whether it fits here is asked then."""
+        return None if self._problems or self._unread else self._file
+
+    @property
     def python(self) -> Path | None:
         """The engine's Python; of a faulty one the look at it says more than the config's check."""
         return self.settings.engine.interpreter
