@@ -27,8 +27,8 @@ _SLEEPS = '[models.{0}.idle]\nafter = "2s"\n[models.{0}.sleep]\ntimeout = "5s"'
 _MODELS = {
     "hot": 'resting = "hot"',
     "nap": _SLEEPS,
-    "pool-a": f'pool = "p"\nvram = "2GiB"\n{_SLEEPS}',
-    "pool-b": f'pool = "p"\nvram = "2GiB"\n{_SLEEPS}',
+    "pool-a": f'pool = "p"\nvram = "3GiB"\n{_SLEEPS}',
+    "pool-b": f'pool = "p"\nvram = "3GiB"\n{_SLEEPS}',
     "pair": f"replicas = 2\n{_SLEEPS}",
     "flaky": _SLEEPS,
     "deaf": '[models.{0}.idle]\nafter = "3s"\nthen = "staged"',
@@ -91,7 +91,7 @@ class Scene:
             rest=(
                 '[restart]\ngive_up_after = 1000\nmax_delay = "2s"\n'
                 '[fairness]\nstay = 1.0\nhold = "500ms"\nbound = "4s"\n'
-                '[pools.p]\nvram = "2GiB"'
+                '[pools.p]\nvram = "3GiB"'
             ),
         )
 
