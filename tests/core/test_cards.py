@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from rig import FakeGpu, House
+from rig import FakeGpu, House, next_step
 from test_sleep import KNOWN, policy
 
 from warmd.ladder import Phase, Rung
@@ -39,7 +39,7 @@ def held_up(house: House, name: str) -> str | None:
 async def test_nothing_starts_before_somebody_has_looked() -> None:
     house = a_house("a")
     request = asyncio.create_task(house.supervisor.acquire("a"))
-    await asyncio.sleep(0)
+    await next_step()
     house.supervisor.tick()
     assert house.phase("a.0") is Phase.DOWN
     assert house.supervisor.cards.wanted.is_set(), "and it is asked for at once"
@@ -59,7 +59,7 @@ async def test_a_look_from_before_the_end_of_an_operation_is_not_enough() -> Non
     house.supervisor.set_target("a", Rung.ASLEEP, None)
     while house.phase("a.0") is not Phase.ASLEEP:
         house.supervisor.tick()
-        await asyncio.sleep(0)
+        await next_step()
     house.supervisor.cards.wanted.clear()
     house.supervisor.seen(early)
     house.supervisor.tick()

@@ -174,13 +174,14 @@ async def test_an_engine_that_does_not_answer_is_given_up_in_time() -> None:
         await house.supervisor.acquire("m")
 
 
-async def test_a_missed_probe_is_no_death() -> None:
+@pytest.mark.parametrize("missed", ["missed_probes", "missed_names"])
+async def test_a_missed_probe_is_no_death(missed: str) -> None:
     old = a_house()
     await old.make_ready("m.0")
     await old.die()
-    old.makes["m.0"].missed_probes = 2
+    setattr(old.makes["m.0"], missed, 2)
     house = await succeeded(old)
-    for _ in range(3):
+    for _ in range(4):
         house.time.now += 1.0
         await house.rest()
     assert house.phase("m.0") is Phase.READY
@@ -320,16 +321,3 @@ async def test_an_engine_that_had_ended_is_not_told_as_one_that_was_left() -> No
     await old.until(lambda: old.phase("m.0") is Phase.DOWN)
     await old.die()
     assert a_house(after=old).supervisor.left_behind() == ({}, {})
-
-
-async def test_an_engine_that_tells_no_names_in_time_is_asked_again() -> None:
-    old = a_house()
-    await old.make_ready("m.0")
-    await old.die()
-    old.makes["m.0"].missed_names = 2
-    house = await succeeded(old)
-    for _ in range(4):
-        house.time.now += 1.0
-        await house.rest()
-    assert house.phase("m.0") is Phase.READY
-    assert not old.launcher.started[0].has_ended

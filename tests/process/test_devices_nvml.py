@@ -45,7 +45,7 @@ def test_a_lost_gpu_leaves_the_others(library: Path, says: Path) -> None:
     assert troubles == [[2, "lost"], [3, "reset-required"]]
     says.write_text("sick 15\n")
     assert ask("gpus()", env)["trouble"] == "lost"
-    assert ask("device_bytes([1])", env) is None
+    assert ask("held_by_card([1])", env) is None
 
 
 @pytest.mark.parametrize(
@@ -71,14 +71,14 @@ def test_why_there_is_no_gpu(library: Path, says: Path, line: str, trouble: str)
 def test_what_processes_hold(library: Path, says: Path) -> None:
     says.write_text(f"{TWO_GPUS}process 0 11 {GIB}\nprocess 1 11 {GIB}\nprocess 0 12 5\n")
     env = environment(library, says)
-    assert ask("device_bytes([11])", env) == 2 * GIB
-    assert ask("device_bytes([11, 12])", env) == 2 * GIB + 5
-    assert ask("device_bytes([13])", env) == 0
+    assert ask("sum(held_by_card([11]).values())", env) == 2 * GIB
+    assert ask("sum(held_by_card([11, 12]).values())", env) == 2 * GIB + 5
+    assert ask("sum(held_by_card([13]).values())", env) == 0
     says.write_text(f"{TWO_GPUS}process 0 11 -1\n")
-    assert ask("device_bytes([11])", env) is None
-    assert ask("device_bytes([12])", env) == 0
+    assert ask("held_by_card([11])", env) is None
+    assert ask("sum(held_by_card([12]).values())", env) == 0
     # Closed after each look, so that it can be opened again.
-    assert ask("[device_bytes([12]) for _ in range(3)]", env) == [0, 0, 0]
+    assert ask("[sum(held_by_card([12]).values()) for _ in range(3)]", env) == [0, 0, 0]
 
 
 def test_footprint_of_a_tree(library: Path, says: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_library_without_the_function(tmp_path: Path, says: Path) -> None:
     old = build(tmp_path / "old", "-DOLD")
     env = environment(old, says)
     assert len(ask("gpus()", env)) == 2
-    assert ask("device_bytes([1])", env) is None
+    assert ask("held_by_card([1])", env) is None
 
 
 def test_without_a_gpu_it_costs_next_to_nothing(tmp_path: Path) -> None:
@@ -101,13 +101,13 @@ def test_without_a_gpu_it_costs_next_to_nothing(tmp_path: Path) -> None:
     broken.write_text("no library")  # hides a real one, where there is one
     program = """
 import sys, psutil
-from warmd.devices import GpuError, GpuTrouble, device_bytes, gpus
+from warmd.devices import GpuError, GpuTrouble, held_by_card, gpus
 before = psutil.Process().memory_info().rss
 try:
     gpus()
 except GpuError as error:
     assert error.trouble is GpuTrouble.NO_LIBRARY
-assert device_bytes([1]) is None
+assert held_by_card([1]) is None
 assert "pynvml" not in sys.modules
 print(psutil.Process().memory_info().rss - before)
 """

@@ -58,7 +58,7 @@ def test_a_gpu_that_can_not_draw_and_one_that_is_lost(library: Path, says: Path)
         "GPU-bbbb": 0,
     }
     assert ask("[(s.index, s.error.trouble) for s in sweep().sick]", env) == [[2, "lost"]]
-    assert ask("device_bytes([11])", env) is None, "the lost one may hold some too"
+    assert ask("held_by_card([11])", env) is None, "the lost one may hold some too"
     says.write_text("error nvmlInit 9\n")
     assert ask("sweep()", env)["trouble"] == "no-driver"
 
@@ -90,7 +90,9 @@ def test_slices_that_share_memory_and_none_at_all(library: Path, says: Path) -> 
         ["MIG-three", "shared-slice"],
         ["GPU-cccc", "no-slice"],
     ]
-    assert ask("device_bytes([11])", env) == GIB, "what nobody may use holds nothing of ours"
+    assert ask("sum(held_by_card([11]).values())", env) == GIB, (
+        "what nobody may use holds nothing of ours"
+    )
 
 
 def test_how_a_gpu_fares(library: Path, says: Path) -> None:

@@ -18,7 +18,6 @@ from warmd.devices.survey import Holder, Survey, Surveyed, survey
 from warmd.devices.sweep import (
     CardUse,
     Sweep,
-    device_bytes,
     held_by_card,
     host_sweep,
     sweep,
@@ -50,7 +49,6 @@ __all__ = [
     "TreeMemory",
     "Xid",
     "conditions",
-    "device_bytes",
     "driver_log",
     "footprint",
     "gpus",

@@ -78,12 +78,6 @@ def host_sweep(roots: Collection[int]) -> Sweep:
     return Sweep({HOST: card}, ())
 
 
-def device_bytes(pids: Collection[int]) -> int | None:
-    """Bytes of VRAM that these processes hold over all GPUs; None where that can't be known."""
-    held = held_by_card(pids)
-    return None if held is None else sum(held.values())
-
-
 def held_by_card(pids: Collection[int]) -> dict[str, int] | None:
     """Bytes of VRAM that these processes hold, by UUID of each GPU on which they hold any.
 
