@@ -198,6 +198,11 @@ _VRAM_WORDS = {
 }
 
 
+def share_a_card(one: frozenset[str], other: frozenset[str]) -> bool:
+    """Whether engines on these cards may meet: one whose cards aren't told may use any."""
+    return not one or not other or not one.isdisjoint(other)
+
+
 def replica_name(model: str, index: int) -> str:
     """Name the `index`-th engine of `model`: `qwen3-32b.0`."""
     return f"{model}.{index}"

@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warmd.engine import Binder, Binding, EngineError, Reservation, binder
-from warmd.engine.binding import PROGRAMS, SPARE, WORKER, Overheads, bind, check_room, overheads
+from warmd.engine.binding import (
+    BESIDE_WORKER,
+    SPARE,
+    WORKER,
+    Overheads,
+    bind,
+    check_room,
+    overheads,
+)
 from warmd.engine.sizing import Checkpoint, Estimate, Wanted, estimate
 from warmd.engine.sizing.headers import Tensor
 from warmd.engine.sizing.model_config import ModelConfig
@@ -59,7 +67,7 @@ def test_a_measured_one_gets_what_is_left_for_its_kv_cache() -> None:
 
 def test_without_a_gpu_the_share_leaves_room_for_its_other_processes() -> None:
     binding = bind(Reservation(8 * GIB, 64 * GIB, gpu=False), None)
-    assert binding == Binding(share=(8 * GIB - PROGRAMS) * 10**6 // (64 * GIB))
+    assert binding == Binding(share=(8 * GIB - BESIDE_WORKER) * 10**6 // (64 * GIB))
 
 
 sizes = st.integers(0, 100 * GIB)
@@ -272,8 +280,8 @@ async def test_what_the_user_sets_on_a_cpu_goes_before_and_must_fit(tmp_path: Pa
         (1600 * MIB, ("--max-model-len", "auto"), True),
         (2 * GIB, ("--max-model-len", "4096"), False),
         (2 * GIB, ("--max-model-len", "auto"), False),
-        (PROGRAMS + WORKER + GIB, (), True),
-        (PROGRAMS + WORKER + GIB + MIB, (), False),
+        (BESIDE_WORKER + WORKER + GIB, (), True),
+        (BESIDE_WORKER + WORKER + GIB + MIB, (), False),
     ],
 )
 def test_on_a_cpu_there_must_be_room_beside_vllm_s_processes(

@@ -23,7 +23,7 @@ _MILLION = 10**6
 SPARE = 160 * _MIB
 """Left beside all parts: what measuring misses by vLLM's own figure, and its log's rounding."""
 
-PROGRAMS = 1536 * _MIB
+BESIDE_WORKER = 1536 * _MIB
 """Without a GPU: vLLM's processes beside the worker, whose own memory is within its share."""
 
 WORKER = 256 * _MIB
@@ -97,7 +97,7 @@ def bind(reservation: Reservation, beside: Overheads | None, request: int | None
     vLLM must be able to keep at the least, one request of full length; None: not known.
     """
     if not reservation.gpu:
-        return Binding(_share(reservation, PROGRAMS))
+        return Binding(_share(reservation, BESIDE_WORKER))
     if beside is None:
         return Binding(_share(reservation, CONTEXT))
     share = _share(reservation, beside.context)
@@ -135,7 +135,7 @@ def check_room(vram: int, told: Estimate, *, kv_set: str | None, fits_length: bo
         known = 0 if told.not_counted else int((weights.estimated or 0) * _OF_HEADERS)
     request = 0 if fits_length and kv_set is None else kv_cache.size or 0
     peak = parts["activation"].measured or 0
-    programs = 0 if told.gpu else PROGRAMS + WORKER
+    programs = 0 if told.gpu else BESIDE_WORKER + WORKER
     missing = known + request + peak + programs - vram
     if missing <= 0:
         return

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from warmd.ladder import Phase, Rung
+from warmd.ladder import Phase, Rung, share_a_card
 from warmd.planner.card_facts import CardFacts, Claim
 from warmd.planner.ledger import RamLedger
 from warmd.policy import Fairness, Target
@@ -40,7 +40,7 @@ class ReplicaFacts:
 
     def meets(self, other: ReplicaFacts) -> bool:
         """Whether both engines may use the same card."""
-        return not self.cards or not other.cards or not self.cards.isdisjoint(other.cards)
+        return share_a_card(self.cards, other.cards)
 
 
 @dataclass(frozen=True)

@@ -183,10 +183,6 @@ class Replica:
         """The keys of the GPUs that its engine, or its next one, uses; none where any."""
         return (self._desk.fit if self.state.phase.is_up else self._next_fit).cards
 
-    def meets(self, other: Replica) -> bool:
-        """Whether both may use the same card: one whose cards aren't told may use any."""
-        return not self.cards or not other.cards or not self.cards.isdisjoint(other.cards)
-
     @property
     def cards_used(self) -> frozenset[str]:
         """The same of the engine that runs, or ran last."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from warmd.ladder import Phase, Rung
+from warmd.ladder import Phase, Rung, share_a_card
 from warmd.planner import (
     Action,
     LookAtCards,
@@ -296,7 +296,7 @@ class Supervisor(ReplicaListener, StagedListener):
         now = self._clock.monotonic()
         left = 0.0
         for other in (m for m in self.models.values() if m.name != replica.model):
-            for state in (r.state for r in other.replicas if r.meets(replica)):
+            for state in (r.state for r in other.replicas if share_a_card(r.cards, replica.cards)):
                 if state.phase.is_coming_up and state.started_at is not None:
                     left += start_left(expected_start(other.starts), now - state.started_at)
                 elif state.phase in (Phase.WAKING, Phase.FALLING_ASLEEP):
