@@ -133,11 +133,13 @@ def test_a_sleep_that_frees_nothing_has_failed(daemon: Daemon, gpu: Gpu) -> None
     daemon.turn()
     daemon.write_config({"m": member("60GiB")}, POOL, engine='sleep = "on"')
     daemon.start()
-    gpu.says({daemon.wait_for("ready", "m.0")["pid"]: 50})
+    pid = daemon.wait_for("ready", "m.0")["pid"]
+    gpu.says({pid: 50})
     daemon.set("m", "asleep")
     until(lambda: "its sleep gave back 0 bytes of the 50.0 GiB" in daemon.log, daemon.log)
     gpu.says()
-    until(lambda: daemon.replica("m.0")["pid"] is None, "it is stopped")
+    assert daemon.wait_for("asleep", "m.0")["pid"] != pid, "another engine was started for it"
+    assert not psutil.pid_exists(pid), "it is stopped"
 
 
 def test_an_engine_that_holds_more_than_it_reserves_is_shown_and_counted(
