@@ -47,6 +47,22 @@ async def test_nothing_starts_before_somebody_has_looked() -> None:
     (await request).release()
 
 
+async def test_a_look_comes_once_a_starting_engines_program_runs_and_not_before() -> None:
+    """Beside the launch it cost the engine's exec milliseconds (issue 2)."""
+    house = a_house("a")
+    house.supervisor.set_target("a", Rung.HOT, None)
+    wanted = house.supervisor.cards.wanted
+    assert house.gpu is not None
+    house.supervisor.seen(house.gpu.look(house))
+    wanted.clear()
+    house.supervisor.tick()
+    assert (house.phase("a.0"), house.one("a.0").state.pid) == (Phase.STARTING, None)
+    assert not wanted.is_set()
+    await next_step()
+    assert house.one("a.0").state.pid is not None
+    assert wanted.is_set()
+
+
 async def test_a_look_from_before_the_end_of_an_operation_is_not_enough() -> None:
     house = a_house("a", "b")
     await serve(house, "a")

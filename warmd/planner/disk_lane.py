@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from warmd.ladder import Phase, Rung
 from warmd.planner.actions import Action, ReleaseWeights, StageWeights
 from warmd.planner.facts import ModelFacts, Scene
+from warmd.planner.vram import awaits_look
 
 
 def releases(models: Iterable[ModelFacts]) -> Iterator[Action]:
@@ -20,8 +21,12 @@ def releases(models: Iterable[ModelFacts]) -> Iterator[Action]:
         )
 
 
-def disk_lane(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
-    """Yield at most one staging; note in `held_up` what can't be staged, and why."""
+def disk_lane(scene: Scene, rises: Collection[str], held_up: dict[str, str]) -> Iterator[Action]:
+    """Yield at most one staging; note in `held_up` what can't be staged, and why.
+
+    `rises` names the engines that this plan starts. The process that stages would take the CPU
+    from an engine's way to exec: it comes once the engine's program runs.
+    """
     busy = next((m.name for m in scene.models if m.staging.busy), None)
     # A model on its way to hot needs its weights before one that only rests staged.
     for model in sorted(
@@ -38,8 +43,10 @@ def disk_lane(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
         if staging.retry_at is not None and scene.now < staging.retry_at:
             refusal = staging.problem
         if refusal is None:
-            yield StageWeights(model.name, model.target.reason)
-            return
+            launches = any(r.launches or r.name in rises for r in model.replicas)
+            if not launches and not awaits_look(scene, model):
+                yield StageWeights(model.name, model.target.reason)
+            return  # who launches keeps its turn
         held_up.setdefault(model.name, refusal)
 
 

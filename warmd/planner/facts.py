@@ -16,10 +16,11 @@ from warmd.policy import Fairness, Target
 class ReplicaFacts:
     """What one replica does. Times are monotonic seconds, sizes bytes.
 
-    `sleeps`: its engine can be put to sleep; `pins`: the host RAM that its next sleep would take
-    beyond what it holds already; `kept`: what it keeps on each card while it sleeps; `worn`: why
-    it should be made anew before it sleeps again; `cards`: the keys of the GPUs that its engine
-    uses, none where that isn't told: then it may be any; `next_cards`: those of its next engine.
+    `launches`: its start has begun, and no program runs yet; `sleeps`: its engine can be put to
+    sleep; `pins`: the host RAM that its next sleep would take beyond what it holds already; `kept`:
+    what it keeps on each card while it sleeps; `worn`: why it should be made anew before it sleeps
+    again; `cards`: the keys of the GPUs that its engine uses, none where that isn't told: then it
+    may be any; `next_cards`: those of its next engine.
     """
 
     name: str
@@ -31,6 +32,7 @@ class ReplicaFacts:
     renewed: bool = False  # its settings have changed since it was last ready
     in_flight: int = 0
     hot_for: float = 0.0
+    launches: bool = False
     sleeps: bool = False
     pins: int = 0
     kept: int = 0

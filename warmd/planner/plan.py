@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from warmd.planner.actions import Action
+from warmd.planner.actions import Action, StartEngine, WakeEngine
 from warmd.planner.device_lane import device_lanes
 from warmd.planner.disk_lane import disk_lane, releases
 from warmd.planner.facts import Scene
@@ -29,5 +29,6 @@ def make_plan(scene: Scene) -> Plan:
     held_up: dict[str, str] = {}
     released = tuple(releases(scene.models))
     engines = tuple(device_lanes(scene, held_up))
-    stagings = tuple(disk_lane(scene, held_up))
-    return Plan((*released, *engines, *stagings, *looks(scene)), held_up)
+    rises = frozenset(a.replica for a in engines if isinstance(a, StartEngine | WakeEngine))
+    stagings = tuple(disk_lane(scene, rises, held_up))
+    return Plan((*released, *engines, *stagings, *looks(scene, rises)), held_up)

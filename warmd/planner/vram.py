@@ -13,7 +13,7 @@ that must wake first takes seconds, and the next look may still call it off.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from warmd.ladder import HOST, Phase
 from warmd.planner.actions import LookAtCards
@@ -112,16 +112,28 @@ def in_the_way(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> frozen
     return frozenset(names)
 
 
-def looks(scene: Scene) -> Iterator[LookAtCards]:
-    """Ask for a look where an engine that shall rise waits for one."""
+def looks(scene: Scene, rises: Collection[str] = ()) -> Iterator[LookAtCards]:
+    """Ask for a look where an engine that shall rise waits for one; those in `rises` don't."""
     for model in scene.models:
         for replica in (r for r in model.wanted if r.phase in _RISES_FROM):
+            if replica.name in rises:
+                continue
             for card in _cards(scene, model, replica):
                 old = scene.now - card.swept_at > _LOOK_AGAIN_S or card.swept_at < card.moved_at
                 # One in trouble is looked at again and again as it is.
                 if old and card.trouble is None and card.quarantine is None:
                     yield LookAtCards(f"{replica.name} shall rise on {card.words}")
                     return
+
+
+def awaits_look(scene: Scene, model: ModelFacts) -> bool:
+    """Whether an engine of `model` shall rise as soon as a card has been looked at."""
+    return any(
+        card.trouble is None and not card.is_known(scene.now, _lasts(card, replica))
+        for replica in model.wanted
+        if replica.phase in _RISES_FROM
+        for card in _cards(scene, model, replica)
+    )
 
 
 def _cards(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Iterator[CardFacts]:

@@ -94,15 +94,18 @@ class Cards:
     def settled(self, known: Mapping[str, float]) -> None:
         self._wards.settled = known
 
-    def follow(self, replica: Replica, old: Phase, new: Phase) -> None:
-        """Hear of a replica's new phase: after each operation its cards are looked at anew."""
-        if old.holds_the_device and not new.holds_the_device:
+    def follow(self, replica: Replica, old: ReplicaState, new: ReplicaState) -> None:
+        """Hear of a replica's new state: after each operation its cards are looked at anew.
+
+        And once an engine's program runs: not before, for a look would hold up its exec.
+        """
+        if old.phase.holds_the_device and not new.phase.holds_the_device:
             for key in replica.cards_used or tuple(self._seen):
                 self._moved[key] = self._now()
             # An engine that failed may be the first to tell of a sick card.
-            self.to_examine |= new in (Phase.BACKING_OFF, Phase.FAILED)
+            self.to_examine |= new.phase in (Phase.BACKING_OFF, Phase.FAILED)
             self.wanted.set()
-        elif old is Phase.ADOPTING or (new.is_up and not old.is_up):
+        elif new.pid not in (None, old.pid) or _is_adopted(old, new):
             self.wanted.set()
 
     def see(self, look: Look) -> tuple[list[tuple[str, str | None]], list[Quarantine]]:
@@ -229,6 +232,10 @@ class Cards:
 def _is_named(card: Card, name: str) -> bool:
     """Whether it is meant by its number (that of a GPU means its slices too), or by its UUID."""
     return name in (str(card.index), card.label.removeprefix("GPU "), card.key)
+
+
+def _is_adopted(old: ReplicaState, new: ReplicaState) -> bool:
+    return old.phase is Phase.ADOPTING is not new.phase
 
 
 def _at_work(state: ReplicaState) -> bool:

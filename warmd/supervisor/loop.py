@@ -203,8 +203,7 @@ class Supervisor(ReplicaListener, StagedListener):
         """Hear that a replica changed: write it down, wake who waits, look again."""
         managed = self.models[model]
         self._teller.tell(managed, name, old, new)
-        if new.phase is not old.phase:
-            self.cards.follow(self._replicas[name], old.phase, new.phase)
+        self.cards.follow(self._replicas[name], old, new)
         self._wake(managed)
 
     def replica_stuck(self, model: str, name: str, pid: int) -> None:
