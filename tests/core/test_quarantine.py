@@ -10,10 +10,20 @@ from rig import FakeGpu, House
 from test_sleep import KNOWN, policy
 from test_vram import NOW, card, model, plan, rises
 
-from warmd.devices import Condition, GpuError, GpuTrouble, Recovery, SickGpu, Sweep, Xid
+from warmd.devices import (
+    CardUse,
+    Condition,
+    GpuError,
+    GpuTrouble,
+    Recovery,
+    SickGpu,
+    Sweep,
+    Xid,
+)
 from warmd.ladder import Phase, Rung, VramBy
 from warmd.launch import EngineExit
 from warmd.planner import (
+    Card,
     CardFacts,
     Holding,
     LookAtCards,
@@ -24,6 +34,7 @@ from warmd.planner import (
 )
 from warmd.policy import Ailment, Health, diagnose, give_back
 from warmd.supervisor import CardRules, Examination, Look
+from warmd.supervisor.wards import Wards
 
 XID = Ailment("Xid 94: contained", "see", stamp=10.0)
 ASKS = Ailment("its driver asks for a reset", "reset it")
@@ -212,6 +223,42 @@ async def test_a_gpu_that_fails_for_the_moment_is_in_doubt_and_not_quarantined()
     house.supervisor.seen(Look(house.time.now, Sweep({}, ())))
     assert house.supervisor.cards.quarantined == {"GPU-0"}, "the driver lists it no more"
     assert not house.supervisor.cards.in_trouble, "who resets it must find nobody at it"
+
+
+THREE = tuple(Card(f"GPU-{n}", n, "a GPU", 100) for n in range(3))
+
+
+def use(key: str, index: int) -> CardUse:
+    return CardUse(key, index, "a GPU", 100, 0, {}, frozenset())
+
+
+def test_gpus_behind_one_that_is_listed_no_more_are_known_by_their_uuid() -> None:
+    """NVML counts anew once a GPU has gone: the well one went out of service for its neighbour."""
+    wards = Wards()
+    sweep = Sweep({"GPU-1": use("GPU-1", 0), "GPU-2": use("GPU-2", 1)}, ())
+    sick = Condition(1, recovery=Recovery.GPU_RESET)
+    list(wards.see(THREE, sweep, Examination({0: Condition(0), 1: sick})))
+    assert wards.out == {"GPU-0", "GPU-2"}
+    assert "--gpu-reset -i 1" in (wards.remedy(THREE[2]) or ""), "as nvidia-smi has it now"
+    wants = SickGpu(1, GpuError(GpuTrouble.RESET_REQUIRED), "GPU-2")
+    list(wards.see(THREE, Sweep({"GPU-1": use("GPU-1", 0)}, (wants,)), None))
+    assert "--gpu-reset -i 1" in (wards.remedy(THREE[2]) or "")
+
+
+def test_a_remedy_promises_no_return_by_itself_where_none_comes() -> None:
+    wards, card = Wards(), THREE[0]
+    well, xid = Sweep({"GPU-0": use("GPU-0", 0)}, ()), Xid((0, 1, 0), 94, 1.0, "bad", stamp=5.0)
+    asks = Condition(0, recovery=Recovery.GPU_RESET)
+    list(wards.see([card], well, Examination({0: asks})))
+    assert "it comes back by itself" in (wards.remedy(card) or "")
+    list(wards.give_back(card))
+    list(wards.see([card], well, Examination({0: replace(asks, xids=(xid,))})))
+    assert (wards.remedy(card) or "").endswith("; then `warmctl gpu return 0`")
+    unknown = Card(Card.unknown(1), 1, "(unknown)", 100)
+    for sick in ((), (SickGpu(1, GpuError(GpuTrouble.LOST)),)):
+        list(wards.see([unknown], Sweep(well.cards, sick), None))
+        assert "restart warmd" in (wards.remedy(unknown) or "")
+        assert "by itself" not in (wards.remedy(unknown) or "")
 
 
 async def test_an_engine_that_fails_has_its_gpu_examined_before_it_starts_again() -> None:

@@ -74,21 +74,26 @@ class Wards:
         if not health.ailments:
             return None
         back = f"`warmctl gpu return {card.label.removeprefix('GPU ')}`"
-        if health.standing:
+        gravest = health.ailments[0]
+        if card.is_unknown:
+            return f"{gravest.remedy}; then restart warmd, which takes it up at its start"
+        if gravest.stamp is None:
             after = "; it comes back by itself"
-            return health.ailments[0].remedy + after + ("" if health.is_dead else f", or by {back}")
-        return f"{health.ailments[0].remedy}; then {back}"
+            return gravest.remedy + after + ("" if health.is_dead else f", or by {back}")
+        return f"{gravest.remedy}; then {back}"
 
     def see(
         self, cards: Iterable[Card], sweep: Sweep, fares: Examination | None
     ) -> Iterator[Quarantine]:
         """Take what a look found; yield what goes out of service by it, and what comes back."""
         for card in cards:
-            dead = None if card.key in sweep.cards else _dead(card, sweep.sick)
+            seen = sweep.cards.get(card.key)
+            dead = _dead(card, sweep.sick) if seen is None else None
             if dead is not None:
                 yield from self._set(card, diagnose(self._of(card), [dead]))
-            elif fares is not None and card.index in fares.found and card.key in sweep.cards:
-                found = list(_ailments(fares.found[card.index]))
+            # By its index of now: a card that the driver lists no more moves those behind it up.
+            elif fares is not None and seen is not None and seen.index in fares.found:
+                found = list(_ailments(fares.found[seen.index]))
                 yield from self._set(card, diagnose(self._of(card), found, fares.driver_loaded))
 
     def give_back(self, card: Card) -> Iterator[Quarantine]:
@@ -119,11 +124,11 @@ def _dead(card: Card, sick: Iterable[SickGpu]) -> Ailment | None:
                 case GpuTrouble.LOST:
                     return Ailment(str(each.error), _LOST, dead=True)
                 case GpuTrouble.RESET_REQUIRED:
-                    return Ailment(str(each.error), reset_of(card.index), dead=True)
+                    return Ailment(str(each.error), reset_of(each.index), dead=True)
                 case _:
                     return None
     if card.is_unknown:
-        return Ailment("warmd has never seen it well", "restart warmd once it works", dead=True)
+        return Ailment("warmd has never seen it well", "see nvidia-smi whether it works", dead=True)
     return Ailment("the driver doesn't list it any more", _GONE, dead=True)
 
 
