@@ -63,6 +63,25 @@ async def test_a_look_comes_once_a_starting_engines_program_runs_and_not_before(
     assert wanted.is_set()
 
 
+async def test_a_start_whose_program_runs_late_is_called_off_all_the_same() -> None:
+    """It was started over a stranger where a slow disk had kept the model's headers for long."""
+    house = a_house("a")
+    house.supervisor.set_target("a", Rung.HOT, None)
+    assert house.gpu is not None
+    house.supervisor.seen(house.gpu.look(house))
+    house.supervisor.tick()
+    house.gpu.strangers[4711] = 50
+    house.time.now += 9.0  # its config and headers are read
+    taken = house.gpu.look(house)
+    await next_step()
+    assert house.one("a.0").state.pid is not None
+    house.time.now += 1.0
+    house.supervisor.cards.wanted.clear()
+    house.supervisor.seen(replace(taken, began=house.time.now))
+    await house.until(lambda: house.phase("a.0") is Phase.DOWN)
+    assert "process 4711 (x) holds 50 bytes" in house.one("a.0").state.reason
+
+
 async def test_a_look_from_before_the_end_of_an_operation_is_not_enough() -> None:
     house = a_house("a", "b")
     await serve(house, "a")

@@ -190,6 +190,11 @@ def test_a_start_does_not_wait_for_a_driver_to_wake_but_for_its_word_before_it_t
     loading = replace(starting, replicas=[replace(starting.replicas[0], since=NOW - 30.0)])
     assert plan([replace(taken, ours={"a.0": 1})], begun).actions == (), "it has begun to take its"
     assert plan([taken], loading).actions == (), "what is held now may be its own"
+    # A disk that is slow to show the model's headers holds up a start before its program runs.
+    for late in ({"launches": True}, {"launched_at": NOW - 3.0}):
+        read = replace(loading.replicas[0], **late)  # type: ignore[arg-type]  # by name
+        [called_off] = plan([taken], replace(starting, replicas=[read])).actions
+        assert isinstance(called_off, StopEngine)
 
 
 def test_nothing_is_started_where_nobody_can_tell_and_nobody_is_asked_more_often_for_it() -> None:

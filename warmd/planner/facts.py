@@ -16,7 +16,8 @@ from warmd.policy import Fairness, Target
 class ReplicaFacts:
     """What one replica does. Times are monotonic seconds, sizes bytes.
 
-    `launches`: its start has begun, and no program runs yet; `sleeps`: its engine can be put to
+    `launches`: its start has begun, and no program runs yet; `launched_at`: when one began to run,
+    None where that isn't known; `sleeps`: its engine can be put to
     sleep; `pins`: the host RAM that its next sleep would take beyond what it holds already; `kept`:
     what it keeps on each card while it sleeps; `worn`: why it should be made anew before it sleeps
     again; `cards`: the keys of the GPUs that its engine uses, none where that isn't told: then it
@@ -33,6 +34,7 @@ class ReplicaFacts:
     in_flight: int = 0
     hot_for: float = 0.0
     launches: bool = False
+    launched_at: float | None = None
     sleeps: bool = False
     pins: int = 0
     kept: int = 0

@@ -25,7 +25,7 @@ _LOOK_AGAIN_S = 5.0
 """So often a card is looked at on which an engine finds no room: a stranger may have gone."""
 
 _TAKES_NONE_S = 5.0
-"""So long after its begin no start has taken VRAM: vLLM hasn't even been imported."""
+"""So long after its program began no start has taken VRAM: vLLM hasn't even been imported."""
 
 _NAMED = 3
 """So many of those who hold a card are named in a refusal."""
@@ -87,8 +87,10 @@ def turns_back(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> str | 
     cards = tuple(_cards(scene, model, replica))
     if replica.phase is not Phase.STARTING or any(card.ours.get(replica.name) for card in cards):
         return None
+    begun = replica.since if replica.launched_at is None else replica.launched_at
+    last = math.inf if replica.launches else begun + _TAKES_NONE_S
     for card in cards:
-        if not 0.0 <= card.swept_at - replica.since <= _TAKES_NONE_S or card.trouble is not None:
+        if not replica.since <= card.swept_at <= last or card.trouble is not None:
             continue
         here = scene.claims[card.key]
         full = _full(card, here, model, replica) or _taken(card, here, model, replica)

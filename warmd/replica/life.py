@@ -127,7 +127,7 @@ class Life:
 
     def _know(self, engine: RunningEngine) -> None:
         self._desk.identity = engine.identity
-        self._desk.learn(pid=engine.pid)
+        self._desk.learn(pid=engine.pid, launched_at=self._desk.clock())
 
     def _on_line(self, at: float, text: str) -> None:
         if self.tracker is not None:

@@ -82,6 +82,7 @@ class ReplicaState:
     since: float = 0.0
     reason: str = "it was not needed yet"
     pid: int | None = None
+    launched_at: float | None = None  # when that process was known
     failures: int = 0
     retry_at: float | None = None
     started_at: float | None = None  # when the start or the wake that led here was decided

@@ -194,6 +194,7 @@ class Managed:
             in_flight=replica.in_flight,
             hot_for=now - state.since if state.phase is Phase.READY else 0.0,
             launches=state.phase is Phase.STARTING and state.pid is None,
+            launched_at=None if state.pid is None else state.launched_at,
             sleeps=sleep is not None and replica.sleeps,
             pins=self._will_pin(replica),
             kept=kept,
