@@ -62,11 +62,13 @@ class Fitter:
 
         `device` names the kind of GPU that engines run on; None: there is none. `slots`: what
         replicas have already. `cards`: what pools may stand on; none where nobody can tell yet.
-        What is `reserved`, and which cards it must do `without`, is set by whoever makes it hold.
+        What is `reserved`, which cards it must do `without`, and where engines are meanwhile
+        (`stands`), is set by whoever makes it hold.
         """
         self._cards = tuple(cards)
         self.reserved = Reservations()
         self.without: frozenset[str] = frozenset()
+        self.stands: Mapping[str, frozenset[str]] = {}
         self.has_gpu = device is not None
         self._device = device or "cpu"
         self._report = report
@@ -154,7 +156,7 @@ class Fitter:
         ahead = Fitter(
             self._report, device, self._slots, self._cards, sizes=self._sizes, tell=self._tell
         )
-        ahead.reserved, ahead.without = self.reserved, self.without
+        ahead.reserved, ahead.without, ahead.stands = self.reserved, self.without, self.stands
         return ahead
 
     def terms(self, settings: Settings, model: str) -> Terms:
@@ -234,7 +236,7 @@ class Fitter:
         self, settings: Settings, reserved: Reservations, model: str, index: int, replica: str
     ) -> Binder | None:
         table, holding = settings.models[model], reserved.models.get(model)
-        cards = reserved.cards_of(model, index, self.without)
+        cards = reserved.cards_of(model, index, self.without, self.stands)
         totals = [card.total for card in self._cards if card.key in cards]
         if holding is None or not totals:
             return None  # nothing is reserved, or nobody knows where
@@ -296,7 +298,7 @@ class Fitter:
             engine_env=engine.env,
             model_env=table.env,
             sleep=support,
-            gpus=self.reserved.gpus_of(model, index, self.without),
+            gpus=self.reserved.gpus_of(model, index, self.without, self.stands),
             tensor_parallel=table.tensor_parallel,
             vram=None if holding is None else holding.vram,
             # Where it can't sleep, its level makes no other engine of it.
@@ -338,7 +340,7 @@ class Fitter:
             back_off,
             sleep=None if support is SleepSupport.NONE else sleep,
             outlives=settings.host.engines_outlive_daemon,
-            cards=frozenset(self.reserved.cards_of(model, index, self.without)),
+            cards=frozenset(self.reserved.cards_of(model, index, self.without, self.stands)),
             gpus=None if self.is_gpu_unknown else recipe.gpus,
             roams=frozenset(self.reserved.ground_of(model, index)),
             figure=None if holding is None else holding.figure,

@@ -47,26 +47,33 @@ class Refitting:
         self._settings = settings
         self._reloading = reloading
         self.stopped = False
+        self._placed = fitter.reserved  # by what models had their places found the last time
         self._noting: asyncio.Future[None] | None = None
         supervisor.cards.settled = settled(settings().host.state_dir / SETTLED_FILE)
 
     def around_quarantine(self) -> None:
         """Give each engine whose GPU is out of service its place elsewhere, or take that back."""
-        fitter, settings = self._fitter, self._settings()
+        fitter, settings, models = self._fitter, self._settings(), self._supervisor.models
         was, now = fitter.without, self._supervisor.cards.quarantined
-        if was == now:
+        up = (r for m in models.values() for r in m.replicas if now and r.state.phase.is_up)
+        stands = {replica.name: replica.cards for replica in up}
+        if (was, fitter.stands) == (now, stands) and self._placed is fitter.reserved:
             return
-        fitter.without = now
+        fitter.without, fitter.stands, self._placed = now, stands, fitter.reserved
         if was - now:
             file, stamps = settings.host.state_dir / SETTLED_FILE, self._supervisor.cards.settled
             # Kept, or nobody would hold it.
             self._noting = asyncio.ensure_future(aside(lambda: note_settled(file, stamps)))
         for name, table in settings.models.items():
+            # Compared with what it has: a reload may have moved its pool's GPUs, and none of its.
             places = [
-                [fitter.reserved.cards_of(name, n, without) for n in range(table.replicas)]
-                for without in (was, now)
+                (
+                    frozenset(fitter.reserved.cards_of(name, n, now, stands)),
+                    frozenset(fitter.reserved.ground_of(name, n)),
+                )
+                for n in range(table.replicas)
             ]
-            if places[0] != places[1]:
+            if places != [(fit.cards, fit.roams) for fit in models[name].terms.fits]:
                 terms = fitter.terms(settings, name)
                 self._supervisor.adopt(name, terms, "its next engine has another GPU")
 

@@ -108,6 +108,18 @@ def test_engines_of_a_sick_gpu_have_another_one_of_their_pool_where_they_fit() -
     assert wide.cards_of("m", 0, frozenset("x")) == ("A", "B")
 
 
+def test_nobody_is_sent_to_where_another_one_stands_and_who_stands_well_stays() -> None:
+    two = reserved(99, 50, ("A",), ("B",))
+    at_c = {"m.1": frozenset("C")}
+    assert two.cards_of("m", 1, frozenset("AB"), at_c) == ("C",)
+    assert two.cards_of("m", 0, frozenset("AB"), at_c) == ("A",), "there is no place left"
+    four = replace(two, grounds={"p": ("A", "B", "C", "D")})
+    assert four.cards_of("m", 0, frozenset("AB"), at_c) == ("D",)
+    assert four.cards_of("m", 1, frozenset("B"), {"m.0": frozenset("C")}) == ("D",)
+    wide = reserved(50, 50, ("A", "B"))
+    assert wide.cards_of("m", 0, frozenset("A"), {"m.0": frozenset("AB")}) == ("B", "C")
+
+
 def test_an_engine_may_go_on_anywhere_in_its_pool_but_where_another_one_has_no_room_then() -> None:
     assert reserved(100, 50, ("A",), ("B",)).ground_of("m", 0) == ("A", "B", "C")
     assert reserved(99, 50, ("A",), ("B",)).ground_of("m", 0) == ("A", "C")

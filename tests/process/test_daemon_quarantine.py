@@ -28,7 +28,9 @@ def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Host:
-    """Two fake GPUs of 80 GiB, and what the kernel's log says of them."""
+    """Fake GPUs of 80 GiB, and what the kernel's log says of them."""
+
+    uuids: tuple[str, ...] = ("GPU-aaaa", "GPU-bbbb")
 
     def __init__(self, folder: Path) -> None:
         self._says = folder / "nvml"
@@ -39,7 +41,7 @@ class Host:
     def gpus(self, sick: dict[int, int] | None = None, *lines: str) -> None:
         """`sick` maps GPUs to the error with which the driver answers for them."""
         told = []
-        for index, uuid in enumerate(("GPU-aaaa", "GPU-bbbb")):
+        for index, uuid in enumerate(self.uuids):
             code = (sick or {}).get(index)
             told.append(
                 f"gpu {uuid} {80 * GIB} 0 NVIDIA Fake 80GB\nfact {index} bus {101 + index}"
@@ -140,6 +142,41 @@ def test_a_lost_gpus_models_are_started_on_another_one_of_their_pool(
     assert seen_by(daemon, "b") == ["GPU-aaaa"]
     assert daemon.log.count("GPU 0 is back in service") == 1
     assert daemon.replica("a.0")["pid"] == pid, "what runs elsewhere stays there"
+
+
+def test_when_a_second_gpu_is_lost_its_engine_has_a_place_that_the_first_ones_left_free(
+    daemon: Daemon, host: Host
+) -> None:
+    host.uuids = (*host.uuids, "GPU-cccc", "GPU-dddd")
+    host.gpus()
+    table = f"{member()}\nreplicas = 2"
+    daemon.write_config({"a": table}, pool("[0, 1, 2, 3]", vram="40GiB"))
+    daemon.start()
+    pids = [daemon.wait_for("ready", f"a.{n}")["pid"] for n in range(2)]
+    for sick, place in (({1}, "GPU-cccc"), ({0, 1}, "GPU-dddd")):
+        host.gpus(dict.fromkeys(sick, LOST))
+        until(lambda: all(card(daemon, n)["quarantine"] for n in sick), "it is seen")  # noqa: B023
+        os.kill(pids.pop(), signal.SIGKILL)
+        until(lambda: seen_by(daemon, "a")[-1] == place, f"it is on {place}: {daemon.log}")  # noqa: B023
+    daemon.wait_for("ready", "a.0")
+    daemon.wait_for("ready", "a.1")
+
+
+def test_a_reload_that_widens_a_pool_gives_its_models_a_place_beside_the_lost_gpu(
+    daemon: Daemon, host: Host
+) -> None:
+    daemon.write_config({"a": member()}, pool('"auto"', vram="40GiB"))
+    daemon.start()
+    pid = daemon.wait_for("ready", "a.0")["pid"]
+    host.gpus({0: LOST})
+    until(lambda: card(daemon, 0)["quarantine"], "it is seen")
+    os.kill(pid, signal.SIGKILL)
+    held_up(daemon, "quarantined", "a")
+    wide = f"{member('cold')}\ntensor_parallel = 2"
+    daemon.write_config({"a": member(), "b": wide}, pool('"auto"', vram="40GiB"))
+    assert warmctl(daemon, "reload").returncode == 0
+    daemon.wait_for("ready", "a.0")
+    assert seen_by(daemon, "a") == ["GPU-aaaa", "GPU-bbbb"]
 
 
 def test_an_xid_keeps_a_gpu_out_until_an_operator_returns_it(daemon: Daemon, host: Host) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from warmd.ladder import HOST, VramBy
+from warmd.ladder import HOST, VramBy, replica_name
 from warmd.spoken import size
+
+_NOWHERE: Mapping[str, frozenset[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -80,33 +82,50 @@ class Reservations:
     warnings: tuple[str, ...] = ()
 
     def cards_of(
-        self, model: str, index: int, without: frozenset[str] = frozenset()
+        self,
+        model: str,
+        index: int,
+        without: frozenset[str] = frozenset(),
+        stands: Mapping[str, frozenset[str]] = _NOWHERE,
     ) -> tuple[str, ...]:
         """Return the keys of the cards that the `index`-th engine of `model` uses; none: any.
 
         `without`: cards that are out of service. An engine whose place is there has another one in
-        its pool, where the model's engines fit beside each other; else it keeps its own.
+        its pool, where the model's engines fit beside each other; else it keeps its own. `stands`:
+        by replica, the cards of the engines that are up, which need not be those of their places.
         """
         holding = self.models.get(model)
         if holding is None or index >= len(holding.engines):
             return ()
         if without.isdisjoint(holding.engines[index]):
             return holding.engines[index]
-        return self._places(holding, without)[index]
+        here = [stands.get(replica_name(model, n), frozenset()) for n in range(len(holding.engines))]
+        return self._places(holding, without, here)[index]
 
-    def _places(self, holding: Holding, without: frozenset[str]) -> list[tuple[str, ...]]:
-        """Place the engines of a model around the cards that are out of service."""
+    def _places(
+        self, holding: Holding, without: frozenset[str], here: Sequence[frozenset[str]]
+    ) -> list[tuple[str, ...]]:
+        """Place the engines of a model around the cards that are out of service.
+
+        Who stands well already has its place `here`, and nobody is sent to where another one is.
+        """
         pool, places = self.pools[holding.pool], list(holding.engines)
         sound = [key for key in self.grounds[holding.pool] if key not in without]
-        stay = [engine for engine in places if without.isdisjoint(engine)]
-        on = {key: sum(key in engine for engine in stay) for key in sound}
-        for n, engine in enumerate(holding.engines):
+        sick = [n for n, engine in enumerate(places) if not without.isdisjoint(engine)]
+        for n in sick:
+            if len(here[n]) == len(places[n]) and here[n].issubset(sound):
+                places[n] = tuple(sorted(here[n]))
+        for n in (n for n in sick if not without.isdisjoint(places[n])):
+            taken = [
+                here[m].union(engine if without.isdisjoint(engine) else ())
+                for m, engine in enumerate(places)
+                if m != n
+            ]
+            on = {key: sum(key in cards for cards in taken) for key in sound}
             able = [key for key in sound if (on[key] + 1) * holding.vram <= pool]
-            if engine in stay or len(able) < len(engine):
-                continue
-            chosen = sorted(able, key=lambda key: on[key])[: len(engine)]
-            on |= {key: on[key] + 1 for key in chosen}
-            places[n] = tuple(sorted(chosen))
+            if len(able) >= len(places[n]):
+                chosen = sorted(able, key=lambda key: on[key])[: len(places[n])]
+                places[n] = tuple(sorted(chosen))
         return places
 
     def ground_of(self, model: str, index: int) -> tuple[str, ...]:
@@ -126,10 +145,14 @@ class Reservations:
         )
 
     def gpus_of(
-        self, model: str, index: int, without: frozenset[str] = frozenset()
+        self,
+        model: str,
+        index: int,
+        without: frozenset[str] = frozenset(),
+        stands: Mapping[str, frozenset[str]] = _NOWHERE,
     ) -> tuple[str, ...]:
         """Return the UUIDs of the GPUs that an engine is given; none where it may see all."""
-        return tuple(key for key in self.cards_of(model, index, without) if key != HOST)
+        return tuple(key for key in self.cards_of(model, index, without, stands) if key != HOST)
 
     def held(self, models: Iterable[str], why: str) -> Reservations:
         """Return the same where no engine of `models` may be started; `why` ends the sentence."""
