@@ -192,7 +192,7 @@ def test_a_start_does_not_wait_for_a_driver_to_wake_but_for_its_word_before_it_t
     assert plan([taken], loading).actions == (), "what is held now may be its own"
     # A disk that is slow to show the model's headers holds up a start before its program runs.
     for late in ({"launches": True}, {"launched_at": NOW - 3.0}):
-        read = replace(loading.replicas[0], **late)  # type: ignore[arg-type]  # by name
+        read = replace(loading.replicas[0], **late)
         [called_off] = plan([taken], replace(starting, replicas=[read])).actions
         assert isinstance(called_off, StopEngine)
 

@@ -99,7 +99,8 @@ class Reservations:
             return ()
         if without.isdisjoint(holding.engines[index]):
             return holding.engines[index]
-        here = [stands.get(replica_name(model, n), frozenset()) for n in range(len(holding.engines))]
+        names = [replica_name(model, n) for n in range(len(holding.engines))]
+        here = [stands.get(name, frozenset()) for name in names]
         return self._places(holding, without, here)[index]
 
     def _places(
