@@ -174,20 +174,21 @@ class GpuWatch:
         if due:
             cards.to_examine, self._examined = False, began
         await asyncio.wait([work], timeout=_DRIVER_S)
-        if work.done():
-            look = self._found(work, engines, began)
-        else:
+        if not work.done():
             within = duration(_DRIVER_S)
-            look = Look(began, trouble=f"the NVIDIA driver didn't answer within {within}; {_HUNG}")
+            why = f"the NVIDIA driver didn't answer within {within}; {_HUNG}"
+            self._tell(Look(began, trouble=why), asking)
+            await asyncio.wait([work])
+        # Late it is as true as its time says: a sick GPU, or many that must wake, are always late.
+        look = self._found(work, engines, began)
         cards.to_examine |= due and fare is examine and look.fares is None
+        self._tell(look, asking)
+
+    def _tell(self, look: Look, asking: Sequence[asyncio.Future[Look]]) -> None:
         self._watched.seen(look)
         for each in asking:
             if not each.done():
                 each.set_result(look)
-        if not work.done():
-            await asyncio.wait([work])
-            self._watched.cards.wanted.set()
-            work.exception()  # looked at, or asyncio complains of it
 
     def _found(
         self,
