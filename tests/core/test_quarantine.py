@@ -33,7 +33,7 @@ from warmd.planner import (
     StopEngine,
 )
 from warmd.policy import Ailment, Health, diagnose, give_back
-from warmd.supervisor import CardRules, Examination, Look
+from warmd.supervisor import CardRules, Examination, Look, Rules
 from warmd.supervisor.wards import Wards
 
 XID = Ailment("Xid 94: contained", "see", stamp=10.0)
@@ -271,6 +271,26 @@ def test_a_remedy_promises_no_return_by_itself_where_none_comes() -> None:
         list(wards.see([unknown], Sweep(well.cards, sick), None))
         assert "restart warmd" in (wards.remedy(unknown) or "")
         assert "by itself" not in (wards.remedy(unknown) or "")
+
+
+async def test_an_operator_hears_of_the_quarantine_also_where_another_gpu_is_looked_at_first() -> (
+    None
+):
+    house = a_house()
+    house.supervisor.cards.fit(CardRules(THREE[:2]))
+    terms = house.terms("b", Rung.HOT, pool="q", vram=60)
+    fits = tuple(replace(fit, cards=frozenset({"GPU-1"})) for fit in terms.fits)
+    house.supervisor.rules = Rules({"p": 100, "q": 100})
+    house.supervisor.adopt("b", replace(terms, fits=fits))
+    taken = CardUse("GPU-1", 1, "a GPU", 100, 90, {4711: 90}, frozenset())
+    seen = look(house, Condition(0, recovery=Recovery.GPU_RESET))
+    assert seen.sweep is not None
+    both = Sweep({**seen.sweep.cards, "GPU-1": taken}, ())
+    house.supervisor.seen(replace(seen, sweep=both))
+    house.supervisor.tick()
+    house.time.now += 10.0  # a stranger may have gone
+    told = house.supervisor.set_target("a", Rung.HOT, None)
+    assert "held up for now: GPU 0 is quarantined: its driver asks for a reset" in told
 
 
 async def test_an_engine_that_fails_has_its_gpu_examined_before_it_starts_again() -> None:

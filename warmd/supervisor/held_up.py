@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from warmd.ladder import Phase, Rung
-from warmd.planner import LookAtCards, ReleaseWeights, Scene, StageWeights, make_plan
+from warmd.planner import CardFacts, LookAtCards, ReleaseWeights, Scene, StageWeights, make_plan
 from warmd.supervisor.model import Managed
 
 
@@ -13,7 +13,9 @@ def held_up(scene: Scene, model: Managed) -> str | None:
     """Say what keeps `model` from beginning on its way up; None where nothing does."""
     plan = make_plan(scene)
     if any(isinstance(action, LookAtCards) for action in plan.actions):
-        plan = make_plan(replace(scene, cards={}))  # the look comes at once: pools tell more
+        # The look comes at once: pools tell more, and who is out of service.
+        seen = {key: _as_if_empty(card, scene.now) for key, card in scene.cards.items()}
+        plan = make_plan(replace(scene, cards=seen))
     ours = {replica.name for replica in model.replicas}
     if model.target.rung is Rung.STAGED:
         ours = {model.name}
@@ -26,3 +28,7 @@ def held_up(scene: Scene, model: Managed) -> str | None:
     rises = any(phase.is_coming_up or phase is Phase.WAKING for phase in phases)
     there = model.rung >= model.target.rung
     return None if there or rises or begun & ours else plan.held_up.get(model.name)
+
+
+def _as_if_empty(card: CardFacts, now: float) -> CardFacts:
+    return replace(card, used=0, ours={}, foreign=(), swept_at=now, moved_at=now)
