@@ -293,6 +293,18 @@ async def test_an_operator_hears_of_the_quarantine_also_where_another_gpu_is_loo
     assert "held up for now: GPU 0 is quarantined: its driver asks for a reset" in told
 
 
+async def test_a_start_on_a_quarantined_gpu_is_not_foreseen_of_a_reload() -> None:
+    house = a_house()
+    house.supervisor.seen(look(house, Condition(0, recovery=Recovery.GPU_RESET)))
+    terms = {"a": replace(house.supervisor.models["a"].terms, wish=house.terms("a", Rung.HOT).wish)}
+    outlooks = {name: house.supervisor.outlook(name, each) for name, each in terms.items()}
+    room = house.supervisor.room_ahead(terms, outlooks, house.supervisor.rules)
+    why = "GPU 0 is quarantined: its driver asks for a reset of the GPU"
+    assert room.left_out == {"a.0": why}
+    house.supervisor.return_gpu("0")
+    assert house.supervisor.room_ahead(terms, outlooks, house.supervisor.rules).left_out == {}
+
+
 async def test_an_engine_that_fails_has_its_gpu_examined_before_it_starts_again() -> None:
     house = a_house()
     request = asyncio.create_task(house.supervisor.acquire("a"))

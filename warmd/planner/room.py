@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from warmd.ladder import Phase, Rung
 from warmd.planner.actions import SleepEngine, StopEngine
 from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene
+from warmd.planner.vram import quarantine
 from warmd.policy import Holder, Stays, Yields, eviction_order, judge
 from warmd.spoken import duration, size
 
@@ -111,6 +112,8 @@ def beyond(scene: Scene) -> Iterator[SleepEngine | StopEngine]:
 def room_ahead(scene: Scene) -> Room:
     """Say who is put aside for a smaller pool, and then who finds no room once all have risen.
 
+    Nor is there any on a GPU that is out of service.
+
     The engines that shall go count as gone, and those that shall sleep as asleep.
     """
     scene = replace(scene, models=[_settled(model) for model in scene.models])
@@ -145,6 +148,10 @@ def _left_out(scene: Scene) -> dict[str, str]:
             model = settled[name]
             replica = model.replicas[n]
             if replica.phase is model.target_phase or replica.phase.holds_the_device:
+                continue
+            sick = quarantine(scene, replica.cards)
+            if sick is not None:
+                reasons[replica.name] = sick
                 continue
             full = no_room(replace(scene, models=tuple(settled.values())), model, replica)
             if full is not None and full.make_room is None:

@@ -333,13 +333,14 @@ class Supervisor(ReplicaListener, StagedListener):
     def room_ahead(
         self, terms: Mapping[str, Terms], outlooks: Mapping[str, Outlook], rules: Rules
     ) -> Room:
-        """Say which replicas would be put aside or find no room in their pool, and why."""
+        """Say which replicas would be put aside or find no room where they shall be, and why."""
         now = self._clock.monotonic()
         facts = [
             prospective_facts(name, self.models.get(name), each, outlooks[name], now)
             for name, each in terms.items()
         ]
-        return room_ahead(Scene(facts, self._scene().ram, now, rules.pools, rules.fairness))
+        ram, cards = self._scene().ram, self.cards.facts()
+        return room_ahead(Scene(facts, ram, now, rules.pools, rules.fairness, cards))
 
     def set_target(self, name: str, rung: Rung | None, for_s: float | None) -> str:
         """Set a model's target, or give it back to the policy with None; return a sentence.
