@@ -232,6 +232,8 @@ async def test_a_gpu_that_fails_for_the_moment_is_in_doubt_and_not_quarantined()
     house.supervisor.seen(look(house, trouble=GpuTrouble.OTHER))
     assert house.supervisor.cards.quarantined == set()
     assert house.supervisor.cards.in_trouble
+    told = house.supervisor.return_gpu("0")
+    assert told.startswith("GPU 0 is in service already, but nobody can tell what it holds: the ")
     house.supervisor.seen(Look(house.time.now, Sweep({}, ())))
     assert house.supervisor.cards.quarantined == {"GPU-0"}, "the driver lists it no more"
     assert not house.supervisor.cards.in_trouble, "who resets it must find nobody at it"

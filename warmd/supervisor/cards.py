@@ -141,7 +141,9 @@ class Cards:
             raise LookupError(f"no GPU is named {name}: there are {known or 'none'}")
         out = [card for card in named if card.key in self.quarantined]
         if not out:
-            return f"{named[0].words} is in service already", []
+            doubt = next((d for card in named if (d := self._seen[card.key].doubt)), None)
+            but = "" if doubt is None else f", but nobody can tell what it holds: {doubt}"
+            return f"{named[0].words} is in service already{but}", []
         for card in out:
             if self._wards.is_dead(card):
                 raise ValueError(
