@@ -13,7 +13,7 @@ from typing import cast
 
 import aiohttp
 
-from warmd.devices import CardUse, Footprint, Sweep
+from warmd.devices import CardUse, Condition, Footprint, Sweep
 from warmd.engine.canary import CanaryAnswer
 from warmd.engine.errors import EngineError
 from warmd.ladder import MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
@@ -28,6 +28,7 @@ from warmd.supervisor import (
     CardRules,
     Clock,
     EngineFailure,
+    Examination,
     Look,
     Mismatch,
     Operation,
@@ -298,6 +299,7 @@ class FakeGpu:
     strangers: dict[int, int] = field(default_factory=dict)  # pid -> bytes
     dead: dict[int, tuple[str, int]] = field(default_factory=dict)  # pid -> (replica, bytes)
     sick: str | None = None
+    fares: Condition | None = None  # None: nobody examines it
     key: str = "GPU-0"
 
     @property
@@ -317,7 +319,8 @@ class FakeGpu:
         who |= {pid: f"process {pid}, which was {name}" for pid, (name, _) in self.dead.items()}
         used = min(self.total, sum(held.values()))
         use = CardUse(self.key, 0, "a GPU", self.total, used, held, frozenset())
-        return Look(house.time.now, Sweep({self.key: use}, ()), ours, who)
+        fares = None if self.fares is None else Examination({0: self.fares})
+        return Look(house.time.now, Sweep({self.key: use}, ()), ours, who, fares=fares)
 
 
 @dataclass
@@ -509,6 +512,7 @@ class House:
         (card,) = self.supervisor.cards.facts().values()
         lasts = LOOK_LASTS_S if risen.state.phase is Phase.WAKING else math.inf
         assert card.is_known(self.time.now, lasts)
+        assert card.quarantine is None
         promised = sum(each.held for each in card.foreign)
         for replica in (r for r in self.replicas if r.state.phase.is_up and r is not risen):
             vram = self.supervisor.models[replica.model].terms.vram

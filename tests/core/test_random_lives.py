@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rig import FakeGpu, FakeMake, House
 
+from warmd.devices import Condition, Recovery
 from warmd.ladder import NotReadyError, Phase, Rung
 from warmd.launch import EngineExit
 from warmd.policy import Hygiene
@@ -43,6 +44,7 @@ STEPS = st.lists(
         st.tuples(st.just("stranger"), st.sampled_from([0.0, 30.0, 70.0])),
         st.tuples(st.just("sick"), MODEL),
         st.tuples(st.just("ghost"), MODEL),
+        st.tuples(st.just("ails"), MODEL),
         st.tuples(st.just("late"), MODEL),
         st.tuples(st.just("clock"), st.sampled_from([-7200.0, 7200.0])),
         st.tuples(st.just("renew"), MODEL, st.sampled_from(["", "other"])),
@@ -54,6 +56,7 @@ STEPS = st.lists(
 SLEEP = SleepPolicy(1, Hygiene(cycles=3, growth=100), rehearse=True, key="k")
 
 
+AILS = Condition(0, recovery=Recovery.GPU_RESET)
 VRAM = {"both fit": 40, "one fits": 60, "both fit, watched": 40, "one fits, watched": 60}
 
 
@@ -124,7 +127,7 @@ class Life:
                 await self.replace_the_daemon()
             case ("clock", float(seconds)):
                 self.house.time.wall_ahead += seconds
-            case ("stranger" | "late" | "sick" | "ghost" as what, value):
+            case ("stranger" | "late" | "sick" | "ghost" | "ails" as what, value):
                 self.haunt(what, value)
             case ("settle", _):
                 await self.house.rest()
@@ -154,6 +157,9 @@ class Life:
             flip(self.house.back)
         elif gpu is not None and what == "sick":
             gpu.sick = None if gpu.sick else "the driver is gone"
+        elif gpu is not None and what == "ails":
+            gpu.fares = Condition(0) if gpu.fares == AILS else AILS
+            self.house.supervisor.cards.wanted.set()  # as each thirty seconds
         elif gpu is not None and isinstance(value, float):
             gpu.strangers = {4711: int(value)} if value else {}
         elif gpu is not None:
@@ -226,6 +232,7 @@ class Life:
         house.back.set()
         if house.gpu is not None:
             house.gpu.strangers, house.gpu.dead, house.gpu.sick = {}, {}, None
+            house.gpu.fares = Condition(0)
         for model in MODELS:
             house.supervisor.set_target(model, None, None)
             make = house.makes[f"{model}.0"]
