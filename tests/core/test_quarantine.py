@@ -148,6 +148,11 @@ def test_nothing_rises_on_a_quarantined_gpu_and_nobody_looks_for_it() -> None:
     assert not any(isinstance(each, LookAtCards) for each in made.actions)
 
 
+def test_nobody_looks_for_a_wide_engine_one_of_whose_gpus_is_quarantined() -> None:
+    wide = model("a", Phase.DOWN, "GPU-0", "GPU-1", wait=0.0)
+    assert plan([SICK, replace(WELL, swept_at=NOW - 20.0)], wide).actions == ()
+
+
 def test_nobody_is_put_aside_for_who_can_not_rise() -> None:
     other = model("b", Phase.READY, "GPU-0", vram=90, pool="p")
     asks = replace(on_the_sick(Phase.DOWN, "GPU-0"), pool="p", oldest_wait=900.0)

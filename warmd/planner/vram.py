@@ -118,12 +118,12 @@ def looks(scene: Scene, rises: Collection[str] = ()) -> Iterator[LookAtCards]:
     """Ask for a look where an engine that shall rise waits for one; those in `rises` don't."""
     for model in scene.models:
         for replica in (r for r in model.wanted if r.phase in _RISES_FROM):
-            if replica.name in rises:
-                continue
+            if replica.name in rises or quarantine(scene, replica.cards) is not None:
+                continue  # who resets a GPU must find nobody at it
             for card in _cards(scene, model, replica):
                 old = scene.now - card.swept_at > _LOOK_AGAIN_S or card.swept_at < card.moved_at
                 # One in trouble is looked at again and again as it is.
-                if old and card.trouble is None and card.quarantine is None:
+                if old and card.trouble is None:
                     yield LookAtCards(f"{replica.name} shall rise on {card.words}")
                     return
 
