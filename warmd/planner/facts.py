@@ -17,11 +17,11 @@ class ReplicaFacts:
     """What one replica does. Times are monotonic seconds, sizes bytes.
 
     `launches`: its start has begun, and no program runs yet; `launched_at`: when one began to run,
-    None where that isn't known; `sleeps`: its engine can be put to
-    sleep; `pins`: the host RAM that its next sleep would take beyond what it holds already; `kept`:
-    what it keeps on each card while it sleeps; `worn`: why it should be made anew before it sleeps
-    again; `cards`: the keys of the GPUs that its engine uses, none where that isn't told: then it
-    may be any; `next_cards`: those of its next engine.
+    None where that isn't known; `sleeps`: its engine can be put to sleep; `pins`: the host RAM that
+    its next sleep would take beyond what it holds already; `kept`: what it keeps on each card while
+    it sleeps; `worn`: why it should be made anew before it sleeps again; `cards`: the keys of the
+    GPUs that its engine uses, none where that isn't told: then it may be any; `next_cards`: those
+    of its next engine.
     """
 
     name: str
