@@ -128,6 +128,19 @@ class StartTimes:
 
 
 @dataclass(frozen=True)
+class FilesAtStart:
+    """How much of a set of files was in RAM as a start began, and when it got ready; bytes.
+
+    None where nobody could tell; `held`: a process kept them there as it began.
+    """
+
+    total: int
+    began: int | None = None
+    ready: int | None = None
+    held: bool = False
+
+
+@dataclass(frozen=True)
 class WakeTimes:
     """How long a wake took, in seconds: the engine's own part, the warm-up, the canary."""
 

@@ -34,6 +34,11 @@ def amount(done: int, total: int) -> str:
     return f"{done / size:.{digits}f} of {total / size:.{digits}f} {unit}"
 
 
+def kind_words(kind: str) -> str:
+    """Name a kind of files for people: `compile cache`."""
+    return kind.replace("-", " ")
+
+
 def warnings(answer: Mapping[str, Any]) -> list[str]:
     """What must be said beside an answer, each in one line; nothing from an older daemon."""
     told = (answer.get("history_trouble"), *answer.get("warnings", ()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
@@ -15,7 +15,15 @@ from warmd.history.report import Report, read_report
 from warmd.history.schema import PRUNING
 from warmd.history.sizes import SIZES
 from warmd.history.writer import Writer
-from warmd.ladder import MeasuredParts, Rung, SleepFigures, Stage, StartTimes, WakeTimes
+from warmd.ladder import (
+    FilesAtStart,
+    MeasuredParts,
+    Rung,
+    SleepFigures,
+    Stage,
+    StartTimes,
+    WakeTimes,
+)
 from warmd.status import Decision
 
 # A newer warmd may have written words that this one does not know.
@@ -134,6 +142,16 @@ class History:
             "INSERT INTO starts (at, model, replica, from_rung, outcome, seconds, stages)"
             " VALUES (?, ?, ?, ?, 'ready', ?, ?)",
             (at, model, replica, from_rung.value, times.total, json.dumps(stages)),
+        )
+
+    def record_start_files(
+        self, replica: str, at: float, files: Mapping[str, FilesAtStart]
+    ) -> None:
+        """What of each kind of file was in RAM at the start that was recorded at `at`."""
+        told = {kind: asdict(each) for kind, each in files.items()}
+        self._writer.save(
+            "UPDATE starts SET files = ? WHERE replica = ? AND at = ?",
+            (json.dumps(told), replica, at),
         )
 
     def record_failure(
