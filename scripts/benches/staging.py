@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from bench_rig import HERE, BenchError
+from bench_rig import HERE, BenchError, a_folder
 from disk_files import forget, random_files
 from report import Table, Value
 
@@ -187,11 +187,18 @@ def _warmd(files: Sequence[Path]) -> None:
 
 
 async def _staged(files: Sequence[Path]) -> None:
-    from warmd.staging import Stager, WeightFiles
+    """Start a stage keeper, have it hold the files, and end it: all of that is measured."""
+    from warmd.staging import Keeper, Pace, Request
 
     total = sum(file.stat().st_size for file in files)
-    holding = await Stager().stage("bench", WeightFiles(tuple(files), total), lambda _: None)
-    await holding.release()
+    with a_folder() as run_dir:
+        keeper = Keeper(run_dir)
+        try:
+            request = Request(tuple(files), total)
+            holding = await keeper.hold("bench", request, Pace(urgent=True), lambda _: None)
+            await holding.release()
+        finally:
+            await keeper.close(leave=False)
 
 
 def _residency(folder: Path) -> Table:

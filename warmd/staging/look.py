@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmd.staging.mapping import MAP_SHARED, PAGE, PROT_READ, libc
-from warmd.staging.residency import Measure, cachestat, mincore
+from warmd.staging.holder.mapping import MAP_SHARED, PAGE, PROT_READ, libc
+from warmd.staging.holder.residency import Measure, cachestat, mincore
 
 
 @dataclass(frozen=True)
