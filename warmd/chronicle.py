@@ -237,12 +237,10 @@ class Chronicle:
         what = "not staged" if kind is FileKind.WEIGHTS else f"its {kind.words} aren't staged"
         log.warning("%s: %s: %s", model, what, problem, extra={"warmd": {"model": model}})
 
-    def files_evicted(self, model: str, kind: FileKind, sentence: str) -> None:
-        """Say what pushed held files out of RAM; they are brought back where that can be."""
+    def staging_evicted(self, model: str, kind: FileKind, sentence: str) -> None:
+        """Say what pushed a part of the files out of RAM; it is brought back."""
         log.warning(
-            "%s: its %s were pushed out of RAM: %s",
-            *(model, kind.words, sentence),
-            extra={"warmd": {"model": model}},
+            "%s: its %s: %s", model, kind.words, sentence, extra={"warmd": {"model": model}}
         )
 
     def override_changed(self, model: str, override: Override | None, reason: str) -> None:

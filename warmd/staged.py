@@ -97,7 +97,7 @@ class StagedListener(Protocol):
     def staged_changed(self, staged: StagedFiles, old: StagedState, new: StagedState) -> None:
         """Hear that `staged` went from `old` to `new`."""
 
-    def staged_evicted(self, staged: StagedFiles, sentence: str) -> None:
+    def staging_evicted(self, staged: StagedFiles, sentence: str) -> None:
         """Hear what pushed a part of it out of RAM."""
 
 
@@ -296,7 +296,7 @@ class StagedFiles:
 
     def _evicted(self, sentence: str) -> None:
         self._pushed = sentence
-        self._listener.staged_evicted(self, sentence)
+        self._listener.staging_evicted(self, sentence)
 
     def _become(self, **changes: object) -> None:
         old = self.state

@@ -138,8 +138,8 @@ class Events(Protocol):
     def staging_failed(self, model: str, kind: FileKind, problem: str) -> None:
         """Write down that files could not be staged or held, or not all of them."""
 
-    def files_evicted(self, model: str, kind: FileKind, sentence: str) -> None:
-        """Write down what pushed held files out of RAM."""
+    def staging_evicted(self, model: str, kind: FileKind, sentence: str) -> None:
+        """Write down that a part of what is staged was pushed out of RAM; it is brought back."""
 
     def override_changed(self, model: str, override: Override | None, reason: str) -> None:
         """Write down what holds against policy from now on; None: nothing any more."""

@@ -255,10 +255,10 @@ class Supervisor(ReplicaListener, StagedListener):
             self._teller.tell_rungs(model, new.reason, None)
         self._changed.set()
 
-    def staged_evicted(self, staged: StagedFiles, sentence: str) -> None:
+    def staging_evicted(self, staged: StagedFiles, sentence: str) -> None:
         """Hear what pushed files out of RAM."""
         for model in self._models_with(staged)[:1]:
-            self._events.files_evicted(model.name, staged.kind, sentence)
+            self._events.staging_evicted(model.name, staged.kind, sentence)
 
     def _models_with(self, staged: StagedFiles) -> list[Managed]:
         """The models that need a set; none where it was forgotten meanwhile."""
@@ -419,7 +419,7 @@ class Supervisor(ReplicaListener, StagedListener):
     async def close(self, reason: str, *, leave: bool = False) -> None:
         """Drain and stop every engine, let all files go; return when nothing is left.
 
-        `leave`: engines that are ready or asleep are left for the next daemon, and held files.
+        `leave`: engines that are ready or asleep, and what is staged, are left to the next daemon.
         """
         self._closing = True
         self._waiting_room.close()
