@@ -3,15 +3,23 @@
 from warmd.planner.actions import (
     Action,
     LookAtCards,
-    ReleaseWeights,
+    PaceFiles,
+    ReleaseFiles,
     SleepEngine,
-    StageWeights,
+    StageFiles,
     StartEngine,
     StopEngine,
     WakeEngine,
 )
 from warmd.planner.card_facts import CardFacts, Claim, Stranger
-from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene, StagingFacts, claims
+from warmd.planner.facts import (
+    NOTHING_TO_STAGE,
+    ModelFacts,
+    ReplicaFacts,
+    Scene,
+    StagingFacts,
+    claims,
+)
 from warmd.planner.ledger import RamLedger
 from warmd.planner.placement import (
     Card,
@@ -36,19 +44,21 @@ __all__ = [
     "Holding",
     "LookAtCards",
     "MisfitError",
+    "NOTHING_TO_STAGE",
     "ModelFacts",
     "OwnPool",
+    "PaceFiles",
     "Placement",
     "Plan",
     "PoolWish",
     "RamLedger",
-    "ReleaseWeights",
+    "ReleaseFiles",
     "ReplicaFacts",
     "Reservations",
     "Room",
     "Scene",
     "SleepEngine",
-    "StageWeights",
+    "StageFiles",
     "StagingFacts",
     "StartEngine",
     "StopEngine",
