@@ -10,6 +10,7 @@ from warmd.history import History
 from warmd.ladder import FileKind, MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
 from warmd.policy import Override
 from warmd.replica import Nap
+from warmd.residency import StartFiles
 from warmd.spoken import duration, size
 from warmd.supervisor import (
     Clock,
@@ -26,7 +27,8 @@ log = logging.getLogger("warmd")
 class Chronicle:
     """Writes down the supervisor's events."""
 
-    def __init__(self, history: History, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, history: History, metrics: Metrics, clock: Clock, files: StartFiles) -> None:
+        self._files = files
         self._history = history
         self._metrics = metrics
         self._clock = clock
@@ -65,11 +67,14 @@ class Chronicle:
             *(replica, reason),
             extra={"warmd": {"model": model, "replica": replica, "reason": reason}},
         )
+        self._files.began(model, replica)
 
     def start_ready(self, model: str, replica: str, met: Rung, times: StartTimes) -> None:
         """Count a start and keep its stages: estimates rest on them."""
         self._metrics.start_ready(model, times)
-        self._history.record_start(model, replica, met, times, self._clock.wall())
+        at = self._clock.wall()
+        self._history.record_start(model, replica, met, times, at)
+        self._files.ready(model, replica, at)
 
     def slept(self, model: str, replica: str, level: int, nap: Nap, cycle: int) -> None:
         """Keep what a sleep took; the change of rung is told by itself."""

@@ -31,7 +31,7 @@ from warmd.foresight import Foresight, foresee
 from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, inherited_sockets
 from warmd.gateway.paths import ENDPOINTS
 from warmd.gpu_watch import GpuWatch
-from warmd.history import HISTORY_FILE, History, Report, journal_handler, terminal_format
+from warmd.history import HISTORY_FILE, History, Report, Start, journal_handler, terminal_format
 from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.planner import RamLedger, Reservations
@@ -39,6 +39,7 @@ from warmd.refitting import Refitting
 from warmd.reload import Change, changes, said
 from warmd.replica import EngineRecord
 from warmd.rereading import read_config
+from warmd.residency import Residency, SetInRam, StartFiles, known_sets
 from warmd.roster import ROSTER_FILE, note
 from warmd.spoken import count
 from warmd.staging import Keeper, StagingError
@@ -110,6 +111,7 @@ class Daemon:
         self._refitting: Refitting
         self._history: History
         self._chronicle: Chronicle
+        self._residency: Residency
 
     async def run(self) -> None:
         """Run until told to stop. Raises the rooms' own errors where one can't be opened."""
@@ -219,7 +221,9 @@ class Daemon:
         def ram(held: int, pinned: int) -> RamLedger:
             return RamLedger(budget, held, host_memory().available, sleeping, pinned, reserve)
 
-        chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK)
+        self._residency = Residency(lambda: known_sets(self._supervisor.models.values()))
+        files = StartFiles(self._residency, history.record_start_files)
+        chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK, files)
         build = Build(launcher, CLOCK, keeper)
         supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
         build.watch = self._watch = GpuWatch(supervisor, CLOCK.monotonic)
@@ -278,6 +282,10 @@ class Daemon:
         """Return the last changes of rung of `model`; the disk is waited for in a thread."""
         return await asyncio.to_thread(self._history.decisions, model)
 
+    async def last_starts(self, model: str) -> list[Start]:
+        """Return the last starts of `model`; the disk is waited for in a thread."""
+        return await asyncio.to_thread(self._history.last_starts, model)
+
     async def history(self, model: str | None, since: float) -> Report:
         """Return what happened to `model`, or to all, since `since`; read in a thread."""
         self._history.catch_up()
@@ -293,6 +301,10 @@ class Daemon:
     async def gpus(self) -> Survey:
         """Return what stands on each GPU; the driver is waited for in a thread."""
         return await self._watch.survey()
+
+    async def residency(self) -> list[SetInRam]:
+        """Return what of each set of files is in RAM; disks are waited for in threads."""
+        return await self._residency.measure()
 
     async def return_gpu(self, name: str) -> str:
         """Take a GPU back into service, by index or UUID; return a sentence."""

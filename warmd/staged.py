@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from warmd.ladder import FileKind
@@ -123,6 +124,7 @@ class StagedFiles:
         self.key = key
         self.kind = kind
         self.state = StagedState()
+        self.files: tuple[Path, ...] | None = None  # None until they have been looked at
         self._scan = scan
         self._keeper = keeper
         self._clock = clock
@@ -146,7 +148,8 @@ class StagedFiles:
 
     async def _look(self) -> None:
         try:
-            total, problem = (await self._in_thread(self._scan)).total, None
+            request = await self._in_thread(self._scan)
+            self.files, total, problem = request.files, request.total, None
         except StagingError as error:
             total, problem = 0, str(error)
         except Exception as error:  # noqa: BLE001 - staging them will say what is wrong with them
@@ -239,6 +242,7 @@ class StagedFiles:
     async def _bring_in(self) -> Holding:
         # The files are looked at anew: they may have been replaced since the last look.
         request = await self._in_thread(self._scan)
+        self.files = request.files
         limit, planned = self.state.limit, self.state.total or 0
         self.state = replace(self.state, total=request.total, place=request.place)
         if limit is None and planned < request.total:

@@ -21,8 +21,9 @@ from warmd.control import ControlServer
 from warmd.devices import Survey
 from warmd.engine.sizing import Estimate
 from warmd.foresight import Foresight
-from warmd.history import History, Report
+from warmd.history import History, Report, Start
 from warmd.ladder import FilesAtStart, Rung, Stage, StartTimes
+from warmd.residency import SetInRam
 from warmd.status import Decision, ModelStatus, StagingStatus, Status
 
 
@@ -62,6 +63,12 @@ class Owner:
 
     async def return_gpu(self, name: str) -> str:
         raise NotImplementedError
+
+    async def residency(self) -> list[SetInRam]:
+        raise NotImplementedError
+
+    async def last_starts(self, model: str) -> list[Start]:
+        return []
 
     async def gpus(self) -> Survey:
         raise NotImplementedError

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from warmd.cli.starts import start_lines
 from warmd.cli.words import (
     clean,
     held_asleep,
@@ -36,6 +37,12 @@ def explanation(answer: Mapping[str, Any], local: Callable[[float], time.struct_
         led = "; what led there: " if replica["phase"] in _STEADY else ": "
         lines.append(f"    for {span(now - replica['since'], 1)}{led}{why}")
         lines += [f"    {each}" for each in _replica_notes(replica)]
+    if starts := answer.get("starts"):
+        lines.append("its last starts")
+    for each in reversed(starts or ()):
+        at = time.strftime("%Y-%m-%d %H:%M:%S", local(each["at"]))
+        first, *more = start_lines(each)
+        lines += [f"  {at}  {each['replica']}  {first}", *(f"    {line}" for line in more)]
     if decisions:
         lines.append("what moved it")
     else:

@@ -8,7 +8,7 @@ from typing import Any
 from warmd.cli.words import clean, kind_words
 from warmd.spoken import size
 
-_HEAD = ("MODEL", "FILES", "", "SIZE", "IN RAM", "", "STATE", "PLACE")
+_HEAD = ("MODEL", "KIND", "FILES", "SIZE", "IN RAM", "", "STATE", "PLACE")
 _RIGHT = frozenset({2, 3, 4, 5})
 _GAP = "  "
 _INDENT = "    "

@@ -15,6 +15,7 @@ _WINDOW_S = 5.0
 _PATIENCE_S = 5.0
 """What holds it up for a moment, such as room that is being made, is no reason to give up."""
 
+_BUSY = "staging"
 _UP = ("asleep", "hot")
 _HEIGHT = {"cold": 0, "staged": 1, "asleep": 2, "hot": 3}
 
@@ -26,9 +27,9 @@ class Bar:
     kind: str
     done: int
     total: int
-    state: str
+    state: str = ""
     speed: float | None = None
-    resident: int | None = None
+    resident: int = 0
 
     @property
     def words(self) -> str:
@@ -36,14 +37,13 @@ class Bar:
         if not self.total:
             return "nothing to stage"
         told = [amount(self.done, self.total)]
-        if self.state == "staging" and self.speed:
-            told += [f"{self.speed / 1e9:.2f} GB/s", f"{span(self._left(self.speed), 1)} left"]
-        if self.resident is not None and self.state != "staging":
-            told.append(f"{100 * self.resident // self.total} % resident")
-        return ", ".join((*told, *([] if self.state == "staging" else [self.state])))
-
-    def _left(self, speed: float) -> float:
-        return (self.total - self.done) / speed
+        if self.state == _BUSY:
+            if self.speed:
+                left = (self.total - self.done) / self.speed
+                told += [f"{self.speed / 1e9:.2f} GB/s", f"{span(left, 1)} left"]
+        elif self.state:
+            told += [f"{100 * self.resident // self.total} % resident", self.state]
+        return ", ".join(told)
 
 
 @dataclass(frozen=True)
@@ -67,21 +67,15 @@ class Watch:
         model = status["models"].get(name)
         if model is None:
             return Seen((), f"{name} is no longer in the config", 1)
-        bars = [self._bar(each, now) for each in model["files"]]
+        bars = [self._bar(each, now) for each in model["staged"]]
         if model["rung"] in _UP:
             return Seen(bars, f"{name} is {model['rung']}: its engine has loaded its files", 0)
         if _HEIGHT.get(model["target"], 0) < 1:
             return Seen(bars, f"{name} shall be {model['target']}: {clean(model['reason'])}", 1)
-        goes_on = any(each["state"] == "staging" for each in model["files"])
-        if model["rung"] == "staged" and not goes_on:
+        if model["rung"] == "staged" and not _is_busy(model):
             return Seen(bars, f"{name} is staged", 0)
         why = _why_not(model)
-        busy = any(
-            each["state"] == "staging"
-            for other in status["models"].values()
-            for each in other["files"]
-        )
-        if why is None or busy:
+        if why is None or any(_is_busy(each) for each in status["models"].values()):
             self._stuck_since = None
             return Seen(bars, why or "")
         if self._stuck_since is None:
@@ -100,11 +94,21 @@ class Watch:
             seen.popleft()
         passed = now - seen[0][0]
         speed = (done - seen[0][1]) / passed if passed > 0 else None
-        return Bar(kind_words(kind), done, each["total"], each["state"], speed, each["resident"])
+        return Bar(kind_words(kind), done, each["total"], _state(each), speed, each["resident"])
+
+
+def _state(each: Mapping[str, Any]) -> str:
+    if each["busy"]:
+        return f"paused: {clean(each['paused'])}" if each["paused"] else _BUSY
+    return "held" if each["held"] else "a part is held" if each["partial"] else ""
+
+
+def _is_busy(model: Mapping[str, Any]) -> bool:
+    return any(each["busy"] for each in model["staged"])
 
 
 def _why_not(model: Mapping[str, Any]) -> str | None:
-    troubles = [each["problem"] for each in model["files"] if each["kind"] == "weights"]
+    troubles = [each["problem"] for each in model["staged"] if each["kind"] == "weights"]
     why = next((each for each in troubles if each), None) or model["held_up_by"]
     return None if why is None else clean(why)
 

@@ -30,7 +30,7 @@ from warmd.control.size import Sizes, size_handler
 from warmd.control.stage import stage_handler
 from warmd.control.unix_socket import listen_privately
 from warmd.foresight import Foresight
-from warmd.history import HistoryError, Report
+from warmd.history import HistoryError, Report, Start
 from warmd.ladder import Rung
 from warmd.status import Decision, Status
 
@@ -64,6 +64,9 @@ class Operations(Sizes, Surveys, Measures, Protocol):
 
     async def decisions(self, model: str) -> Sequence[Decision]:
         """The last changes of rung of `model` (its own name), newest first."""
+
+    async def last_starts(self, model: str) -> Sequence[Start]:
+        """The last starts of `model` (its own name) that got ready, newest first."""
 
     async def history(self, model: str | None, since: float) -> Report:
         """What happened to `model` (its own name), or to all, since `since` (Unix seconds).
@@ -163,7 +166,8 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
         model = _resolve(request.query.get("model", ""), status)
         decisions = [dataclasses.asdict(each) for each in await operations.decisions(model)]
         facts = dataclasses.asdict(status.models[model])
-        told = {"time": status.time, "model": facts, "decisions": decisions}
+        starts = [dataclasses.asdict(each) for each in await operations.last_starts(model)]
+        told = {"time": status.time, "model": facts, "starts": starts, "decisions": decisions}
         return web.json_response(told | trouble())
 
     async def history(request: web.Request) -> web.Response:

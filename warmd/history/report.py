@@ -196,15 +196,16 @@ class _Reading:
 
     def _starts(self) -> None:
         took: dict[tuple[str, str], list[float]] = {}
-        for row in self._rows(
+        for model, *row in self._rows(
             "SELECT model, at, replica, from_rung, seconds, stages, files FROM starts"
             " WHERE outcome = 'ready' AND at >= :since AND (:model IS NULL OR model = :model)"
             " ORDER BY at DESC, id DESC"
         ):
-            took.setdefault((row["model"], row["from_rung"]), []).append(row["seconds"])
-            last = self._of(row["model"]).last_starts
+            each = start(row)
+            took.setdefault((model, each.from_rung), []).append(each.seconds)
+            last = self._of(model).last_starts
             if len(last) < _STARTS_SHOWN:
-                last.append(_start(row))
+                last.append(each)
         for (model, rung), seconds in took.items():
             self._of(model).starts[rung] = _durations(seconds)
 
@@ -281,15 +282,10 @@ class _Reading:
             )
 
 
-def _start(row: sqlite3.Row) -> Start:
-    return Start(
-        at=row["at"],
-        replica=row["replica"],
-        from_rung=row["from_rung"],
-        seconds=row["seconds"],
-        stages=json.loads(row["stages"]),
-        files=json.loads(row["files"] or "{}"),
-    )
+def start(row: Sequence[Any]) -> Start:
+    """Make a start of its row: at, replica, from_rung, seconds, stages, files."""
+    at, replica, from_rung, seconds, stages, files = row
+    return Start(at, replica, from_rung, seconds, json.loads(stages), json.loads(files or "{}"))
 
 
 def _durations(seconds: list[float]) -> Durations:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from warmd.history.minutes import MinuteCount, Minutes
-from warmd.history.report import Report, read_report
+from warmd.history.report import Report, Start, read_report, start
 from warmd.history.schema import PRUNING
 from warmd.history.sizes import SIZES
 from warmd.history.writer import Writer
@@ -153,6 +153,15 @@ class History:
             "UPDATE starts SET files = ? WHERE replica = ? AND at = ?",
             (json.dumps(told), replica, at),
         )
+
+    def last_starts(self, model: str, limit: int = 3) -> list[Start]:
+        """The last starts of `model` that got ready, newest first."""
+        rows = self._writer.read(
+            "SELECT at, replica, from_rung, seconds, stages, files FROM starts"
+            " WHERE model = ? AND outcome = 'ready' ORDER BY id DESC LIMIT ?",
+            (model, limit),
+        )
+        return [start(row) for row in rows]
 
     def record_failure(
         self, model: str, replica: str, from_rung: Rung, *, reason: str, seconds: float, at: float
