@@ -42,10 +42,10 @@ def test_what_is_in_ram_and_what_nobody_can_tell() -> None:
     told = {"seconds": 0.0042, "sets": [PROGRAM, FOREIGN, UNKNOWN]}
     assert residency_table(told).splitlines() == [
         "MODEL       KIND           FILES     SIZE   IN RAM        STATE         PLACE",
-        "(2 models)  program          5412  3.0 GiB  3.0 GiB  99 %  1.0 GiB held  page cache",
-        "a           weights             2  3.0 GiB        ?        not held      page cache",
+        "(2 models)  program         5412  3.0 GiB  3.0 GiB  99 %  1.0 GiB held  page cache",
+        "a           weights            2  3.0 GiB        ?        not held      page cache",
         "    ! /w/x: belongs to user 7, and  [31mnobody tells",
-        "            compile cache       ?        ?        ?        not held      page cache",
+        "            compile cache      ?        ?        ?        not held      page cache",
         "measured just now by cachestat, in 4 ms",
     ]
     assert residency_table({"seconds": 0.0, "sets": []}).startswith("no model is configured")
