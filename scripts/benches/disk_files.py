@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,18 +37,24 @@ def random_files(below: Path, count: int, size: int) -> Iterator[list[Path]]:
 
 def forget(files: Sequence[Path]) -> str:
     """Empty the page cache, of these files at least; return how. Raises `BenchError`."""
-    for file in files:
-        with file.open("rb") as opened:
-            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    how = "posix_fadvise DONTNEED on each file, as dropping all needs root"
-    if os.access(_DROP, os.W_OK):
-        _DROP.write_text("1")
-        how = "/proc/sys/vm/drop_caches"
+    how = empty(files)
     found = measure(files)
     if found.resident is None or found.resident > 0.01 * found.total:
         left = found.trouble or f"{spoken.size(found.resident or 0)} of the files stay in RAM"
         raise BenchError(f"{left}, so nothing can be compared")
     return how
+
+
+def empty(files: Iterable[Path]) -> str:
+    """Empty the page cache of what no process holds, of these files at least; return how."""
+    if os.access(_DROP, os.W_OK):
+        os.sync()  # what is dirty would stay
+        _DROP.write_text("1")
+        return f"1 into {_DROP}"
+    for file in files:
+        with file.open("rb") as opened:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return "posix_fadvise DONTNEED on each file, as dropping all needs root"
 
 
 def _write(file: Path, size: int) -> Path:
