@@ -44,7 +44,7 @@ from warmd.roster import ROSTER_FILE, note
 from warmd.spoken import count
 from warmd.staging import Keeper, StagingError
 from warmd.status import Decision, Status
-from warmd.supervisor import Clock, Known, Supervisor
+from warmd.supervisor import Clock, Held, Known, Supervisor
 from warmd.wiring import Build, Front, card_rules, fitter, known_of, rules
 
 log = logging.getLogger("warmd")
@@ -218,13 +218,14 @@ class Daemon:
         budget, sleeping = settings.ram.staging.of(total), settings.ram.sleeping.of(total)
         reserve = settings.ram.reserve.of(total)
 
-        def ram(held: int, pinned: int) -> RamLedger:
-            return RamLedger(budget, held, host_memory().available, sleeping, pinned, reserve)
+        def ram(held: Held, pinned: int) -> RamLedger:
+            available = host_memory().available
+            return RamLedger(budget, held.taken, available, sleeping, pinned, reserve, held.gone)
 
         self._residency = Residency(lambda: known_sets(self._supervisor.models.values()))
         files = StartFiles(self._residency, history.record_start_files)
         chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK, files)
-        build = Build(launcher, CLOCK, keeper)
+        build = Build(launcher, CLOCK, keeper, settings)
         supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
         build.watch = self._watch = GpuWatch(supervisor, CLOCK.monotonic)
         self._refitting = Refitting(

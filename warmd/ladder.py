@@ -205,6 +205,14 @@ _KIND_WORDS = {
 }
 
 
+class Place(StrEnum):
+    """Where a set of files is held."""
+
+    PAGE_CACHE = "page-cache"
+    LOCKED = "locked"  # page cache that nothing can evict, mlock(2)
+    TMPFS = "tmpfs"
+
+
 def set_key(kind: FileKind, owner: str) -> str:
     """Name the set of an owner's files of one kind: `weights:qwen3-32b`."""
     return f"{kind.value}:{owner}"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from warmd.ladder import FileKind
-from warmd.staging import Pace, Place, Request, StagingError, StagingProgress
+from warmd.ladder import FileKind, Place
+from warmd.staging import Pace, Request, StagingError, StagingProgress
 
 _T = TypeVar("_T")
 
@@ -111,9 +110,9 @@ class StagedFiles:
         kind: FileKind,
         scan: Callable[[], Request],
         keeper: Keeper,
+        *,
         clock: Callable[[], float],
         listener: StagedListener,
-        *,
         in_thread: Callable[[Callable[[], Request]], Awaitable[Request]],
         rate: int | None = None,
     ) -> None:
@@ -175,9 +174,7 @@ class StagedFiles:
             return
         self._release.clear()
         self._pushed = ""
-        self._become(
-            busy=True, done=0, reason=reason, retry_at=None, limit=limit, urgent=urgent
-        )
+        self._become(busy=True, done=0, reason=reason, retry_at=None, limit=limit, urgent=urgent)
         self._task = asyncio.create_task(self._hold(), name=self.key)
 
     def pace(self, *, urgent: bool) -> None:

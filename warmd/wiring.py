@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from warmd.aside import aside
@@ -13,16 +14,16 @@ from warmd.fitting import UNKNOWN_GPU, Fitter, Sizes
 from warmd.gateway import ModelCard
 from warmd.gpu_watch import GpuWatch
 from warmd.history import HISTORY_FILE, History, read_sizes
-from warmd.ladder import replica_name
+from warmd.ladder import FileKind, replica_name
 from warmd.launch import Launcher
 from warmd.placing import cards_of
 from warmd.planner import Card, Reservations
 from warmd.policy import Fairness, Override
 from warmd.replica import Fit, Replica
 from warmd.roster import ROSTER_FILE, cards_now
-from warmd.staged import StagedWeights
-from warmd.staging import Keeper, WeightFiles, weight_files
-from warmd.supervisor import CardRules, Clock, Known, Rules, Supervisor
+from warmd.staged import StagedFiles
+from warmd.staging import Keeper, Request, weight_files
+from warmd.supervisor import CardRules, Clock, FileTerms, Known, Rules, Scan, Supervisor
 
 _DRIVER_S = 10.0
 
@@ -36,10 +37,15 @@ class Build:
     supervisor: Supervisor
     watch: GpuWatch
 
-    def __init__(self, launcher: Launcher, clock: Clock, keeper: Keeper) -> None:
+    def __init__(
+        self, launcher: Launcher, clock: Clock, keeper: Keeper, settings: Settings
+    ) -> None:
+        """Of `settings` those tables hold that are read once."""
         self._launcher = launcher
         self._clock = clock
         self._keeper = keeper
+        self._state_dir = settings.host.state_dir
+        self._rate = settings.staging.rate
 
     def replica(self, model: str, index: int, fit: Fit) -> Replica:
         """Make the `index`-th replica of `model`."""
@@ -54,16 +60,44 @@ class Build:
             listener=self.supervisor,
         )
 
-    def staged(self, model: str, weights: Path) -> StagedWeights:
-        """Make the keeper of a model's weights."""
-        scan = self.scan(weights)
-        return StagedWeights(
-            model, scan, self._keeper, self._clock.monotonic, self.supervisor, in_thread=aside
+    def staged(self, terms: FileTerms) -> StagedFiles:
+        """Make the keeper of a set of files."""
+        return StagedFiles(
+            terms.key,
+            terms.kind,
+            self.scan(terms),
+            self._keeper,
+            clock=self._clock.monotonic,
+            listener=self.supervisor,
+            in_thread=aside,
+            rate=self._rate,
         )
 
-    def scan(self, weights: Path) -> Callable[[], WeightFiles]:
-        """Return what finds the files below `weights`."""
-        return lambda: weight_files(weights)
+    def scan(self, terms: FileTerms) -> Scan:
+        """Return what finds the files of a set."""
+        match terms.kind:
+            case FileKind.PROGRAM:
+                return partial(_program, self._state_dir, terms.source)
+            case FileKind.WEIGHTS:
+                return partial(_weights, terms)
+            case FileKind.CACHES:
+                return partial(_caches, terms.source, terms.owner)
+
+    def came_up(self, model: str, pid: int) -> None:
+        """Hear that an engine is ready for the first time."""
+
+
+def _weights(terms: FileTerms) -> Request:
+    found = weight_files(terms.source)
+    return Request(found.files, found.total, None, terms.place, terms.folder, terms.source)
+
+
+def _program(state_dir: Path, python: Path) -> Request:
+    return Request((), 0)
+
+
+def _caches(cache_dir: Path, model: str) -> Request:
+    return Request((), 0)
 
 
 class Front:

@@ -36,6 +36,7 @@ from warmd.planner.reservation import Figure, Holding, Reservations
 from warmd.planner.room import Room, room_ahead
 
 __all__ = [
+    "NOTHING_TO_STAGE",
     "Action",
     "Card",
     "CardFacts",
@@ -44,7 +45,6 @@ __all__ = [
     "Holding",
     "LookAtCards",
     "MisfitError",
-    "NOTHING_TO_STAGE",
     "ModelFacts",
     "OwnPool",
     "PaceFiles",

@@ -1,4 +1,4 @@
-"""The disk lane: one set of files is staged at a time, for two streams from one disk make both late.
+"""The disk lane: one set is staged at a time, for two streams from one disk make both late.
 
 Sets have their turn in the order of need (`file_sets`). Where one doesn't fit, others are let go
 for it that are needed later, if that makes room enough; none of a model that is on its way up. So
@@ -8,7 +8,7 @@ that stay as they are, it ends.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from warmd.ladder import FileKind
@@ -54,9 +54,7 @@ def disk_lane(scene: Scene, rises: Collection[str], held_up: dict[str, str]) -> 
     return lane
 
 
-def _keep_the_floor(
-    scene: Scene, sets: Sequence[FileSet], going: set[str], lane: DiskLane
-) -> None:
+def _keep_the_floor(scene: Scene, sets: Sequence[FileSet], going: set[str], lane: DiskLane) -> None:
     """Let the farthest go where less memory is available than `ram.reserve` keeps."""
     short = scene.ram.short - sum(each.staging.taken for each in sets if each.key in going)
     for each in reversed(sets):
@@ -146,7 +144,9 @@ class _Turn:
         freed = self.freed + running.staging.taken
         others = [each for each in self.later if each is not running]
         if self._limit(freed) is not None or self._who_makes_room(freed, others) is not None:
-            lane.actions.append(ReleaseFiles(running.key, f"{self.asker.words} is needed sooner"))
+            lane.actions.append(
+                ReleaseFiles(running.key, f"its turn goes to {self.asker.words}, needed sooner")
+            )
         return True
 
     @property

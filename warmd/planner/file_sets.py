@@ -92,7 +92,7 @@ def file_sets(scene: Scene) -> Sequence[FileSet]:
     found: dict[str, FileSet] = {}
     for model in ordered:
         program = model.program
-        if program in scene.programs and program not in found:
+        if program is not None and program in scene.programs and program not in found:
             shared = FileSet(program, FileKind.PROGRAM, scene.programs[program], users[program])
             # It has its turn with the first model that needs it.
             if _wants(model, FileKind.PROGRAM) or not shared.wanted:

@@ -2,14 +2,13 @@
 
 from warmd.staging.holding import Holding
 from warmd.staging.keeper import Keeper
-from warmd.staging.request import Pace, Place, Request, StagingProgress
+from warmd.staging.request import Pace, Request, StagingProgress
 from warmd.staging.weights import StagingError, WeightFiles, weight_files
 
 __all__ = [
     "Holding",
     "Keeper",
     "Pace",
-    "Place",
     "Request",
     "StagingError",
     "StagingProgress",

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from warmd.ladder import Phase, Rung, share_a_card
+from warmd.ladder import FileKind, Phase, Rung, share_a_card
 from warmd.planner import (
     Action,
     LookAtCards,
@@ -202,6 +202,10 @@ class Supervisor(ReplicaListener, StagedListener):
         """Hear that a replica changed: write it down, wake who waits, look again."""
         managed = self.models[model]
         self._teller.tell(managed, name, old, new)
+        if old.phase is Phase.WARMING and new.phase is Phase.READY and new.pid is not None:
+            self._build.came_up(model, new.pid)
+        if old.phase is not new.phase and (new.phase is Phase.READY or not new.phase.is_up):
+            self._shelf.look_again(managed, FileKind.CACHES)  # an engine writes them as it starts
         self.cards.follow(self._replicas[name], old, new)
         self._wake(managed)
 
@@ -259,6 +263,11 @@ class Supervisor(ReplicaListener, StagedListener):
         """Hear what pushed files out of RAM."""
         for model in self._models_with(staged)[:1]:
             self._events.staging_evicted(model.name, staged.kind, sentence)
+
+    def learnt(self) -> None:
+        """Hear that it is known now what an engine's program files are."""
+        for model in self.models.values():
+            self._shelf.look_again(model, FileKind.PROGRAM)
 
     def _models_with(self, staged: StagedFiles) -> list[Managed]:
         """The models that need a set; none where it was forgotten meanwhile."""

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from warmd.ladder import FileKind, Phase, Rung, SleepFigures, VramBy, set_key
+from warmd.ladder import FileKind, Phase, Place, Rung, SleepFigures, VramBy, set_key
 from warmd.planner import NOTHING_TO_STAGE, ModelFacts, ReplicaFacts, StagingFacts
 from warmd.policy import Demand, Hygiene, Override, Target, Wish, worn
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake
 from warmd.replica import Fit, Nap, Replica
 from warmd.staged import StagedFiles, StagedState
-from warmd.staging import Place
 
 QUIET_S = 30.0
 """So long after the last request a model counts as quiet: its sleep may be rehearsed."""
@@ -52,6 +51,7 @@ class FileTerms:
     owner: str
     source: Path
     place: Place = Place.PAGE_CACHE
+    folder: Path | None = None  # where a tmpfs shows it
 
     @property
     def key(self) -> str:

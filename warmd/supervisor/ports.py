@@ -53,5 +53,5 @@ class Build(Protocol):
     def scan(self, terms: FileTerms) -> Scan:
         """Return what finds the files of a set."""
 
-    def learn(self, model: str, replica: str, pid: int) -> None:
-        """See, in its own time, what a ready engine has read of its program, and of its caches."""
+    def came_up(self, model: str, pid: int) -> None:
+        """Hear that an engine is ready for the first time; `pid` is its first process."""
