@@ -155,7 +155,9 @@ class StartFiles:
         for now in await self._residency.measure(model):
             was = before.get(now.known.kind)
             if was is None or was.measured is None or now.measured is None:
-                continue  # the files of a first start are known once it is over
+                continue
+            if not (was.measured.total and now.measured.total):
+                continue  # what a first start reads is known once it is over
             told[now.known.kind.value] = FilesAtStart(
                 now.measured.total,
                 was.measured.resident,
