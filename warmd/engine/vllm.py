@@ -24,6 +24,7 @@ from warmd.engine.sleep_mode import fall_asleep, is_sleeping, wake_up
 from warmd.engine.warmup import WarmupSpec, warm_up
 from warmd.ladder import MeasuredParts
 from warmd.launch import LaunchSpec
+from warmd.staging import StagingError, model_folder
 
 
 class VllmConnection:
@@ -100,7 +101,7 @@ class Vllm:
         report: Callable[[str], None],
         binder: Binder | None = None,
     ) -> None:
-        """`source` is the model's folder, which the recipe's stable path shall lead to.
+        """`source` is the model's folder, or what stands for it: the stable path's aim.
 
         `binder` None: nothing is reserved for it, or nobody knows on which cards.
         """
@@ -119,9 +120,13 @@ class Vllm:
 
     async def prepare(self) -> LaunchSpec:
         """Make the engine's folder fresh and say what to run; raises `EngineError`."""
-        if not (self._source / "config.json").exists():
+        try:
+            source = model_folder(self._source)
+        except StagingError as error:
+            raise EngineError(str(error)) from error
+        if not (source / "config.json").exists():
             raise EngineError(
-                f"there is no model at {self._source} (no config.json): is the disk mounted? put "
+                f"there is no model at {source} (no config.json): is the disk mounted? put "
                 "the model there, or mend `weights`"
             )
         if self._binder is not None:
@@ -130,7 +135,7 @@ class Vllm:
             self._bound = await self._binder.binding(anew=anew)
         bound = () if self._bound is None else self._bound.args
         prepare_home(self._recipe.home)
-        point_at(self._recipe.weights, self._source)
+        point_at(self._recipe.weights, source)
         command = engine_command(self._recipe, self._inherited, bound)
         self._log.begin(command.shown)
         self._sizes, self._measured = PartsTracker(), None

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmd.staging.weights import StagingError, WeightFiles
+from warmd.staging.file_set import StagingError
+from warmd.staging.weights import WeightFiles
 
 _PROGRAM = Path(__file__).with_name("process.py")
 _ENOUGH = 0.99  # share of the bytes that must be resident
