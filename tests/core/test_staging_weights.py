@@ -100,7 +100,11 @@ def entry(root: Path, *revisions: str) -> Path:
     for revision in revisions:
         snapshot = root / "snapshots" / revision
         snapshot.mkdir(parents=True)
-        for name, blob in [("x.safetensors", "aa11"), ("y.safetensors", "aa11"), ("c.json", "bb22")]:
+        for name, blob in [
+            ("x.safetensors", "aa11"),
+            ("y.safetensors", "aa11"),
+            ("c.json", "bb22"),
+        ]:
             (snapshot / name).symlink_to(Path("../../blobs") / blob)
     return root
 

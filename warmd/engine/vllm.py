@@ -14,6 +14,7 @@ from warmd.engine.binding import Binding
 from warmd.engine.canary import CanaryAnswer, ask_canary
 from warmd.engine.client import EngineClient
 from warmd.engine.command import EngineRecipe, engine_command
+from warmd.engine.compiled import CompiledTracker
 from warmd.engine.errors import EngineError
 from warmd.engine.failure import failure_cause
 from warmd.engine.home import point_at, prepare_home
@@ -115,6 +116,7 @@ class Vllm:
         self._note_lost = False
         self._sizes: PartsTracker | None = None  # while it starts
         self._measured: MeasuredParts | None = None
+        self._compiled = CompiledTracker()
         self._binder = binder
         self._bound: Binding | None = None  # while it starts
 
@@ -138,7 +140,7 @@ class Vllm:
         point_at(self._recipe.weights, source)
         command = engine_command(self._recipe, self._inherited, bound)
         self._log.begin(command.shown)
-        self._sizes, self._measured = PartsTracker(), None
+        self._sizes, self._measured, self._compiled = PartsTracker(), None, CompiledTracker()
         self._report_trouble()
         return LaunchSpec(self._replica, command.argv, command.env, command.cwd)
 
@@ -157,6 +159,7 @@ class Vllm:
         self._log.line(line)
         if self._sizes is not None:
             self._sizes.line(line)
+            self._compiled.line(line)
         if had is None:
             self._report_trouble()
 
@@ -175,6 +178,11 @@ class Vllm:
     def measured(self) -> MeasuredParts | None:
         """What the last start told of the engine's memory, once it is ready; None where nothing."""
         return self._measured
+
+    @property
+    def compiled_in(self) -> tuple[Path, ...]:
+        """The folders of compiled code that its last start named; empty where it compiles none."""
+        return tuple(map(Path, self._compiled.folders))
 
     def ended(self, *, failed: bool) -> None:
         """Let go of the log's file; what bound a start that was called off is in no doubt."""

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmd.staging.file_set import FileSet, StagingError
-from warmd.staging.holder.environment import Environment, file_of
-from warmd.staging.holder.learn import VERSION
+from warmd.staging.holder.environment import Environment
+from warmd.staging.holder.kept import file_of, kept
 
 _PROGRAM = Path(__file__).parent / "holder" / "learn.py"
 _CAP = 16 << 30  # bytes; CUDA's libraries and torch take about 8
@@ -42,19 +42,16 @@ def known_program(state_dir: Path, python: Path) -> FileSet | None:
     so call it in a thread.
     """
     try:
-        facts = json.loads(_file(state_dir, python).read_bytes())
-        if facts["version"] != VERSION:
-            return None
-        paths = [Path(path) for path in facts["files"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        paths = kept(_folder(state_dir), Environment(python).name())
+    except OSError:
         return None
-    return FileSet.of(paths)
+    return None if paths is None else FileSet.of(paths)
 
 
 def is_known(state_dir: Path, python: Path) -> bool:
-    """Whether there is anything to be learnt no more; touches the disk, but a few files only."""
+    """Whether nothing is left to be learnt; touches the disk, but a few files only."""
     try:
-        return _file(state_dir, python).exists()
+        return file_of(_folder(state_dir), Environment(python).name()).exists()
     except OSError:
         return False
 
@@ -131,7 +128,3 @@ def _answer(python: Path, said: bytes, status: int | None) -> Learnt:
 
 def _folder(state_dir: Path) -> Path:
     return state_dir / "programs"
-
-
-def _file(state_dir: Path, python: Path) -> Path:
-    return file_of(_folder(state_dir), Environment(python).name())

@@ -35,9 +35,7 @@ class Environment:
         if home is None or settings.get("include-system-site-packages") == "true":
             sites += [folder / name for folder in stdlib for name in _PACKAGES]
             sites.append(base / "lib" / "python3" / "dist-packages")
-            sites += [
-                base / "local" / "lib" / folder.name / "dist-packages" for folder in stdlib
-            ]
+            sites += [base / "local" / "lib" / folder.name / "dist-packages" for folder in stdlib]
         sites = [site for site in sites if site.is_dir()]
         self.sites = tuple(dict.fromkeys((*sites, *(f for s in sites for f in _added_by(s)))))
 
@@ -50,17 +48,6 @@ class Environment:
             facts.append((str(folder), _stamp(folder), engine))
         facts.append(_stamp(self.python.parent.parent / "pyvenv.cfg"))
         return f"{_digest(str(self.python))}-{_digest(json.dumps(facts))}"
-
-
-def file_of(folder: Path, name: str) -> Path:
-    """Name the file that keeps what is known of the environment `name`."""
-    return folder / f"{name}.json"
-
-
-def outdated(folder: Path, name: str) -> list[Path]:
-    """List the files that keep what was known of the same Python before it changed."""
-    python = name.partition("-")[0]
-    return [file for file in folder.glob(f"{python}-*.json") if file != file_of(folder, name)]
 
 
 def _libraries(prefix: Path) -> list[Path]:

@@ -7,8 +7,8 @@ packages of which a file is mapped or a compiled module was read.
 
 In: one JSON line on stdin, `{"python": path, "pids": [...], "apart": [folder, ...], "folder": path,
 "cap": bytes}`. What it finds is written below `folder`, in one step.
-Out: one JSON line, `{"files": n, "total": bytes, "by": [way, ...], "trouble": sentence or null}`, or
-`{"error": sentence}` with status 1.
+Out: one JSON line, `{"files": n, "total": bytes, "by": [way, ...], "trouble": sentence or null}`,
+or `{"error": sentence}` with status 1.
 """
 
 from __future__ import annotations
@@ -30,13 +30,11 @@ if __name__ == "__main__":
     sys.modules["holder"] = ModuleType("holder")
     sys.modules["holder"].__path__ = [str(Path(__file__).parent)]
 
-from .environment import Environment, file_of, outdated
+from .environment import Environment
+from .kept import keep
 from .mapping import libc
 from .maps import Maps, tree
 from .reading import Reading
-
-VERSION = 1
-"""Of the file that is written."""
 
 PR_SET_PDEATHSIG = 1
 _READ = frozenset({".pyc", ".py", ".pth", ".json", ".txt", ".yaml", ".toml", ".jinja"})
@@ -84,7 +82,8 @@ class Learning:
 
     def files(self, cap: int) -> list[Found]:
         """Return the files in the order in which a start needs them, no more than `cap` bytes."""
-        mapped = [each for path, runs in self._maps.files.items() if (each := self._of(path, runs))]
+        files = {**self._maps.files, str(self.environment.interpreter): True}
+        mapped = [each for path, runs in files.items() if (each := self._of(path, runs))]
         read = [*self._modules_of_stdlib(), *self._modules_of_sites(mapped)]
         chosen: dict[tuple[int, int], Found] = {}
         mapped.sort(key=lambda each: -each.size)
@@ -168,18 +167,6 @@ def _below(folder: str) -> str:
     return folder.rstrip("/") + "/"
 
 
-def keep(folder: Path, learning: Learning, found: Sequence[Found]) -> None:
-    """Write down what was learnt, in one step, and forget what was before a change."""
-    folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-    file = file_of(folder, learning.name)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    paths = [each.path for each in found]
-    draft.write_text(json.dumps({"version": VERSION, "files": paths}))
-    draft.replace(file)
-    for old in outdated(folder, learning.name):
-        old.unlink(missing_ok=True)
-
-
 def main() -> int:
     """Learn, write it down, say how much it is."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -189,13 +176,17 @@ def main() -> int:
     try:
         learning = Learning(Path(request["python"]), request["pids"], request["apart"])
         found = learning.files(request["cap"])
-        keep(Path(request["folder"]), learning, found)
+        keep(Path(request["folder"]), learning.name, [each.path for each in found])
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
         print(json.dumps({"error": f"{what}{error.strerror}"}))  # noqa: T201 - to the daemon
         return 1
-    answer = {"files": len(found), "total": sum(each.size for each in found)}
-    answer |= {"by": learning.by, "trouble": learning.trouble()}
+    answer = {
+        "files": len(found),
+        "total": sum(each.size for each in found),
+        "by": learning.by,
+        "trouble": learning.trouble(),
+    }
     print(json.dumps(answer))  # noqa: T201 - as above
     return 0
 

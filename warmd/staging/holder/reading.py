@@ -16,7 +16,7 @@ from .mapping import HeldFile, HoldError, libc
 from .residency import Measure, mincore
 
 _DAY_S = 86400
-_SLACK_S = 60
+_SLACK_S = 2  # of clocks that tick apart
 
 
 def age_of(pids: Iterable[int]) -> float:
@@ -54,7 +54,8 @@ class Reading:
     """Tells which files were read. `probes` were, for sure: they show where times are kept."""
 
     def __init__(self, pids: Iterable[int], probes: Iterable[str]) -> None:
-        self._since = (time.time() - age_of(pids) - _DAY_S - _SLACK_S) * 1e9
+        self._started = (time.time() - age_of(pids) - _SLACK_S) * 1e9
+        self._since = self._started - _DAY_S * 1e9
         self._mincore_works = Measure().mincore_works
         kept: dict[int, bool] = {}
         for path in probes:
@@ -70,7 +71,9 @@ class Reading:
         """Whether the start has read the file, as far as anybody can tell."""
         if status.st_dev in self._dated:
             self.ways.add("access times")
-            return self._is_recent(status) and status.st_atime_ns > status.st_mtime_ns
+            # A module that the start itself compiled is written now and read the next time.
+            is_used = status.st_atime_ns > status.st_mtime_ns or status.st_mtime_ns > self._started
+            return is_used and self._is_recent(status)
         try:
             found = resident(path) if self._mincore_works else None
             if found is not None:
