@@ -225,9 +225,9 @@ class Host:
         for action in actions:
             match action:
                 case StageFiles(key=key, limit=limit, urgent=urgent):
-                    free = self.available - self.held - self.reserve
+                    had, free = self.held, self.available - self.held - self.reserve
                     self.sets[key] = replace(self.sets[key], busy=True, limit=limit, urgent=urgent)
-                    assert self.held <= self.budget, "within the budget"
+                    assert self.held <= max(had, self.budget), "within the budget"
                     assert self.sets[key].taken <= max(0, free), "never below the floor"
                 case ReleaseFiles(key=key, short=short):
                     retry = 1.0 if short else None
