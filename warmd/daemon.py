@@ -34,6 +34,7 @@ from warmd.gpu_watch import GpuWatch
 from warmd.history import HISTORY_FILE, History, Report, Start, journal_handler, terminal_format
 from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
+from warmd.learning import Learner
 from warmd.planner import RamLedger, Reservations
 from warmd.refitting import Refitting
 from warmd.reload import Change, changes, said
@@ -108,6 +109,7 @@ class Daemon:
         self._metrics = Metrics(self.snapshot, ENDPOINTS)
         self._supervisor: Supervisor
         self._watch: GpuWatch
+        self._learner: Learner
         self._refitting: Refitting
         self._history: History
         self._chronicle: Chronicle
@@ -135,6 +137,7 @@ class Daemon:
             house.push_async_callback(launcher.close)
             keeper = await self._stage_keeper(house)
             self._supervisor = self._furnish(launcher, history, keeper)
+            house.push_async_callback(self._learner.close)
             found = self._left_behind() if outlive else {}
             _sweep(settings.host.run_dir, spare=found)
             await launcher.open()
@@ -227,6 +230,9 @@ class Daemon:
         chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK, files)
         build = Build(launcher, CLOCK, keeper, settings)
         supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
+        build.learner = self._learner = Learner(
+            settings.host.state_dir, _warn, supervisor.learnt
+        )
         build.watch = self._watch = GpuWatch(supervisor, CLOCK.monotonic)
         self._refitting = Refitting(
             supervisor, self._fitter, lambda: self._settings, self._reloading

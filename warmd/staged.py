@@ -280,20 +280,23 @@ class StagedFiles:
         """Take in what was measured last."""
         known, state = self._known, self.state
         held = state.limit is None and known.complete
-        if state.busy or held is not state.held or known.trouble != state.problem:
-            reason = state.reason
-            if not held:
-                reason = known.trouble or self._pushed or reason
-            elif not state.busy:
-                reason = "all of it is in RAM again"
-            self._become(
-                busy=False,
-                held=held,
-                partial=not held,
-                done=known.done,
-                problem=known.trouble,
-                reason=reason,
-            )
+        problem = known.trouble
+        if not held and problem is None and state.limit is None:
+            problem = self._pushed or "a part of it was pushed out of RAM"
+        if not state.busy and held is state.held and problem == state.problem:
+            return
+        reason = problem or state.reason
+        if held:
+            reason = state.reason if state.busy else "all of it is in RAM again"
+            reason += "" if known.network is None else f", read over {known.network}"
+        self._become(
+            busy=False,
+            held=held,
+            partial=not held,
+            done=known.done if held else known.resident or 0,
+            problem=problem,
+            reason=reason,
+        )
 
     def _evicted(self, sentence: str) -> None:
         self._pushed = sentence

@@ -16,13 +16,22 @@ from warmd.gpu_watch import GpuWatch
 from warmd.history import HISTORY_FILE, History, read_sizes
 from warmd.ladder import FileKind, replica_name
 from warmd.launch import Launcher
+from warmd.learning import Learner
 from warmd.placing import cards_of
 from warmd.planner import Card, Reservations
 from warmd.policy import Fairness, Override
 from warmd.replica import Fit, Replica
 from warmd.roster import ROSTER_FILE, cards_now
 from warmd.staged import StagedFiles
-from warmd.staging import Keeper, Request, weight_files
+from warmd.staging import (
+    FileSet,
+    Keeper,
+    Request,
+    cache_files,
+    known_program,
+    model_folder,
+    weight_files,
+)
 from warmd.supervisor import CardRules, Clock, FileTerms, Known, Rules, Scan, Supervisor
 
 _DRIVER_S = 10.0
@@ -36,6 +45,7 @@ class Build:
 
     supervisor: Supervisor
     watch: GpuWatch
+    learner: Learner
 
     def __init__(
         self, launcher: Launcher, clock: Clock, keeper: Keeper, settings: Settings
@@ -45,6 +55,7 @@ class Build:
         self._clock = clock
         self._keeper = keeper
         self._state_dir = settings.host.state_dir
+        self._cache_dir = settings.host.cache_dir
         self._rate = settings.staging.rate
 
     def replica(self, model: str, index: int, fit: Fit) -> Replica:
@@ -77,27 +88,29 @@ class Build:
         """Return what finds the files of a set."""
         match terms.kind:
             case FileKind.PROGRAM:
-                return partial(_program, self._state_dir, terms.source)
+                return lambda: _files(known_program(self._state_dir, terms.source))
             case FileKind.WEIGHTS:
                 return partial(_weights, terms)
             case FileKind.CACHES:
-                return partial(_caches, terms.source, terms.owner)
+                return lambda: _files(cache_files(self._state_dir, terms.owner))
 
-    def came_up(self, model: str, pid: int) -> None:
-        """Hear that an engine is ready for the first time."""
+    def came_up(self, replica: Replica) -> None:
+        """Hear that an engine has been started and is ready: there is something to be learnt."""
+        pid, made = replica.state.pid, replica.fit.make.compiled_in
+        files = {each.kind: each for each in self.supervisor.models[replica.model].terms.files}
+        apart = (self._cache_dir, files[FileKind.WEIGHTS].source)
+        if pid is not None:
+            python = files[FileKind.PROGRAM].source
+            self.learner.came_up(replica.model, pid, python, compiled_in=made, apart=apart)
 
 
 def _weights(terms: FileTerms) -> Request:
-    found = weight_files(terms.source)
-    return Request(found.files, found.total, None, terms.place, terms.folder, terms.source)
+    found, root = weight_files(terms.source), model_folder(terms.source)
+    return Request(found.files, found.total, None, terms.place, terms.folder, root)
 
 
-def _program(state_dir: Path, python: Path) -> Request:
-    return Request((), 0)
-
-
-def _caches(cache_dir: Path, model: str) -> Request:
-    return Request((), 0)
+def _files(found: FileSet | None) -> Request:
+    return Request((), 0) if found is None else Request(found.files, found.total)
 
 
 class Front:

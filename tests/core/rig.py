@@ -170,6 +170,7 @@ class FakeMake:
         self.missed_probes = 0
         self.missed_names = 0
         self.measured: MeasuredParts | None = None
+        self.compiled_in: tuple[Path, ...] = ()
         self.unproved = False  # awake, and nobody has asked whether it is what it was
 
     @property
@@ -437,7 +438,7 @@ class House:
         self.stager = FakeKeeper()
         self.sizes: dict[str, int] = {}  # of sets, by key
         self.budget = 10**9
-        self.came: list[tuple[str, int]] = []  # engines that were ready for the first time
+        self.came: list[str] = []  # replicas whose engines got ready
         self.makes: dict[str, FakeMake] = after.makes if after else {}
         if after is not None:
             self.launcher.left = [*after.launcher.left, *after.launcher.started]
@@ -599,8 +600,8 @@ class House:
         usual = 10 if terms.kind is FileKind.WEIGHTS else 0
         return lambda: Request((terms.source,), self.sizes.get(terms.key, usual), place=terms.place)
 
-    def came_up(self, model: str, pid: int) -> None:
-        self.came.append((model, pid))
+    def came_up(self, replica: Replica) -> None:
+        self.came.append(replica.name)
 
     async def die(self) -> None:
         """End as a killed daemon does: nobody says goodbye, and engines live on."""

@@ -117,9 +117,10 @@ class Holding:
         match word:
             case {"progress": int(done)}:
                 self._become(done=done)
-            case {"resident": int(resident), "total": int(total), "by": str(by)}:
+            case {"resident": int(resident), "total": int(total), "by": str(by), **more}:
                 self.by = by
-                self._measured(resident, total)
+                network = more.get("network")
+                self._measured(resident, total, network if isinstance(network, str) else None)
             case {"trouble": str() | None as trouble}:
                 self._become(trouble=None if trouble is None else f"{self.name}: {trouble}")
             case {"paused": str() | None as paused}:
@@ -154,14 +155,14 @@ class Holding:
         elif not self._lost.done():
             self._lost.set_result(sentence)
 
-    def _measured(self, resident: int, total: int) -> None:
+    def _measured(self, resident: int, total: int, network: str | None) -> None:
         if not self._staged.done() and total != self.total:
             self._fail(
                 f"{self.name}: the files changed while they were staged; "
                 "wait until the download is finished, then stage again"
             )
             return
-        self._become(done=total, total=total, resident=resident)
+        self._become(done=total, total=total, resident=resident, network=network)
         if not self._staged.done():
             self._staged.set_result(None)
 

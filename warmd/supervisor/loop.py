@@ -163,7 +163,13 @@ class Supervisor(ReplicaListener, StagedListener):
     def _scene(self) -> Scene:
         now = self._clock.monotonic()
         models = self.models.values()
+<<<<<<< HEAD
         ram = self._ram(self._shelf.held, sum(m.pinned for m in models))
+=======
+        staged = [m.staged.state for m in models]
+        held = sum(s.total or 0 for s in staged if s.held or s.busy or s.partial)
+        ram = self._ram(held, sum(m.pinned for m in models))
+>>>>>>> i5-keeper
         facts = [m.facts(now) for m in models]
         rules, cards = self.rules, self.cards.facts()
         programs = self._shelf.programs()
@@ -202,10 +208,8 @@ class Supervisor(ReplicaListener, StagedListener):
         """Hear that a replica changed: write it down, wake who waits, look again."""
         managed = self.models[model]
         self._teller.tell(managed, name, old, new)
-        if old.phase is Phase.WARMING and new.phase is Phase.READY and new.pid is not None:
-            self._build.came_up(model, new.pid)
-        if old.phase is not new.phase and (new.phase is Phase.READY or not new.phase.is_up):
-            self._shelf.look_again(managed, FileKind.CACHES)  # an engine writes them as it starts
+        if old.phase is Phase.WARMING and new.phase is Phase.READY:
+            self._build.came_up(self._replicas[name])
         self.cards.follow(self._replicas[name], old, new)
         self._wake(managed)
 
@@ -264,10 +268,10 @@ class Supervisor(ReplicaListener, StagedListener):
         for model in self._models_with(staged)[:1]:
             self._events.staging_evicted(model.name, staged.kind, sentence)
 
-    def learnt(self) -> None:
-        """Hear that it is known now what an engine's program files are."""
-        for model in self.models.values():
-            self._shelf.look_again(model, FileKind.PROGRAM)
+    def learnt(self, model: str, kind: FileKind) -> None:
+        """Hear that there is more to know of a model's files."""
+        if model in self.models and kind in (sets := self.models[model].sets):
+            sets[kind].begin_look()
 
     def _models_with(self, staged: StagedFiles) -> list[Managed]:
         """The models that need a set; none where it was forgotten meanwhile."""

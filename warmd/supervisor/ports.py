@@ -53,5 +53,5 @@ class Build(Protocol):
     def scan(self, terms: FileTerms) -> Scan:
         """Return what finds the files of a set."""
 
-    def came_up(self, model: str, pid: int) -> None:
-        """Hear that an engine is ready for the first time; `pid` is its first process."""
+    def came_up(self, replica: Replica) -> None:
+        """Hear that an engine has been started and is ready: there is something to be learnt."""

@@ -52,11 +52,6 @@ class Shelf:
             else:
                 del self._sets[key], self._terms[key]
 
-    def look_again(self, model: Managed, kind: FileKind) -> None:
-        """See what files of a kind there are now."""
-        if kind in model.sets:
-            model.sets[kind].begin_look()
-
     def sets(self) -> tuple[StagedFiles, ...]:
         """Return every set."""
         return tuple(self._sets.values())

@@ -32,6 +32,7 @@ if __name__ == "__main__":
 
 from .held_set import HeldSet
 from .mapping import libc
+from .pressure import open_trigger
 from .protocol import PROTOCOL
 from .words import Hearer, Speaker
 
@@ -64,6 +65,7 @@ class StageKeeper:
         self._ends_at: float | None = time.monotonic() + FIRST_DAEMON_S
         self._claimed_by: float | None = None
         self._over = False
+        self._trigger: int | None = None
         self._watch(listener.fileno(), self._accept)
 
     def run(self) -> None:
@@ -182,6 +184,7 @@ class StageKeeper:
         if held is None or not adopted:
             held = self._sets[key] = HeldSet(key, request)
             held.begin()
+            self._mind_pressure()
             self._watch(held.output, lambda: self._relay(held))
             self._watch(held.pidfd, lambda: self._reap(held))
         held.number, held.claimed = number, True
@@ -189,6 +192,17 @@ class StageKeeper:
         self._say(held.signed({"pid": held.pid, "adopted": adopted}))
         for word in held.standing():
             self._say(held.signed(word))
+
+    def _mind_pressure(self) -> None:
+        """Have every set look what it has left when memory gets short."""
+        if self._trigger is None and (trigger := open_trigger()) is not None:
+            self._trigger = trigger
+            self._handlers[trigger] = self._look
+            self._poll.register(trigger, select.POLLPRI)
+
+    def _look(self) -> None:
+        for held in self._sets.values():
+            held.tell({"look": True})
 
     def _release(self, key: str, number: int) -> None:
         held = self._sets.get(key)
