@@ -163,13 +163,7 @@ class Supervisor(ReplicaListener, StagedListener):
     def _scene(self) -> Scene:
         now = self._clock.monotonic()
         models = self.models.values()
-<<<<<<< HEAD
         ram = self._ram(self._shelf.held, sum(m.pinned for m in models))
-=======
-        staged = [m.staged.state for m in models]
-        held = sum(s.total or 0 for s in staged if s.held or s.busy or s.partial)
-        ram = self._ram(held, sum(m.pinned for m in models))
->>>>>>> i5-keeper
         facts = [m.facts(now) for m in models]
         rules, cards = self.rules, self.cards.facts()
         programs = self._shelf.programs()
