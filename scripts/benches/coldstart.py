@@ -88,16 +88,13 @@ def run(seconds: float, folder: Path) -> Sequence[Table]:
         kept = folder / "coldstart"
         kept.mkdir(exist_ok=True)
         scene = _Scene(python, model, kept, learnt)
+        how = _learn(scene)
         began = time.monotonic()
-        first = _start(scene, _Way("60%", knows=True), stage=False)
-        print(
-            f"coldstart: the first start took {sum(first.stages.values()):.0f} s", file=sys.stderr
-        )
         took: dict[str, list[_Start]] = {name: [] for name in _WAYS}
         rounds = 0
         while not rounds or (time.monotonic() - began) * (rounds + 1) / rounds < seconds:
             for name, way in _WAYS.items():
-                took[name].append(_start(scene, way, stage=way.staging != "0B"))
+                took[name].append(_start(scene, way))
             rounds += 1
     return [_table(took, (f"{rounds} round(s), medians", *_NOTES, f"before each start: {how}"))]
 
@@ -135,9 +132,9 @@ def _learn(scene: _Scene) -> str:
     return empty(_files(scene))
 
 
-def _start(scene: _Scene, way: _Way, *, stage: bool) -> _Start:
+def _start(scene: _Scene, way: _Way) -> _Start:
     with _a_daemon(scene, way) as daemon:
-        if stage:
+        if way.staging != "0B":
             daemon.control("POST", "/set", {"model": _MODEL, "rung": "staged"})
             _until(lambda: _is_staged(daemon.status(_MODEL)), daemon, "its files are staged")
         empty(_files(scene))
