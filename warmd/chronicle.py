@@ -237,6 +237,11 @@ class Chronicle:
             extra={"warmd": {"model": model, "replica": replica}},
         )
 
+    def staged(self, model: str, kind: FileKind, seconds: float, read: int) -> None:
+        """Count what was staged; where it moves a model, the change of rung is told by itself."""
+        self._metrics.staged(kind, seconds, read)
+        log.debug("%s: its %s came into RAM in %.1f s", model, kind.words, seconds)
+
     def staging_failed(self, model: str, kind: FileKind, problem: str) -> None:
         """Say why files are not in RAM; the model can be started all the same."""
         what = "not staged" if kind is FileKind.WEIGHTS else f"its {kind.words} aren't staged"
@@ -244,6 +249,7 @@ class Chronicle:
 
     def staging_evicted(self, model: str, kind: FileKind, sentence: str) -> None:
         """Say what pushed a part of the files out of RAM; it is brought back."""
+        self._metrics.evicted(model, kind)
         log.warning(
             "%s: its %s: %s", model, kind.words, sentence, extra={"warmd": {"model": model}}
         )

@@ -27,7 +27,11 @@ GROWN_S = 1.0
 
 
 class Holding(Protocol):
-    """Files that are in RAM and held there."""
+    """Files that are in RAM and held there; `adopted`: since an earlier daemon."""
+
+    @property
+    def adopted(self) -> bool:
+        """Whether they were there already."""
 
     async def lost(self) -> str:
         """Return, with a sentence, when they are no longer held."""
@@ -58,7 +62,8 @@ class StagedState:
     """How much of a set is in RAM, in bytes. Times are monotonic seconds.
 
     `held`: all of it is resident by measurement, and held. `partial`: it is held, and not all is
-    there: as `limit` says, or for `problem`.
+    there: as `limit` says, or for `problem`. `took`: seconds that bringing it in took, None where
+    nothing was brought in.
     """
 
     total: int | None = None  # None until the files have been looked at
@@ -74,6 +79,7 @@ class StagedState:
     paused: str | None = None
     urgent: bool = True
     place: Place = Place.PAGE_CACHE
+    took: float | None = None
 
     @property
     def taken(self) -> int:
@@ -174,6 +180,7 @@ class StagedFiles:
             return
         self._release.clear()
         self._pushed = ""
+        self.state = replace(self.state, took=None)
         self._become(busy=True, done=0, reason=reason, retry_at=None, limit=limit, urgent=urgent)
         self._task = asyncio.create_task(self._hold(), name=self.key)
 
@@ -203,7 +210,10 @@ class StagedFiles:
         problem: str | None = None
         pause_s: float | None = None
         try:
+            began = self._clock()
             holding = await self._unless_released(self._bring_in())
+            if not holding.adopted:
+                self.state = replace(self.state, took=self._clock() - began)
             self._settle()
             problem = await self._unless_released(holding.lost())
         except _ReleasedError:

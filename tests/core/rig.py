@@ -265,6 +265,8 @@ class FakeMake:
 
 
 class FakeHolding:
+    adopted = False
+
     def __init__(
         self,
         key: str,
@@ -358,6 +360,7 @@ class Recorder:
     """Every event as one line, and a bell that rings at each."""
 
     lines: list[str] = field(default_factory=list)
+    brought_in: list[tuple[str, FileKind, float, int]] = field(default_factory=list)
     bell: asyncio.Event = field(default_factory=asyncio.Event)
 
     def rung_changed(self, change: RungChange) -> None:
@@ -407,6 +410,9 @@ class Recorder:
     def memory_kept(self, model: str, replica: str, kept: str) -> None:
         self.lines.append(f"{replica} kept: {kept}")
         self.bell.set()
+
+    def staged(self, model: str, kind: FileKind, seconds: float, read: int) -> None:
+        self.brought_in.append((model, kind, seconds, read))
 
     def staging_failed(self, model: str, kind: FileKind, problem: str) -> None:
         what = "" if kind is FileKind.WEIGHTS else f"'s {kind}"

@@ -135,6 +135,9 @@ class Events(Protocol):
     def operation_overdue(self, operation: Operation) -> None:
         """Write down that an operation takes longer than it may, once."""
 
+    def staged(self, model: str, kind: FileKind, seconds: float, read: int) -> None:
+        """Write down that files came into RAM: what it took, and the bytes that were read."""
+
     def staging_failed(self, model: str, kind: FileKind, problem: str) -> None:
         """Write down that files could not be staged or held, or not all of them."""
 

@@ -253,6 +253,8 @@ class Supervisor(ReplicaListener, StagedListener):
         models = self._models_with(staged)
         if models and new.problem is not None and new.problem != old.problem:
             self._events.staging_failed(models[0].name, staged.kind, new.problem)
+        if models and old.busy and not new.busy and new.took is not None:
+            self._events.staged(models[0].name, staged.kind, new.took, new.done)
         for model in models:
             self._teller.tell_rungs(model, new.reason, None)
         self._changed.set()
