@@ -29,7 +29,7 @@ from bench_rig import HERE, BenchError, Daemon, a_folder
 from disk_files import empty
 from report import Table, Value
 
-from warmd.ladder import Stage
+from warmd.ladder import FileKind, Stage
 
 GB = 3
 _ROOT = HERE.parents[1]
@@ -40,7 +40,7 @@ _ARGS = ("--max-model-len", "256", "--max-num-batched-tokens", "256", "--max-num
 _MODEL = "m"
 _NOTES = (
     f"the real vLLM on the CPU, a Llama of {GB} GB with random weights: {' '.join(_ARGS)}",
-    "what warmd holds stays in RAM as the rest is dropped",
+    "what warmd holds stays in RAM as the rest is dropped; -: the daemon knows of no such files",
 )
 
 
@@ -109,10 +109,10 @@ def _table(took: dict[str, list[_Start]], notes: Sequence[str]) -> Table:
     rows["in all, s"] = [
         median(sum(start.stages.values()) for start in took[name]) for name in columns
     ]
-    kinds = sorted({kind for each in took.values() for start in each for kind in start.in_ram})
-    for kind in kinds:
-        rows[f"in RAM as it began: {kind}, %"] = [
-            median(100 * start.in_ram.get(kind, 0.0) for start in took[name]) for name in columns
+    for kind in FileKind:
+        shares = {name: [s.in_ram[kind] for s in took[name] if kind in s.in_ram] for name in took}
+        rows[f"in RAM as it began: {kind.words}, %"] = [
+            100 * median(each) if each else None for each in shares.values()
         ]
     return Table("coldstart: seconds by stage, with staged:", columns, rows, notes)
 

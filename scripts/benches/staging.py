@@ -9,24 +9,25 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 from bench_rig import HERE, BenchError, a_folder
+from children import Took, Way, command, taken
 from disk_files import forget, random_files
 from report import Table, Value
+from staging_tmpfs import tmpfs_table
 
 FILES, SIZE = 4, 768 << 20
-_DIRECT = ("direct:4:4194304", "direct:8:1048576", "direct:16:1048576")
+_DIRECT = ((4, 4), (1, 8), (1, 16))
 _FIO = (("1M", 32), ("4M", 16))
+_CACHE_SHARE = 0.65
 _SPARSE, _SPARSE_BYTES = 60, 100 * 10**9
 _RESIDENCY_AIM_MS = 50.0
 _READER = [sys.executable, "-I", "-S", str(HERE / "reader.py")]
@@ -67,28 +68,19 @@ with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
 """
 
 
-@dataclass(frozen=True)
-class Took:
-    """What one way took for all files: seconds of time, and of CPU of its children."""
-
-    seconds: float
-    cpu_s: float
-
-
-Way = Callable[[Sequence[Path]], None]
-
-
 def run(seconds: float, folder: Path) -> Sequence[Table]:
     """Compare for about `seconds`, with files of 3.2 GB below `folder` that are gone afterwards."""
-    end = time.monotonic() + seconds
+    began = time.monotonic()
     with random_files(folder, FILES, SIZE) as files:
-        speeds = _speeds(files, end)
-    return [speeds, _residency(folder)]
+        tables = [_speeds(files, began + _CACHE_SHARE * seconds)]
+        if os.geteuid() == 0:
+            tables.append(tmpfs_table(files, _limits(), began + seconds))
+    return [*tables, _residency(folder)]
 
 
 def _speeds(files: Sequence[Path], end: float) -> Table:
     ways = _ways()
-    limits = [name for name in ways if name.startswith("O_DIRECT")]
+    limits = _limits()
     took: dict[str, list[Took]] = {name: [] for name in ways}
     rounds, longest, how = 0, 0.0, ""
     while not rounds or time.monotonic() + longest < end:
@@ -96,7 +88,7 @@ def _speeds(files: Sequence[Path], end: float) -> Table:
         order = list(ways)
         for name in order[rounds % len(order) :] + order[: rounds % len(order)]:
             how = forget(files)
-            took[name].append(_taken(ways[name], files))
+            took[name].append(taken(ways[name], files))
         rounds += 1
         longest = max(longest, time.monotonic() - began)
     gb = sum(file.stat().st_size for file in files) / 1e9
@@ -114,6 +106,8 @@ def _speeds(files: Sequence[Path], end: float) -> Table:
         f"before each way: {how}",
         "the limit is the best O_DIRECT row of each round",
     ]
+    if os.geteuid():
+        notes.append("a tmpfs was not measured: only root may mount one to compare with")
     if missing:
         notes.append(f"not installed, so not compared: {', '.join(missing)}")
     return Table(
@@ -121,46 +115,25 @@ def _speeds(files: Sequence[Path], end: float) -> Table:
     )
 
 
-def _taken(way: Way, files: Sequence[Path]) -> Took:
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    way(files)
-    seconds = time.monotonic() - began
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Took(seconds, used)
+def _limits() -> dict[str, Way]:
+    if shutil.which("fio"):
+        return {f"O_DIRECT, fio, {size} x {depth}": _fio(size, depth) for size, depth in _FIO}
+    return {
+        f"O_DIRECT, our own reader, {mib} MiB x {depth}": command(
+            [*_READER, f"direct:{depth}:{mib << 20}"]
+        )
+        for mib, depth in _DIRECT
+    }
 
 
 def _ways() -> dict[str, Way]:
-    if shutil.which("fio"):
-        ways = {f"O_DIRECT, fio, {size} x {depth}": _fio(size, depth) for size, depth in _FIO}
-    else:
-        ways = {
-            f"O_DIRECT, our own reader, {int(way.split(':')[2]) >> 20} MiB x {way.split(':')[1]}": (
-                _command([*_READER, way])
-            )
-            for way in _DIRECT
-        }
-    ways["cat"] = _command(["cat"])
+    ways = _limits()
+    ways["cat"] = command(["cat"])
     if shutil.which("vmtouch"):
-        ways["vmtouch -t"] = _command(["vmtouch", "-t", "-q"])
-    ways["vLLM's prefetch, the same in our own lines"] = _command([*_READER, "prefetch"])
+        ways["vmtouch -t"] = command(["vmtouch", "-t", "-q"])
+    ways["vLLM's prefetch, the same in our own lines"] = command([*_READER, "prefetch"])
     ways["warmd"] = _warmd
     return ways
-
-
-def _command(argv: Sequence[str]) -> Way:
-    def way(files: Sequence[Path]) -> None:
-        done = subprocess.run(
-            [*argv, *map(str, files)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise BenchError(f"{argv[0]} failed: {done.stderr.strip()[-500:]}")
-
-    return way
 
 
 def _fio(size: str, depth: int) -> Way:
@@ -177,7 +150,7 @@ def _fio(size: str, depth: int) -> Way:
 
     def way(files: Sequence[Path]) -> None:
         names = ":".join(str(file).replace(":", "\\:") for file in files)
-        _command(["fio", *options, f"--filename={names}"])(())
+        command(["fio", *options, f"--filename={names}"])(())
 
     return way
 
