@@ -143,7 +143,7 @@ class StagedFiles:
         self._pause_s: float | None = None
         self._leaves = False
         self._known = StagingProgress(0, 0, None)  # what was measured last
-        self._pushed = ""  # what pushed a part of it out
+        self.pushed = ""  # what pushed a part of it out, as it was told
 
     def begin_look(self) -> None:
         """See what files there are now, so that the ledger knows their size."""
@@ -179,7 +179,7 @@ class StagedFiles:
         if self._task is not None:
             return
         self._release.clear()
-        self._pushed = ""
+        self.pushed = ""
         self.state = replace(self.state, took=None)
         self._become(busy=True, done=0, reason=reason, retry_at=None, limit=limit, urgent=urgent)
         self._task = asyncio.create_task(self._hold(), name=self.key)
@@ -292,7 +292,7 @@ class StagedFiles:
         held = state.limit is None and known.complete
         problem = known.trouble
         if not held and problem is None and state.limit is None:
-            problem = self._pushed or "a part of it was pushed out of RAM"
+            problem = self.pushed or "a part of it was pushed out of RAM"
         if not state.busy and held is state.held and problem == state.problem:
             return
         reason = problem or state.reason
@@ -309,7 +309,7 @@ class StagedFiles:
         )
 
     def _evicted(self, sentence: str) -> None:
-        self._pushed = sentence
+        self.pushed = sentence
         self._listener.staging_evicted(self, sentence)
 
     def _become(self, **changes: object) -> None:

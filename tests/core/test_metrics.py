@@ -34,11 +34,13 @@ class Daemon:
             "tiny.0", self.rung, Phase.READY, 1, 0.0, "", 3, 0, None, None, None
         )
         staging = StagingStatus(1000, 2000, holding=True)
-        held, busy, gone = (
-            StagedStatus(
-                *(kind, 1000, 2000, 900, state == "held", state == "busy", False, None, None)
-            )
-            for kind, state in zip(FileKind, ("held", "busy", "gone"), strict=True)
+        weights = StagedStatus(
+            *(FileKind.WEIGHTS, 1000, 2000, 0),
+            held=False,
+            busy=True,
+            partial=False,
+            paused=None,
+            problem=None,
         )
         return Status(
             "0.1.0",
@@ -48,7 +50,7 @@ class Daemon:
             {
                 name: ModelStatus(
                     *(name, (), self.rung, Rung.HOT, "", None, None, 2, 1.5, staging, (replica,)),
-                    staged=(held, busy, gone),
+                    staged=(weights,),
                 )
                 for name in self.models
             },
@@ -81,8 +83,7 @@ def test_gauges_are_read_at_the_scrape() -> None:
     assert before["warmd_waiting_requests model=tiny"] == 2
     assert before["warmd_oldest_wait_seconds model=tiny"] == 1.5
     assert before["warmd_in_flight replica=tiny.0"] == 3
-    staged = [before[f"warmd_staged_bytes kind={kind} model=tiny"] for kind in FileKind]
-    assert staged == [1000, 1000, 0], "held, on its way, and let go"
+    assert before["warmd_staged_bytes kind=weights model=tiny"] == 1000
     assert before["process_resident_memory_bytes"] > 0
     daemon.rung = Rung.HOT
     assert scrape(metrics)["warmd_rung model=tiny replica=tiny.0"] == 3

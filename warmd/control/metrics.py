@@ -273,7 +273,7 @@ def _gauges(models: list[ModelStatus]) -> list[GaugeMetricFamily]:
     )
     staged = GaugeMetricFamily(
         "warmd_staged_bytes",
-        "Bytes of a model's files that are held in RAM; program files count with each model.",
+        "Bytes of a model's files that are in RAM; program files are shared by several models.",
         labels=("model", "kind"),
     )
     pinned = GaugeMetricFamily(
@@ -290,9 +290,8 @@ def _gauges(models: list[ModelStatus]) -> list[GaugeMetricFamily]:
         target.add_metric((model.name,), model.target.height)
         waiting.add_metric((model.name,), model.waiting)
         oldest.add_metric((model.name,), model.oldest_wait)
-        for files in model.staged:
-            held = files.done if files.busy or files.held or files.partial else 0
-            staged.add_metric((model.name, files.kind.value), held)
+        for each in model.staged:
+            staged.add_metric((model.name, each.kind), each.done)
         for replica in model.replicas:
             rung.add_metric((model.name, replica.name), replica.rung.height)
             in_flight.add_metric((replica.name,), replica.in_flight)
