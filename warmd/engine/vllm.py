@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import aiohttp
 
+from warmd.aside import aside
 from warmd.config import WarmupKind
 from warmd.engine.binder import Binder
 from warmd.engine.binding import Binding
@@ -29,9 +30,16 @@ from warmd.launch import LaunchSpec
 class VllmConnection:
     """The way to one engine, and the questions that warmd asks it."""
 
-    def __init__(self, client: EngineClient, question: WarmupSpec) -> None:
+    def __init__(
+        self,
+        client: EngineClient,
+        question: WarmupSpec,
+        aim: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """`aim` makes sure that the path of the weights leads to them."""
         self.client = client
         self._question = question
+        self._aim = aim
         self._kind: WarmupKind | None = None  # what the last warm-up found
 
     @property
@@ -62,7 +70,9 @@ class VllmConnection:
         await fall_asleep(self.client.session, level)
 
     async def wake(self, level: int) -> None:
-        """Wake it from `level`; the caller bounds the time. Raises `SleepError`."""
+        """Wake it from `level`; the caller bounds the time. Raises `EngineError`."""
+        if self._aim is not None and level != 1:
+            await self._aim()  # it reads the weights again, and a copy in RAM may be gone since
         await wake_up(self.client.session, level)
 
     async def sleeping(self) -> bool:
@@ -99,10 +109,12 @@ class Vllm:
         inherited: Mapping[str, str],
         report: Callable[[str], None],
         binder: Binder | None = None,
+        copy: Callable[[], Path | None] | None = None,
     ) -> None:
         """`source` is the model's folder, which the recipe's stable path shall lead to.
 
-        `binder` None: nothing is reserved for it, or nobody knows on which cards.
+        `copy` returns a copy of it in RAM, to be read instead while there is one; it may wait for
+        the disk. `binder` None: nothing is reserved for it, or nobody knows on which cards.
         """
         self._replica = replica
         self._recipe = recipe
@@ -115,6 +127,7 @@ class Vllm:
         self._sizes: PartsTracker | None = None  # while it starts
         self._measured: MeasuredParts | None = None
         self._binder = binder
+        self._copy = copy
         self._bound: Binding | None = None  # while it starts
 
     async def prepare(self) -> LaunchSpec:
@@ -130,12 +143,17 @@ class Vllm:
             self._bound = await self._binder.binding(anew=anew)
         bound = () if self._bound is None else self._bound.args
         prepare_home(self._recipe.home)
-        point_at(self._recipe.weights, self._source)
+        await self._aim()
         command = engine_command(self._recipe, self._inherited, bound)
         self._log.begin(command.shown)
         self._sizes, self._measured = PartsTracker(), None
         self._report_trouble()
         return LaunchSpec(self._replica, command.argv, command.env, command.cwd)
+
+    async def _aim(self) -> None:
+        """Let the stable path lead to the copy in RAM where there is one; raises `EngineError`."""
+        copy = None if self._copy is None else await aside(self._copy)
+        point_at(self._recipe.weights, copy or self._source)
 
     def resume(self, pid: int) -> None:
         """Go on with the log of an engine that an earlier daemon had started."""
@@ -204,4 +222,4 @@ class Vllm:
 
     def connect(self) -> VllmConnection:
         """Return the way to the engine; nothing is sent yet."""
-        return VllmConnection(EngineClient(self._recipe.home.socket), self._question)
+        return VllmConnection(EngineClient(self._recipe.home.socket), self._question, self._aim)

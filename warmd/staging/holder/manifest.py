@@ -1,0 +1,79 @@
+"""What a published folder holds copies of: by this a later keeper, and an engine's start, know it.
+
+A part of the staging program: see `program.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+MANIFEST = ".staged.json"
+
+
+def identity(name: str, source: str, status: os.stat_result) -> dict[str, Any]:
+    """Return what tells the file `source`, copied as `name`, from one that came in its place."""
+    return {
+        "name": name,
+        "source": source,
+        "dev": status.st_dev,
+        "ino": status.st_ino,
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+    }
+
+
+def write_manifest(folder: str, root: str | None, files: list[dict[str, Any]]) -> None:
+    """Write down what `folder` holds copies of."""
+    with open(os.path.join(folder, MANIFEST), "w", encoding="utf-8") as manifest:
+        json.dump({"root": root, "files": files}, manifest)
+
+
+def copies(folder: str, root: str | None, files: Iterable[dict[str, Any]]) -> list[str] | None:
+    """Return the paths of the copies of these very files below `folder`; None: they aren't there."""
+    wanted = list(files)
+    facts = _read(folder)
+    if facts is None or facts["root"] != root or facts["files"] != wanted:
+        return None
+    paths = [os.path.join(folder, each["name"]) for each in wanted]
+    for path, each in zip(paths, wanted, strict=True):
+        if not os.path.isfile(path) or os.path.getsize(path) != each["size"]:
+            return None
+    return paths
+
+
+def holds_copies_of(folder: str, root: str) -> bool:
+    """Whether the files below `root` are what `folder` was copied from, unchanged since."""
+    facts = _read(folder)
+    if facts is None or facts["root"] != root or not facts["files"]:
+        return False
+    try:
+        now = [identity(f["name"], f["source"], os.stat(f["source"])) for f in facts["files"]]
+    except (OSError, KeyError, TypeError):
+        return False
+    return copies(folder, root, now) is not None
+
+
+def is_safe(path: str) -> bool:
+    """Whether nobody but this user and root can take away or replace what is in `path`."""
+    status = os.stat(path)
+    ours = status.st_uid in (os.geteuid(), 0)
+    return ours and (not status.st_mode & 0o022 or bool(status.st_mode & stat.S_ISVTX))
+
+
+def _read(folder: str) -> dict[str, Any] | None:
+    try:
+        if os.lstat(folder).st_uid not in (os.geteuid(), 0):
+            return None  # in /dev/shm anybody may put one there
+        with open(os.path.join(folder, MANIFEST), encoding="utf-8") as manifest:
+            facts = json.load(manifest)
+    except (OSError, ValueError):
+        return None
+    sound = isinstance(facts, dict) and isinstance(facts.get("files"), list) and "root" in facts
+    return facts if sound else None
