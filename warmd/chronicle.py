@@ -236,6 +236,10 @@ class Chronicle:
         """Say why weights are not in RAM; the model can be started all the same."""
         log.warning("%s: not staged: %s", model, problem, extra={"warmd": {"model": model}})
 
+    def staging_evicted(self, model: str, sentence: str) -> None:
+        """Say what pushed a part of the weights out of RAM; it is brought back."""
+        log.warning("%s: %s", model, sentence, extra={"warmd": {"model": model}})
+
     def override_changed(self, model: str, override: Override | None, reason: str) -> None:
         """Keep an operator's word across restarts."""
         what = "follows its own policy again" if override is None else f"is set to {override.rung}"

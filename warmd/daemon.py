@@ -41,6 +41,7 @@ from warmd.replica import EngineRecord
 from warmd.rereading import read_config
 from warmd.roster import ROSTER_FILE, note
 from warmd.spoken import count
+from warmd.staging import Keeper, StagingError
 from warmd.status import Decision, Status
 from warmd.supervisor import Clock, Known, Supervisor
 from warmd.wiring import Build, Front, card_rules, fitter, known_of, rules
@@ -54,6 +55,9 @@ _LAST_RESORT_S = 25.0
 """How long beyond drain and stop an engine may take to go before the daemon goes without it."""
 
 _SETTLE_S = 1.0
+
+_LINGER_S = 600.0
+"""How long what is staged outlives a daemon whose engines outlive it."""
 
 CLOCK = Clock(monotonic=time.monotonic, wall=time.time)
 
@@ -127,7 +131,8 @@ class Daemon:
             outlive = settings.host.engines_outlive_daemon
             launcher = DirectLauncher(settings.host.run_dir, outlive=outlive)
             house.push_async_callback(launcher.close)
-            self._supervisor = self._furnish(launcher, history)
+            keeper = await self._stage_keeper(house)
+            self._supervisor = self._furnish(launcher, history, keeper)
             found = self._left_behind() if outlive else {}
             _sweep(settings.host.run_dir, spare=found)
             await launcher.open()
@@ -167,6 +172,17 @@ class Daemon:
             if not stop.done():
                 loop.result()  # raises: it is our bug, and its traceback belongs in the journal
 
+    async def _stage_keeper(self, house: AsyncExitStack) -> Keeper:
+        """Return the stage keeper; one that an earlier daemon left goes on holding."""
+        host = self._settings.host
+        keeper = Keeper(host.run_dir, linger_s=_LINGER_S if host.engines_outlive_daemon else 0.0)
+        house.push_async_callback(lambda: keeper.close(leave=not self._engines_too))
+        try:
+            await keeper.open()
+        except StagingError as error:
+            _warn(str(error))
+        return keeper
+
     async def _shut_down(self, gateway: Gateway, loop: asyncio.Task[None], reason: str) -> None:
         self._stopping = self._refitting.stopped = True
         self._notify.notify("STOPPING=1")
@@ -179,7 +195,7 @@ class Daemon:
             async with asyncio.timeout(engine.drain_timeout + engine.stop_timeout + _LAST_RESORT_S):
                 await self._supervisor.close(reason, leave=not self._engines_too)
         except TimeoutError:
-            log.error("engines or stagers outlive their end; they are left to the kernel")
+            log.error("engines or holders of files outlive their end; they are left to the kernel")
         await gateway.drain(self._settings.engine.drain_timeout)
         loop.cancel()
         with suppress(asyncio.CancelledError, Exception):
@@ -194,7 +210,7 @@ class Daemon:
             log.warning("%s: the engine that an earlier warmd left is stopped: %s", name, doubt)
         return found
 
-    def _furnish(self, launcher: Launcher, history: History) -> Supervisor:
+    def _furnish(self, launcher: Launcher, history: History, keeper: Keeper) -> Supervisor:
         settings = self._settings
         total = host_memory().total
         budget, sleeping = settings.ram.staging.of(total), settings.ram.sleeping.of(total)
@@ -204,7 +220,7 @@ class Daemon:
             return RamLedger(budget, held, host_memory().available, sleeping, pinned, reserve)
 
         chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK)
-        build = Build(launcher, CLOCK)
+        build = Build(launcher, CLOCK, keeper)
         supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
         build.watch = self._watch = GpuWatch(supervisor, CLOCK.monotonic)
         self._refitting = Refitting(

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
-from warmd.staging import StagingError, StagingProgress, WeightFiles
+from warmd.staging import Pace, Request, StagingError, StagingProgress, WeightFiles
 
 _T = TypeVar("_T")
 
@@ -30,10 +30,15 @@ class Holding(Protocol):
 
 
 class Stager(Protocol):
-    """Brings files into RAM."""
+    """Brings sets of files into RAM: the stage keeper."""
 
-    async def stage(
-        self, name: str, weights: WeightFiles, on_progress: Callable[[StagingProgress], None]
+    async def hold(
+        self,
+        key: str,
+        request: Request,
+        pace: Pace,
+        on_progress: Callable[[StagingProgress], None],
+        on_evicted: Callable[[str], None],
     ) -> Holding:
         """Return when they are resident by measurement; raises `StagingError`."""
 
@@ -56,6 +61,9 @@ class StagedListener(Protocol):
 
     def staged_changed(self, staged: StagedWeights, old: StagedState, new: StagedState) -> None:
         """Hear that `staged` went from `old` to `new`."""
+
+    def staging_evicted(self, model: str, sentence: str) -> None:
+        """Hear that a part of what is held was pushed out of RAM, and what is known of why."""
 
 
 class StagedWeights:
@@ -83,6 +91,7 @@ class StagedWeights:
         self._looking: asyncio.Task[None] | None = None
         self._release = asyncio.Event()
         self._release_reason = ""
+        self._left = False
 
     def begin_look(self) -> None:
         """See what files there are now, so that the ledger knows their size."""
@@ -117,9 +126,13 @@ class StagedWeights:
             self._release_reason = reason
             self._release.set()
 
+    def begin_leaving(self) -> None:
+        """Leave what is held to the next daemon."""
+        self._left = True
+
     async def ended(self) -> None:
-        """Return when nothing is held and nothing is being brought in."""
-        if self._task is not None:
+        """Return when nothing is held and nothing is being brought in, or it was left."""
+        if self._task is not None and not self._left:
             await asyncio.wait([self._task])
 
     async def _hold(self) -> None:
@@ -156,7 +169,10 @@ class StagedWeights:
         # The files are looked at anew: they may have been replaced since the daemon's start.
         weights = await self._in_thread(self._scan)
         self.state = replace(self.state, total=weights.total)
-        return await self._stager.stage(self.model, weights, self._progress)
+        request = Request(weights.files, weights.total)
+        return await self._stager.hold(
+            f"weights:{self.model}", request, Pace(), self._progress, self._evicted
+        )
 
     async def _unless_released(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Await `work`, unless the weights are to be let go before."""
@@ -175,6 +191,9 @@ class StagedWeights:
     def _progress(self, progress: StagingProgress) -> None:
         # Progress alone is no change that anybody decides upon: it is only shown.
         self.state = replace(self.state, done=progress.done)
+
+    def _evicted(self, sentence: str) -> None:
+        self._listener.staging_evicted(self.model, sentence)
 
     def _become(self, **changes: object) -> None:
         old = self.state

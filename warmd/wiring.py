@@ -21,7 +21,7 @@ from warmd.policy import Fairness, Override
 from warmd.replica import Fit, Replica
 from warmd.roster import ROSTER_FILE, cards_now
 from warmd.staged import StagedWeights
-from warmd.staging import Stager, WeightFiles, weight_files
+from warmd.staging import Keeper, WeightFiles, weight_files
 from warmd.supervisor import CardRules, Clock, Known, Rules, Supervisor
 
 _DRIVER_S = 10.0
@@ -36,10 +36,10 @@ class Build:
     supervisor: Supervisor
     watch: GpuWatch
 
-    def __init__(self, launcher: Launcher, clock: Clock) -> None:
+    def __init__(self, launcher: Launcher, clock: Clock, keeper: Keeper) -> None:
         self._launcher = launcher
         self._clock = clock
-        self._stager = Stager()
+        self._keeper = keeper
 
     def replica(self, model: str, index: int, fit: Fit) -> Replica:
         """Make the `index`-th replica of `model`."""
@@ -58,7 +58,7 @@ class Build:
         """Make the keeper of a model's weights."""
         scan = self.scan(weights)
         return StagedWeights(
-            model, scan, self._stager, self._clock.monotonic, self.supervisor, in_thread=aside
+            model, scan, self._keeper, self._clock.monotonic, self.supervisor, in_thread=aside
         )
 
     def scan(self, weights: Path) -> Callable[[], WeightFiles]:

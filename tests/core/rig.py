@@ -23,7 +23,7 @@ from warmd.planner.card_facts import LOOK_LASTS_S
 from warmd.policy import BackOff, Override, Wish
 from warmd.replica import Fit, Limits, Nap, Replica, SleepTerms
 from warmd.staged import Holding, StagedWeights
-from warmd.staging import StagingError, StagingProgress, WeightFiles
+from warmd.staging import Pace, Request, StagingError, StagingProgress, WeightFiles
 from warmd.supervisor import (
     CardRules,
     Clock,
@@ -280,8 +280,13 @@ class FakeStager:
         self.problem: str | None = None
         self.holdings: list[FakeHolding] = []
 
-    async def stage(
-        self, name: str, weights: WeightFiles, on_progress: Callable[[StagingProgress], None]
+    async def hold(
+        self,
+        key: str,
+        request: Request,
+        pace: Pace,
+        on_progress: Callable[[StagingProgress], None],
+        on_evicted: Callable[[str], None],
     ) -> Holding:
         await self.done.wait()
         if self.problem is not None:
@@ -378,6 +383,9 @@ class Recorder:
     def staging_failed(self, model: str, problem: str) -> None:
         self.lines.append(f"{model} not staged: {problem}")
         self.bell.set()
+
+    def staging_evicted(self, model: str, sentence: str) -> None:
+        self.lines.append(f"{model} evicted: {sentence}")
 
     def override_changed(self, model: str, override: Override | None, reason: str) -> None:
         self.lines.append(f"{model} set to {override.rung if override else 'auto'}: {reason}")

@@ -1,11 +1,16 @@
-"""Weights into the page cache: which files they are, measured and held."""
+"""Files into RAM before a start needs them: which they are, measured and held."""
 
-from warmd.staging.stager import Holding, Stager, StagingProgress
+from warmd.staging.holding import Holding
+from warmd.staging.keeper import Keeper
+from warmd.staging.request import Pace, Place, Request, StagingProgress
 from warmd.staging.weights import StagingError, WeightFiles, weight_files
 
 __all__ = [
     "Holding",
-    "Stager",
+    "Keeper",
+    "Pace",
+    "Place",
+    "Request",
     "StagingError",
     "StagingProgress",
     "WeightFiles",

@@ -138,5 +138,8 @@ class Events(Protocol):
     def staging_failed(self, model: str, problem: str) -> None:
         """Write down that weights could not be staged or held."""
 
+    def staging_evicted(self, model: str, sentence: str) -> None:
+        """Write down that a part of what is staged was pushed out of RAM; it is brought back."""
+
     def override_changed(self, model: str, override: Override | None, reason: str) -> None:
         """Write down what holds against policy from now on; None: nothing any more."""

@@ -257,6 +257,10 @@ class Supervisor(ReplicaListener, StagedListener):
         self._teller.tell_rungs(model, new.reason, None)
         self._changed.set()
 
+    def staging_evicted(self, model: str, sentence: str) -> None:
+        """Hear that a part of a model's weights was pushed out of RAM, and why."""
+        self._events.staging_evicted(model, sentence)
+
     def _wake(self, model: Managed) -> None:
         for woken in model.waiting:
             woken.set()
@@ -409,7 +413,7 @@ class Supervisor(ReplicaListener, StagedListener):
     async def close(self, reason: str, *, leave: bool = False) -> None:
         """Drain and stop every engine, let every weight go; return when nothing is left.
 
-        `leave`: engines that are ready or asleep are left running for the next daemon.
+        `leave`: engines that are ready or asleep, and what is staged, are left to the next daemon.
         """
         self._closing = True
         self._waiting_room.close()
@@ -417,7 +421,10 @@ class Supervisor(ReplicaListener, StagedListener):
             model.target = Target(Rung.COLD, 0, f"warmd is stopping: {reason}")
             model.held_up_by = None
             self._wake(model)
-            model.staged.begin_release(reason)
+            if leave:
+                model.staged.begin_leaving()
+            else:
+                model.staged.begin_release(reason)
             for replica in model.replicas:
                 if leave:
                     replica.begin_leaving()

@@ -1,6 +1,6 @@
 """Files mapped into this process: what holds them in the page cache.
 
-A part of the staging program, which has no packages: the standard library only, and little of it.
+A part of the stage keeper's program, which has no packages: the standard library only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How many bytes of files are in RAM, by a way that is known to tell the truth.
 
-A part of the staging program: see `process.py`.
+A part of the stage keeper's program: see `program.py`.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""The program that brings files into the page cache and holds them there: one process a model.
+"""The process that holds one set of files: brings them in, keeps them, measures them.
 
-Runs alone (`python -I -S process.py NAME`), with the standard library only, so that it stays small
-and lives by the rules of its own process: its mapping of the files is what keeps them in RAM, its
-death lets go of them. NAME is for `ps` only.
+It is forked by the stage keeper: its mapping of the files is what keeps them in RAM, its death lets
+go of them. A part of the stage keeper's program: see `program.py`.
 
-In: one JSON line on stdin, `{"files": [path, ...], "enough": 0.99, "interval": 30.0}`. The end of
-stdin (the daemon died or let go) ends the process.
-Out: JSON lines, `{"progress": bytes}` at most every 100 ms, `{"resident": bytes, "total": bytes,
-"by": way}` after every measurement, and before it gives up with status 1 `{"unproved": sentence}`
-or `{"error": sentence}`.
+In: JSON lines on stdin, `{"urgent": bool, "rate": bytes a second or null}`. The end of stdin ends
+it, and so does the keeper's death.
+Out: JSON lines, `{"progress": bytes}` at most every 100 ms while bytes come in, `{"resident":
+bytes, "total": bytes, "by": way}` after every measurement, and before it gives up with status 1
+`{"unproved": sentence}` or `{"error": sentence}`.
 """
 
 from __future__ import annotations
@@ -17,76 +16,19 @@ import json
 import os
 import select
 import signal
-import sys
-import threading
 import time
 
-if __name__ == "__main__":
-    # The neighbours below as a package of their own: `warmd.staging` would load the daemon's half.
-    __package__ = "holder"
-    sys.modules["holder"] = type(sys)("holder")
-    sys.modules["holder"].__path__ = [os.path.dirname(__file__)]  # noqa: PTH120 - no pathlib here
-
-from .mapping import HeldFile, HoldError, Segment, can_populate, libc, populate, read
+from .filling import TICK_MS, Pass
+from .mapping import HeldFile, HoldError, can_populate, libc
 from .residency import Measure, UnprovedError
 
 TYPE_CHECKING = False  # `typing` would cost a megabyte in every process
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import Any
 
 PR_SET_PDEATHSIG = 1
-POPULATE_THREADS = 4
-READ_THREADS = 8
-TICK_MS = 100
-
-
-class Pass:
-    """One blocking pass over all segments, by a few threads with a segment each."""
-
-    def __init__(self, segments: Iterable[Segment], populates: bool) -> None:
-        self._segments = iter(segments)
-        self._lock = threading.Lock()
-        self._populates = populates
-        self._left = POPULATE_THREADS if populates else READ_THREADS
-        self._wake, self._over = os.pipe()
-        self.done = 0
-        self.error: Exception | None = None
-
-    def run(self, tick: Callable[[int, int | None], None]) -> None:
-        """Return when all is read. `tick(fd, timeout_ms)` waits until `fd` is readable."""
-        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self._left)]
-        for thread in threads:
-            thread.start()
-        while self._left:
-            tick(self._wake, TICK_MS)
-        for thread in threads:
-            thread.join()
-        os.close(self._wake)
-        os.close(self._over)
-        if self.error is not None:
-            raise self.error
-
-    def _advance(self, length: int) -> None:
-        with self._lock:
-            self.done += length
-
-    def _next(self) -> Segment | None:
-        with self._lock:
-            return None if self.error is not None else next(self._segments, None)
-
-    def _work(self) -> None:
-        try:
-            while (segment := self._next()) is not None:
-                if not (self._populates and populate(segment, self._advance)):
-                    read(segment, self._advance)
-        except Exception as error:  # noqa: BLE001 - handed to the main thread, which raises it
-            self.error = error
-        finally:
-            with self._lock:
-                self._left -= 1
-                if not self._left:
-                    os.write(self._over, b".")
+PR_SET_NAME = 15
 
 
 class Holder:
@@ -154,22 +96,10 @@ def wait_for_end(timeout_ms: int | None, other: int | None = None) -> None:
             os._exit(0)  # threads may be deep in a read: leave without them
 
 
-def read_request() -> dict[str, Any]:
-    """Read the one line that says what to hold."""
-    line = b""
-    while not line.endswith(b"\n"):
-        chunk = os.read(0, 65536)
-        if not chunk:
-            os._exit(0)
-        line += chunk
-    request: dict[str, Any] = json.loads(line)
-    return request
-
-
-def main() -> int:
+def hold(request: dict[str, Any]) -> int:
     """Hold until stdin ends; status 1 after a line that says what went wrong."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    request = read_request()
+    libc.prctl(PR_SET_NAME, b"warmd-held", 0, 0, 0)
     try:
         holder = Holder([HeldFile(path) for path in request["files"]], float(request["enough"]))
         holder.stage()
@@ -181,12 +111,8 @@ def main() -> int:
     except HoldError as error:
         say({"error": str(error)})
     except BrokenPipeError:
-        pass  # the daemon is gone
+        pass  # the keeper is gone
     except OSError as error:
         what = error.filename or "the weights"
         say({"error": f"{what}: can't be read ({error.strerror}); let the daemon's user read it"})
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
