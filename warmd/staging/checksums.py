@@ -16,6 +16,14 @@ _ESCAPES = {r"\\": "\\", r"\n": "\n", r"\r": "\r"}
 _BLOB = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 
 
+class MismatchError(StagingError):
+    """A file isn't what its digest says; `path` names it. Trying again is no use."""
+
+    def __init__(self, sentence: str, path: str) -> None:
+        super().__init__(sentence)
+        self.path = path
+
+
 def parse_checksums(text: str) -> Mapping[str, str]:
     """Return digests in lower case by name, from the format of sha256sum(1).
 

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 
+from warmd.staging.checksums import MismatchError
 from warmd.staging.request import Pace, Request, StagingProgress
 from warmd.staging.weights import StagingError
 
@@ -44,6 +45,8 @@ class Holding:
         self.by = ""
         self.pid = 0
         self.adopted = False
+        self.mismatch: str | None = None
+        """The file that isn't what its digest says."""
         self._send = send
         self._on_progress = on_progress
         self._on_evicted = on_evicted
@@ -126,6 +129,8 @@ class Holding:
                 self._become(paused=paused)
             case {"evicted": int(), "sentence": str(sentence)}:
                 self._on_evicted(sentence)
+            case {"error": str(sentence), "mismatch": str(path)}:
+                self._last_words, self.mismatch = sentence, path
             case {"error": str(sentence)}:
                 self._last_words = sentence
             case {"unproved": str(sentence)}:
@@ -176,7 +181,10 @@ class Holding:
             self._staged.exception()
 
     def _fail(self, sentence: str) -> None:
-        self._staged.set_exception(StagingError(sentence))
+        error = StagingError(sentence)
+        if self.mismatch is not None:
+            error = MismatchError(sentence, self.mismatch)
+        self._staged.set_exception(error)
         self._staged.exception()  # it may be that nobody waits any more
 
     def _listen_on(self) -> None:

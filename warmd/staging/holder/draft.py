@@ -14,7 +14,7 @@ import os
 
 from .copying import Copy, Source
 from .mapping import PAGE, HeldFile, HoldError, libc
-from .manifest import MANIFEST, copies, identity, write_manifest
+from .manifest import DRAFT, MANIFEST, copies, identity, write_manifest
 from .tmpfs import MIB, alone, ensure_tmpfs, full, leave_tmpfs
 
 TYPE_CHECKING = False
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from .tmpfs import Tmpfs
 
-_DRAFT = ".draft-"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # rename(2)
 _HEADER_MOST = 100_000_000  # bytes, by the format's own rule
@@ -95,7 +94,7 @@ class Draft:
         return [os.path.join(self.folder, name) for name in self._names]
 
     def remove(self) -> None:
-        """Take the draft away again; the mount too where it is ours and nothing is left in it."""
+        """Take the draft away where there is one; the mount too if it is ours and empty then."""
         self._close()
         _remove(self._path)
         leave_tmpfs(os.path.dirname(self.folder))
@@ -156,7 +155,7 @@ def tidy(mount: str, keep: set[str]) -> None:
 
 def _draft_of(folder: str) -> str:
     parent, name = os.path.split(folder)
-    return os.path.join(parent, f"{_DRAFT}{name}.{os.getpid()}")
+    return os.path.join(parent, f"{DRAFT}{name}.{os.getpid()}")
 
 
 def _name(path: str, root: str | None) -> str:
@@ -174,7 +173,7 @@ def _identities(files: list[HeldFile], names: list[str]) -> list[dict[str, Any]]
 def _sweep(mount: str) -> None:
     """Remove the drafts whose process is gone; hold `alone` meanwhile."""
     for name in os.listdir(mount):
-        if not name.startswith(_DRAFT):
+        if not name.startswith(DRAFT):
             continue
         path = os.path.join(mount, name)
         try:

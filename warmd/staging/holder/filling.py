@@ -1,4 +1,4 @@
-"""Bringing files in: one blocking pass over them, by a few threads.
+"""Work on files by a few threads: one blocking pass over them.
 
 A part of the stage keeper's program: see `program.py`.
 """
@@ -8,11 +8,16 @@ from __future__ import annotations
 import os
 import threading
 
-from .mapping import Segment, populate, read
+from .mapping import populate, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from .mapping import Segment
+
+    Advance = Callable[[int], None]  # hears of bytes that are done
+    Job = Callable[[Advance], None]  # the work of one thread without a break
 
 POPULATE_THREADS = 4
 READ_THREADS = 8
@@ -20,13 +25,12 @@ TICK_MS = 100
 
 
 class Pass:
-    """One blocking pass over all segments, by a few threads with a segment each."""
+    """One blocking pass over all jobs, by a few threads with one each."""
 
-    def __init__(self, segments: Iterable[Segment], populates: bool) -> None:
-        self._segments = iter(segments)
+    def __init__(self, jobs: Iterable[Job], threads: int) -> None:
+        self._jobs = iter(jobs)
         self._lock = threading.Lock()
-        self._populates = populates
-        self._left = POPULATE_THREADS if populates else READ_THREADS
+        self._left = threads
         self._wake, self._over = os.pipe()
         self.done = 0
         self.error: Exception | None = None
@@ -49,15 +53,14 @@ class Pass:
         with self._lock:
             self.done += length
 
-    def _next(self) -> Segment | None:
+    def _next(self) -> Job | None:
         with self._lock:
-            return None if self.error is not None else next(self._segments, None)
+            return None if self.error is not None else next(self._jobs, None)
 
     def _work(self) -> None:
         try:
-            while (segment := self._next()) is not None:
-                if not (self._populates and populate(segment, self._advance)):
-                    read(segment, self._advance)
+            while (job := self._next()) is not None:
+                job(self._advance)
         except Exception as error:  # noqa: BLE001 - handed to the main thread, which raises it
             self.error = error
         finally:
@@ -65,3 +68,13 @@ class Pass:
                 self._left -= 1
                 if not self._left:
                     os.write(self._over, b".")
+
+
+def bring_in(segment: Segment, *, populates: bool) -> Job:
+    """Return the job that brings a segment into the page cache."""
+
+    def job(advance: Advance) -> None:
+        if not (populates and populate(segment, advance)):
+            read(segment, advance)
+
+    return job

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 MANIFEST = ".staged.json"
+DRAFT = ".draft-"
+"""How the name of a folder begins whose copies aren't whole yet, or no longer."""
 
 
 def identity(name: str, source: str, status: os.stat_result) -> dict[str, Any]:
@@ -58,6 +60,17 @@ def holds_copies_of(folder: str, root: str) -> bool:
     except (OSError, KeyError, TypeError):
         return False
     return copies(folder, root, now) is not None
+
+
+def has_copies(mount: str) -> bool:
+    """Whether copies are in `mount`, whole or not."""
+    try:
+        return any(
+            name.startswith(DRAFT) or os.path.lexists(os.path.join(mount, name, MANIFEST))
+            for name in os.listdir(mount)
+        )
+    except OSError:
+        return False
 
 
 def is_safe(path: str) -> bool:
