@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import subprocess
@@ -13,67 +12,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tmpfs_scene import MIB, NAMES, a_model, a_stage, mounts, weights_of
 
-from warmd.staging.holder import copying, tmpfs
+from warmd.staging.holder import tmpfs
 from warmd.staging.holder.copying import FullError, bring_over
 from warmd.staging.holder.draft import Draft, published, tidy, withdraw
 from warmd.staging.holder.manifest import MANIFEST
-from warmd.staging.holder.mapping import HeldFile, HoldError, libc
+from warmd.staging.holder.mapping import HeldFile, HoldError
+from warmd.staging.holder.residency import cachestat
 from warmd.staging.published import published_copy
 
-MIB = 1 << 20
 ROOT = Path(__file__).parents[2]
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a tmpfs")
 
 
-def mounts(below: Path) -> list[str]:
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return [line for line in lines if line.split()[4].startswith(str(below))]
-
-
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Path]:
-    """Where the tmpfs is to be: an own mount where that is allowed, else a folder on one."""
-    if os.geteuid() == 0:
-        path = tmp_path / "stage"
+    with a_stage(tmp_path) as path:
         yield path
-        while mounts(path):
-            libc.umount2(os.fsencode(path), 2)
-    else:
-        with tempfile.TemporaryDirectory(dir="/dev/shm") as shm:
-            yield Path(shm) / "stage"
-
-
-def evict(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def weights_of(size: int) -> bytes:
-    header = json.dumps({"__metadata__": {"made": "here"}}).encode()
-    return len(header).to_bytes(8, "little") + header + os.urandom(size - 8 - len(header))
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A snapshot of a Hugging Face cache: links into blobs, and files that nobody stages."""
-    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "r"
-    blobs.mkdir()
-    (snapshot / "sub").mkdir(parents=True)
-    for name, size in [("a.safetensors", 9 * MIB + 4097), ("b.safetensors", 70_000)]:
-        (blobs / name).write_bytes(weights_of(size))
-        (snapshot / name).symlink_to(f"../../blobs/{name}")
-        evict(blobs / name)
-    (snapshot / "config.json").write_text("{}")
-    (snapshot / "sub" / "config.json").write_text('{"sub": 1}')
-    (snapshot / "sub" / "code.py").write_text("1")
-    (snapshot / "code.py").write_text("1")
-    return snapshot
-
-
-NAMES = ("config.json", "sub/config.json", "b.safetensors", "a.safetensors")
+    return a_model(tmp_path)
 
 
 def held(model: Path) -> list[HeldFile]:
@@ -90,7 +52,7 @@ def copied(draft: Draft) -> int:
 
 def cached(path: Path) -> int:
     with path.open("rb") as file:
-        return copying.cachestat(file.fileno(), path.stat().st_size) or 0
+        return cachestat(file.fileno(), path.stat().st_size) or 0
 
 
 def test_a_copy_is_published_whole_and_known_by_its_sources(model: Path, stage: Path) -> None:
@@ -233,7 +195,8 @@ base = Path(sys.argv[1])
 source = base / "model"
 source.mkdir()
 (source / "w.safetensors").write_bytes(os.urandom(3_000_001))
-made = draft.Draft(str(base / "stage" / "m"), str(source), [mapping.HeldFile(str(source / "w.safetensors"))])
+files = [mapping.HeldFile(str(source / "w.safetensors"))]
+made = draft.Draft(str(base / "stage" / "m"), str(source), files)
 print(made.begin())
 for part in made.copies[0].parts:
     copying.bring_over(part, lambda n: None)
@@ -288,7 +251,7 @@ def test_a_source_that_changes_meanwhile_is_not_published(
         copied(draft)
     assert callable(change)
     change(model)
-    with pytest.raises(HoldError, match=words):
+    with pytest.raises(HoldError, match=words):  # noqa: PT012 - at the latest there
         copied(draft)
         draft.publish()
     draft.remove()

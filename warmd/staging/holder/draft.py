@@ -13,8 +13,8 @@ import mmap
 import os
 
 from .copying import Copy, Source
-from .mapping import PAGE, HeldFile, HoldError, libc
 from .manifest import DRAFT, MANIFEST, copies, identity, write_manifest
+from .mapping import PAGE, HeldFile, HoldError, libc
 from .tmpfs import MIB, alone, ensure_tmpfs, full, leave_tmpfs
 
 TYPE_CHECKING = False

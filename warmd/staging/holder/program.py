@@ -7,9 +7,9 @@ that hangs in the kernel holds up nothing else.
 
 JSON lines. From the daemon: `{"linger": seconds}`, `{"hold": KEY, "number": n, "request": {...}}`,
 `{"release": KEY, "number": n}`, `{"pace": KEY, "urgent": bool, "rate": bytes a second or null}`,
-`{"tmpfs": path}` (where copies are), `{"end": true}`. To the daemon: `{"keeper": PROTOCOL}` at first, then words with `key` and `number`
-(of the order that they answer): `{"pid": pid, "adopted": bool}`, those of `child.py`,
-`{"gone": status, "words": text}`, `{"released": true}`.
+`{"tmpfs": path}`, where copies are, `{"end": true}`. To the daemon: `{"keeper": PROTOCOL}` at
+first, then words with `key` and `number` (of the order that they answer): `{"pid": pid, "adopted":
+bool}`, those of `child.py`, `{"gone": status, "words": text}`, `{"released": true}`.
 
 Without a daemon it lets go of all after `linger` seconds, and ends.
 """
@@ -33,7 +33,7 @@ if __name__ == "__main__":
 from .held_set import HeldSet
 from .mapping import libc
 from .protocol import PROTOCOL
-from .tmpfs_set import Cleaner
+from .tmpfs_set import Cleaner, mount_of
 from .words import Hearer, Speaker
 
 TYPE_CHECKING = False  # `typing` would cost a megabyte in every process
@@ -190,7 +190,7 @@ class StageKeeper:
             held = self._sets[key] = HeldSet(key, request)
             held.begin()
             if held.folder is not None:
-                self._tmpfs.add(os.path.dirname(held.folder))
+                self._tmpfs.add(mount_of(held.folder))
             self._watch(held.output, lambda: self._relay(held))
             self._watch(held.pidfd, lambda: self._reap(held))
         held.number, held.claimed = number, True
@@ -230,7 +230,7 @@ class StageKeeper:
         if folder is None or folder in self._folders():
             self._say(word)
         else:  # its memory is free once the copies are gone
-            self._clean(Cleaner(os.path.dirname(folder), folder, set()), lambda: self._say(word))
+            self._clean(Cleaner(mount_of(folder), folder, set()), lambda: self._say(word))
 
     # Copies in a tmpfs
 

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 COPY_THREADS = READ_THREADS
 
 
+def mount_of(folder: str) -> str:
+    """Return where the tmpfs is, or shall be, that `folder` is published in."""
+    return os.path.dirname(folder)
+
+
 def copies_in_tmpfs(
     request: dict[str, Any], sources: list[HeldFile], run: Callable[[Iterable[Job]], None]
 ) -> list[HeldFile]:
