@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -82,6 +83,10 @@ async def until(met: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
+def has_children(process: psutil.Process) -> Callable[[], bool]:
+    return lambda: bool(process.children())
+
+
 async def test_a_set_in_a_tmpfs_is_there_from_hold_to_release(
     model: Path, stage: Path, run_dir: Path
 ) -> None:
@@ -134,7 +139,7 @@ async def test_killed_at_any_moment_nothing_half_done_is_left(
         await held.release()
         began = time.monotonic()
         task = asyncio.create_task(hold(keeper, asked))
-        await until(lambda: bool(psutil.Process(keeping).children()))
+        await until(has_children(psutil.Process(keeping)))
         victims = psutil.Process(keeping).children() if who == "holder" else [keeping]
         await asyncio.sleep(chance.uniform(0, 0.06))
         for victim in victims:
@@ -195,7 +200,9 @@ async def test_a_full_tmpfs_loses_nothing(model: Path, stage: Path, run_dir: Pat
     if os.geteuid() != 0:
         pytest.skip("mounts a tmpfs")
     stage.mkdir()
-    os.system(f"mount -t tmpfs -o size=4m,mode=0755 mine {stage}")
+    await asyncio.to_thread(
+        subprocess.run, ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0755", "mine", stage]
+    )
     async with a_keeper(run_dir, stage) as keeper:
         with pytest.raises(StagingError, match=r"m: .*6 MiB are missing .* remount,size=10m"):
             await hold(keeper, request(model, stage / "m"))

@@ -125,7 +125,7 @@ class Draft:
 
 
 def published(folder: str, root: str | None, files: list[HeldFile]) -> list[str] | None:
-    """Return the paths of the copies of these very files below `folder`; None: they aren't there."""
+    """Return where the copies of these very files are below `folder`; None: nowhere."""
     names = [_name(file.path, root) for file in files]
     return copies(folder, root, _identities(files, names))
 
@@ -141,7 +141,7 @@ def withdraw(folder: str) -> None:
 
 
 def tidy(mount: str, keep: set[str]) -> None:
-    """Take away what killed keepers left below `mount`, but the folders to `keep`; then leave it."""
+    """Take away what killed keepers left in `mount`, but the folders to `keep`; leave it."""
     if not os.path.isdir(mount):
         return
     with alone(mount):

@@ -38,7 +38,7 @@ def write_manifest(folder: str, root: str | None, files: list[dict[str, Any]]) -
 
 
 def copies(folder: str, root: str | None, files: Iterable[dict[str, Any]]) -> list[str] | None:
-    """Return the paths of the copies of these very files below `folder`; None: they aren't there."""
+    """Return where the copies of these very files are below `folder`; None: nowhere."""
     wanted = list(files)
     facts = _read(folder)
     if facts is None or facts["root"] != root or facts["files"] != wanted:

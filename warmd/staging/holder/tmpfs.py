@@ -82,8 +82,8 @@ def ensure_tmpfs(path: str, needed: int) -> Tmpfs:
     os.makedirs(path, mode=0o755, exist_ok=True)  # engines may run as another user
     if not is_safe(path):
         raise HoldError(
-            f"{path}: others may change what is in it, so it holds no copies; make it a folder of the "
-            "daemon's user with mode 0755, or set staging.tmpfs to another one"
+            f"{path}: others may change what is in it, so it holds no copies; make it a folder "
+            "of the daemon's user with mode 0755, or set staging.tmpfs to another one"
         )
     with alone(path):
         if (found := _found(path)) is not None:
