@@ -51,6 +51,7 @@ class StagedState:
     done: int = 0
     busy: bool = False
     held: bool = False
+    partial: bool = False  # some of it is held, and nobody can hold the rest
     reason: str = ""
     problem: str | None = None
     retry_at: float | None = None
@@ -91,6 +92,8 @@ class StagedWeights:
         self._looking: asyncio.Task[None] | None = None
         self._release = asyncio.Event()
         self._release_reason = ""
+        self._reason = ""
+        self._heard = StagingProgress(0, 0, 0)
         self._left = False
 
     def begin_look(self) -> None:
@@ -116,6 +119,7 @@ class StagedWeights:
         """Bring the weights into RAM and hold them. Does nothing where that is under way."""
         if self._task is not None:
             return
+        self._reason = reason
         self._become(busy=True, done=0, reason=reason, retry_at=None)
         self._release.clear()
         self._task = asyncio.create_task(self._hold(), name=f"weights of {self.model}")
@@ -140,7 +144,7 @@ class StagedWeights:
         problem: str | None = None
         try:
             holding = await self._unless_released(self._bring_in())
-            self._become(busy=False, held=True, done=self.state.total or 0, problem=None)
+            self._brought_in()
             problem = await self._unless_released(holding.lost())
         except _ReleasedError:
             pass
@@ -159,6 +163,7 @@ class StagedWeights:
         self._become(
             busy=False,
             held=False,
+            partial=False,
             done=0,
             reason=problem or self._release_reason,
             problem=problem,
@@ -170,6 +175,7 @@ class StagedWeights:
         weights = await self._in_thread(self._scan)
         self.state = replace(self.state, total=weights.total)
         request = Request(weights.files, weights.total)
+        self._heard = StagingProgress(0, 0, 0)
         return await self._stager.hold(
             f"weights:{self.model}", request, Pace(), self._progress, self._evicted
         )
@@ -189,8 +195,36 @@ class StagedWeights:
             await asyncio.gather(doing, released, return_exceptions=True)
 
     def _progress(self, progress: StagingProgress) -> None:
-        # Progress alone is no change that anybody decides upon: it is only shown.
-        self.state = replace(self.state, done=progress.done)
+        self._heard = progress
+        if not (self.state.held or self.state.partial):
+            # Progress alone is no change that anybody decides upon: it is only shown.
+            self.state = replace(self.state, done=progress.done)
+        elif (progress.complete, progress.trouble) != (self.state.held, self.state.problem):
+            self._brought_in()
+
+    def _brought_in(self) -> None:
+        """Tell what is held: all, or what could be read of it."""
+        heard = self._heard
+        if heard.complete:
+            network = "" if heard.network is None else f", read over {heard.network}"
+            self._become(
+                busy=False,
+                held=True,
+                partial=False,
+                done=self.state.total or 0,
+                reason=self._reason + network,
+                problem=None,
+            )
+            return
+        problem = heard.trouble or "a part of its files was pushed out of RAM"
+        self._become(
+            busy=False,
+            held=False,
+            partial=True,
+            done=heard.resident or 0,
+            reason=problem,
+            problem=problem,
+        )
 
     def _evicted(self, sentence: str) -> None:
         self._listener.staging_evicted(self.model, sentence)

@@ -93,6 +93,8 @@ async def test_a_set_in_a_tmpfs_is_there_from_hold_to_release(
     async with a_keeper(run_dir, stage) as keeper:
         held = await hold(keeper, request(model, stage / "m", sums(model)))
         assert held.resident == held.total
+        assert held.verified
+        assert "tmpfs" in held.by
         assert published_copy(stage / "m", model) == stage / "m"
         await held.release()
         assert os.listdir(stage) == []  # and not only soon
@@ -200,9 +202,8 @@ async def test_a_full_tmpfs_loses_nothing(model: Path, stage: Path, run_dir: Pat
     if os.geteuid() != 0:
         pytest.skip("mounts a tmpfs")
     stage.mkdir()
-    await asyncio.to_thread(
-        subprocess.run, ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0755", "mine", stage]
-    )
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0755", "mine", str(stage)]
+    await asyncio.to_thread(lambda: subprocess.run(mount, check=True))
     async with a_keeper(run_dir, stage) as keeper:
         with pytest.raises(StagingError, match=r"m: .*6 MiB are missing .* remount,size=10m"):
             await hold(keeper, request(model, stage / "m"))

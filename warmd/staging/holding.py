@@ -45,6 +45,8 @@ class Holding:
         self.by = ""
         self.pid = 0
         self.adopted = False
+        self.verified = False
+        """Whether all that has a digest is what it says."""
         self.mismatch: str | None = None
         """The file that isn't what its digest says."""
         self._send = send
@@ -120,9 +122,10 @@ class Holding:
         match word:
             case {"progress": int(done)}:
                 self._become(done=done)
-            case {"resident": int(resident), "total": int(total), "by": str(by)}:
-                self.by = by
-                self._measured(resident, total)
+            case {"resident": int(resident), "total": int(total), "by": str(by), **more}:
+                self.by, self.verified = by, more.get("verified") is True
+                network = more.get("network")
+                self._measured(resident, total, network if isinstance(network, str) else None)
             case {"trouble": str() | None as trouble}:
                 self._become(trouble=None if trouble is None else f"{self.name}: {trouble}")
             case {"paused": str() | None as paused}:
@@ -159,14 +162,14 @@ class Holding:
         elif not self._lost.done():
             self._lost.set_result(sentence)
 
-    def _measured(self, resident: int, total: int) -> None:
+    def _measured(self, resident: int, total: int, network: str | None) -> None:
         if not self._staged.done() and total != self.total:
             self._fail(
                 f"{self.name}: the files changed while they were staged; "
                 "wait until the download is finished, then stage again"
             )
             return
-        self._become(done=total, total=total, resident=resident)
+        self._become(done=total, total=total, resident=resident, network=network)
         if not self._staged.done():
             self._staged.set_result(None)
 

@@ -147,6 +147,7 @@ class Keeper:
     def _words(self, request: Request, pace: Pace) -> dict[str, object]:
         return {
             "files": [str(file) for file in request.files],
+            "total": request.wanted,
             "limit": request.limit,
             "enough": ENOUGH,
             "interval": self._interval,

@@ -54,7 +54,7 @@ class StagingProgress:
     """Bytes read so far, of how many, and how many are resident; None before the measurement.
 
     `trouble`: why some of the files aren't held though the others are; `paused`: why nothing is
-    read for the moment.
+    read for the moment; `network`: the file system, where it is one that is read over a network.
     """
 
     done: int
@@ -62,6 +62,7 @@ class StagingProgress:
     resident: int | None
     trouble: str | None = None
     paused: str | None = None
+    network: str | None = None
 
     @property
     def complete(self) -> bool:

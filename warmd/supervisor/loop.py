@@ -162,7 +162,7 @@ class Supervisor(ReplicaListener, StagedListener):
         now = self._clock.monotonic()
         models = self.models.values()
         staged = [m.staged.state for m in models]
-        held = sum(s.total or 0 for s in staged if s.held or s.busy)
+        held = sum(s.total or 0 for s in staged if s.held or s.busy or s.partial)
         ram = self._ram(held, sum(m.pinned for m in models))
         facts = [m.facts(now) for m in models]
         rules, cards = self.rules, self.cards.facts()

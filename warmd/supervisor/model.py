@@ -157,7 +157,11 @@ class Managed:
             target=self.target,
             replicas=[self._replica_facts(r, now) for r in self.replicas],
             staging=StagingFacts(
-                staged.total, staged.busy, staged.held, staged.retry_at, staged.problem
+                staged.total,
+                staged.busy,
+                staged.held or staged.partial,
+                staged.retry_at,
+                staged.problem,
             ),
             oldest_wait=self.oldest_wait(now),
             waiting=len(self.waiting),

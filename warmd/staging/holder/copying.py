@@ -11,7 +11,7 @@ import ctypes
 import errno
 import os
 
-from .mapping import MAP_SHARED, PAGE, PROT_READ, SEGMENT, HeldFile, HoldError, libc
+from .mapping import MAP_SHARED, PAGE, PROT_READ, SEGMENT, FileError, HeldFile, HoldError, libc
 from .residency import cachestat, mincore
 
 TYPE_CHECKING = False
@@ -40,37 +40,38 @@ class Copy:
 class Part:
     """A contiguous part of a file, copied by one thread."""
 
-    __slots__ = ("copy", "length", "offset")
-
     def __init__(self, copy: Copy, offset: int, length: int) -> None:
-        self.copy = copy
-        self.offset = offset
-        self.length = length
+        self.file = copy.file
+        self._fd = copy.fd
+        self._offset = offset
+        self._length = length
 
+    def run(self, advance: Callable[[int], None]) -> None:
+        """Copy it. Raises `FullError`; `FileError` where the file changed or can't be read."""
+        span = -(-self._length // PAGE) * PAGE
+        flags = PROT_READ | PROT_WRITE
+        address = libc.mmap(None, span, flags, MAP_SHARED, self._fd, self._offset)
+        if address == ctypes.c_void_p(-1).value:
+            why = os.strerror(ctypes.get_errno())
+            raise HoldError(f"{self.file.path}: its copy can't be mapped ({why})")
+        try:
+            source = Source(self.file)
+            try:
+                self._read(
+                    source, memoryview((ctypes.c_char * span).from_address(address)), advance
+                )
+            finally:
+                source.close()
+        finally:
+            libc.munmap(address, span)
 
-def bring_over(part: Part, advance: Callable[[int], None]) -> None:
-    """Copy a part; `advance` hears of each step.
-
-    Raises `FullError`, and `HoldError` where the file changed or can't be read.
-    """
-    source = Source(part.copy.file)
-    span = -(-part.length // PAGE) * PAGE
-    flags = PROT_READ | PROT_WRITE
-    address = libc.mmap(None, span, flags, MAP_SHARED, part.copy.fd, part.offset)
-    if address == ctypes.c_void_p(-1).value:
-        source.close()
-        raise HoldError(f"{part.copy.file.path}: its copy can't be mapped")
-    try:
-        view = memoryview((ctypes.c_char * span).from_address(address)).cast("B")
-        for at in range(0, part.length, STEP):
-            # Whole blocks, as O_DIRECT wants them: what is beyond the end is not read.
-            length = min(STEP, part.length - at)
-            whole = min(STEP, span - at)
-            source.read(view[at : at + whole], part.offset + at, length)
+    def _read(self, source: Source, view: memoryview, advance: Callable[[int], None]) -> None:
+        target = view.cast("B")
+        for at in range(0, self._length, STEP):
+            length = min(STEP, self._length - at)
+            # Whole blocks, as O_DIRECT wants them: of what is beyond the end nothing is read.
+            source.read(target[at : at + STEP], self._offset + at, length)
             advance(length)
-    finally:
-        libc.munmap(address, span)
-        source.close()
 
 
 class Source:
@@ -96,11 +97,11 @@ class Source:
             count = self._some(view[got:], offset + got, was_resident=was_resident)
             if not count:
                 self._file.check()
-                raise HoldError(f"{self._file.path}: ended early; download it again")
+                raise FileError(f"{self._file.path}: ended early; download it again")
             got += count
         if got > length:
             self._file.check()
-            raise HoldError(f"{self._file.path}: was written to")
+            raise FileError(f"{self._file.path}: was written to")
         if not was_resident and self._direct is None:
             os.posix_fadvise(self._plain, offset, length, os.POSIX_FADV_DONTNEED)
 
@@ -121,7 +122,7 @@ class Source:
             if error.errno in (errno.EFAULT, errno.ENOSPC, errno.ENOMEM):
                 raise FullError from None
             self._file.check()
-            raise HoldError(
+            raise FileError(
                 f"{self._file.path}: the disk or file system failed to read it near byte "
                 f"{offset} ({error.strerror}); look at the kernel's log"
             ) from None

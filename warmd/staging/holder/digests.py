@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 
-from .mapping import HoldError
+from .mapping import FileError, HeldFile, HoldError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    from .filling import Advance
 
 _BLOCK = 4 << 20
 _SHOWN = 12  # hex digits tell two files apart
@@ -29,36 +31,73 @@ class MismatchError(HoldError):
         self.path = path
 
 
+class Proof:
+    """Which files of a set are what their digests say. What changed is compared anew."""
+
+    def __init__(self, paths: list[str], held: list[str], digests: dict[str, str]) -> None:
+        """`paths` as `digests` has them; `held`, in the same order: where their bytes are.
+
+        Digests are hex digits; 64 of SHA-256, 40 of git's own SHA-1 of a blob.
+        """
+        pairs = zip(paths, held, strict=True)
+        self._expected = {copy: (path, digests[path]) for path, copy in pairs if path in digests}
+        self._proved: set[HeldFile] = set()
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether there is any digest."""
+        return bool(self._expected)
+
+    def is_whole(self, files: list[HeldFile]) -> bool:
+        """Whether all that has a digest is among `files`, and is what it says."""
+        held = {file.path: file for file in files}
+        return all(held.get(path) in self._proved for path in self._expected)
+
+    def checks(self, files: list[HeldFile]) -> list[Check]:
+        """Return what is to be compared still, the largest first: each is one thread's work."""
+        self._proved.intersection_update(files)
+        new = [f for f in files if f.path in self._expected and f not in self._proved]
+        new.sort(key=lambda file: -file.size)
+        return [Check(file, *self._expected[file.path], self._proved.add) for file in new]
+
+
 class Check:
-    """A file to be compared; its bytes are read from `where`, a copy of it or itself.
+    """Compares a file with the digest that it shall have; `path` is what people call it."""
 
-    `expected`: hex digits; 64 of SHA-256, 40 of git's own SHA-1 of a blob.
-    """
-
-    def __init__(self, path: str, where: str, size: int, expected: str) -> None:
-        self.path = path
-        self.length = size
-        self._where = where
+    def __init__(
+        self, file: HeldFile, path: str, expected: str, proved: Callable[[HeldFile], None]
+    ) -> None:
+        self.file = file
+        self._path = path
         self._expected = expected
+        self._done = proved
 
-    def run(self, advance: Callable[[int], None]) -> None:
-        """Raise `MismatchError` where the digest is another one, `HoldError` at a short file."""
-        digest = _digest(self._expected, self.length)
-        block = memoryview(bytearray(min(_BLOCK, max(1, self.length))))
-        fd = os.open(self._where, os.O_RDONLY | os.O_CLOEXEC)
+    def run(self, advance: Advance) -> None:
+        """Raises `MismatchError` where the digest is another one, `FileError` at a short file."""
+        size = self.file.status.st_size  # of one that is held in part, too
+        digest = _digest(self._expected, size)
+        block = memoryview(bytearray(min(_BLOCK, max(1, size))))
+        fd = self.file.reopen()
         try:
             at = 0
-            while at < self.length:
-                got = os.preadv(fd, [block[: self.length - at]], at)
+            while at < size:
+                got = os.preadv(fd, [block[: size - at]], at)
                 if not got:
-                    raise HoldError(f"{self.path}: ended early; download it again")
+                    raise FileError(f"{self._path}: ended early; download it again")
                 digest.update(block[:got])
                 at += got
                 advance(got)
+        except OSError as error:
+            raise FileError(
+                f"{self._path}: the disk or file system failed to read it ({error.strerror}); "
+                "look at the kernel's log"
+            ) from None
         finally:
             os.close(fd)
         if (found := digest.hexdigest()) != self._expected:
-            raise MismatchError(self.path, self._expected, found)
+            self.file.check()
+            raise MismatchError(self._path, self._expected, found)
+        self._done(self.file)
 
 
 def _digest(expected: str, size: int) -> Any:

@@ -13,7 +13,7 @@ import mmap
 import os
 
 from .copying import Copy, Source
-from .manifest import DRAFT, MANIFEST, copies, identity, write_manifest
+from .manifest import DRAFT, MANIFEST, are_copies, identity, write_manifest
 from .mapping import PAGE, HeldFile, HoldError, libc
 from .tmpfs import MIB, alone, ensure_tmpfs, full, leave_tmpfs
 
@@ -48,13 +48,14 @@ class Draft:
         self.copies: list[Copy] = []
         self._root = root
         self._files = files
-        self._names = [_name(file.path, root) for file in files]
+        paths = paths_below(folder, root, [file.path for file in files])
+        self._names = [os.path.relpath(path, folder) for path in paths]
         self._path = _draft_of(folder)
         self._lock = -1
         self._tmpfs: Tmpfs | None = None
 
-    def begin(self) -> str:
-        """Make the folder with empty copies; say on what. Raises `HoldError`, as without room."""
+    def begin(self) -> None:
+        """Make the folder with empty copies. Raises `HoldError`, as where there is no room."""
         mount = os.path.dirname(self.folder)
         huge = sum(-(-file.size // (2 * MIB)) * 2 * MIB for file in self._files)
         self._tmpfs = tmpfs = ensure_tmpfs(mount, huge)
@@ -72,10 +73,9 @@ class Draft:
                 os.ftruncate(fd, file.size)  # it reserves nothing, but says what is to come
         if self._root is not None:
             _link_the_rest(self._root, self._path)
-        return tmpfs.words
 
-    def publish(self) -> list[str]:
-        """Check the copies and put them where `folder` is; return their paths.
+    def publish(self) -> None:
+        """Check the copies and put them where `folder` is.
 
         Raises `HoldError` where a source changed meanwhile, or a copy isn't like it.
         """
@@ -91,7 +91,6 @@ class Draft:
         self._close()
         if there:
             _remove(self._path)
-        return [os.path.join(self.folder, name) for name in self._names]
 
     def remove(self) -> None:
         """Take the draft away where there is one; the mount too if it is ours and empty then."""
@@ -124,10 +123,20 @@ class Draft:
             self._lock = -1
 
 
-def published(folder: str, root: str | None, files: list[HeldFile]) -> list[str] | None:
-    """Return where the copies of these very files are below `folder`; None: nowhere."""
-    names = [_name(file.path, root) for file in files]
-    return copies(folder, root, _identities(files, names))
+def published(folder: str, root: str | None, files: list[HeldFile]) -> bool:
+    """Whether `folder` holds copies of these very files."""
+    paths = paths_below(folder, root, [file.path for file in files])
+    names = [os.path.relpath(path, folder) for path in paths]
+    return are_copies(folder, root, _identities(files, names))
+
+
+def paths_below(folder: str, root: str | None, paths: list[str]) -> list[str]:
+    """Return where in `folder` the copies of `paths` are: `root`'s names, else their last parts."""
+    names = [os.path.basename(p) if root is None else os.path.relpath(p, root) for p in paths]
+    for path, name in zip(paths, names, strict=True):
+        if name.startswith(os.pardir):
+            raise HoldError(f"{path}: isn't below {root}")
+    return [os.path.join(folder, name) for name in names]
 
 
 def withdraw(folder: str) -> None:
@@ -156,13 +165,6 @@ def tidy(mount: str, keep: set[str]) -> None:
 def _draft_of(folder: str) -> str:
     parent, name = os.path.split(folder)
     return os.path.join(parent, f"{DRAFT}{name}.{os.getpid()}")
-
-
-def _name(path: str, root: str | None) -> str:
-    name = os.path.basename(path) if root is None else os.path.relpath(path, root)
-    if name.startswith(os.pardir):
-        raise HoldError(f"{path}: isn't below {root}")
-    return name
 
 
 def _identities(files: list[HeldFile], names: list[str]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Work on files by a few threads: one blocking pass over them.
+"""Work on files: one blocking pass over it, by a few threads.
 
 A part of the stage keeper's program: see `program.py`.
 """
@@ -8,16 +8,26 @@ from __future__ import annotations
 import os
 import threading
 
-from .mapping import populate, read
+from .mapping import FileError, populate, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Protocol
 
-    from .mapping import Segment
+    from .mapping import HeldFile, Segment
+    from .pace import Pace
 
-    Advance = Callable[[int], None]  # hears of bytes that are done
-    Job = Callable[[Advance], None]  # the work of one thread without a break
+    Advance = Callable[[int], None]  # hears of bytes that are done, and may take its time
+
+    class Job(Protocol):
+        """What one thread does of a file without a break."""
+
+        file: HeldFile
+
+        def run(self, advance: Advance) -> None:
+            """Do it; raises `FileError` where only this file can't be brought in."""
+
 
 POPULATE_THREADS = 4
 READ_THREADS = 8
@@ -25,17 +35,22 @@ TICK_MS = 100
 
 
 class Pass:
-    """One blocking pass over all jobs, by a few threads with one each."""
+    """One blocking pass over all jobs, by a few threads with one each.
 
-    def __init__(self, jobs: Iterable[Job], threads: int) -> None:
-        self._jobs = iter(jobs)
-        self._lock = threading.Lock()
-        self._left = threads
-        self._wake, self._over = os.pipe()
+    What fails of one file ends nothing: `failed` has the first error of each.
+    """
+
+    def __init__(self, jobs: Iterable[Job], pace: Pace, threads: int) -> None:
         self.done = 0
-        self.error: Exception | None = None
+        self.failed: dict[HeldFile, FileError] = {}
+        self._jobs = iter(jobs)
+        self._pace = pace
+        self._left = threads
+        self._lock = threading.Lock()
+        self._wake, self._over = os.pipe()
+        self._error: Exception | None = None
 
-    def run(self, tick: Callable[[int, int | None], None]) -> None:
+    def run(self, tick: Callable[[int, int], None]) -> None:
         """Return when all is read. `tick(fd, timeout_ms)` waits until `fd` is readable."""
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self._left)]
         for thread in threads:
@@ -46,23 +61,28 @@ class Pass:
             thread.join()
         os.close(self._wake)
         os.close(self._over)
-        if self.error is not None:
-            raise self.error
+        if self._error is not None:
+            raise self._error
 
     def _advance(self, length: int) -> None:
         with self._lock:
             self.done += length
+        self._pace.wait(length)
 
     def _next(self) -> Job | None:
         with self._lock:
-            return None if self.error is not None else next(self._jobs, None)
+            return None if self._error is not None else next(self._jobs, None)
 
     def _work(self) -> None:
         try:
+            self._pace.wait(0)
             while (job := self._next()) is not None:
-                job(self._advance)
+                try:
+                    job.run(self._advance)
+                except FileError as error:
+                    self.failed.setdefault(job.file, error)
         except Exception as error:  # noqa: BLE001 - handed to the main thread, which raises it
-            self.error = error
+            self._error = error
         finally:
             with self._lock:
                 self._left -= 1
@@ -70,11 +90,19 @@ class Pass:
                     os.write(self._over, b".")
 
 
-def bring_in(segment: Segment, *, populates: bool) -> Job:
-    """Return the job that brings a segment into the page cache."""
+class BringIn:
+    """Brings a segment into the page cache."""
 
-    def job(advance: Advance) -> None:
-        if not (populates and populate(segment, advance)):
-            read(segment, advance)
+    def __init__(self, segment: Segment, *, populates: bool, locks: bool) -> None:
+        self.file = segment.file
+        self._segment = segment
+        # On a network's file system a mapping's reads are small, and one that fails is a SIGBUS.
+        self._populates = populates and segment.file.network is None
+        self._locks = locks
 
-    return job
+    def run(self, advance: Advance) -> None:
+        """Bring it in; raises as `populate` does."""
+        if not (self._populates and populate(self._segment, advance)):
+            read(self._segment, advance)
+        if self._locks:
+            self._segment.lock()

@@ -11,7 +11,6 @@ import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Any
 
 MANIFEST = ".staged.json"
@@ -37,17 +36,13 @@ def write_manifest(folder: str, root: str | None, files: list[dict[str, Any]]) -
         json.dump({"root": root, "files": files}, manifest)
 
 
-def copies(folder: str, root: str | None, files: Iterable[dict[str, Any]]) -> list[str] | None:
-    """Return where the copies of these very files are below `folder`; None: nowhere."""
-    wanted = list(files)
+def are_copies(folder: str, root: str | None, files: list[dict[str, Any]]) -> bool:
+    """Whether `folder` holds copies of these very files."""
     facts = _read(folder)
-    if facts is None or facts["root"] != root or facts["files"] != wanted:
-        return None
-    paths = [os.path.join(folder, each["name"]) for each in wanted]
-    for path, each in zip(paths, wanted, strict=True):
-        if not os.path.isfile(path) or os.path.getsize(path) != each["size"]:
-            return None
-    return paths
+    if facts is None or facts["root"] != root or facts["files"] != files:
+        return False
+    copies = [(os.path.join(folder, each["name"]), each["size"]) for each in files]
+    return all(os.path.isfile(path) and os.path.getsize(path) == size for path, size in copies)
 
 
 def holds_copies_of(folder: str, root: str) -> bool:
@@ -59,7 +54,7 @@ def holds_copies_of(folder: str, root: str) -> bool:
         now = [identity(f["name"], f["source"], os.stat(f["source"])) for f in facts["files"]]
     except (OSError, KeyError, TypeError):
         return False
-    return copies(folder, root, now) is not None
+    return are_copies(folder, root, now)
 
 
 def has_copies(mount: str) -> bool:

@@ -32,6 +32,7 @@ if __name__ == "__main__":
 
 from .held_set import HeldSet
 from .mapping import libc
+from .pressure import open_trigger
 from .protocol import PROTOCOL
 from .tmpfs_set import Cleaner, mount_of
 from .words import Hearer, Speaker
@@ -65,6 +66,7 @@ class StageKeeper:
         self._ends_at: float | None = time.monotonic() + FIRST_DAEMON_S
         self._claimed_by: float | None = None
         self._over = False
+        self._trigger: int | None = None
         self._tmpfs: set[str] = set()
         self._watch(listener.fileno(), self._accept)
 
@@ -191,6 +193,7 @@ class StageKeeper:
             held.begin()
             if held.folder is not None:
                 self._tmpfs.add(mount_of(held.folder))
+            self._mind_pressure()
             self._watch(held.output, lambda: self._relay(held))
             self._watch(held.pidfd, lambda: self._reap(held))
         held.number, held.claimed = number, True
@@ -198,6 +201,17 @@ class StageKeeper:
         self._say(held.signed({"pid": held.pid, "adopted": adopted}))
         for word in held.standing():
             self._say(held.signed(word))
+
+    def _mind_pressure(self) -> None:
+        """Have every set look what it has left when memory gets short."""
+        if self._trigger is None and (trigger := open_trigger()) is not None:
+            self._trigger = trigger
+            self._handlers[trigger] = self._look
+            self._poll.register(trigger, select.POLLPRI)
+
+    def _look(self) -> None:
+        for held in self._sets.values():
+            held.tell({"look": True})
 
     def _release(self, key: str, number: int) -> None:
         held = self._sets.get(key)

@@ -40,11 +40,6 @@ class Tmpfs:
         self.is_ours = is_ours
         self.huge = huge
 
-    @property
-    def words(self) -> str:
-        """What it is, for people."""
-        return "tmpfs" if self.huge else "tmpfs with small pages"
-
     def takes(self, size: int) -> int:
         """Bytes that a file of `size` may take: a mapping's last page is a whole one."""
         page = HUGE if self.huge else os.sysconf("SC_PAGESIZE")
@@ -63,6 +58,11 @@ class Tmpfs:
         if self.is_ours and not _mount(self.path, f"size={size}", _MS_REMOUNT):
             return
         raise full(self.path, needed - free, size)
+
+
+def words_of(path: str) -> str:
+    """Say what kind of a tmpfs `path` is on, for people."""
+    return "tmpfs" if _is_huge(_mount_of(path)[2]) else "tmpfs with small pages"
 
 
 def full(path: str, missing: int, size: int) -> HoldError:

@@ -8,18 +8,18 @@ from __future__ import annotations
 import os
 import traceback
 
-from .copying import FullError, bring_over
-from .draft import Draft, published, tidy, withdraw
+from .copying import FullError
+from .draft import Draft, paths_below, published, tidy, withdraw
 from .filling import READ_THREADS
 from .mapping import HeldFile, HoldError
+from .tmpfs import words_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from .copying import Part
-    from .filling import Advance, Job
+    from .filling import Job, Pass
 
 COPY_THREADS = READ_THREADS
 
@@ -29,40 +29,51 @@ def mount_of(folder: str) -> str:
     return os.path.dirname(folder)
 
 
-def copies_in_tmpfs(
-    request: dict[str, Any], sources: list[HeldFile], run: Callable[[Iterable[Job]], None]
-) -> list[HeldFile]:
-    """Return the copies of `sources` in the order of these; made now where they aren't there.
+class Copies:
+    """The copies of a set's files, and the files that they were made of."""
 
-    Raises `HoldError`, and then there is no draft any more.
-    """
-    folder, root = str(request["folder"]), request.get("root")
-    total, limit = sum(file.size for file in sources), request.get("limit")
-    if limit is not None and limit < total:
-        raise HoldError(
-            f"{folder}: a part of a model is no use in a tmpfs; raise ram.staging, or set "
-            '`stage = "page-cache"` for it'
-        )
-    paths = published(folder, root, sources)
-    if paths is None:
-        draft = Draft(folder, root, sources)
+    def __init__(self, request: dict[str, Any]) -> None:
+        """`request`: as in `warmd/staging/keeper.py`."""
+        self._folder, self._root = str(request["folder"]), request.get("root")
+        self._files: list[str] = request["files"]
+        self._limit, self._total = request.get("limit"), int(request.get("total") or 0)
+        self._sources: list[HeldFile] = []
+        self.paths = paths_below(self._folder, self._root, self._files)
+
+    def bring(self, run: Callable[[Iterable[Job]], Pass]) -> None:
+        """Make the copies, by `run`, where they aren't there already; publish them whole.
+
+        Raises `HoldError`, also where only one file fails; then there is no draft any more.
+        """
+        self._sources = [HeldFile(path) for path in self._files]
+        if self._limit is not None and self._limit < sum(file.size for file in self._sources):
+            raise HoldError(
+                f"{self._folder}: a part of a model is no use in a tmpfs; raise ram.staging, or "
+                'set `stage = "page-cache"` for it'
+            )
+        if published(self._folder, self._root, self._sources):
+            return
+        draft = Draft(self._folder, self._root, self._sources)
         try:
             draft.begin()
-            parts = [part for copy in draft.copies for part in copy.parts]
-            run(_job(part) for part in parts)
-            paths = draft.publish()
+            work = run(part for copy in draft.copies for part in copy.parts)
+            for error in work.failed.values():
+                raise error
+            draft.publish()
         except FullError:
             raise draft.filled() from None
         finally:
             draft.remove()
-    return [HeldFile(path) for path in paths]
 
+    def check(self) -> None:
+        """Raise `HoldError` where they are no longer copies of what is there now."""
+        for source in self._sources:
+            source.check()
 
-def _job(part: Part) -> Job:
-    def job(advance: Advance) -> None:
-        bring_over(part, advance)
-
-    return job
+    @property
+    def words(self) -> str:
+        """On what they are, for people."""
+        return words_of(mount_of(self._folder))
 
 
 class Cleaner:
