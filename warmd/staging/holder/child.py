@@ -6,11 +6,12 @@ go of them. A part of the stage keeper's program: see `program.py`.
 In: JSON lines on stdin, `{"urgent": bool, "rate": bytes a second or null}`, and `{"look": true}`:
 memory is short, so see what is left. The end of stdin ends it, and so does the keeper's death.
 Out: JSON lines, `{"progress": bytes}` at most every 100 ms while bytes come in, `{"hashed": bytes}`
-while they are verified, `{"resident": bytes, "total": bytes, "by": way, "network": name or null,
-"verified": bool, where digests are given}` after every measurement, `{"trouble": sentence or null}`: of files that aren't
-held though the others are, `{"paused": sentence or null}`, `{"evicted": bytes, "sentence":
-sentence}`, and before it gives up with status 1 `{"unproved": sentence}` or `{"error": sentence}`,
-with `"mismatch": path` where a file isn't what its digest says.
+while they are verified, `{"resident": bytes, "total": bytes, "by": way, "network": name or null}`
+after every measurement, with `"verified": bool` where digests are given, `{"trouble": sentence or
+null}`: of files that aren't held though the others are, `{"paused": sentence or null}`,
+`{"evicted": bytes, "sentence": sentence}`, and before it gives up with status 1 `{"unproved":
+sentence}` or `{"error": sentence}`, with `"mismatch": path` where a file isn't what its digest
+says.
 """
 
 from __future__ import annotations
