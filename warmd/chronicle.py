@@ -7,7 +7,7 @@ import logging
 from warmd.control import Metrics
 from warmd.gateway import RequestRecord
 from warmd.history import History
-from warmd.ladder import MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
+from warmd.ladder import FileKind, MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
 from warmd.policy import Override
 from warmd.replica import Nap
 from warmd.spoken import duration, size
@@ -232,13 +232,16 @@ class Chronicle:
             extra={"warmd": {"model": model, "replica": replica}},
         )
 
-    def staging_failed(self, model: str, problem: str) -> None:
-        """Say why weights are not in RAM; the model can be started all the same."""
-        log.warning("%s: not staged: %s", model, problem, extra={"warmd": {"model": model}})
+    def staging_failed(self, model: str, kind: FileKind, problem: str) -> None:
+        """Say why files are not in RAM; the model can be started all the same."""
+        what = "not staged" if kind is FileKind.WEIGHTS else f"its {kind.words} aren't staged"
+        log.warning("%s: %s: %s", model, what, problem, extra={"warmd": {"model": model}})
 
-    def staging_evicted(self, model: str, sentence: str) -> None:
-        """Say what pushed a part of the weights out of RAM; it is brought back."""
-        log.warning("%s: %s", model, sentence, extra={"warmd": {"model": model}})
+    def staging_evicted(self, model: str, kind: FileKind, sentence: str) -> None:
+        """Say what pushed a part of the files out of RAM; it is brought back."""
+        log.warning(
+            "%s: its %s: %s", model, kind.words, sentence, extra={"warmd": {"model": model}}
+        )
 
     def override_changed(self, model: str, override: Override | None, reason: str) -> None:
         """Keep an operator's word across restarts."""

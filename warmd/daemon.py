@@ -34,6 +34,7 @@ from warmd.gpu_watch import GpuWatch
 from warmd.history import HISTORY_FILE, History, Report, journal_handler, terminal_format
 from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
+from warmd.learning import Learner
 from warmd.planner import RamLedger, Reservations
 from warmd.refitting import Refitting
 from warmd.reload import Change, changes, said
@@ -43,7 +44,7 @@ from warmd.roster import ROSTER_FILE, note
 from warmd.spoken import count
 from warmd.staging import Keeper, StagingError
 from warmd.status import Decision, Status
-from warmd.supervisor import Clock, Known, Supervisor
+from warmd.supervisor import Clock, Held, Known, Supervisor
 from warmd.wiring import Build, Front, card_rules, fitter, known_of, rules
 
 log = logging.getLogger("warmd")
@@ -107,6 +108,7 @@ class Daemon:
         self._metrics = Metrics(self.snapshot, ENDPOINTS)
         self._supervisor: Supervisor
         self._watch: GpuWatch
+        self._learner: Learner
         self._refitting: Refitting
         self._history: History
         self._chronicle: Chronicle
@@ -133,6 +135,7 @@ class Daemon:
             house.push_async_callback(launcher.close)
             keeper = await self._stage_keeper(house)
             self._supervisor = self._furnish(launcher, history, keeper)
+            house.push_async_callback(self._learner.close)
             found = self._left_behind() if outlive else {}
             _sweep(settings.host.run_dir, spare=found)
             await launcher.open()
@@ -216,12 +219,16 @@ class Daemon:
         budget, sleeping = settings.ram.staging.of(total), settings.ram.sleeping.of(total)
         reserve = settings.ram.reserve.of(total)
 
-        def ram(held: int, pinned: int) -> RamLedger:
-            return RamLedger(budget, held, host_memory().available, sleeping, pinned, reserve)
+        def ram(held: Held, pinned: int) -> RamLedger:
+            available = host_memory().available
+            return RamLedger(budget, held.taken, available, sleeping, pinned, reserve, held.gone)
 
         chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK)
-        build = Build(launcher, CLOCK, keeper)
+        build = Build(launcher, CLOCK, keeper, settings)
         supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
+        build.learner = self._learner = Learner(
+            settings.host.state_dir, _warn, supervisor.learnt
+        )
         build.watch = self._watch = GpuWatch(supervisor, CLOCK.monotonic)
         self._refitting = Refitting(
             supervisor, self._fitter, lambda: self._settings, self._reloading

@@ -24,13 +24,14 @@ from warmd.engine import (
     stable_path,
 )
 from warmd.engine.sizing import Estimate, Wanted, estimate, read_checkpoint
-from warmd.ladder import MeasuredParts, VramBy, replica_name
+from warmd.ladder import FileKind, MeasuredParts, Place, VramBy, replica_name
 from warmd.launch import clean_environment
 from warmd.placing import Sized, config_error, reserve
 from warmd.planner import Card, Figure, Reservations
 from warmd.policy import BackOff, Hygiene, Wish
 from warmd.replica import EngineRecord, Fit, Limits, SleepTerms
-from warmd.supervisor import SleepPolicy, Terms
+from warmd.staging import StagingError, model_folder
+from warmd.supervisor import FileTerms, SleepPolicy, Terms
 
 UNKNOWN_GPU = "a GPU whose driver doesn't answer"
 
@@ -102,7 +103,7 @@ class Fitter:
                 found[name] = had[0]  # what is left there nobody can tell while the driver is away
             if table.vram != AUTO:
                 continue
-            if not (table.weights / "config.json").exists():
+            if not _is_there(table.weights):
                 if had:
                     found[name] = had[0]
                 else:
@@ -165,7 +166,7 @@ class Fitter:
             aliases=table.aliases,
             wish=self._wish(settings, model),
             max_wait=settings.max_wait(model),
-            weights=table.weights,
+            files=self._files(settings, model),
             fits=tuple(self._fit(settings, model, index) for index in range(table.replicas)),
             sleep=self._sleep_policy(settings, model),
             pool=None if holding is None else holding.pool,
@@ -175,6 +176,15 @@ class Fitter:
             pinned=table.pinned,
             adapters=table.warmup.adapters,
             sizes_key=self.sizes_key(settings, model),
+        )
+
+    def _files(self, settings: Settings, model: str) -> tuple[FileTerms, ...]:
+        table, python = settings.models[model], settings.engine.python
+        folder = settings.stage_folder / model if table.stage is Place.TMPFS else None
+        return (
+            FileTerms(FileKind.PROGRAM, str(python), python),
+            FileTerms(FileKind.WEIGHTS, model, table.weights, table.stage, folder),
+            FileTerms(FileKind.CACHES, model, settings.host.cache_dir),
         )
 
     def _unknown(self, model: str) -> str | None:
@@ -343,6 +353,13 @@ class Fitter:
             roams=frozenset(self.reserved.ground_of(model, index)),
             figure=None if holding is None else holding.figure,
         )
+
+
+def _is_there(weights: Path) -> bool:
+    try:
+        return (model_folder(weights) / "config.json").exists()
+    except StagingError:
+        return False
 
 
 def _unsized(model: str, weights: Path) -> str:

@@ -172,6 +172,39 @@ class MeasuredParts:
     held: int | None = None
 
 
+class FileKind(StrEnum):
+    """What of a model is held in RAM, in the order in which a start needs it."""
+
+    PROGRAM = "program"  # the engine's own files, shared by all models of one environment
+    WEIGHTS = "weights"
+    CACHES = "compile-cache"
+
+    @property
+    def words(self) -> str:
+        """The kind for people, in the middle of a sentence."""
+        return _KIND_WORDS[self]
+
+
+_KIND_WORDS = {
+    FileKind.PROGRAM: "program files",
+    FileKind.WEIGHTS: "weights",
+    FileKind.CACHES: "compile caches",
+}
+
+
+class Place(StrEnum):
+    """Where a set of files is held."""
+
+    PAGE_CACHE = "page-cache"
+    LOCKED = "locked"  # page cache that nothing can evict, mlock(2)
+    TMPFS = "tmpfs"
+
+
+def set_key(kind: FileKind, owner: str) -> str:
+    """Name the set of an owner's files of one kind: `weights:qwen3-32b`."""
+    return f"{kind.value}:{owner}"
+
+
 HOST = "host"
 """The key of the host's memory, where it is the device."""
 

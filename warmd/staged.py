@@ -1,15 +1,15 @@
-"""One model's weights on their way into RAM and held there; the only writer of that state."""
+"""One set of files on its way into RAM and held there; the only writer of that state."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
-from warmd.staging import Pace, Request, StagingError, StagingProgress, WeightFiles
+from warmd.ladder import FileKind, Place
+from warmd.staging import Pace, Request, StagingError, StagingProgress
 
 _T = TypeVar("_T")
 
@@ -18,9 +18,15 @@ log = logging.getLogger(__name__)
 RETRY_S = 30.0
 """How long after a failure staging is tried again; memory that was short may be back by then."""
 
+SHORT_S = 120.0
+"""How long nothing is brought back that was let go for want of memory."""
+
+GROWN_S = 1.0
+"""How long is waited for files that grow: a download, or a cache that is being written."""
+
 
 class Holding(Protocol):
-    """Weights that are in RAM and held there."""
+    """Files that are in RAM and held there."""
 
     async def lost(self) -> str:
         """Return, with a sentence, when they are no longer held."""
@@ -29,8 +35,8 @@ class Holding(Protocol):
         """Let them go."""
 
 
-class Stager(Protocol):
-    """Brings sets of files into RAM: the stage keeper."""
+class Keeper(Protocol):
+    """Brings sets of files into RAM and holds them there."""
 
     async def hold(
         self,
@@ -40,148 +46,208 @@ class Stager(Protocol):
         on_progress: Callable[[StagingProgress], None],
         on_evicted: Callable[[str], None],
     ) -> Holding:
-        """Return when they are resident by measurement; raises `StagingError`."""
+        """Return when they are there, as far as they can be; raises `StagingError`."""
+
+    def pace(self, key: str, pace: Pace) -> None:
+        """Bring in what is on its way at another pace."""
 
 
 @dataclass(frozen=True)
 class StagedState:
-    """How much of a model's weights is in RAM, in bytes. Times are monotonic seconds."""
+    """How much of a set is in RAM, in bytes. Times are monotonic seconds.
+
+    `held`: all of it is resident by measurement, and held. `partial`: it is held, and not all is
+    there: as `limit` says, or for `problem`.
+    """
 
     total: int | None = None  # None until the files have been looked at
     done: int = 0
     busy: bool = False
     held: bool = False
-    partial: bool = False  # some of it is held, and nobody can hold the rest
     reason: str = ""
     problem: str | None = None
     retry_at: float | None = None
+    partial: bool = False
+    limit: int | None = None
+    resident: int = 0
+    paused: str | None = None
+    urgent: bool = True
+    place: Place = Place.PAGE_CACHE
+
+    @property
+    def taken(self) -> int:
+        """The bytes that are held, or on their way."""
+        if not (self.busy or self.held or self.partial):
+            return 0
+        total = self.total or 0
+        return total if self.limit is None else min(total, self.limit)
+
+    @property
+    def gone(self) -> int:
+        """What of them the kernel no longer counts as available."""
+        if self.place is Place.PAGE_CACHE:
+            return 0
+        return min(self.taken, self.done) if self.busy else self.taken
 
 
 class StagedListener(Protocol):
     """Who hears of changes, at once and in order."""
 
-    def staged_changed(self, staged: StagedWeights, old: StagedState, new: StagedState) -> None:
+    def staged_changed(self, staged: StagedFiles, old: StagedState, new: StagedState) -> None:
         """Hear that `staged` went from `old` to `new`."""
 
-    def staging_evicted(self, model: str, sentence: str) -> None:
-        """Hear that a part of what is held was pushed out of RAM, and what is known of why."""
+    def staging_evicted(self, staged: StagedFiles, sentence: str) -> None:
+        """Hear what pushed a part of it out of RAM."""
 
 
-class StagedWeights:
-    """The weights of one model. The supervisor orders, the listener hears what comes of it."""
+class StagedFiles:
+    """One set of files. The supervisor orders, the listener hears what comes of it."""
 
     def __init__(
         self,
-        model: str,
-        scan: Callable[[], WeightFiles],
-        stager: Stager,
+        key: str,
+        kind: FileKind,
+        scan: Callable[[], Request],
+        keeper: Keeper,
+        *,
         clock: Callable[[], float],
         listener: StagedListener,
-        *,
-        in_thread: Callable[[Callable[[], WeightFiles]], Awaitable[WeightFiles]],
+        in_thread: Callable[[Callable[[], Request]], Awaitable[Request]],
+        rate: int | None = None,
     ) -> None:
-        """`in_thread` runs the scan, which may hang on a network mount, beside the event loop."""
-        self.model = model
+        """`scan` finds the files; `in_thread` runs it beside the event loop: mounts may hang.
+
+        `rate`: bytes a second at most while nobody waits for them.
+        """
+        self.key = key
+        self.kind = kind
         self.state = StagedState()
         self._scan = scan
-        self._stager = stager
+        self._keeper = keeper
         self._clock = clock
         self._listener = listener
         self._in_thread = in_thread
+        self._rate = rate
         self._task: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._release = asyncio.Event()
         self._release_reason = ""
-        self._reason = ""
-        self._heard = StagingProgress(0, 0, 0)
-        self._left = False
+        self._pause_s: float | None = None
+        self._leaves = False
+        self._known = StagingProgress(0, 0, None)  # what was measured last
+        self._pushed = ""  # what pushed a part of it out
 
     def begin_look(self) -> None:
         """See what files there are now, so that the ledger knows their size."""
         if self._looking is not None:
             self._looking.cancel()  # one that hung on a dead mount would tell of the old files
-        self._looking = asyncio.create_task(self._look(), name=f"look at {self.model}")
+        self._looking = asyncio.create_task(self._look(), name=f"look at {self.key}")
 
     async def _look(self) -> None:
-        total = 0
-        with suppress(Exception):  # staging them will say what is wrong with them
-            total = (await self._in_thread(self._scan)).total
-        self._become(total=total)
+        try:
+            total, problem = (await self._in_thread(self._scan)).total, None
+        except StagingError as error:
+            total, problem = 0, str(error)
+        except Exception as error:  # noqa: BLE001 - staging them will say what is wrong with them
+            total, problem = 0, repr(error)
+        if self.kind is FileKind.WEIGHTS:
+            problem = self.state.problem  # they are tried all the same, and that tells
+        if not self.state.taken:
+            self._become(total=total, problem=problem)
 
-    def refit(self, scan: Callable[[], WeightFiles]) -> None:
-        """Let go of what is held: the weights are others now, which `scan` finds."""
+    def refit(self, scan: Callable[[], Request]) -> None:
+        """Let go of what is held: the files are others now, which `scan` finds."""
         self._scan = scan
-        self.begin_release("its weights are others now")
+        self.begin_release(f"its {self.kind.words} are others now")
         self.state = replace(self.state, total=None, problem=None, retry_at=None)
         self.begin_look()
 
-    def begin_stage(self, reason: str) -> None:
-        """Bring the weights into RAM and hold them. Does nothing where that is under way."""
+    def begin_stage(self, reason: str, *, urgent: bool = True, limit: int | None = None) -> None:
+        """Bring the files into RAM and hold them. Does nothing where that is under way.
+
+        `limit`: so many bytes of them at most, in load order.
+        """
         if self._task is not None:
             return
-        self._reason = reason
-        self._become(busy=True, done=0, reason=reason, retry_at=None)
         self._release.clear()
-        self._task = asyncio.create_task(self._hold(), name=f"weights of {self.model}")
+        self._pushed = ""
+        self._become(busy=True, done=0, reason=reason, retry_at=None, limit=limit, urgent=urgent)
+        self._task = asyncio.create_task(self._hold(), name=self.key)
 
-    def begin_release(self, reason: str) -> None:
-        """Let the weights go, or stop bringing them in."""
+    def pace(self, *, urgent: bool) -> None:
+        """Bring it in at full speed from now on, or in the background."""
+        self.state = replace(self.state, urgent=urgent)
+        self._keeper.pace(self.key, Pace(urgent, self._rate))
+
+    def begin_release(self, reason: str, *, pause_s: float | None = None) -> None:
+        """Let the files go, or stop bringing them in; not again for `pause_s` seconds."""
         if self._task is not None and not self._release.is_set():
-            self._release_reason = reason
+            self._release_reason, self._pause_s = reason, pause_s
             self._release.set()
 
     def begin_leaving(self) -> None:
-        """Leave what is held to the next daemon."""
-        self._left = True
+        """Forget the files and leave them held: the next daemon finds them."""
+        self._leaves = True
+        self.begin_release("left for the next daemon")
 
     async def ended(self) -> None:
-        """Return when nothing is held and nothing is being brought in, or it was left."""
-        if self._task is not None and not self._left:
+        """Return when nothing is held and nothing is being brought in."""
+        if self._task is not None:
             await asyncio.wait([self._task])
 
     async def _hold(self) -> None:
         holding: Holding | None = None
         problem: str | None = None
+        pause_s: float | None = None
         try:
             holding = await self._unless_released(self._bring_in())
-            self._brought_in()
+            self._settle()
             problem = await self._unless_released(holding.lost())
         except _ReleasedError:
-            pass
+            pause_s, problem = self._pause_s, None
+        except _GrownError:
+            pause_s = GROWN_S
         except StagingError as error:
             problem = str(error)
         except Exception as bug:
             # The disk's lane would be taken for ever.
-            log.exception("%s: a fault of warmd's own while its weights were staged", self.model)
+            log.exception("%s: a fault of warmd's own while it was staged", self.key)
             problem = f"a fault of warmd's own ({bug!r}); please report it with the journal"
-        if holding is not None:
+        if holding is not None and not self._leaves:
             try:
                 await holding.release()
             except StagingError as error:
                 problem = problem or str(error)
         self._task = None
+        pause_s = RETRY_S if problem is not None else pause_s
         self._become(
             busy=False,
             held=False,
             partial=False,
             done=0,
+            resident=0,
+            limit=None,
+            paused=None,
             reason=problem or self._release_reason,
             problem=problem,
-            retry_at=None if problem is None else self._clock() + RETRY_S,
+            retry_at=None if pause_s is None else self._clock() + pause_s,
         )
 
     async def _bring_in(self) -> Holding:
-        # The files are looked at anew: they may have been replaced since the daemon's start.
-        weights = await self._in_thread(self._scan)
-        self.state = replace(self.state, total=weights.total)
-        request = Request(weights.files, weights.total)
-        self._heard = StagingProgress(0, 0, 0)
-        return await self._stager.hold(
-            f"weights:{self.model}", request, Pace(), self._progress, self._evicted
-        )
+        # The files are looked at anew: they may have been replaced since the last look.
+        request = await self._in_thread(self._scan)
+        limit, planned = self.state.limit, self.state.total or 0
+        self.state = replace(self.state, total=request.total, place=request.place)
+        if limit is None and planned < request.total:
+            raise _GrownError  # room is found for so many anew
+        if not request.total:
+            raise StagingError(f"{self.key}: there are no files any more")
+        pace = Pace(self.state.urgent, self._rate)
+        request = replace(request, limit=limit)
+        return await self._keeper.hold(self.key, request, pace, self._progress, self._evicted)
 
     async def _unless_released(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Await `work`, unless the weights are to be let go before."""
+        """Await `work`, unless the files are to be let go before."""
         doing = asyncio.create_task(work)
         released = asyncio.create_task(self._release.wait())
         try:
@@ -195,39 +261,42 @@ class StagedWeights:
             await asyncio.gather(doing, released, return_exceptions=True)
 
     def _progress(self, progress: StagingProgress) -> None:
-        self._heard = progress
-        if not (self.state.held or self.state.partial):
-            # Progress alone is no change that anybody decides upon: it is only shown.
-            self.state = replace(self.state, done=progress.done)
-        elif (progress.complete, progress.trouble) != (self.state.held, self.state.problem):
-            self._brought_in()
+        # Progress alone is no change that anybody decides upon: it is only shown.
+        self._known = progress
+        self.state = replace(
+            self.state,
+            done=progress.done,
+            resident=progress.resident or 0,
+            paused=progress.paused,
+        )
+        if not self.state.busy and self._task is not None:
+            self._settle()
 
-    def _brought_in(self) -> None:
-        """Tell what is held: all, or what could be read of it."""
-        heard = self._heard
-        if heard.complete:
-            network = "" if heard.network is None else f", read over {heard.network}"
-            self._become(
-                busy=False,
-                held=True,
-                partial=False,
-                done=self.state.total or 0,
-                reason=self._reason + network,
-                problem=None,
-            )
+    def _settle(self) -> None:
+        """Take in what was measured last."""
+        known, state = self._known, self.state
+        held = state.limit is None and known.complete
+        problem = known.trouble
+        if not held and problem is None and state.limit is None:
+            problem = self._pushed or "a part of it was pushed out of RAM"
+        if not state.busy and held is state.held and problem == state.problem:
             return
-        problem = heard.trouble or "a part of its files was pushed out of RAM"
+        reason = problem or state.reason
+        if held:
+            reason = state.reason if state.busy else "all of it is in RAM again"
+            reason += "" if known.network is None else f", read over {known.network}"
         self._become(
             busy=False,
-            held=False,
-            partial=True,
-            done=heard.resident or 0,
-            reason=problem,
+            held=held,
+            partial=not held,
+            done=known.done if held else known.resident or 0,
             problem=problem,
+            reason=reason,
         )
 
     def _evicted(self, sentence: str) -> None:
-        self._listener.staging_evicted(self.model, sentence)
+        self._pushed = sentence
+        self._listener.staging_evicted(self, sentence)
 
     def _become(self, **changes: object) -> None:
         old = self.state
@@ -236,4 +305,8 @@ class StagedWeights:
 
 
 class _ReleasedError(Exception):
-    """The weights are to be let go."""
+    """The files are to be let go."""
+
+
+class _GrownError(Exception):
+    """There are more of them than room was found for."""

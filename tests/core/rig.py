@@ -16,24 +16,27 @@ import aiohttp
 from warmd.devices import CardUse, Footprint, Sweep
 from warmd.engine.canary import CanaryAnswer
 from warmd.engine.errors import EngineError
-from warmd.ladder import MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
+from warmd.ladder import FileKind, MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
 from warmd.launch import EngineExit, LaunchError, LaunchSpec, LogLine
 from warmd.planner import Card, RamLedger
 from warmd.planner.card_facts import LOOK_LASTS_S
 from warmd.policy import BackOff, Override, Wish
 from warmd.replica import Fit, Limits, Nap, Replica, SleepTerms
-from warmd.staged import Holding, StagedWeights
-from warmd.staging import Pace, Request, StagingError, StagingProgress, WeightFiles
+from warmd.staged import Holding, StagedFiles
+from warmd.staging import Pace, Request, StagingError, StagingProgress
 from warmd.supervisor import (
     CardRules,
     Clock,
     EngineFailure,
+    FileTerms,
+    Held,
     Look,
     Mismatch,
     Operation,
     Quarantine,
     Rules,
     RungChange,
+    Scan,
     SleepPolicy,
     Supervisor,
     Terms,
@@ -167,6 +170,7 @@ class FakeMake:
         self.missed_probes = 0
         self.missed_names = 0
         self.measured: MeasuredParts | None = None
+        self.compiled_in: tuple[Path, ...] = ()
         self.unproved = False  # awake, and nobody has asked whether it is what it was
 
     @property
@@ -261,9 +265,24 @@ class FakeMake:
 
 
 class FakeHolding:
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        key: str,
+        request: Request,
+        on_progress: Callable[[StagingProgress], None],
+        on_evicted: Callable[[str], None],
+    ) -> None:
+        self.key = key
+        self.request = request
+        self._on_progress = on_progress
+        self.push = on_evicted
         self.loss: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.released = False
+
+    def measure(self, resident: int, trouble: str | None = None) -> None:
+        """Find so much of it in RAM."""
+        total = self.request.wanted
+        self._on_progress(StagingProgress(total, total, resident, trouble))
 
     async def lost(self) -> str:
         return await asyncio.shield(self.loss)
@@ -272,12 +291,15 @@ class FakeHolding:
         self.released = True
 
 
-class FakeStager:
+class FakeKeeper:
     """Stages when `done` is set; refuses with `problem`."""
 
     def __init__(self) -> None:
         self.done = asyncio.Event()
         self.problem: str | None = None
+        self.trouble: str | None = None
+        self.asked: list[tuple[str, Request]] = []
+        self.paces: list[tuple[str, Pace]] = []
         self.holdings: list[FakeHolding] = []
 
     async def hold(
@@ -288,11 +310,17 @@ class FakeStager:
         on_progress: Callable[[StagingProgress], None],
         on_evicted: Callable[[str], None],
     ) -> Holding:
+        self.asked.append((key, request))
+        self.pace(key, pace)
         await self.done.wait()
         if self.problem is not None:
             raise StagingError(self.problem)
-        self.holdings.append(FakeHolding())
+        self.holdings.append(FakeHolding(key, request, on_progress, on_evicted))
+        self.holdings[-1].measure(request.wanted if self.trouble is None else 0, self.trouble)
         return self.holdings[-1]
+
+    def pace(self, key: str, pace: Pace) -> None:
+        self.paces.append((key, pace))
 
 
 @dataclass
@@ -380,11 +408,12 @@ class Recorder:
         self.lines.append(f"{replica} kept: {kept}")
         self.bell.set()
 
-    def staging_failed(self, model: str, problem: str) -> None:
-        self.lines.append(f"{model} not staged: {problem}")
+    def staging_failed(self, model: str, kind: FileKind, problem: str) -> None:
+        what = "" if kind is FileKind.WEIGHTS else f"'s {kind}"
+        self.lines.append(f"{model}{what} not staged: {problem}")
         self.bell.set()
 
-    def staging_evicted(self, model: str, sentence: str) -> None:
+    def staging_evicted(self, model: str, kind: FileKind, sentence: str) -> None:
         self.lines.append(f"{model} evicted: {sentence}")
 
     def override_changed(self, model: str, override: Override | None, reason: str) -> None:
@@ -406,7 +435,10 @@ class House:
         self.time: FakeTime = after.time if after else FakeTime()
         self.launcher = FakeLauncher(self.time)
         self.recorder = Recorder()
-        self.stager = FakeStager()
+        self.stager = FakeKeeper()
+        self.sizes: dict[str, int] = {}  # of sets, by key
+        self.budget = 10**9
+        self.came: list[str] = []  # replicas whose engines got ready
         self.makes: dict[str, FakeMake] = after.makes if after else {}
         if after is not None:
             self.launcher.left = [*after.launcher.left, *after.launcher.started]
@@ -422,7 +454,7 @@ class House:
         self.supervisor = Supervisor(
             self.time.clock,
             self.recorder,
-            lambda held, pinned: RamLedger(10**9, held, 10**9, self.sleeping, pinned),
+            self.ram,
             self,
         )
         self.supervisor.rules = Rules(pools={"p": 100})
@@ -430,6 +462,9 @@ class House:
             self.supervisor.cards.fit(CardRules((self.gpu.card,), headroom=0, tolerance=5))
         for name in names:
             self.supervisor.adopt(name, self.terms(name, resting, replicas))
+
+    def ram(self, held: Held, pinned: int) -> RamLedger:
+        return RamLedger(self.budget, held.taken, 10**9, self.sleeping, pinned, gone=held.gone)
 
     def terms(
         self,
@@ -462,7 +497,12 @@ class House:
             (f"{name}-alias",),
             wish,
             max_wait,
-            Path(weights),
+            tuple(
+                FileTerms(kind, "env", Path("/env"))
+                if kind is FileKind.PROGRAM
+                else FileTerms(kind, name, Path(weights))
+                for kind in FileKind
+            ),
             fits,
             sleep=sleep,
             pool=pool,
@@ -542,22 +582,32 @@ class House:
             sleep=self.time.sleep,
         )
 
-    def staged(self, model: str, weights: Path) -> StagedWeights:
-        async def at_once(work: Callable[[], WeightFiles]) -> WeightFiles:
+    def staged(self, terms: FileTerms) -> StagedFiles:
+        async def at_once(work: Callable[[], Request]) -> Request:
             return work()
 
-        return StagedWeights(
-            model, self.scan(weights), self.stager, self.time, self.supervisor, in_thread=at_once
+        return StagedFiles(
+            terms.key,
+            terms.kind,
+            self.scan(terms),
+            self.stager,
+            clock=self.time,
+            listener=self.supervisor,
+            in_thread=at_once,
         )
 
-    def scan(self, weights: Path) -> Callable[[], WeightFiles]:
-        return lambda: WeightFiles((weights,), 10)
+    def scan(self, terms: FileTerms) -> Scan:
+        usual = 10 if terms.kind is FileKind.WEIGHTS else 0
+        return lambda: Request((terms.source,), self.sizes.get(terms.key, usual), place=terms.place)
+
+    def came_up(self, replica: Replica) -> None:
+        self.came.append(replica.name)
 
     async def die(self) -> None:
         """End as a killed daemon does: nobody says goodbye, and engines live on."""
         models = self.supervisor.models.values()
         lives = [r._living for m in models for r in m.replicas]
-        lives += [task for m in models for task in (m.staged._task, m.staged._looking)]
+        lives += [task for m in models for s in m.sets.values() for task in (s._task, s._looking)]
         living = [task for task in lives if task is not None]
         for task in living:
             task.cancel()

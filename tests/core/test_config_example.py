@@ -18,6 +18,8 @@ TABLES_OF_A_MODEL = ("env", "idle", "warmup", "sleep")
 HAVE_NO_DEFAULT = {
     "gateway.api_keys",
     "engine.python",
+    "staging.rate",
+    "staging.tmpfs",  # it is below run_dir
     "models.NAME.weights",
     "models.NAME.args",
     "models.NAME.aliases",

@@ -61,6 +61,7 @@ OTHER: dict[str, Any] = {
     "env": {"X": "1"},
     "aliases": ["y"],
     "resting": "hot",
+    "stage": "tmpfs",
     "replicas": 2,
     "idle.after": "9s",
     "idle.then": "staged",

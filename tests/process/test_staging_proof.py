@@ -19,12 +19,12 @@ import psutil
 import pytest
 from tmpfs_scene import BIG, NAMES, a_model, a_stage, mounts
 
+from warmd.ladder import Place
 from warmd.staging import (
     Holding,
     Keeper,
     MismatchError,
     Pace,
-    Place,
     Request,
     StagingError,
     expected_digests,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from warmd.staging.weights import StagingError
+from warmd.staging.file_set import StagingError
 
 HUGGING_FACE = "hugging-face"
 

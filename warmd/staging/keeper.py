@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from warmd.aside import aside
+from warmd.staging.file_set import StagingError
 from warmd.staging.holder.manifest import has_copies
 from warmd.staging.holding import Holding
 from warmd.staging.link import SOCKET, Link, checked, find, start
 from warmd.staging.request import ENOUGH, Pace, Request, StagingProgress
-from warmd.staging.weights import StagingError
 
 
 class Keeper:
@@ -95,6 +95,12 @@ class Keeper:
                 await holding.release()
             raise
         return holding
+
+    def pace(self, key: str, pace: Pace) -> None:
+        """Bring in what is on its way at another pace from now on; felt within 16 MiB."""
+        for holding in self._holdings.values():
+            if holding.key == key:
+                holding.pace(pace)
 
     async def close(self, *, leave: bool) -> None:
         """Hang up. Where `leave`, the program holds on for a while, else it lets go of all."""

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
+
+from warmd.ladder import Place
 
 ENOUGH = 0.99
 """The share of a set's bytes that must be resident for it to count as staged."""
-
-
-class Place(StrEnum):
-    """Where a set of files is held."""
-
-    PAGE_CACHE = "page-cache"
-    LOCKED = "locked"  # page cache that nothing can evict, mlock(2)
-    TMPFS = "tmpfs"
 
 
 @dataclass(frozen=True)
