@@ -226,9 +226,8 @@ class Daemon:
         chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK)
         build = Build(launcher, CLOCK, keeper, settings)
         supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
-        build.learner = self._learner = Learner(
-            settings.host.state_dir, _warn, supervisor.learnt
-        )
+        learnt = supervisor.shelf.learnt
+        build.learner = self._learner = Learner(settings.host.state_dir, _warn, learnt)
         build.watch = self._watch = GpuWatch(supervisor, CLOCK.monotonic)
         self._refitting = Refitting(
             supervisor, self._fitter, lambda: self._settings, self._reloading

@@ -79,7 +79,7 @@ class Build:
             self.scan(terms),
             self._keeper,
             clock=self._clock.monotonic,
-            listener=self.supervisor,
+            listener=self.supervisor.shelf,
             in_thread=aside,
             rate=self._rate,
         )

@@ -592,7 +592,7 @@ class House:
             self.scan(terms),
             self.stager,
             clock=self.time,
-            listener=self.supervisor,
+            listener=self.supervisor.shelf,
             in_thread=at_once,
         )
 

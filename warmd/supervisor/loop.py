@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from warmd.ladder import FileKind, Phase, Rung, share_a_card
+from warmd.ladder import Phase, Rung, share_a_card
 from warmd.planner import (
     Action,
     LookAtCards,
@@ -34,7 +34,6 @@ from warmd.policy import Override, Target, decide_target
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake, start_left
 from warmd.replica import EngineRecord, Replica, ReplicaListener, ReplicaState
 from warmd.spoken import duration
-from warmd.staged import StagedFiles, StagedListener, StagedState
 from warmd.status import CardStatus, ModelStatus
 from warmd.supervisor.cards import Cards, Look
 from warmd.supervisor.events import Clock, Events
@@ -60,7 +59,7 @@ SLEEPLESS_S = 1800.0
 """How long no engine is started only to sleep, after there was no RAM for that."""
 
 
-class Supervisor(ReplicaListener, StagedListener):
+class Supervisor(ReplicaListener):
     """Keeps every model on the way to its target; hands out places on ready replicas."""
 
     def __init__(
@@ -69,7 +68,6 @@ class Supervisor(ReplicaListener, StagedListener):
         """`ram` returns the ledger of the moment for what is held and the bytes that are pinned."""
         self.rules = Rules()
         self._build = build
-        self._shelf = Shelf(build)
         self.models: dict[str, Managed] = {}
         self._names: dict[str, str] = {}
         self._clock = clock
@@ -78,6 +76,7 @@ class Supervisor(ReplicaListener, StagedListener):
         self._ram = ram
         self.cards = Cards(clock.monotonic)
         self._changed = asyncio.Event()
+        self.shelf = Shelf(build, self.models, self._teller, self._changed.set)
         self._closing = False
         self._waiting_room = WaitingRoom(clock, self._changed.set, self._ahead)
 
@@ -89,7 +88,7 @@ class Supervisor(ReplicaListener, StagedListener):
         model = self.models.get(name)
         if model is None:
             model = self.models[name] = Managed(name, terms, (), {})
-        model.sets = self._shelf.fit(terms.files)
+        model.sets = self.shelf.fit(terms.files)
         model.terms, model.retired = terms, False
         for replica, fit in zip(model.replicas, terms.fits, strict=False):
             replica.refit(fit)
@@ -142,7 +141,7 @@ class Supervisor(ReplicaListener, StagedListener):
             model.drop_surplus()
         for name in [m.name for m in self.models.values() if m.is_gone]:
             del self.models[name]
-        self._shelf.drop_unused(self.models.values())
+        self.shelf.drop_unused()
 
     def _retarget(self, model: Managed) -> None:
         wall = self._clock.wall()
@@ -157,22 +156,16 @@ class Supervisor(ReplicaListener, StagedListener):
         plan = make_plan(self._scene())
         for model in self.models.values():
             model.held_up_by = plan.held_up.get(model.name)
-        self._shelf.why_not = plan.unstaged
+        self.shelf.why_not = plan.unstaged
         return plan
 
     def _scene(self) -> Scene:
         now = self._clock.monotonic()
         models = self.models.values()
-<<<<<<< HEAD
-        ram = self._ram(self._shelf.held, sum(m.pinned for m in models))
-=======
-        staged = [m.staged.state for m in models]
-        held = sum(s.total or 0 for s in staged if s.held or s.busy or s.partial)
-        ram = self._ram(held, sum(m.pinned for m in models))
->>>>>>> i5-keeper
+        ram = self._ram(self.shelf.held, sum(m.pinned for m in models))
         facts = [m.facts(now) for m in models]
         rules, cards = self.rules, self.cards.facts()
-        programs = self._shelf.programs()
+        programs = self.shelf.programs()
         return Scene(facts, ram, now, rules.pools, rules.fairness, cards, programs)
 
     def _carry_out(self, plan: Plan) -> None:
@@ -200,9 +193,9 @@ class Supervisor(ReplicaListener, StagedListener):
             case LookAtCards():
                 self.cards.wanted.set()
             case StageFiles() | ReleaseFiles() | PaceFiles():
-                self._shelf.begin(action)
+                self.shelf.begin(action)
 
-    # What replicas and files tell
+    # What replicas tell
 
     def replica_changed(self, model: str, name: str, old: ReplicaState, new: ReplicaState) -> None:
         """Hear that a replica changed: write it down, wake who waits, look again."""
@@ -253,29 +246,6 @@ class Supervisor(ReplicaListener, StagedListener):
         self._teller.tell_cards([], moved)
         self._changed.set()
         return sentence
-
-    def staged_changed(self, staged: StagedFiles, old: StagedState, new: StagedState) -> None:
-        """Hear that a set of files came or went."""
-        models = self._models_with(staged)
-        if models and new.problem is not None and new.problem != old.problem:
-            self._events.staging_failed(models[0].name, staged.kind, new.problem)
-        for model in models:
-            self._teller.tell_rungs(model, new.reason, None)
-        self._changed.set()
-
-    def staging_evicted(self, staged: StagedFiles, sentence: str) -> None:
-        """Hear what pushed files out of RAM."""
-        for model in self._models_with(staged)[:1]:
-            self._events.staging_evicted(model.name, staged.kind, sentence)
-
-    def learnt(self, model: str, kind: FileKind) -> None:
-        """Hear that there is more to know of a model's files."""
-        if model in self.models and kind in (sets := self.models[model].sets):
-            sets[kind].begin_look()
-
-    def _models_with(self, staged: StagedFiles) -> list[Managed]:
-        """The models that need a set; none where it was forgotten meanwhile."""
-        return [m for m in self.models.values() if m.sets.get(staged.kind) is staged]
 
     def _wake(self, model: Managed) -> None:
         for woken in model.waiting:
@@ -329,7 +299,7 @@ class Supervisor(ReplicaListener, StagedListener):
     def statuses(self) -> dict[str, ModelStatus]:
         """Return what is known of each model at this moment."""
         return {
-            name: model_status(m, self._clock, self._shelf.why_not)
+            name: model_status(m, self._clock, self.shelf.why_not)
             for name, m in self.models.items()
         }
 
@@ -445,13 +415,7 @@ class Supervisor(ReplicaListener, StagedListener):
                     replica.begin_leaving()
                 else:
                     replica.begin_stop(reason)
-        for staged in self._shelf.sets():
-            if leave:
-                staged.begin_leaving()
-            else:
-                staged.begin_release(reason)
-        for staged in self._shelf.sets():
-            await staged.ended()
+        await self.shelf.clear(reason, leave=leave)
         for model in list(self.models.values()):
             for replica in model.replicas:
                 await replica.ended()

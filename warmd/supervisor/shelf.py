@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from warmd.ladder import FileKind
 from warmd.planner import PaceFiles, ReleaseFiles, StageFiles, StagingFacts
-from warmd.staged import SHORT_S, StagedFiles
+from warmd.staged import SHORT_S, StagedFiles, StagedListener, StagedState
 from warmd.supervisor.model import FileTerms, Managed, staging_facts
 from warmd.supervisor.ports import Build
+from warmd.supervisor.teller import Teller
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,21 @@ class Held:
     gone: int
 
 
-class Shelf:
+class Shelf(StagedListener):
     """Every set of files that is needed, or still held."""
 
-    def __init__(self, build: Build) -> None:
+    def __init__(
+        self,
+        build: Build,
+        models: Mapping[str, Managed],
+        teller: Teller,
+        changed: Callable[[], None],
+    ) -> None:
+        """`models` are those of the supervisor; `changed` makes it look at the facts again."""
         self._build = build
+        self._models = models
+        self._teller = teller
+        self._changed = changed
         self._sets: dict[str, StagedFiles] = {}
         self._terms: dict[str, FileTerms] = {}
         self.why_not: Mapping[str, str] = {}  # by key: why a set isn't brought in
@@ -43,18 +54,24 @@ class Shelf:
             found[each.kind] = staged
         return found
 
-    def drop_unused(self, models: Iterable[Managed]) -> None:
+    def drop_unused(self) -> None:
         """Forget the sets that no model has any more, once nothing of them is held."""
-        used = {staged.key for model in models for staged in model.sets.values()}
+        used = {staged.key for model in self._models.values() for staged in model.sets.values()}
         for key in [key for key in self._sets if key not in used]:
             if self._sets[key].state.taken:
                 self._sets[key].begin_release("no model needs it any more")
             else:
                 del self._sets[key], self._terms[key]
 
-    def sets(self) -> tuple[StagedFiles, ...]:
-        """Return every set."""
-        return tuple(self._sets.values())
+    async def clear(self, reason: str, *, leave: bool) -> None:
+        """Let all go, or where `leave` leave it to the next daemon; return when that is done."""
+        for staged in self._sets.values():
+            if leave:
+                staged.begin_leaving()
+            else:
+                staged.begin_release(reason)
+        for staged in tuple(self._sets.values()):
+            await staged.ended()
 
     @property
     def held(self) -> Held:
@@ -79,3 +96,28 @@ class Shelf:
                 self._sets[key].begin_release(reason, pause_s=SHORT_S if short else None)
             case PaceFiles(key=key, urgent=urgent):
                 self._sets[key].pace(urgent=urgent)
+
+    # What files tell
+
+    def staged_changed(self, staged: StagedFiles, old: StagedState, new: StagedState) -> None:
+        """Hear that a set of files came or went."""
+        models = self._models_with(staged)
+        if models and new.problem is not None and new.problem != old.problem:
+            self._teller.tell_staging(models[0], staged.kind, new.problem)
+        for model in models:
+            self._teller.tell_rungs(model, new.reason, None)
+        self._changed()
+
+    def staging_evicted(self, staged: StagedFiles, sentence: str) -> None:
+        """Hear what pushed files out of RAM."""
+        for model in self._models_with(staged)[:1]:
+            self._teller.tell_eviction(model, staged.kind, sentence)
+
+    def learnt(self, model: str, kind: FileKind) -> None:
+        """Hear that there is more to know of a model's files."""
+        if model in self._models and kind in (sets := self._models[model].sets):
+            sets[kind].begin_look()
+
+    def _models_with(self, staged: StagedFiles) -> list[Managed]:
+        """The models that need a set; none where it was forgotten meanwhile."""
+        return [m for m in self._models.values() if m.sets.get(staged.kind) is staged]
