@@ -178,7 +178,11 @@ class Daemon:
     async def _stage_keeper(self, house: AsyncExitStack) -> Keeper:
         """Return the stage keeper; one that an earlier daemon left goes on holding."""
         host = self._settings.host
-        keeper = Keeper(host.run_dir, linger_s=_LINGER_S if host.engines_outlive_daemon else 0.0)
+        keeper = Keeper(
+            host.run_dir,
+            linger_s=_LINGER_S if host.engines_outlive_daemon else 0.0,
+            tmpfs=self._settings.stage_folder,
+        )
         house.push_async_callback(lambda: keeper.close(leave=not self._engines_too))
         try:
             await keeper.open()
@@ -224,7 +228,7 @@ class Daemon:
             return RamLedger(budget, held.taken, available, sleeping, pinned, reserve, held.gone)
 
         chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK)
-        build = Build(launcher, CLOCK, keeper, settings)
+        build = Build(launcher, CLOCK, keeper, settings, self._fitter.proofs)
         supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
         learnt = supervisor.shelf.learnt
         build.learner = self._learner = Learner(settings.host.state_dir, _warn, learnt)

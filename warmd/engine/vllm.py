@@ -111,12 +111,13 @@ class Vllm:
         inherited: Mapping[str, str],
         report: Callable[[str], None],
         binder: Binder | None = None,
-        copy: Callable[[], Path | None] | None = None,
+        where: Callable[[Path], Path] | None = None,
     ) -> None:
         """`source` is the model's folder, or what stands for it: the stable path's aim.
 
-        `copy` returns a copy of it in RAM, to be read instead while there is one; it may wait for
-        the disk. `binder` None: nothing is reserved for it, or nobody knows on which cards.
+        `where` says, of its folder, which one is to be read: a copy in RAM where there is one; it
+        may wait for the disk, and raise `EngineError`. `binder` None: nothing is reserved for it,
+        or nobody knows on which cards.
         """
         self._replica = replica
         self._recipe = recipe
@@ -130,7 +131,7 @@ class Vllm:
         self._measured: MeasuredParts | None = None
         self._compiled = CompiledTracker()
         self._binder = binder
-        self._copy = copy
+        self._where = where
         self._bound: Binding | None = None  # while it starts
 
     async def prepare(self) -> LaunchSpec:
@@ -158,12 +159,15 @@ class Vllm:
         return LaunchSpec(self._replica, command.argv, command.env, command.cwd)
 
     async def _aim(self) -> None:
-        """Let the stable path lead to the copy in RAM where there is one; raises `EngineError`."""
-        copy = None if self._copy is None else await aside(self._copy)
+        """Let the stable path lead to what is to be read; raises `EngineError`."""
         try:
-            point_at(self._recipe.weights, copy or model_folder(self._source))
+            source = model_folder(self._source)
         except StagingError as error:
             raise EngineError(str(error)) from error
+        if (where := self._where) is not None:
+            found = source
+            source = await aside(lambda: where(found))
+        point_at(self._recipe.weights, source)
 
     def resume(self, pid: int) -> None:
         """Go on with the log of an engine that an earlier daemon had started."""
