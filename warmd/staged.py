@@ -174,7 +174,7 @@ class StagedFiles:
         self._request: Request | None = None
         self._holding: Holding | None = None
         self._known = StagingProgress(0, 0, None)  # what was measured last
-        self._pushed = ""  # what pushed a part of it out
+        self.pushed = ""  # what pushed a part of it out, as it was told
 
     def begin_look(self) -> None:
         """See what files there are now, so that the ledger knows their size."""
@@ -211,7 +211,7 @@ class StagedFiles:
         if self._task is not None:
             return
         self._release.clear()
-        self._pushed = ""
+        self.pushed = ""
         self._become(busy=True, done=0, reason=reason, retry_at=None, limit=limit, urgent=urgent)
         self._task = asyncio.create_task(self._hold(), name=self.key)
 
@@ -380,7 +380,7 @@ class StagedFiles:
         held = state.limit is None and known.complete
         problem = known.trouble
         if not held and problem is None and state.limit is None:
-            problem = self._pushed or "a part of it was pushed out of RAM"
+            problem = self.pushed or "a part of it was pushed out of RAM"
         if not state.busy and held is state.held and problem == state.problem:
             return
         reason = problem or state.reason
@@ -397,7 +397,7 @@ class StagedFiles:
         )
 
     def _evicted(self, sentence: str) -> None:
-        self._pushed = sentence
+        self.pushed = sentence
         self._listener.staging_evicted(self, sentence)
 
     def _become(self, **changes: object) -> None:

@@ -16,7 +16,16 @@ import aiohttp
 from warmd.devices import CardUse, Footprint, Sweep
 from warmd.engine.canary import CanaryAnswer
 from warmd.engine.errors import EngineError
-from warmd.ladder import FileKind, MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
+from warmd.ladder import (
+    FileKind,
+    MeasuredParts,
+    Phase,
+    Place,
+    Rung,
+    SleepFigures,
+    StartTimes,
+    WakeTimes,
+)
 from warmd.launch import EngineExit, LaunchError, LaunchSpec, LogLine
 from warmd.planner import Card, RamLedger
 from warmd.planner.card_facts import LOOK_LASTS_S
@@ -440,7 +449,8 @@ class House:
         self.recorder = Recorder()
         self.stager = FakeKeeper()
         self.sizes: dict[str, int] = {}  # of sets, by key
-        self.budget = 10**9
+        self.budget = 10**9  # of staged files
+        self.reserve = 0
         self.came: list[str] = []  # replicas whose engines got ready
         self.makes: dict[str, FakeMake] = after.makes if after else {}
         if after is not None:
@@ -467,7 +477,8 @@ class House:
             self.supervisor.adopt(name, self.terms(name, resting, replicas))
 
     def ram(self, held: Held, pinned: int) -> RamLedger:
-        return RamLedger(self.budget, held.taken, 10**9, self.sleeping, pinned, gone=held.gone)
+        ledger = RamLedger(self.budget, held.taken, 10**9, self.sleeping, pinned)
+        return replace(ledger, reserve=self.reserve, gone=held.gone)
 
     def terms(
         self,
@@ -482,6 +493,7 @@ class House:
         pool: str | None = None,
         vram: int = 0,
         frees: bool = True,
+        place: Place = Place.PAGE_CACHE,
     ) -> Terms:
         """What a config would say of a model; `spec` stands for its engine's settings."""
         wish = Wish(
@@ -503,7 +515,7 @@ class House:
             tuple(
                 FileTerms(kind, "env", Path("/env"))
                 if kind is FileKind.PROGRAM
-                else FileTerms(kind, name, Path(weights))
+                else FileTerms(kind, name, Path(weights), place)
                 for kind in FileKind
             ),
             fits,

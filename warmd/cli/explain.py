@@ -12,6 +12,7 @@ from warmd.cli.words import (
     model_notes,
     replica_doing,
     span,
+    staged_lines,
     trouble,
     warnings,
 )
@@ -29,6 +30,7 @@ def explanation(answer: Mapping[str, Any], local: Callable[[float], time.struct_
     model, decisions, now = answer["model"], answer["decisions"], answer["time"]
     missing = warnings(answer)
     notes = (*model_notes(model, now), *_terms(model))
+    notes += tuple(line for line in staged_lines(model) if line not in notes)
     lines = [_stands(model), *(f"  {note}" for note in notes)]
     for replica in model["replicas"]:
         lines.append(f"  {replica['name']}: {replica_doing(replica, model, now)}")

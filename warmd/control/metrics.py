@@ -244,7 +244,9 @@ def _gauges(models: list[ModelStatus]) -> list[GaugeMetricFamily]:
         "warmd_oldest_wait_seconds", "How long the oldest of them has waited.", labels=("model",)
     )
     staged = GaugeMetricFamily(
-        "warmd_staged_bytes", "Bytes of a model's weights that are in RAM.", labels=("model",)
+        "warmd_staged_bytes",
+        "Bytes of a model's files that are in RAM; program files are shared by several models.",
+        labels=("model", "kind"),
     )
     pinned = GaugeMetricFamily(
         "warmd_sleep_host_bytes",
@@ -260,7 +262,8 @@ def _gauges(models: list[ModelStatus]) -> list[GaugeMetricFamily]:
         target.add_metric((model.name,), model.target.height)
         waiting.add_metric((model.name,), model.waiting)
         oldest.add_metric((model.name,), model.oldest_wait)
-        staged.add_metric((model.name,), model.staging.done)
+        for each in model.staged:
+            staged.add_metric((model.name, each.kind), each.done)
         for replica in model.replicas:
             rung.add_metric((model.name, replica.name), replica.rung.height)
             in_flight.add_metric((replica.name,), replica.in_flight)

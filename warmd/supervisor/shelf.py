@@ -104,8 +104,8 @@ class Shelf(StagedListener):
     def staged_changed(self, staged: StagedFiles, old: StagedState, new: StagedState) -> None:
         """Hear that a set of files came or went."""
         models = self._models_with(staged)
-        if models and new.problem is not None and new.problem != old.problem:
-            self._teller.tell_staging(models[0], staged.kind, new.problem)
+        if models and new.problem not in {None, old.problem, staged.pushed}:
+            self._teller.tell_staging(models[0], staged.kind, new.problem or "")
         for model in models:
             self._teller.tell_rungs(model, new.reason, None)
         self._changed()
