@@ -40,7 +40,7 @@ from warmd.refitting import Refitting
 from warmd.reload import Change, changes, said
 from warmd.replica import EngineRecord
 from warmd.rereading import read_config
-from warmd.residency import Residency, SetInRam, StartFiles, known_sets
+from warmd.residency import SetInRam, residency_of
 from warmd.roster import ROSTER_FILE, note
 from warmd.spoken import count
 from warmd.staging import Keeper, StagingError
@@ -113,7 +113,6 @@ class Daemon:
         self._refitting: Refitting
         self._history: History
         self._chronicle: Chronicle
-        self._residency: Residency
 
     async def run(self) -> None:
         """Run until told to stop. Raises the rooms' own errors where one can't be opened."""
@@ -180,7 +179,11 @@ class Daemon:
     async def _stage_keeper(self, house: AsyncExitStack) -> Keeper:
         """Return the stage keeper; one that an earlier daemon left goes on holding."""
         host = self._settings.host
-        keeper = Keeper(host.run_dir, linger_s=_LINGER_S if host.engines_outlive_daemon else 0.0)
+        keeper = Keeper(
+            host.run_dir,
+            linger_s=_LINGER_S if host.engines_outlive_daemon else 0.0,
+            tmpfs=self._settings.stage_folder,
+        )
         house.push_async_callback(lambda: keeper.close(leave=not self._engines_too))
         try:
             await keeper.open()
@@ -225,10 +228,9 @@ class Daemon:
             available = host_memory().available
             return RamLedger(budget, held.taken, available, sleeping, pinned, reserve, held.gone)
 
-        self._residency = Residency(lambda: known_sets(self._supervisor.models.values()))
-        files = StartFiles(self._residency, history.record_start_files)
-        chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK, files)
-        build = Build(launcher, CLOCK, keeper, settings)
+        self._residency, starts = residency_of(lambda: self._supervisor.models, history)
+        chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK, starts)
+        build = Build(launcher, CLOCK, keeper, settings, self._fitter.proofs)
         supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
         learnt = supervisor.shelf.learnt
         build.learner = self._learner = Learner(settings.host.state_dir, _warn, learnt)

@@ -24,13 +24,13 @@ from warmd.engine import (
     stable_path,
 )
 from warmd.engine.sizing import Estimate, Wanted, estimate, read_checkpoint
-from warmd.ladder import FileKind, MeasuredParts, Place, VramBy, replica_name
+from warmd.ladder import FileKind, MeasuredParts, Place, VramBy, replica_name, set_key
 from warmd.launch import clean_environment
 from warmd.placing import Sized, config_error, reserve
 from warmd.planner import Card, Figure, Reservations
 from warmd.policy import BackOff, Hygiene, Wish
 from warmd.replica import EngineRecord, Fit, Limits, SleepTerms
-from warmd.staging import StagingError, model_folder
+from warmd.staging import Proofs, StagingError, model_folder, published_copy
 from warmd.supervisor import FileTerms, SleepPolicy, Terms
 
 UNKNOWN_GPU = "a GPU whose driver doesn't answer"
@@ -56,6 +56,7 @@ class Fitter:
         *,
         sizes: Sizes = no_sizes,
         tell: Callable[[str], None] | None = None,
+        proofs: Proofs | None = None,
     ) -> None:
         """`report` is told, in a sentence, of an engine's log that can't be written.
 
@@ -72,6 +73,7 @@ class Fitter:
         self._device = device or "cpu"
         self._report = report
         self._sizes = sizes
+        self.proofs = Proofs() if proofs is None else proofs
         self._tell = tell or report
         self._slots = dict(slots or {})
         self._inherited = clean_environment(os.environ)
@@ -153,7 +155,13 @@ class Fitter:
         """Return a fitter that gives the same fits; what it fits takes no slot of this one's."""
         device = self._device if self.has_gpu else None
         ahead = Fitter(
-            self._report, device, self._slots, self._cards, sizes=self._sizes, tell=self._tell
+            self._report,
+            device,
+            self._slots,
+            self._cards,
+            sizes=self._sizes,
+            tell=self._tell,
+            proofs=self.proofs,
         )
         ahead.reserved, ahead.without = self.reserved, self.without
         return ahead
@@ -183,9 +191,24 @@ class Fitter:
         folder = settings.stage_folder / model if table.stage is Place.TMPFS else None
         return (
             FileTerms(FileKind.PROGRAM, str(python), python),
-            FileTerms(FileKind.WEIGHTS, model, table.weights, table.stage, folder),
+            FileTerms(FileKind.WEIGHTS, model, table.weights, table.stage, folder, table.verify),
             FileTerms(FileKind.CACHES, model, settings.host.cache_dir),
         )
+
+    def _where(self, settings: Settings, model: str) -> Callable[[Path], Path] | None:
+        """Return what says where an engine of `model` reads its weights; None: where they are."""
+        table, folder = settings.models[model], settings.stage_folder / model
+        if table.verify is None and table.stage is not Place.TMPFS:
+            return None
+        key, in_tmpfs = set_key(FileKind.WEIGHTS, model), table.stage is Place.TMPFS
+
+        def where(source: Path) -> Path:
+            doubt = self.proofs.doubt(key) if table.verify is not None else None
+            if doubt is not None:
+                raise EngineError(doubt)
+            return (published_copy(folder, source) if in_tmpfs else None) or source
+
+        return where
 
     def _unknown(self, model: str) -> str | None:
         """Say why no engine is started yet: it would take any GPU, and as much as vLLM likes."""
@@ -329,6 +352,7 @@ class Fitter:
             inherited=self._inherited,
             report=self._report,
             binder=self._binder(settings, self.reserved, model, index, name),
+            where=self._where(settings, model),
         )
         limits = Limits(
             start=settings.start_timeout(model),

@@ -44,6 +44,7 @@ MODEL_KEYS: Mapping[str, Effect] = {
     "aliases": Effect.ENGINE,
     "resting": Effect.NOW,
     "stage": Effect.NOW,
+    "verify": Effect.NOW,
     "replicas": Effect.NOW,
     "idle.after": Effect.NOW,
     "idle.then": Effect.NOW,

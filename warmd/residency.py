@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from warmd.aside import Shared
 from warmd.ladder import FileKind, FilesAtStart
@@ -99,6 +100,14 @@ def known_sets(models: Iterable[Managed]) -> list[KnownSet]:
     return [_known(staged, tuple(users[key])) for key, staged in sets.items()]
 
 
+def residency_of(
+    models: Callable[[], Mapping[str, Managed]], history: Keeps
+) -> tuple[Residency, StartFiles]:
+    """Make what measures the files of `models`, also at their starts, which `history` keeps."""
+    residency = Residency(lambda: known_sets(models().values()))
+    return residency, StartFiles(residency, history)
+
+
 def _known(staged: StagedFiles, models: tuple[str, ...]) -> KnownSet:
     state = staged.state
     word = "staging" if state.busy else "held" if state.held else "partial" if state.partial else ""
@@ -106,7 +115,7 @@ def _known(staged: StagedFiles, models: tuple[str, ...]) -> KnownSet:
         staged.key,
         models,
         staged.kind,
-        staged.files,
+        staged.copies if state.held else staged.files,
         word or "not held",
         state.done if state.busy else state.resident,
         state.place.value,
@@ -114,17 +123,21 @@ def _known(staged: StagedFiles, models: tuple[str, ...]) -> KnownSet:
     )
 
 
+class Keeps(Protocol):
+    """Who keeps what was seen of a start."""
+
+    def record_start_files(
+        self, replica: str, at: float, files: Mapping[str, FilesAtStart]
+    ) -> None:
+        """Keep it beside the start of `replica` that was written down at `at`."""
+
+
 class StartFiles:
     """Sees what of a model's files is in RAM as a start begins and when it is ready."""
 
-    def __init__(
-        self,
-        residency: Residency,
-        keep: Callable[[str, float, Mapping[str, FilesAtStart]], None],
-    ) -> None:
-        """`keep` gets it for a replica, with the time at which the start was written down."""
+    def __init__(self, residency: Residency, history: Keeps) -> None:
         self._residency = residency
-        self._keep = keep
+        self._history = history
         self._began: dict[str, asyncio.Task[list[SetInRam]]] = {}
         self._ready: set[asyncio.Task[None]] = set()
 
@@ -165,4 +178,4 @@ class StartFiles:
                 was.known.state == "held",
             )
         if told:
-            self._keep(replica, at, told)
+            self._history.record_start_files(replica, at, told)

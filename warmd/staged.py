@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from warmd.ladder import FileKind, Place
-from warmd.staging import Pace, Request, StagingError, StagingProgress
+from warmd.staging import (
+    FIRST,
+    MismatchError,
+    Pace,
+    Proofs,
+    Request,
+    StagingError,
+    StagingProgress,
+    identity_of,
+)
+from warmd.staging.proofs import Identity
 
 _T = TypeVar("_T")
 
@@ -27,11 +37,13 @@ GROWN_S = 1.0
 
 
 class Holding(Protocol):
-    """Files that are in RAM and held there; `adopted`: since an earlier daemon."""
+    """Files that are in RAM and held there; `adopted`: since an earlier daemon.
 
-    @property
-    def adopted(self) -> bool:
-        """Whether they were there already."""
+    `verified`: all that has a digest is what it says.
+    """
+
+    adopted: bool
+    verified: bool
 
     async def lost(self) -> str:
         """Return, with a sentence, when they are no longer held."""
@@ -62,8 +74,8 @@ class StagedState:
     """How much of a set is in RAM, in bytes. Times are monotonic seconds.
 
     `held`: all of it is resident by measurement, and held. `partial`: it is held, and not all is
-    there: as `limit` says, or for `problem`. `took`: seconds that bringing it in took, None where
-    nothing was brought in.
+    there: as `limit` says, or for `problem`. `unverified`: why they don't count as verified.
+    `took`: seconds that bringing it in took, None where nothing was brought in.
     """
 
     total: int | None = None  # None until the files have been looked at
@@ -79,6 +91,7 @@ class StagedState:
     paused: str | None = None
     urgent: bool = True
     place: Place = Place.PAGE_CACHE
+    unverified: str | None = FIRST
     took: float | None = None
 
     @property
@@ -95,6 +108,17 @@ class StagedState:
         if self.place is Place.PAGE_CACHE:
             return 0
         return min(self.taken, self.done) if self.busy else self.taken
+
+
+class InThread(Protocol):
+    """Runs what may hang on a dead mount beside the event loop."""
+
+    async def __call__(self, work: Callable[[], _T], /) -> _T:
+        """Return what `work` returns, or raise what it raises."""
+
+
+Aim = Callable[[Request, bool], None]
+"""Has the files of a request read from their copy, or else from where they are."""
 
 
 class StagedListener(Protocol):
@@ -119,12 +143,15 @@ class StagedFiles:
         *,
         clock: Callable[[], float],
         listener: StagedListener,
-        in_thread: Callable[[Callable[[], Request]], Awaitable[Request]],
+        in_thread: InThread,
         rate: int | None = None,
+        proofs: Proofs | None = None,
+        aim: Aim | None = None,
     ) -> None:
         """`scan` finds the files; `in_thread` runs it beside the event loop: mounts may hang.
 
-        `rate`: bytes a second at most while nobody waits for them.
+        `rate`: bytes a second at most while nobody waits for them; `aim` hears, also there, where
+        the files of a request are to be read from: its folder in a tmpfs, or where they are.
         """
         self.key = key
         self.kind = kind
@@ -142,8 +169,26 @@ class StagedFiles:
         self._release_reason = ""
         self._pause_s: float | None = None
         self._leaves = False
+        self._proofs = Proofs() if proofs is None else proofs
+        self._aim = aim
+        self._files: Identity = ()
+        self._digests: Mapping[Path, str] = {}
+        self._refused: _Refusal | None = None  # until the files change
+        self._was_verified = False
+        self._request: Request | None = None
+        self._holding: Holding | None = None
         self._known = StagingProgress(0, 0, None)  # what was measured last
         self.pushed = ""  # what pushed a part of it out, as it was told
+
+    @property
+    def copies(self) -> tuple[Path, ...] | None:
+        """The files that are held: their copies in a tmpfs, else they themselves."""
+        request = self._request
+        if self.files is None or request is None or request.folder is None:
+            return self.files
+        root, folder = request.root, request.folder
+        names = (each.name if root is None else each.relative_to(root) for each in self.files)
+        return tuple(folder / name for name in names)
 
     def begin_look(self) -> None:
         """See what files there are now, so that the ledger knows their size."""
@@ -168,7 +213,9 @@ class StagedFiles:
         """Let go of what is held: the files are others now, which `scan` finds."""
         self._scan = scan
         self.begin_release(f"its {self.kind.words} are others now")
-        self.state = replace(self.state, total=None, problem=None, retry_at=None)
+        self._proofs.drop(self.key)
+        self._refused = None
+        self.state = replace(self.state, total=None, problem=None, retry_at=None, unverified=FIRST)
         self.begin_look()
 
     def begin_stage(self, reason: str, *, urgent: bool = True, limit: int | None = None) -> None:
@@ -195,6 +242,12 @@ class StagedFiles:
             self._release_reason, self._pause_s = reason, pause_s
             self._release.set()
 
+    def forgive(self) -> None:
+        """Forget that files weren't what they shall be: an operator wants another look at them."""
+        if self._refused is not None:
+            self._refused = None
+            self.state = replace(self.state, unverified=FIRST, retry_at=None)
+
     def begin_leaving(self) -> None:
         """Forget the files and leave them held: the next daemon finds them."""
         self._leaves = True
@@ -214,20 +267,28 @@ class StagedFiles:
             holding = await self._unless_released(self._bring_in())
             if not holding.adopted:
                 self.state = replace(self.state, took=self._clock() - began)
+            self._holding = holding
+            self._prove(holding)
+            await self._lead_to(copy=True)
             self._settle()
             problem = await self._unless_released(holding.lost())
         except _ReleasedError:
             pause_s, problem = self._pause_s, None
         except _GrownError:
             pause_s = GROWN_S
+        except MismatchError as error:
+            problem = str(error)
+            self._refuse(error)
         except StagingError as error:
             problem = str(error)
         except Exception as bug:
             # The disk's lane would be taken for ever.
             log.exception("%s: a fault of warmd's own while it was staged", self.key)
             problem = f"a fault of warmd's own ({bug!r}); please report it with the journal"
+        self._holding = None
         if holding is not None and not self._leaves:
             try:
+                await self._lead_to(copy=False)
                 await holding.release()
             except StagingError as error:
                 problem = problem or str(error)
@@ -248,7 +309,7 @@ class StagedFiles:
 
     async def _bring_in(self) -> Holding:
         # The files are looked at anew: they may have been replaced since the last look.
-        request = await self._in_thread(self._scan)
+        request = await self._look_at()
         self.files = request.files
         limit, planned = self.state.limit, self.state.total or 0
         self.state = replace(self.state, total=request.total, place=request.place)
@@ -257,8 +318,51 @@ class StagedFiles:
         if not request.total:
             raise StagingError(f"{self.key}: there are no files any more")
         pace = Pace(self.state.urgent, self._rate)
-        request = replace(request, limit=limit)
+        self._request = request = replace(request, limit=limit)
         return await self._keeper.hold(self.key, request, pace, self._progress, self._evicted)
+
+    async def _look_at(self) -> Request:
+        """Find the files; raises `MismatchError` where they are those that were refused."""
+
+        def look() -> tuple[Request, Identity]:
+            request = self._scan()
+            try:
+                return request, identity_of(request.files) if request.sha256 else ()
+            except OSError as error:
+                raise StagingError(f"{error.filename}: {error.strerror}; restore it") from None
+
+        request, files = await self._in_thread(look)
+        self._files, self._digests = files, request.sha256
+        if self._refused is not None and self._refused.is_of(files, request.sha256):
+            raise MismatchError(self._refused.sentence, self._refused.path)
+        if not self._proofs.is_of(self.key, files):
+            self._proofs.drop(self.key)
+            self.state = replace(self.state, unverified=FIRST)
+        return request
+
+    def _prove(self, holding: Holding) -> None:
+        """Take in whether the files are what they shall be."""
+        if not self._files:
+            return
+        self._was_verified = holding.verified
+        if holding.verified:
+            self._proofs.keep(self.key, self._files)
+            self.state = replace(self.state, unverified=None)
+        else:
+            why = "its weights can't be verified as long as not all of them are in RAM"
+            self.state = replace(self.state, unverified=why)
+
+    def _refuse(self, error: MismatchError) -> None:
+        self._refused = _Refusal(self._files, self._digests, str(error), error.path)
+        self._proofs.drop(self.key)
+        why = f"its weights are not what `verify` says: {error}"
+        self.state = replace(self.state, unverified=why)
+
+    async def _lead_to(self, *, copy: bool) -> None:
+        """Have the files read from their copy, or from where they are."""
+        aim, request = self._aim, self._request
+        if aim is not None and request is not None and request.folder is not None:
+            await self._in_thread(lambda: aim(request, copy))
 
     async def _unless_released(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Await `work`, unless the files are to be let go before."""
@@ -285,6 +389,10 @@ class StagedFiles:
         )
         if not self.state.busy and self._task is not None:
             self._settle()
+        if self._files and self._holding and self._holding.verified is not self._was_verified:
+            self.state = replace(self.state, unverified=FIRST)
+            self._proofs.drop(self.key)
+            self.begin_release("its files have changed, and are verified anew")
 
     def _settle(self) -> None:
         """Take in what was measured last."""
@@ -316,6 +424,20 @@ class StagedFiles:
         old = self.state
         self.state = replace(old, **changes)  # type: ignore[arg-type]  # the fields are StagedState's own
         self._listener.staged_changed(self, old, self.state)
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """Files that aren't what their digests say."""
+
+    files: Identity
+    digests: Mapping[Path, str]
+    sentence: str
+    path: str
+
+    def is_of(self, files: Identity, digests: Mapping[Path, str]) -> bool:
+        """Whether nothing has changed since."""
+        return self.files == files and self.digests == digests
 
 
 class _ReleasedError(Exception):

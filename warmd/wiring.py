@@ -10,6 +10,7 @@ from pathlib import Path
 from warmd.aside import aside
 from warmd.config import Settings
 from warmd.devices import NO_GPU, Footprint, GpuError, GpuTrouble, footprint
+from warmd.engine import EngineError, point_at, stable_path
 from warmd.fitting import UNKNOWN_GPU, Fitter, Sizes
 from warmd.gateway import ModelCard
 from warmd.gpu_watch import GpuWatch
@@ -26,8 +27,11 @@ from warmd.staged import StagedFiles
 from warmd.staging import (
     FileSet,
     Keeper,
+    Proofs,
     Request,
+    StagingError,
     cache_files,
+    expected_digests,
     known_program,
     model_folder,
     weight_files,
@@ -48,12 +52,13 @@ class Build:
     learner: Learner
 
     def __init__(
-        self, launcher: Launcher, clock: Clock, keeper: Keeper, settings: Settings
+        self, launcher: Launcher, clock: Clock, keeper: Keeper, settings: Settings, proofs: Proofs
     ) -> None:
         """Of `settings` those tables hold that are read once."""
         self._launcher = launcher
         self._clock = clock
         self._keeper = keeper
+        self._proofs = proofs
         self._state_dir = settings.host.state_dir
         self._cache_dir = settings.host.cache_dir
         self._rate = settings.staging.rate
@@ -82,7 +87,16 @@ class Build:
             listener=self.supervisor.shelf,
             in_thread=aside,
             rate=self._rate,
+            proofs=self._proofs,
+            aim=partial(self._aim, terms.owner) if terms.kind is FileKind.WEIGHTS else None,
         )
+
+    def _aim(self, model: str, request: Request, copy: bool) -> None:
+        source = request.folder if copy else request.root
+        try:
+            point_at(stable_path(self._cache_dir, model), source or request.files[0].parent)
+        except EngineError as error:
+            raise StagingError(str(error)) from error
 
     def scan(self, terms: FileTerms) -> Scan:
         """Return what finds the files of a set."""
@@ -106,7 +120,8 @@ class Build:
 
 def _weights(terms: FileTerms) -> Request:
     found, root = weight_files(terms.source), model_folder(terms.source)
-    return Request(found.files, found.total, None, terms.place, terms.folder, root)
+    sums = {} if terms.verify is None else expected_digests(terms.verify, root, found.files)
+    return Request(found.files, found.total, None, terms.place, terms.folder, root, sums)
 
 
 def _files(found: FileSet | None) -> Request:

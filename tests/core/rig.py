@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import aiohttp
 
@@ -50,6 +50,8 @@ from warmd.supervisor import (
     Supervisor,
     Terms,
 )
+
+_T = TypeVar("_T")
 
 UP = "INFO:     Application startup complete."
 
@@ -289,6 +291,7 @@ class FakeHolding:
         self.push = on_evicted
         self.loss: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.released = False
+        self.verified = False
 
     def measure(self, resident: int, trouble: str | None = None) -> None:
         """Find so much of it in RAM."""
@@ -601,7 +604,7 @@ class House:
         )
 
     def staged(self, terms: FileTerms) -> StagedFiles:
-        async def at_once(work: Callable[[], Request]) -> Request:
+        async def at_once(work: Callable[[], _T]) -> _T:
             return work()
 
         return StagedFiles(

@@ -25,6 +25,7 @@ HAVE_NO_DEFAULT = {
     "models.NAME.aliases",
     "models.NAME.pool",
     "models.NAME.vram",
+    "models.NAME.verify",
     "models.NAME.concurrency",
     "models.NAME.warmup.adapters",
     "pools.NAME.vram",

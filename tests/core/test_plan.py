@@ -21,6 +21,7 @@ from warmd.planner import (
     StagingFacts,
     StartEngine,
     StopEngine,
+    WakeEngine,
     make_plan,
 )
 from warmd.policy import Rank, Target
@@ -331,3 +332,14 @@ def test_no_plan_breaks_a_promise(house: Sequence[ModelFacts], budget: int, held
     wanted = {f"weights:{m.name}" for m in house if m.target.rung is not Rung.COLD}
     assert all(a.key in wanted for a in staged)
     assert all(reason.strip() for reason in made.held_up.values())
+
+
+def test_what_is_not_verified_is_staged_first_and_loaded_by_nobody() -> None:
+    cold = replace(model("a", Rung.HOT, Phase.DOWN), unverified="its weights are verified first")
+    made = plan(cold)
+    assert made.actions == (StageFiles("weights:a", "a shall"),)
+    assert made.held_up == {"a": "its weights are verified first"}
+    sleeper = replace(model("a", Rung.HOT, Phase.ASLEEP), unverified="they are others")
+    assert WakeEngine("a.0", "a shall") in plan(sleeper).actions, "it has them in RAM"
+    assert plan(replace(sleeper, sleep_level=2)).held_up == {"a": "they are others"}
+    assert plan(replace(cold, unverified=None)).actions == (StartEngine("a.0", "a shall"),)

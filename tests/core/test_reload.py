@@ -62,6 +62,7 @@ OTHER: dict[str, Any] = {
     "aliases": ["y"],
     "resting": "hot",
     "stage": "tmpfs",
+    "verify": "SHA256SUMS",
     "replicas": 2,
     "idle.after": "9s",
     "idle.then": "staged",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rig import UP, House, next_step
@@ -454,7 +455,7 @@ async def test_a_look_at_former_weights_that_hung_tells_nothing_of_the_new_ones(
     await house.rest()
     staged, mount = house.supervisor.models["m"].staged, asyncio.Event()
 
-    async def from_the_dead_mount(work: Callable[[], Request]) -> Request:
+    async def from_the_dead_mount(work: Callable[[], Any]) -> Any:
         await mount.wait()
         raise OSError("the mount is gone")
 

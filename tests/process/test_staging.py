@@ -92,9 +92,11 @@ def weights(tmp_path: Path) -> WeightFiles:
 
 
 @asynccontextmanager
-async def a_keeper(python: Path | str = sys.executable, **more: float) -> AsyncIterator[Keeper]:
+async def a_keeper(
+    python: Path | str = sys.executable, interval: float = 30.0
+) -> AsyncIterator[Keeper]:
     folder = tempfile.mkdtemp(prefix="warmd-")  # short: a unix socket lives there
-    keeper = Keeper(Path(folder), python, **more)
+    keeper = Keeper(Path(folder), python, interval=interval)
     try:
         yield keeper
     finally:

@@ -35,6 +35,7 @@ from warmd.config.fields import (
     RestingRung,
     Seconds,
     ShareText,
+    VerifyText,
     VramText,
     WeightsPath,
     WholePath,
@@ -220,6 +221,7 @@ class ModelSettings(Table):
     env: Environment = {}
     aliases: Annotated[tuple[Alias, ...], Field(strict=False)] = ()
     resting: RestingRung = Rung.STAGED
+    verify: VerifyText | None = None
     stage: Annotated[Place, one_of(Place), PlainSerializer(str)] = Place.PAGE_CACHE
     replicas: Annotated[int, Field(ge=1, le=64)] = 1
     idle: IdleSettings = IdleSettings()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import aiohttp
 
+from warmd.aside import aside
 from warmd.config import WarmupKind
 from warmd.engine.binder import Binder
 from warmd.engine.binding import Binding
@@ -31,9 +32,16 @@ from warmd.staging import StagingError, model_folder
 class VllmConnection:
     """The way to one engine, and the questions that warmd asks it."""
 
-    def __init__(self, client: EngineClient, question: WarmupSpec) -> None:
+    def __init__(
+        self,
+        client: EngineClient,
+        question: WarmupSpec,
+        aim: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """`aim` makes sure that the path of the weights leads to them."""
         self.client = client
         self._question = question
+        self._aim = aim
         self._kind: WarmupKind | None = None  # what the last warm-up found
 
     @property
@@ -64,7 +72,9 @@ class VllmConnection:
         await fall_asleep(self.client.session, level)
 
     async def wake(self, level: int) -> None:
-        """Wake it from `level`; the caller bounds the time. Raises `SleepError`."""
+        """Wake it from `level`; the caller bounds the time. Raises `EngineError`."""
+        if self._aim is not None and level != 1:
+            await self._aim()  # it reads the weights again, and a copy in RAM may be gone since
         await wake_up(self.client.session, level)
 
     async def sleeping(self) -> bool:
@@ -101,10 +111,13 @@ class Vllm:
         inherited: Mapping[str, str],
         report: Callable[[str], None],
         binder: Binder | None = None,
+        where: Callable[[Path], Path] | None = None,
     ) -> None:
         """`source` is the model's folder, or what stands for it: the stable path's aim.
 
-        `binder` None: nothing is reserved for it, or nobody knows on which cards.
+        `where` says, of its folder, which one is to be read: a copy in RAM where there is one; it
+        may wait for the disk, and raise `EngineError`. `binder` None: nothing is reserved for it,
+        or nobody knows on which cards.
         """
         self._replica = replica
         self._recipe = recipe
@@ -118,6 +131,7 @@ class Vllm:
         self._measured: MeasuredParts | None = None
         self._compiled = CompiledTracker()
         self._binder = binder
+        self._where = where
         self._bound: Binding | None = None  # while it starts
 
     async def prepare(self) -> LaunchSpec:
@@ -137,12 +151,23 @@ class Vllm:
             self._bound = await self._binder.binding(anew=anew)
         bound = () if self._bound is None else self._bound.args
         prepare_home(self._recipe.home)
-        point_at(self._recipe.weights, source)
+        await self._aim()
         command = engine_command(self._recipe, self._inherited, bound)
         self._log.begin(command.shown)
         self._sizes, self._measured, self._compiled = PartsTracker(), None, CompiledTracker()
         self._report_trouble()
         return LaunchSpec(self._replica, command.argv, command.env, command.cwd)
+
+    async def _aim(self) -> None:
+        """Let the stable path lead to what is to be read; raises `EngineError`."""
+        try:
+            source = model_folder(self._source)
+        except StagingError as error:
+            raise EngineError(str(error)) from error
+        if (where := self._where) is not None:
+            found = source
+            source = await aside(lambda: where(found))
+        point_at(self._recipe.weights, source)
 
     def resume(self, pid: int) -> None:
         """Go on with the log of an engine that an earlier daemon had started."""
@@ -217,4 +242,4 @@ class Vllm:
 
     def connect(self) -> VllmConnection:
         """Return the way to the engine; nothing is sent yet."""
-        return VllmConnection(EngineClient(self._recipe.home.socket), self._question)
+        return VllmConnection(EngineClient(self._recipe.home.socket), self._question, self._aim)

@@ -91,6 +91,7 @@ class ModelFacts:
     pool: str | None = None
     vram: int = 0  # on each card of an engine
     unsized: str | None = None  # why nobody knows it, and none may be started
+    unverified: str | None = None  # why its weights may not be loaded
     pinned: bool = False  # nobody's wait puts it aside
     refused: bool = False  # an operator keeps it down: no request ever waits for it
     sleep_level: int = 1

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 
+from warmd.staging.checksums import MismatchError
 from warmd.staging.file_set import StagingError
 from warmd.staging.request import Pace, Request, StagingProgress
 
@@ -44,6 +45,10 @@ class Holding:
         self.by = ""
         self.pid = 0
         self.adopted = False
+        self.verified = False
+        """Whether all that has a digest is what it says."""
+        self.mismatch: str | None = None
+        """The file that isn't what its digest says."""
         self._send = send
         self._on_progress = on_progress
         self._on_evicted = on_evicted
@@ -118,7 +123,7 @@ class Holding:
             case {"progress": int(done)}:
                 self._become(done=done)
             case {"resident": int(resident), "total": int(total), "by": str(by), **more}:
-                self.by = by
+                self.by, self.verified = by, more.get("verified") is True
                 network = more.get("network")
                 self._measured(resident, total, network if isinstance(network, str) else None)
             case {"trouble": str() | None as trouble}:
@@ -127,6 +132,8 @@ class Holding:
                 self._become(paused=paused)
             case {"evicted": int(), "sentence": str(sentence)}:
                 self._on_evicted(sentence)
+            case {"error": str(sentence), "mismatch": str(path)}:
+                self._last_words, self.mismatch = sentence, path
             case {"error": str(sentence)}:
                 self._last_words = sentence
             case {"unproved": str(sentence)}:
@@ -177,7 +184,10 @@ class Holding:
             self._staged.exception()
 
     def _fail(self, sentence: str) -> None:
-        self._staged.set_exception(StagingError(sentence))
+        error = StagingError(sentence)
+        if self.mismatch is not None:
+            error = MismatchError(sentence, self.mismatch)
+        self._staged.set_exception(error)
         self._staged.exception()  # it may be that nobody waits any more
 
     def _listen_on(self) -> None:

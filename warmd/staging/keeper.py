@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from warmd.aside import aside
 from warmd.staging.file_set import StagingError
+from warmd.staging.holder.manifest import has_copies
 from warmd.staging.holding import Holding
 from warmd.staging.link import SOCKET, Link, checked, find, start
 from warmd.staging.request import ENOUGH, Pace, Request, StagingProgress
@@ -21,7 +24,7 @@ class Keeper:
     The program is started when the first set is to be held, in `run_dir`, and found again there by
     a later daemon. `python` runs it (no packages needed); `interval` is how often, in seconds, it
     measures again and brings back what was evicted; `linger_s`, how long it holds on without a
-    daemon.
+    daemon; `tmpfs`, where copies are made.
     """
 
     def __init__(
@@ -31,11 +34,13 @@ class Keeper:
         *,
         interval: float = 30.0,
         linger_s: float = 0.0,
+        tmpfs: Path | None = None,
     ) -> None:
         self._path = run_dir / SOCKET
         self._python = python
         self._interval = interval
         self._linger_s = linger_s
+        self._tmpfs = tmpfs
         self._numbers = itertools.count(1)
         self._linking = asyncio.Lock()
         self._link: Link | None = None
@@ -43,10 +48,15 @@ class Keeper:
         self._holdings: dict[int, Holding] = {}
 
     async def open(self) -> None:
-        """Connect to the program that an earlier daemon left; start none."""
+        """Connect to the program that an earlier daemon left.
+
+        Start none, but to take away the copies in a tmpfs that a killed one has left.
+        """
         async with self._linking:
             if self._link is None and (link := await find(checked(self._path))) is not None:
                 self._begin(link)
+        if self._link is None and self._tmpfs is not None and await aside(self._has_leftovers):
+            await self._linked()
 
     async def hold(
         self,
@@ -115,8 +125,13 @@ class Keeper:
             assert self._link is not None  # noqa: S101 - it has just begun
             return self._link
 
+    def _has_leftovers(self) -> bool:
+        return self._tmpfs is not None and has_copies(os.fspath(self._tmpfs))
+
     def _begin(self, link: Link) -> None:
         link.send({"linger": self._linger_s})
+        if self._tmpfs is not None:
+            link.send({"tmpfs": str(self._tmpfs)})
         self._link = link
         self._reading = asyncio.create_task(self._read(link), name="stage keeper")
 

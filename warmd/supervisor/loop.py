@@ -354,6 +354,8 @@ class Supervisor(ReplicaListener):
             sentence = f"{name} is to be {rung} for {duration(for_s)}"
         for replica in model.replicas:
             replica.forgive(f"an operator set it to {rung or 'auto'}")
+        for staged in model.sets.values():
+            staged.forgive()
         self._set_override(model, override, "an operator said so")
         self._wake(model)
         self._retarget(model)

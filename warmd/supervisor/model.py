@@ -52,6 +52,7 @@ class FileTerms:
     source: Path
     place: Place = Place.PAGE_CACHE
     folder: Path | None = None  # where a tmpfs shows it
+    verify: str | None = None  # what says which digests they have
 
     @property
     def key(self) -> str:
@@ -189,6 +190,7 @@ class Managed:
             pool=self.terms.pool,
             vram=self.terms.vram,
             unsized=self.terms.unsized,
+            unverified=self._unverified,
             pinned=self.terms.pinned,
             refused=self.override is not None and self.override.rung is not Rung.HOT,
             sleep_level=1 if sleep is None else sleep.level,
@@ -198,6 +200,12 @@ class Managed:
             caches=NOTHING_TO_STAGE if caches is None else staging_facts(caches.state),
             program=None if program is None else program.key,
         )
+
+    @property
+    def _unverified(self) -> str | None:
+        """Say why its weights may not be loaded yet."""
+        asked = any(files.verify is not None for files in self.terms.files)
+        return self.sets[FileKind.WEIGHTS].state.unverified if asked else None
 
     def _replica_facts(self, replica: Replica, now: float) -> ReplicaFacts:
         state, sleep = replica.state, self.terms.sleep

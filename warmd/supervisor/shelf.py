@@ -50,6 +50,8 @@ class Shelf(StagedListener):
                 staged.begin_look()
             elif self._terms[each.key] != each:
                 staged.refit(self._build.scan(each))
+            else:
+                staged.forgive()
             self._terms[each.key] = each
             found[each.kind] = staged
         return found

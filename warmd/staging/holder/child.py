@@ -5,11 +5,13 @@ go of them. A part of the stage keeper's program: see `program.py`.
 
 In: JSON lines on stdin, `{"urgent": bool, "rate": bytes a second or null}`, and `{"look": true}`:
 memory is short, so see what is left. The end of stdin ends it, and so does the keeper's death.
-Out: JSON lines, `{"progress": bytes}` at most every 100 ms while bytes come in, `{"resident":
-bytes, "total": bytes, "by": way, "network": name or null}` after every measurement, `{"trouble":
-sentence or null}`: of files that aren't held though the others are, `{"paused": sentence or null}`,
+Out: JSON lines, `{"progress": bytes}` at most every 100 ms while bytes come in, `{"hashed": bytes}`
+while they are verified, `{"resident": bytes, "total": bytes, "by": way, "network": name or null}`
+after every measurement, with `"verified": bool` where digests are given, `{"trouble": sentence or
+null}`: of files that aren't held though the others are, `{"paused": sentence or null}`,
 `{"evicted": bytes, "sentence": sentence}`, and before it gives up with status 1 `{"unproved":
-sentence}` or `{"error": sentence}`.
+sentence}` or `{"error": sentence}`, with `"mismatch": path` where a file isn't what its digest
+says.
 """
 
 from __future__ import annotations
@@ -21,17 +23,22 @@ import select
 import signal
 import time
 
-from .filling import TICK_MS, Pass
+from .digests import MismatchError, Proof
+from .filling import POPULATE_THREADS, READ_THREADS, TICK_MS, BringIn, Pass
 from .mapping import LOCK_REMEDY, HoldError, can_populate, libc
 from .members import QUIET_S, Members
 from .pace import Pace
 from .pressure import PAUSE_AT, RESUME_BELOW, Watch, amount
 from .residency import Measure, UnprovedError
+from .tmpfs_set import COPY_THREADS, Copies
 from .words import Hearer
 
 TYPE_CHECKING = False  # `typing` would cost a megabyte in every process
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
+
+    from .filling import Job
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
@@ -47,7 +54,11 @@ class Holder:
 
     def __init__(self, request: dict[str, Any]) -> None:
         """`request`: as in `warmd/staging/keeper.py`."""
-        self._members = Members(request["files"], request.get("limit"))
+        in_tmpfs = request.get("place") == "tmpfs"
+        self._copies = Copies(request) if in_tmpfs else None
+        paths = self._copies.paths if self._copies is not None else request["files"]
+        self._members = Members(paths, None if in_tmpfs else request.get("limit"))
+        self._proof = Proof(request["files"], paths, request.get("sha256") or {})
         self._total = int(request.get("total") or 0)
         self._enough = float(request["enough"])
         self._interval = float(request["interval"])
@@ -67,12 +78,15 @@ class Holder:
 
     def stage(self) -> None:
         """Bring everything in and say what was measured; raises `HoldError` when it isn't there."""
+        if self._copies is not None:
+            self._copies.bring(lambda jobs: self._run("progress", jobs, COPY_THREADS))
         self._members.open()
         if self._locks:
             may_lock(sum(file.size for file in self._members.files))
-        self._fill("progress")
+        self._fill("progress" if self._copies is None else "refilled")
         if not self._members.files and self._members.trouble is not None:
             raise HoldError(self._members.trouble)
+        self._verify()
         self._measured(self._resident())
 
     def hold(self) -> None:
@@ -94,6 +108,8 @@ class Holder:
 
     def keep(self) -> None:
         """Look once."""
+        if self._copies is not None:
+            self._copies.check()
         held = set(self._members.files)
         self._members.renew()
         resident = self._resident()
@@ -110,6 +126,7 @@ class Holder:
             self._fill("refilled")
             resident = self._resident()
             self._unreadable = max(0, there - resident) if self._members.trouble else 0
+        self._verify()
         self._evidence = self._watch.evidence()
         self._measured(resident)
 
@@ -133,7 +150,14 @@ class Holder:
         self._total = total
         networks = sorted({file.network for file in files if file.network is not None})
         self._tell("trouble", trouble)
-        measured = {"resident": resident, "total": total, "by": self._measure.by}
+        by = (
+            self._measure.by
+            if self._copies is None
+            else f"{self._measure.by}, {self._copies.words}"
+        )
+        measured: dict[str, object] = {"resident": resident, "total": total, "by": by}
+        if self._proof.is_asked:
+            measured["verified"] = trouble is None and self._proof.is_whole(files)
         say({**measured, "network": ", ".join(networks) or None})
         if trouble is None and resident < self._enough * total:
             raise HoldError(
@@ -143,7 +167,21 @@ class Holder:
 
     def _fill(self, kind: str) -> None:
         """Bring in what can be; `kind` is the word for the bytes so far."""
-        work = Pass(self._members.to_read, self._pace, populates=self._populates, locks=self._locks)
+        segments = (segment for file in self._members.to_read for segment in file.segments)
+        populates, locks = self._populates, self._locks
+        jobs = (BringIn(segment, populates=populates, locks=locks) for segment in segments)
+        work = self._run(kind, jobs, POPULATE_THREADS if populates else READ_THREADS)
+        self._members.failed(work.failed)
+        say({kind: work.done})
+
+    def _verify(self) -> None:
+        """Compare what is new with its digests, from RAM; raises `MismatchError`."""
+        if checks := self._proof.checks(self._members.files):
+            work = self._run("hashed", checks, os.cpu_count() or 1)
+            self._members.failed(work.failed)
+
+    def _run(self, kind: str, jobs: Iterable[Job], threads: int) -> Pass:
+        work = Pass(jobs, self._pace, threads)
 
         def tick(fd: int, timeout_ms: int) -> None:
             self._listen(timeout_ms, fd)
@@ -153,8 +191,7 @@ class Holder:
         self._said = -1
         work.run(tick)
         self._pause(None)
-        self._members.failed(work.failed)
-        say({kind: work.done})
+        return work
 
     def _say_done(self, kind: str, done: int) -> None:
         """Say how far it is. Nothing, where every thread is in a read: that may hang for ever."""
@@ -257,6 +294,8 @@ def hold(request: dict[str, Any]) -> int:
         holder.hold()
     except UnprovedError as error:
         say({"unproved": str(error)})
+    except MismatchError as error:
+        say({"error": str(error), "mismatch": error.path})
     except HoldError as error:
         say({"error": str(error)})
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""Bringing files in: one blocking pass over them, by a few threads.
+"""Work on files: one blocking pass over it, by a few threads.
 
 A part of the stage keeper's program: see `program.py`.
 """
@@ -8,13 +8,26 @@ from __future__ import annotations
 import os
 import threading
 
-from .mapping import FileError, HeldFile, Segment, populate, read
+from .mapping import FileError, populate, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Protocol
 
+    from .mapping import HeldFile, Segment
     from .pace import Pace
+
+    Advance = Callable[[int], None]  # hears of bytes that are done, and may take its time
+
+    class Job(Protocol):
+        """What one thread does of a file without a break."""
+
+        file: HeldFile
+
+        def run(self, advance: Advance) -> None:
+            """Do it; raises `FileError` where only this file can't be brought in."""
+
 
 POPULATE_THREADS = 4
 READ_THREADS = 8
@@ -22,21 +35,17 @@ TICK_MS = 100
 
 
 class Pass:
-    """One blocking pass over all segments, by a few threads with a segment each.
+    """One blocking pass over all jobs, by a few threads with one each.
 
     What fails of one file ends nothing: `failed` has the first error of each.
     """
 
-    def __init__(
-        self, files: Iterable[HeldFile], pace: Pace, *, populates: bool, locks: bool
-    ) -> None:
+    def __init__(self, jobs: Iterable[Job], pace: Pace, threads: int) -> None:
         self.done = 0
         self.failed: dict[HeldFile, FileError] = {}
-        self._segments = (segment for file in files for segment in file.segments)
+        self._jobs = iter(jobs)
         self._pace = pace
-        self._populates = populates
-        self._locks = locks
-        self._left = POPULATE_THREADS if populates else READ_THREADS
+        self._left = threads
         self._lock = threading.Lock()
         self._wake, self._over = os.pipe()
         self._error: Exception | None = None
@@ -60,18 +69,18 @@ class Pass:
             self.done += length
         self._pace.wait(length)
 
-    def _next(self) -> Segment | None:
+    def _next(self) -> Job | None:
         with self._lock:
-            return None if self._error is not None else next(self._segments, None)
+            return None if self._error is not None else next(self._jobs, None)
 
     def _work(self) -> None:
         try:
             self._pace.wait(0)
-            while (segment := self._next()) is not None:
+            while (job := self._next()) is not None:
                 try:
-                    self._bring(segment)
+                    job.run(self._advance)
                 except FileError as error:
-                    self.failed.setdefault(segment.file, error)
+                    self.failed.setdefault(job.file, error)
         except Exception as error:  # noqa: BLE001 - handed to the main thread, which raises it
             self._error = error
         finally:
@@ -80,10 +89,20 @@ class Pass:
                 if not self._left:
                     os.write(self._over, b".")
 
-    def _bring(self, segment: Segment) -> None:
+
+class BringIn:
+    """Brings a segment into the page cache."""
+
+    def __init__(self, segment: Segment, *, populates: bool, locks: bool) -> None:
+        self.file = segment.file
+        self._segment = segment
         # On a network's file system a mapping's reads are small, and one that fails is a SIGBUS.
-        populates = self._populates and segment.file.network is None
-        if not (populates and populate(segment, self._advance)):
-            read(segment, self._advance)
+        self._populates = populates and segment.file.network is None
+        self._locks = locks
+
+    def run(self, advance: Advance) -> None:
+        """Bring it in; raises as `populate` does."""
+        if not (self._populates and populate(self._segment, advance)):
+            read(self._segment, advance)
         if self._locks:
-            segment.lock()
+            self._segment.lock()

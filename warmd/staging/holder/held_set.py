@@ -40,6 +40,11 @@ class HeldSet:
         self._standing: dict[str, dict[str, object]] = {}
 
     @property
+    def folder(self) -> str | None:
+        """Where its copies are, of a set in a tmpfs."""
+        return self.request.get("folder") if self.request.get("place") == "tmpfs" else None
+
+    @property
     def last_words(self) -> str:
         """The last line that it wrote and that was no word of ours."""
         return self._hearer.rest

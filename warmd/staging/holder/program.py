@@ -7,9 +7,9 @@ that hangs in the kernel holds up nothing else.
 
 JSON lines. From the daemon: `{"linger": seconds}`, `{"hold": KEY, "number": n, "request": {...}}`,
 `{"release": KEY, "number": n}`, `{"pace": KEY, "urgent": bool, "rate": bytes a second or null}`,
-`{"end": true}`. To the daemon: `{"keeper": PROTOCOL}` at first, then words with `key` and `number`
-(of the order that they answer): `{"pid": pid, "adopted": bool}`, those of `child.py`,
-`{"gone": status, "words": text}`, `{"released": true}`.
+`{"tmpfs": path}`, where copies are, `{"end": true}`. To the daemon: `{"keeper": PROTOCOL}` at
+first, then words with `key` and `number` (of the order that they answer): `{"pid": pid, "adopted":
+bool}`, those of `child.py`, `{"gone": status, "words": text}`, `{"released": true}`.
 
 Without a daemon it lets go of all after `linger` seconds, and ends.
 """
@@ -34,6 +34,7 @@ from .held_set import HeldSet
 from .mapping import libc
 from .pressure import open_trigger
 from .protocol import PROTOCOL
+from .tmpfs_set import Cleaner, mount_of
 from .words import Hearer, Speaker
 
 TYPE_CHECKING = False  # `typing` would cost a megabyte in every process
@@ -66,6 +67,7 @@ class StageKeeper:
         self._claimed_by: float | None = None
         self._over = False
         self._trigger: int | None = None
+        self._tmpfs: set[str] = set()
         self._watch(listener.fileno(), self._accept)
 
     def run(self) -> None:
@@ -91,7 +93,10 @@ class StageKeeper:
             self._claimed_by = None
             for held in [held for held in self._sets.values() if not held.claimed]:
                 self._let_go(held)
+            for mount in self._tmpfs:
+                self._clean(Cleaner(mount, None, self._folders()), lambda: None)
         if self._ends_at is not None and now >= self._ends_at:
+            self._let_go_of_copies()
             # The name first: a daemon that comes now finds no keeper instead of a dying one.
             path = self._listener.getsockname()
             if path:
@@ -140,6 +145,8 @@ class StageKeeper:
                     self._sets[key].tell({"urgent": urgent, "rate": rate})
             case {"linger": int() | float() as linger}:
                 self._linger_s = float(linger)
+            case {"tmpfs": str(mount)}:
+                self._tmpfs.add(mount)
             case {"end": True}:
                 self._ends_at = 0.0
             case _:
@@ -184,6 +191,8 @@ class StageKeeper:
         if held is None or not adopted:
             held = self._sets[key] = HeldSet(key, request)
             held.begin()
+            if held.folder is not None:
+                self._tmpfs.add(mount_of(held.folder))
             self._mind_pressure()
             self._watch(held.output, lambda: self._relay(held))
             self._watch(held.pidfd, lambda: self._reap(held))
@@ -227,11 +236,37 @@ class StageKeeper:
         self._unwatch(held.output)
         self._unwatch(held.pidfd)
         held.close()
-        if held.released:
-            self._say(held.signed({"released": True}))
-            return
-        self._sets.pop(held.key, None)
-        self._say(held.signed({"gone": status, "words": held.last_words}))
+        if self._sets.get(held.key) is held:
+            del self._sets[held.key]
+        gone: dict[str, object] = {"gone": status, "words": held.last_words}
+        word = held.signed({"released": True} if held.released else gone)
+        folder = held.folder
+        if folder is None or folder in self._folders():
+            self._say(word)
+        else:  # its memory is free once the copies are gone
+            self._clean(Cleaner(mount_of(folder), folder, set()), lambda: self._say(word))
+
+    # Copies in a tmpfs
+
+    def _folders(self) -> set[str]:
+        return {held.folder for held in self._sets.values() if held.folder is not None}
+
+    def _clean(self, cleaner: Cleaner, done: Callable[[], None]) -> None:
+        def ended() -> None:
+            self._unwatch(cleaner.pidfd)
+            cleaner.reap()
+            done()
+
+        self._watch(cleaner.pidfd, ended)
+
+    def _let_go_of_copies(self) -> None:
+        """End who holds copies, and take these away; what nobody holds goes with them."""
+        for held in self._sets.values():
+            if held.folder is not None:
+                held.kill()
+                held.reap()
+        for mount in self._tmpfs:
+            Cleaner(mount, None, set()).reap()
 
     # Descriptors
 
