@@ -154,6 +154,19 @@ def test_a_full_tmpfs_says_what_is_missing_and_leaves_nothing(model: Path, stage
 
 
 @needs_root
+def test_files_that_fill_their_pages_leave_room_for_the_manifest(
+    tmp_path: Path, stage: Path
+) -> None:
+    whole = tmp_path / "whole.safetensors"
+    whole.write_bytes(weights_of(4 * MIB))
+    draft = Draft(str(stage / "m"), str(tmp_path), [HeldFile(str(whole))])
+    draft.begin()
+    copied(draft)
+    draft.publish()
+    assert published_copy(stage / "m", tmp_path) is not None
+
+
+@needs_root
 def test_our_own_mount_grows_and_is_known_again(model: Path, stage: Path) -> None:
     assert tmpfs.ensure_tmpfs(str(stage), MIB).is_ours
     (stage / "other").write_bytes(bytes(MIB))

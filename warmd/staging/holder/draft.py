@@ -57,11 +57,12 @@ class Draft:
     def begin(self) -> None:
         """Make the folder with empty copies. Raises `HoldError`, as where there is no room."""
         mount = os.path.dirname(self.folder)
-        huge = sum(-(-file.size // (2 * MIB)) * 2 * MIB for file in self._files)
+        # One page more, for the manifest: files may fill theirs to the last byte.
+        huge = sum(-(-size // (2 * MIB)) * 2 * MIB for size in (1, *(f.size for f in self._files)))
         self._tmpfs = tmpfs = ensure_tmpfs(mount, huge)
         with alone(mount):
             _sweep(mount)
-            tmpfs.make_room(sum(tmpfs.takes(file.size) for file in self._files))
+            tmpfs.make_room(sum(map(tmpfs.takes, (1, *(file.size for file in self._files)))))
             os.mkdir(self._path, 0o755)
             self._lock = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
