@@ -108,6 +108,9 @@ class Shelf(StagedListener):
             self._teller.tell_staging(models[0], staged.kind, new.problem or "")
         for model in models:
             self._teller.tell_rungs(model, new.reason, None)
+            if new.refused:
+                for woken in model.waiting:
+                    woken.set()  # they wait in vain
         self._changed()
 
     def staging_evicted(self, staged: StagedFiles, sentence: str) -> None:
