@@ -74,8 +74,9 @@ class StagedState:
     """How much of a set is in RAM, in bytes. Times are monotonic seconds.
 
     `held`: all of it is resident by measurement, and held. `partial`: it is held, and not all is
-    there: as `limit` says, or for `problem`. `unverified`: why they don't count as verified.
-    `took`: seconds that bringing it in took, None where nothing was brought in.
+    there: as `limit` says, or for `problem`. `unverified`: why they don't count as verified;
+    `refused`: they were verified and aren't what they shall be. `took`: seconds that bringing it in
+    took, None where nothing was brought in.
     """
 
     total: int | None = None  # None until the files have been looked at
@@ -92,6 +93,7 @@ class StagedState:
     urgent: bool = True
     place: Place = Place.PAGE_CACHE
     unverified: str | None = FIRST
+    refused: bool = False
     took: float | None = None
 
     @property
@@ -215,7 +217,8 @@ class StagedFiles:
         self.begin_release(f"its {self.kind.words} are others now")
         self._proofs.drop(self.key)
         self._refused = None
-        self.state = replace(self.state, total=None, problem=None, retry_at=None, unverified=FIRST)
+        self.state = replace(self.state, total=None, problem=None, retry_at=None)
+        self._doubt(FIRST)
         self.begin_look()
 
     def begin_stage(self, reason: str, *, urgent: bool = True, limit: int | None = None) -> None:
@@ -246,7 +249,8 @@ class StagedFiles:
         """Forget that files weren't what they shall be: an operator wants another look at them."""
         if self._refused is not None:
             self._refused = None
-            self.state = replace(self.state, unverified=FIRST, retry_at=None)
+            self.state = replace(self.state, retry_at=None)
+            self._doubt(FIRST)
 
     def begin_leaving(self) -> None:
         """Forget the files and leave them held: the next daemon finds them."""
@@ -336,8 +340,7 @@ class StagedFiles:
         if self._refused is not None and self._refused.is_of(files, request.sha256):
             raise MismatchError(self._refused.sentence, self._refused.path)
         if not self._proofs.is_of(self.key, files):
-            self._proofs.drop(self.key)
-            self.state = replace(self.state, unverified=FIRST)
+            self._doubt(FIRST)
         return request
 
     def _prove(self, holding: Holding) -> None:
@@ -347,16 +350,17 @@ class StagedFiles:
         self._was_verified = holding.verified
         if holding.verified:
             self._proofs.keep(self.key, self._files)
-            self.state = replace(self.state, unverified=None)
+            self.state = replace(self.state, unverified=None, refused=False)
         else:
-            why = "its weights can't be verified as long as not all of them are in RAM"
-            self.state = replace(self.state, unverified=why)
+            self._doubt("its weights can't be verified as long as not all of them are in RAM")
 
     def _refuse(self, error: MismatchError) -> None:
         self._refused = _Refusal(self._files, self._digests, str(error), error.path)
+        self._doubt(f"its weights are not what `verify` says: {error}", refused=True)
+
+    def _doubt(self, why: str, *, refused: bool = False) -> None:
         self._proofs.drop(self.key)
-        why = f"its weights are not what `verify` says: {error}"
-        self.state = replace(self.state, unverified=why)
+        self.state = replace(self.state, unverified=why, refused=refused)
 
     async def _lead_to(self, *, copy: bool) -> None:
         """Have the files read from their copy, or from where they are."""
@@ -390,8 +394,7 @@ class StagedFiles:
         if not self.state.busy and self._task is not None:
             self._settle()
         if self._files and self._holding and self._holding.verified is not self._was_verified:
-            self.state = replace(self.state, unverified=FIRST)
-            self._proofs.drop(self.key)
+            self._doubt(FIRST)
             self.begin_release("its files have changed, and are verified anew")
 
     def _settle(self) -> None:

@@ -13,6 +13,7 @@ _WHEN_UNSET = {
     "gpus": "where it fits best",
     "concurrency": "2 requests of full length, more where they are short",
     "gateway.api_keys": "whoever reaches the addresses above may ask",
+    "verify": "nobody asks whether the files are whole",
     "staging.rate": "as fast as the disk goes",
     "engine.python": "no model needs it",
 }

@@ -201,6 +201,13 @@ class Managed:
             program=None if program is None else program.key,
         )
 
+    def is_refused(self, now: float) -> bool:
+        """Whether its weights aren't what they shall be; before long they are looked at again."""
+        if self._unverified is None:
+            return False
+        weights = self.sets[FileKind.WEIGHTS].state
+        return weights.refused and now < (weights.retry_at or 0.0)
+
     @property
     def _unverified(self) -> str | None:
         """Say why its weights may not be loaded yet."""

@@ -110,6 +110,9 @@ class Shelf(StagedListener):
             self._teller.tell_staged(models[0], staged.kind, new.took, new.done)
         for model in models:
             self._teller.tell_rungs(model, new.reason, None)
+            if new.refused:
+                for woken in model.waiting:
+                    woken.set()  # they wait in vain
         self._changed()
 
     def staging_evicted(self, staged: StagedFiles, sentence: str) -> None:
