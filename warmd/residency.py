@@ -115,7 +115,7 @@ def _known(staged: StagedFiles, models: tuple[str, ...]) -> KnownSet:
         staged.key,
         models,
         staged.kind,
-        staged.copies if state.held else staged.files,
+        staged.held_files if state.held else staged.files,
         word or "not held",
         state.done if state.busy else state.resident,
         state.place.value,

@@ -183,14 +183,9 @@ class StagedFiles:
         self.pushed = ""  # what pushed a part of it out, as it was told
 
     @property
-    def copies(self) -> tuple[Path, ...] | None:
-        """The files that are held: their copies in a tmpfs, else they themselves."""
-        request = self._request
-        if self.files is None or request is None or request.folder is None:
-            return self.files
-        root, folder = request.root, request.folder
-        names = (each.name if root is None else each.relative_to(root) for each in self.files)
-        return tuple(folder / name for name in names)
+    def held_files(self) -> tuple[Path, ...] | None:
+        """The files that are held: their copies where there are any."""
+        return self.files if self._request is None else self._request.held_files
 
     def begin_look(self) -> None:
         """See what files there are now, so that the ledger knows their size."""

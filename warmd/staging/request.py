@@ -29,6 +29,15 @@ class Request:
     sha256: Mapping[Path, str] = field(default_factory=dict)
 
     @property
+    def held_files(self) -> tuple[Path, ...]:
+        """Where the files are that are held: their copies in a tmpfs, else they themselves."""
+        if self.folder is None:
+            return self.files
+        root = self.root
+        names = (each.name if root is None else each.relative_to(root) for each in self.files)
+        return tuple(self.folder / name for name in names)
+
+    @property
     def wanted(self) -> int:
         """Bytes that shall be held."""
         return self.total if self.limit is None else min(self.total, self.limit)
