@@ -139,15 +139,18 @@ class Holding:
             case {"gone": int(status), "words": str(words)}:
                 self.end(self._last_words or words.strip() or self._how(status))
             case {"released": True}:
-                self._alarm.cancel()
-                self._gone.set()
+                self.leave()
             case _:
                 pass  # a later keeper's word that nobody here needs
 
-    def end(self, why: str) -> None:
-        """Hear that nothing is held any more."""
+    def leave(self) -> None:
+        """Hear that nobody listens any more: the keeper goes on without us, or has ended."""
         self._alarm.cancel()
         self._gone.set()
+
+    def end(self, why: str) -> None:
+        """Hear that nothing is held any more."""
+        self.leave()
         self.state = replace(self.state, resident=0)
         sentence = f"{self.name}: {why}"
         if not self._staged.done():

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from warmd.aside import aside
 from warmd.staging.holding import Holding
-from warmd.staging.link import SOCKET, Link, checked, find, start
+from warmd.staging.link import SOCKET, Link, checked, encoded, find, start
 from warmd.staging.request import ENOUGH, Pace, Request, StagingProgress
 from warmd.staging.weights import StagingError
 
@@ -77,14 +78,22 @@ class Keeper:
         )
         self._holdings[number] = holding
         try:
-            words = await asyncio.to_thread(self._words, request, pace)  # of thousands of paths
-            link.send({"hold": key, "number": number, "request": words})
+            order = {"hold": key, "number": number}
+            # An engine has ten thousand files: that takes longer than the event loop may.
+            line = await aside(lambda: encoded(order | {"request": self._words(request, pace)}))
+            link.send_line(line)
             await holding.staged()
         except BaseException:
             with contextlib.suppress(StagingError):  # the first trouble is the one to tell
                 await holding.release()
             raise
         return holding
+
+    def pace(self, key: str, pace: Pace) -> None:
+        """Bring a set in at another pace from now on, also while `hold` waits for it."""
+        for holding in self._holdings.values():
+            if holding.key == key:
+                holding.pace(pace)
 
     async def close(self, *, leave: bool) -> None:
         """Hang up. Where `leave`, the program holds on for a while, else it lets go of all."""
@@ -93,6 +102,9 @@ class Keeper:
             if self._reading is not None:
                 self._reading.cancel()
                 await asyncio.wait([self._reading])
+            for holding in self._holdings.values():
+                holding.leave()
+            self._holdings.clear()
             if link is None:
                 return
             if leave:
