@@ -69,11 +69,11 @@ class Holder:
     def stage(self) -> None:
         """Bring everything in and say what was measured; raises `HoldError` when it isn't there."""
         self._members.open()
+        if not self._members.files and self._members.trouble is not None:
+            raise HoldError(self._members.trouble)
         if self._locks:
             may_lock(sum(file.size for file in self._members.files))
         self._fill("progress")
-        if not self._members.files and self._members.trouble is not None:
-            raise HoldError(self._members.trouble)
         self._measured(self._resident())
 
     def hold(self) -> None:
