@@ -18,9 +18,19 @@ from pathlib import Path
 
 import psutil
 import pytest
-from staging_rig import alive, evict, hold, holding, resident, some_weights, the_program, until
+from staging_rig import (
+    alive,
+    evict,
+    hold,
+    holding,
+    resident,
+    some_weights,
+    take_away,
+    the_program,
+    until,
+)
 
-from warmd.staging import Keeper, Pace, Request, StagingError, WeightFiles
+from warmd.staging import Keeper, Pace, Request, StagingError, StagingProgress, WeightFiles
 from warmd.staging.holder import program as keeper_program
 
 
@@ -100,7 +110,7 @@ async def test_what_no_daemon_asks_for_is_let_go(
     weights: WeightFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_run_dir() as folder:
-        keeper = Keeper(folder, linger_s=60, python=_with(folder, "CLAIM_S = 0.3"))
+        keeper = Keeper(folder, linger_s=60, python=_with(folder, "program.CLAIM_S = 0.3"))
         kept, dropped = await hold(keeper, weights), await hold(keeper, weights, key="weights:n")
         await keeper.close(leave=True)
         later = Keeper(folder, linger_s=60)
@@ -111,14 +121,14 @@ async def test_what_no_daemon_asks_for_is_let_go(
 
 
 def _with(folder: Path, line: str) -> Path:
-    """A Python that runs the keeper's program with one of its constants set otherwise."""
+    """A Python that runs the keeper's program with something of it set otherwise."""
     python = folder / "python"
     program = Path(keeper_program.__file__)
     python.write_text(
         f"#!/bin/sh\nexec {sys.executable} -I -S -c '"
         'import sys, types; sys.modules["holder"] = types.ModuleType("holder"); '
         f'sys.modules["holder"].__path__ = ["{program.parent}"]; '
-        f"import holder.program as p; p.{line}; sys.exit(p.main())'\n"
+        f"from holder import child, program; {line}; sys.exit(program.main())'\n"
     )
     python.chmod(0o755)
     return python
@@ -197,7 +207,7 @@ async def test_one_of_another_version_is_replaced(weights: WeightFiles) -> None:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(folder / "stage.sock"))
             listener.listen()
-            python = str(_with(folder, "PROTOCOL = 2"))
+            python = str(_with(folder, "program.PROTOCOL = 2"))
             other = subprocess.Popen([python], stdin=listener.fileno())  # noqa: ASYNC220
         keeper = Keeper(folder)
         assert (await hold(keeper, weights)).complete
@@ -208,7 +218,7 @@ async def test_a_program_of_another_version_is_a_sentence(weights: WeightFiles) 
     """As after an upgrade on disk, while the daemon runs."""
     async with a_run_dir() as folder:
         with pytest.raises(StagingError, match="another version of warmd was installed"):
-            await hold(Keeper(folder, _with(folder, "PROTOCOL = 2")), weights)
+            await hold(Keeper(folder, _with(folder, "program.PROTOCOL = 2")), weights)
 
 
 async def test_one_that_does_not_answer_is_replaced(
@@ -258,3 +268,46 @@ async def test_silence_is_an_error(weights: WeightFiles, monkeypatch: pytest.Mon
     async with holding(weights, interval=0.5) as held:
         os.kill(held.pid, signal.SIGSTOP)
         assert "says nothing any more" in await asyncio.wait_for(held.lost(), 10)
+
+
+async def test_silence_while_it_is_read_is_an_error_too(
+    weights: WeightFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warmd.staging.holding.SILENCE_S", 3.0)
+    async with a_run_dir() as folder:
+        keeper = Keeper(folder)
+        seen: list[StagingProgress] = []
+        request, slow = Request(weights.files, weights.total), Pace(urgent=False, rate=1 << 20)
+        task = asyncio.create_task(keeper.hold("weights:m", request, slow, seen.append))
+        await until(lambda: bool(seen))
+        await asyncio.sleep(4)
+        assert not task.done(), "slow isn't silent"
+        (holder,) = (
+            p for p in psutil.Process().children(recursive=True) if p.name() == "warmd-held"
+        )
+        holder.suspend()
+        with pytest.raises(StagingError, match="m: not one byte could be read for 3 s"):
+            await asyncio.wait_for(task, 10)
+        assert not alive(holder.pid)
+
+
+async def test_when_memory_gets_short_it_looks_what_is_left(weights: WeightFiles) -> None:
+    """The kernel's word is made up, of a socket's urgent data: pressure is the whole machine's."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        trigger = (
+            "import socket; program.open_trigger = lambda: "
+            f'socket.create_connection(("127.0.0.1", {port})).detach(); '
+            "child._LOOKS_APART_S = 0.1"
+        )
+        async with a_run_dir() as folder:
+            keeper = Keeper(folder, _with(folder, trigger), interval=3600)
+            held = await hold(keeper, weights)
+            kernel, _ = server.accept()
+            take_away(weights.files[0])
+            await asyncio.sleep(0.3)
+            assert resident(weights.files[0]) == 0, "nobody looks for an hour"
+            kernel.send(b"!", socket.MSG_OOB)
+            await until(lambda: resident(weights.files[0]) == 8 << 20)
+            kernel.close()
+            await held.release()
