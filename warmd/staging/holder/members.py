@@ -10,6 +10,10 @@ import time
 
 from .mapping import FileError, HeldFile
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 QUIET_S = 3.0
 """A file that changed is taken anew once two looks so far apart find the same."""
 
@@ -141,13 +145,12 @@ class Members:
             if member.held is not None:
                 member.unreadable(error)
 
-    def _with_limits(self) -> list[tuple[Member, int | None]]:
+    def _with_limits(self) -> Iterator[tuple[Member, int | None]]:
+        """Yield each with what is left for it, once the one before has been dealt with."""
         left = self._limit
-        found: list[tuple[Member, int | None]] = []
         for member in self._all:
             if left is not None and left <= 0:
-                break
-            found.append((member, left))
-            if left is not None:
-                left -= 0 if member.held is None else member.held.size
-        return found
+                return
+            yield member, left
+            if left is not None and member.held is not None:
+                left -= member.held.size
