@@ -30,6 +30,7 @@ from warmd.placing import Sized, config_error, reserve
 from warmd.planner import Card, Figure, Reservations
 from warmd.policy import BackOff, Hygiene, Wish
 from warmd.replica import EngineRecord, Fit, Limits, SleepTerms
+from warmd.staging import StagingError, model_folder
 from warmd.supervisor import SleepPolicy, Terms
 
 UNKNOWN_GPU = "a GPU whose driver doesn't answer"
@@ -102,7 +103,7 @@ class Fitter:
                 found[name] = had[0]  # what is left there nobody can tell while the driver is away
             if table.vram != AUTO:
                 continue
-            if not (table.weights / "config.json").exists():
+            if not _is_there(table.weights):
                 if had:
                     found[name] = had[0]
                 else:
@@ -343,6 +344,13 @@ class Fitter:
             roams=frozenset(self.reserved.ground_of(model, index)),
             figure=None if holding is None else holding.figure,
         )
+
+
+def _is_there(weights: Path) -> bool:
+    try:
+        return (model_folder(weights) / "config.json").exists()
+    except StagingError:
+        return False
 
 
 def _unsized(model: str, weights: Path) -> str:

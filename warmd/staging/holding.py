@@ -7,8 +7,8 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 
+from warmd.staging.file_set import StagingError
 from warmd.staging.request import Pace, Request, StagingProgress
-from warmd.staging.weights import StagingError
 
 SILENCE_S = 60.0
 """Without a word for so long a read hangs in the kernel, as on a dead network mount."""

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from warmd.staging.file_set import StagingError
 from warmd.staging.holding import Holding
 from warmd.staging.link import SOCKET, Link, checked, find, start
 from warmd.staging.request import ENOUGH, Pace, Request, StagingProgress
-from warmd.staging.weights import StagingError
 
 
 class Keeper:

@@ -13,8 +13,8 @@ import subprocess
 from pathlib import Path
 
 from warmd.aside import aside
+from warmd.staging.file_set import StagingError
 from warmd.staging.holder.protocol import PROTOCOL
-from warmd.staging.weights import StagingError
 
 SOCKET = "stage.sock"
 _PROGRAM = Path(__file__).with_name("holder") / "program.py"
