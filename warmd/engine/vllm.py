@@ -14,6 +14,7 @@ from warmd.engine.binding import Binding
 from warmd.engine.canary import CanaryAnswer, ask_canary
 from warmd.engine.client import EngineClient
 from warmd.engine.command import EngineRecipe, engine_command
+from warmd.engine.compiled import CompiledTracker
 from warmd.engine.errors import EngineError
 from warmd.engine.failure import failure_cause
 from warmd.engine.home import point_at, prepare_home
@@ -24,6 +25,7 @@ from warmd.engine.sleep_mode import fall_asleep, is_sleeping, wake_up
 from warmd.engine.warmup import WarmupSpec, warm_up
 from warmd.ladder import MeasuredParts
 from warmd.launch import LaunchSpec
+from warmd.staging import StagingError, model_folder
 
 
 class VllmConnection:
@@ -100,7 +102,7 @@ class Vllm:
         report: Callable[[str], None],
         binder: Binder | None = None,
     ) -> None:
-        """`source` is the model's folder, which the recipe's stable path shall lead to.
+        """`source` is the model's folder, or what stands for it: the stable path's aim.
 
         `binder` None: nothing is reserved for it, or nobody knows on which cards.
         """
@@ -114,14 +116,19 @@ class Vllm:
         self._note_lost = False
         self._sizes: PartsTracker | None = None  # while it starts
         self._measured: MeasuredParts | None = None
+        self._compiled = CompiledTracker()
         self._binder = binder
         self._bound: Binding | None = None  # while it starts
 
     async def prepare(self) -> LaunchSpec:
         """Make the engine's folder fresh and say what to run; raises `EngineError`."""
-        if not (self._source / "config.json").exists():
+        try:
+            source = model_folder(self._source)
+        except StagingError as error:
+            raise EngineError(str(error)) from error
+        if not (source / "config.json").exists():
             raise EngineError(
-                f"there is no model at {self._source} (no config.json): is the disk mounted? put "
+                f"there is no model at {source} (no config.json): is the disk mounted? put "
                 "the model there, or mend `weights`"
             )
         if self._binder is not None:
@@ -130,10 +137,10 @@ class Vllm:
             self._bound = await self._binder.binding(anew=anew)
         bound = () if self._bound is None else self._bound.args
         prepare_home(self._recipe.home)
-        point_at(self._recipe.weights, self._source)
+        point_at(self._recipe.weights, source)
         command = engine_command(self._recipe, self._inherited, bound)
         self._log.begin(command.shown)
-        self._sizes, self._measured = PartsTracker(), None
+        self._sizes, self._measured, self._compiled = PartsTracker(), None, CompiledTracker()
         self._report_trouble()
         return LaunchSpec(self._replica, command.argv, command.env, command.cwd)
 
@@ -152,6 +159,7 @@ class Vllm:
         self._log.line(line)
         if self._sizes is not None:
             self._sizes.line(line)
+            self._compiled.line(line)
         if had is None:
             self._report_trouble()
 
@@ -170,6 +178,11 @@ class Vllm:
     def measured(self) -> MeasuredParts | None:
         """What the last start told of the engine's memory, once it is ready; None where nothing."""
         return self._measured
+
+    @property
+    def compiled_in(self) -> tuple[Path, ...]:
+        """The folders of compiled code that its last start named; empty where it compiles none."""
+        return tuple(map(Path, self._compiled.folders))
 
     def ended(self, *, failed: bool) -> None:
         """Let go of the log's file; what bound a start that was called off is in no doubt."""
