@@ -61,6 +61,7 @@ class StageKeeper:
         self._hearer = Hearer()
         self._speaker = Speaker()
         self._sets: dict[str, HeldSet] = {}
+        self._living: set[HeldSet] = set()  # also those that are let go and haven't ended
         self._linger_s = 0.0
         self._ends_at: float | None = time.monotonic() + FIRST_DAEMON_S
         self._claimed_by: float | None = None
@@ -89,7 +90,7 @@ class StageKeeper:
         now = time.monotonic()
         if self._claimed_by is not None and now >= self._claimed_by:
             self._claimed_by = None
-            for held in [held for held in self._sets.values() if not held.claimed]:
+            for held in [held for held in self._sets.values() if not held.number]:
                 self._let_go(held)
         if self._ends_at is not None and now >= self._ends_at:
             # The name first: a daemon that comes now finds no keeper instead of a dying one.
@@ -155,8 +156,8 @@ class StageKeeper:
             self._daemon.close()
         self._daemon = None
         self._hearer, self._speaker = Hearer(), Speaker()
-        for held in self._sets.values():
-            held.claimed = False
+        for held in self._living:
+            held.number = 0  # the next daemon counts anew
 
     def _say(self, word: dict[str, object]) -> None:
         if self._daemon is not None:
@@ -183,12 +184,14 @@ class StageKeeper:
             self._let_go(held)
         if held is None or not adopted:
             held = self._sets[key] = HeldSet(key, request)
-            held.begin()
+            held.begin(pace)
+            self._living.add(held)
             self._mind_pressure()
             self._watch(held.output, lambda: self._relay(held))
             self._watch(held.pidfd, lambda: self._reap(held))
-        held.number, held.claimed = number, True
-        held.tell(pace)
+        else:
+            held.tell(pace)
+        held.number = number
         self._say(held.signed({"pid": held.pid, "adopted": adopted}))
         for word in held.standing():
             self._say(held.signed(word))
@@ -227,6 +230,7 @@ class StageKeeper:
         self._unwatch(held.output)
         self._unwatch(held.pidfd)
         held.close()
+        self._living.discard(held)
         if held.released:
             self._say(held.signed({"released": True}))
             return
