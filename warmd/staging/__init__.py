@@ -1,5 +1,6 @@
 """Files into RAM before a start needs them: which they are, measured and held."""
 
+from warmd.ladder import Place
 from warmd.staging.caches import cache_files, remember_caches
 from warmd.staging.file_set import FileSet, StagingError
 from warmd.staging.holding import Holding
@@ -14,6 +15,7 @@ __all__ = [
     "Keeper",
     "Learnt",
     "Pace",
+    "Place",
     "Request",
     "StagingError",
     "StagingProgress",
