@@ -153,6 +153,7 @@ async def test_what_is_learnt_is_staged_and_the_caches_follow_a_start() -> None:
     house.sizes |= {"compile-cache:m": 4, "program:env": 3}
     house.supervisor.shelf.learnt("m", FileKind.CACHES)
     house.supervisor.shelf.learnt("m", FileKind.PROGRAM)
+    await house.rest()
     house.supervisor.set_target("m", Rung.STAGED, None)
     await house.until(lambda: house.phase("m.0") is Phase.DOWN)
     await house.until(lambda: staged(house, "m", FileKind.CACHES) == "held")

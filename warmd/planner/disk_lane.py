@@ -42,11 +42,11 @@ def disk_lane(scene: Scene, rises: Collection[str], held_up: dict[str, str]) -> 
     lane.actions += [ReleaseFiles(each.key, each.why_not) for each in unneeded]
     going = {each.key for each in unneeded}
     _keep_the_floor(scene, sets, going, lane)
-    served = is_anyone_served(scene)
     for each in sets:
-        urgent = each.is_urgent(served=served)
-        if each.staging.busy and each.key not in going and urgent is not each.staging.urgent:
-            lane.actions.append(PaceFiles(each.key, urgent))
+        if each.staging.busy and each.key not in going:
+            urgent = each.is_urgent(served=is_anyone_served(scene))
+            if urgent is not each.staging.urgent:
+                lane.actions.append(PaceFiles(each.key, urgent))
     _take_turns(scene, sets, going, rises, lane)
     for each in sets:
         if each.kind is FileKind.WEIGHTS and each.key in lane.held_up:

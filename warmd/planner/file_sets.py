@@ -98,8 +98,9 @@ def file_sets(scene: Scene) -> Sequence[FileSet]:
             if _wants(model, FileKind.PROGRAM) or not shared.wanted:
                 found[program] = shared
         for kind, staging in ((FileKind.WEIGHTS, model.staging), (FileKind.CACHES, model.caches)):
-            key = set_key(kind, model.name)
-            found[key] = FileSet(key, kind, staging, (model,))
+            if kind is FileKind.WEIGHTS or staging.total:
+                key = set_key(kind, model.name)
+                found[key] = FileSet(key, kind, staging, (model,))
     return tuple(found.values())
 
 

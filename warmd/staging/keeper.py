@@ -99,7 +99,7 @@ class Keeper:
         return holding
 
     def pace(self, key: str, pace: Pace) -> None:
-        """Bring in what is on its way at another pace from now on; felt within 16 MiB."""
+        """Bring a set in at another pace from now on, also while `hold` waits for it."""
         for holding in self._holdings.values():
             if holding.key == key:
                 holding.pace(pace)
