@@ -3,119 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
-import mmap
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
 import pytest
-
-from warmd.devices import host_memory
-from warmd.staging import (
-    Holding,
-    Keeper,
-    Pace,
-    Request,
-    StagingError,
-    StagingProgress,
-    WeightFiles,
-    weight_files,
+from staging_rig import (
+    MIB,
+    a_keeper,
+    alive,
+    evict,
+    hold,
+    holding,
+    resident,
+    some_weights,
+    take_away,
+    the_program,
+    until,
 )
 
-MIB = 1 << 20
-OnProgress = Callable[[StagingProgress], None]
+from warmd.devices import host_memory
+from warmd.staging import StagingError, StagingProgress, WeightFiles
+
 ROOT = Path(sys.modules["warmd"].__path__[0]).parent
-libc = ctypes.CDLL(None, use_errno=True)
-
-
-def resident(path: Path) -> int:
-    """Measure by the test's own mincore(2), on a mapping of its own that touches nothing."""
-    size = path.stat().st_size
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
-        anchor = ctypes.c_char.from_buffer(view)
-        vector = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
-        assert libc.mincore(ctypes.c_void_p(ctypes.addressof(anchor)), size, vector) == 0
-        del anchor
-    return min(sum(byte & 1 for byte in vector.raw) * mmap.PAGESIZE, size)
-
-
-def evict(path: Path) -> None:
-    """Drop a file's pages, which works while nobody maps them."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def take_away(path: Path) -> None:
-    """Drop pages that a process maps: a direct write of the same bytes invalidates them."""
-    status = path.stat()
-    with mmap.mmap(-1, status.st_size) as buffer:
-        buffer[:] = path.read_bytes()
-        descriptor = os.open(path, os.O_RDWR | os.O_DIRECT)
-        try:
-            assert os.pwrite(descriptor, buffer, 0) == status.st_size
-        finally:
-            os.close(descriptor)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-async def until(met: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not met():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
-
-
-def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.fixture
 def weights(tmp_path: Path) -> WeightFiles:
-    for name, size in [("a.safetensors", 8 * MIB), ("b.safetensors", 5 * MIB + 4097)]:
-        (tmp_path / name).write_bytes(os.urandom(size))
-        evict(tmp_path / name)
-    found = weight_files(tmp_path)
-    if sum(map(resident, found.files)):
-        pytest.skip(f"{tmp_path} is on a file system that can't evict (tmpfs): set --basetemp")
-    return found
-
-
-@asynccontextmanager
-async def a_keeper(
-    python: Path | str = sys.executable, interval: float = 30.0
-) -> AsyncIterator[Keeper]:
-    folder = tempfile.mkdtemp(prefix="warmd-")  # short: a unix socket lives there
-    keeper = Keeper(Path(folder), python, interval=interval)
-    try:
-        yield keeper
-    finally:
-        await keeper.close(leave=False)
-        shutil.rmtree(folder)
-
-
-async def hold(
-    keeper: Keeper, weights: WeightFiles, on_progress: OnProgress = lambda _progress: None
-) -> Holding:
-    return await keeper.hold(
-        "weights:m", Request(weights.files, weights.total), Pace(), on_progress
-    )
-
-
-@asynccontextmanager
-async def holding(weights: WeightFiles, interval: float = 30.0) -> AsyncIterator[Holding]:
-    async with a_keeper(interval=interval) as keeper:
-        yield await hold(keeper, weights)
+    return some_weights(tmp_path)
 
 
 async def test_staged_means_measured_and_held(weights: WeightFiles) -> None:
@@ -131,8 +50,7 @@ async def test_staged_means_measured_and_held(weights: WeightFiles) -> None:
         assert sum(map(resident, weights.files)) == weights.total
 
         process = psutil.Process(held.pid)
-        program = process.parent()
-        assert program is not None
+        program = the_program(held)
         assert os.getsid(held.pid) == program.pid != os.getsid(0)
         assert process.memory_info().shared >= weights.total  # page cache, counted there
         private = process.memory_full_info().uss - weights.total
@@ -173,40 +91,6 @@ async def test_the_holders_death_is_told(weights: WeightFiles, ending: signal.Si
         assert f"was killed by {ending.name}" in sentence
         assert await held.lost() == sentence
         assert held.resident == 0
-
-
-def truncate(file: Path) -> None:
-    os.truncate(file, MIB)
-
-
-def replace(file: Path) -> None:
-    (file.parent / "new").write_bytes(file.read_bytes())
-    (file.parent / "new").replace(file)
-
-
-def rewrite(file: Path) -> None:
-    file.write_bytes(os.urandom(file.stat().st_size))
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (truncate, "was truncated from 8388608 to 1048576 bytes"),
-        (replace, "was replaced by another file"),
-        (rewrite, "was (written to|truncated)"),
-        (Path.unlink, "was removed"),
-    ],
-)
-async def test_a_file_that_changes_while_held_is_told(
-    weights: WeightFiles, change: Callable[[Path], None], words: str
-) -> None:
-    async with holding(weights, interval=0.05) as held:
-        change(weights.files[0])
-        sentence = await asyncio.wait_for(held.lost(), 10)
-        with pytest.raises(StagingError, match=words):
-            raise StagingError(sentence)
-        assert str(weights.files[0]) in sentence
-        assert not alive(held.pid)
 
 
 async def test_staging_refuses_with_a_sentence(weights: WeightFiles, tmp_path: Path) -> None:
@@ -293,14 +177,14 @@ def run_alone(
 
 def test_the_holder_ends_with_its_keeper(weights: WeightFiles) -> None:
     seen = run_alone(request([str(file) for file in weights.files]))
-    assert seen[-1] == {"resident": weights.total, "total": weights.total, "by": "cachestat"} | (
-        {"by": seen[-1]["by"]} if seen[-1]["by"] == "mincore" else {}  # overlayfs, kernel < 6.5
-    )
+    ways = ("cachestat", "mincore")  # mincore: overlayfs, kernel < 6.5
+    assert seen[-1].pop("by") in ways
+    assert seen[-1] == {"resident": weights.total, "total": weights.total, "network": None}
 
 
 def test_too_little_resident_is_an_error_with_the_measured_share(weights: WeightFiles) -> None:
     seen = run_alone(request([str(weights.files[0])], enough=1.5), end_at="error")
-    assert "only 100.0 % of the weights stay in RAM" in str(seen[-1]["error"])
+    assert "only 100.0 % of the files stay in RAM" in str(seen[-1]["error"])
 
 
 def test_a_file_of_somebody_else_is_proved_by_the_page_tables() -> None:
@@ -308,7 +192,8 @@ def test_a_file_of_somebody_else_is_proved_by_the_page_tables() -> None:
     shell = Path("/bin/bash").resolve()
     seen = run_alone(request([str(shell)]), user="nobody")
     size = shell.stat().st_size
-    assert seen[-1] == {"resident": size, "total": size, "by": "page tables"}
+    measured = {"resident": size, "total": size, "by": "page tables", "network": None}
+    assert seen[-1] == measured
 
 
 def test_an_unreadable_file_is_an_error_line(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Files into RAM before a start needs them: which they are, measured and held."""
 
+from warmd.ladder import Place
 from warmd.staging.caches import cache_files, remember_caches
 from warmd.staging.checksums import HUGGING_FACE, MismatchError, expected_digests
 from warmd.staging.file_set import FileSet, StagingError
@@ -20,6 +21,7 @@ __all__ = [
     "Learnt",
     "MismatchError",
     "Pace",
+    "Place",
     "Proofs",
     "Request",
     "StagingError",

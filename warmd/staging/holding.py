@@ -19,6 +19,10 @@ _END_S = 10.0  # a killed process ends at once, unless a read hangs in the kerne
 Word = dict[str, object]
 
 
+def _hear_no_more(_progress: StagingProgress) -> None:
+    return
+
+
 class Holding:
     """A set of files in RAM, held there by a process of the stage keeper until `release`.
 
@@ -146,15 +150,18 @@ class Holding:
             case {"gone": int(status), "words": str(words)}:
                 self.end(self._last_words or words.strip() or self._how(status))
             case {"released": True}:
-                self._alarm.cancel()
-                self._gone.set()
+                self.leave()
             case _:
                 pass  # a later keeper's word that nobody here needs
 
-    def end(self, why: str) -> None:
-        """Hear that nothing is held any more."""
+    def leave(self) -> None:
+        """Hear that nobody listens any more: the keeper goes on without us, or has ended."""
         self._alarm.cancel()
         self._gone.set()
+
+    def end(self, why: str) -> None:
+        """Hear that nothing is held any more."""
+        self.leave()
         self.state = replace(self.state, resident=0)
         sentence = f"{self.name}: {why}"
         if not self._staged.done():
@@ -177,11 +184,13 @@ class Holding:
         self.state = replace(self.state, **changes)  # type: ignore[arg-type]  # its own fields
         try:
             self._on_progress(self.state)
-        except BaseException as error:
-            if self._staged.done():
-                raise
-            self._staged.set_exception(error)
-            self._staged.exception()
+        except BaseException as error:  # noqa: BLE001 - the reader serves other sets too
+            self._on_progress = _hear_no_more
+            if not self._staged.done():
+                self._staged.set_exception(error)
+                self._staged.exception()
+            elif not self._lost.done():
+                self._lost.set_result(f"{self.name}: a fault of warmd's own ({error!r})")
 
     def _fail(self, sentence: str) -> None:
         error = StagingError(sentence)

@@ -14,7 +14,7 @@ from warmd.aside import aside
 from warmd.staging.file_set import StagingError
 from warmd.staging.holder.manifest import has_copies
 from warmd.staging.holding import Holding
-from warmd.staging.link import SOCKET, Link, checked, find, start
+from warmd.staging.link import SOCKET, Link, checked, encoded, find, start
 from warmd.staging.request import ENOUGH, Pace, Request, StagingProgress
 
 
@@ -87,8 +87,10 @@ class Keeper:
         )
         self._holdings[number] = holding
         try:
-            words = await asyncio.to_thread(self._words, request, pace)  # of thousands of paths
-            link.send({"hold": key, "number": number, "request": words})
+            order = {"hold": key, "number": number}
+            # An engine has ten thousand files: that takes longer than the event loop may.
+            line = await aside(lambda: encoded(order | {"request": self._words(request, pace)}))
+            link.send_line(line)
             await holding.staged()
         except BaseException:
             with contextlib.suppress(StagingError):  # the first trouble is the one to tell
@@ -97,7 +99,7 @@ class Keeper:
         return holding
 
     def pace(self, key: str, pace: Pace) -> None:
-        """Bring in what is on its way at another pace from now on; felt within 16 MiB."""
+        """Bring a set in at another pace from now on, also while `hold` waits for it."""
         for holding in self._holdings.values():
             if holding.key == key:
                 holding.pace(pace)
@@ -109,6 +111,9 @@ class Keeper:
             if self._reading is not None:
                 self._reading.cancel()
                 await asyncio.wait([self._reading])
+            for holding in self._holdings.values():
+                holding.leave()
+            self._holdings.clear()
             if link is None:
                 return
             if leave:

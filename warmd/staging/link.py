@@ -43,8 +43,12 @@ class Link:
 
     def send(self, word: dict[str, object]) -> None:
         """Say something; to one that has gone it is said in vain."""
+        self.send_line(encoded(word))
+
+    def send_line(self, line: bytes) -> None:
+        """Say what was encoded before."""
         if not self._writer.is_closing():
-            self._writer.write(json.dumps(word).encode() + b"\n")
+            self._writer.write(line)
 
     async def hear(self) -> dict[str, object] | None:
         """Return its next word; None when it has gone."""
@@ -120,6 +124,11 @@ class Child:
             self._words = -1
 
 
+def encoded(word: dict[str, object]) -> bytes:
+    """Return `word` as the keeper reads it."""
+    return json.dumps(word).encode() + b"\n"
+
+
 async def find(path: Path) -> Link | None:
     """Connect to the keeper that listens at `path`; None where there is none that can be used.
 
@@ -175,6 +184,12 @@ async def start(path: Path, python: Path | str) -> Link:
         hello = None  # it died at once
     if hello is None:
         raise StagingError(f"files can't be staged: {await child.how_it_ended()}")
+    if hello.get("keeper") != PROTOCOL:
+        await link.end()
+        raise StagingError(
+            "files can't be staged: another version of warmd was installed while this one runs; "
+            "restart warmd"
+        )
     return link
 
 

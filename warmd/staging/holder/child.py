@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 _CAP_IPC_LOCK = 14
-_ALIVE_S = 5.0  # so often it says that it waits for memory or its turn, and doesn't hang
+_ALIVE_S = 2.0  # so often it says that it waits for memory or its turn, and doesn't hang
 _LOOKS_APART_S = 5.0  # pressure calls for a look more often than one is worth
 _PRESSURE_S = 1.0
 _WORTH_TELLING = 0.001  # of the bytes: a page or two come and go
@@ -64,6 +64,7 @@ class Holder:
         self._interval = float(request["interval"])
         self._locks = request.get("place") == "locked"
         self._pace = Pace()
+        self._pace.set(urgent=request.get("urgent", True), rate=request.get("rate"))
         self._measure = Measure()
         self._watch = Watch()
         self._populates = can_populate()
@@ -81,11 +82,11 @@ class Holder:
         if self._copies is not None:
             self._copies.bring(lambda jobs: self._run("progress", jobs, COPY_THREADS))
         self._members.open()
+        if not self._members.files and self._members.trouble is not None:
+            raise HoldError(self._members.trouble)
         if self._locks:
             may_lock(sum(file.size for file in self._members.files))
         self._fill("progress" if self._copies is None else "refilled")
-        if not self._members.files and self._members.trouble is not None:
-            raise HoldError(self._members.trouble)
         self._verify()
         self._measured(self._resident())
 
@@ -188,7 +189,8 @@ class Holder:
             self._mind_pressure()
             self._say_done(kind, work.done)
 
-        self._said = -1
+        self._said, self._pressed_at = -1, 0.0
+        self._mind_pressure()
         work.run(tick)
         self._pause(None)
         return work

@@ -29,8 +29,7 @@ class HeldSet:
     def __init__(self, key: str, request: dict[str, Any]) -> None:
         self.key = key
         self.request = request
-        self.number = 0
-        self.claimed = False  # by the daemon that is here now
+        self.number = 0  # of the order of the daemon that is here now; 0: it gave none
         self.released = False
         self.ended = False  # its output has
         self.pid = 0
@@ -49,13 +48,13 @@ class HeldSet:
         """The last line that it wrote and that was no word of ours."""
         return self._hearer.rest
 
-    def begin(self) -> None:
-        """Fork it. Returns in the keeper only."""
+    def begin(self, pace: dict[str, object]) -> None:
+        """Fork it, to begin at `pace`. Returns in the keeper only."""
         child_in, self._input = os.pipe2(os.O_CLOEXEC)
         self.output, child_out = os.pipe2(os.O_CLOEXEC)
         self.pid = os.fork()
         if not self.pid:
-            _be_the_child(child_in, child_out, self.request)
+            _be_the_child(child_in, child_out, self.request | pace)
         os.close(child_in)
         os.close(child_out)
         os.set_blocking(self._input, False)

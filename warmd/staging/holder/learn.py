@@ -171,7 +171,8 @@ def main() -> int:
     """Learn, write it down, say how much it is."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # Idle for the CPU and, as no I/O class is set, for the disk too: ioprio_set(2).
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     request = json.loads(sys.stdin.readline())
     try:
         learning = Learning(Path(request["python"]), request["pids"], request["apart"])

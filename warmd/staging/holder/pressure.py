@@ -118,7 +118,7 @@ def amount(size: float) -> str:
     """Say so many bytes in words."""
     for unit in ("bytes", "KiB", "MiB"):
         if size < 1024:
-            return f"{size:.0f} {unit}"
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
 

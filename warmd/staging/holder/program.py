@@ -62,6 +62,7 @@ class StageKeeper:
         self._hearer = Hearer()
         self._speaker = Speaker()
         self._sets: dict[str, HeldSet] = {}
+        self._living: set[HeldSet] = set()  # also those that are let go and haven't ended
         self._linger_s = 0.0
         self._ends_at: float | None = time.monotonic() + FIRST_DAEMON_S
         self._claimed_by: float | None = None
@@ -91,7 +92,7 @@ class StageKeeper:
         now = time.monotonic()
         if self._claimed_by is not None and now >= self._claimed_by:
             self._claimed_by = None
-            for held in [held for held in self._sets.values() if not held.claimed]:
+            for held in [held for held in self._sets.values() if not held.number]:
                 self._let_go(held)
             for mount in self._tmpfs:
                 self._clean(Cleaner(mount, None, self._folders()), lambda: None)
@@ -162,8 +163,8 @@ class StageKeeper:
             self._daemon.close()
         self._daemon = None
         self._hearer, self._speaker = Hearer(), Speaker()
-        for held in self._sets.values():
-            held.claimed = False
+        for held in self._living:
+            held.number = 0  # the next daemon counts anew
 
     def _say(self, word: dict[str, object]) -> None:
         if self._daemon is not None:
@@ -190,14 +191,16 @@ class StageKeeper:
             self._let_go(held)
         if held is None or not adopted:
             held = self._sets[key] = HeldSet(key, request)
-            held.begin()
+            held.begin(pace)
+            self._living.add(held)
             if held.folder is not None:
                 self._tmpfs.add(mount_of(held.folder))
             self._mind_pressure()
             self._watch(held.output, lambda: self._relay(held))
             self._watch(held.pidfd, lambda: self._reap(held))
-        held.number, held.claimed = number, True
-        held.tell(pace)
+        else:
+            held.tell(pace)
+        held.number = number
         self._say(held.signed({"pid": held.pid, "adopted": adopted}))
         for word in held.standing():
             self._say(held.signed(word))
@@ -236,6 +239,7 @@ class StageKeeper:
         self._unwatch(held.output)
         self._unwatch(held.pidfd)
         held.close()
+        self._living.discard(held)
         if self._sets.get(held.key) is held:
             del self._sets[held.key]
         gone: dict[str, object] = {"gone": status, "words": held.last_words}
@@ -261,10 +265,9 @@ class StageKeeper:
 
     def _let_go_of_copies(self) -> None:
         """End who holds copies, and take these away; what nobody holds goes with them."""
-        for held in self._sets.values():
-            if held.folder is not None:
-                held.kill()
-                held.reap()
+        for held in [held for held in self._living if held.folder is not None]:
+            held.kill()
+            held.reap()
         for mount in self._tmpfs:
             Cleaner(mount, None, set()).reap()
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 65536
 _LONGEST = 64 << 20  # a set of a million paths; more is no word of ours
-_DROPS_AT = 256 << 10  # a reader that is so far behind misses progress, nothing else
+_DROPS_AT = 256 << 10  # a reader that is so far behind misses progress and looks, nothing else
 
 
 class Hearer:
@@ -55,7 +55,7 @@ class Speaker:
 
     def add(self, word: dict[str, object]) -> None:
         """Have `word` written with the next write."""
-        if len(self._waiting) < _DROPS_AT or "progress" not in word:
+        if len(self._waiting) < _DROPS_AT or not ("progress" in word or "look" in word):
             self._waiting += json.dumps(word).encode() + b"\n"
 
     def write(self, fd: int) -> bool:
