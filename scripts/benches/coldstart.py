@@ -30,6 +30,7 @@ from disk_files import empty
 from report import Table, Value
 
 from warmd.ladder import FileKind, Stage
+from warmd.spoken import count
 
 GB = 3
 _ROOT = HERE.parents[1]
@@ -96,7 +97,9 @@ def run(seconds: float, folder: Path) -> Sequence[Table]:
             for name, way in _WAYS.items():
                 took[name].append(_start(scene, way))
             rounds += 1
-    return [_table(took, (f"{rounds} round(s), medians", *_NOTES, f"before each start: {how}"))]
+    return [
+        _table(took, (f"{count(rounds, 'round')}, medians", *_NOTES, f"before each start: {how}"))
+    ]
 
 
 def _table(took: dict[str, list[_Start]], notes: Sequence[str]) -> Table:

@@ -24,6 +24,8 @@ from disk_files import forget, random_files
 from report import Table, Value
 from staging_tmpfs import tmpfs_table
 
+from warmd.spoken import count
+
 FILES, SIZE = 4, 768 << 20
 _DIRECT = ((4, 4), (1, 8), (1, 16))
 _FIO = (("1M", 32), ("4M", 16))
@@ -70,8 +72,8 @@ with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
 
 def run(seconds: float, folder: Path) -> Sequence[Table]:
     """Compare for about `seconds`, with files of 3.2 GB below `folder` that are gone afterwards."""
-    began = time.monotonic()
     with random_files(folder, FILES, SIZE) as files:
+        began = time.monotonic()
         tables = [_speeds(files, began + _CACHE_SHARE * seconds)]
         if os.geteuid() == 0:
             tables.append(tmpfs_table(files, _limits(), began + seconds))
@@ -102,7 +104,7 @@ def _speeds(files: Sequence[Path], end: float) -> Table:
         )
     missing = [tool for tool in ("fio", "vmtouch") if shutil.which(tool) is None]
     notes = [
-        f"{rounds} rounds of {gb:.1f} GB in {len(files)} files; medians, ratios within a round",
+        f"{count(rounds, 'round')} of {gb:.1f} GB in {len(files)} files; medians, ratios within a round",
         f"before each way: {how}",
         "the limit is the best O_DIRECT row of each round",
     ]

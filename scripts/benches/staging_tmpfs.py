@@ -21,6 +21,7 @@ from disk_files import forget
 from report import Table, Value
 
 from warmd.ladder import Place
+from warmd.spoken import count
 from warmd.staging import Keeper, Pace, Request, StagingError
 
 _OPTIONS = "huge=always"
@@ -75,7 +76,7 @@ def tmpfs_table(files: Sequence[Path], limits: Mapping[str, Way], end: float) ->
         for name, each in took.items()
     }
     notes = (
-        f"{len(limit)} rounds of {gb:.1f} GB; medians, ratios within a round",
+        f"{count(len(limit), 'round')} of {gb:.1f} GB; medians, ratios within a round",
         "CPU until the copies are gone again; a tmpfs's own pages are 1.0 of the growth",
     )
     columns = ("GB/s", "of the limit", "CPU s a GB", "page cache grows by")
