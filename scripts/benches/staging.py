@@ -104,7 +104,7 @@ def _speeds(files: Sequence[Path], end: float) -> Table:
         )
     missing = [tool for tool in ("fio", "vmtouch") if shutil.which(tool) is None]
     notes = [
-        f"{count(rounds, 'round')} of {gb:.1f} GB in {len(files)} files; medians, ratios within a round",
+        f"{count(rounds, 'round')} of {gb:.1f} GB, {len(files)} files; medians, ratios in a round",
         f"before each way: {how}",
         "the limit is the best O_DIRECT row of each round",
     ]
