@@ -11,6 +11,7 @@ import errno
 import fcntl
 import mmap
 import os
+import time
 
 from .copying import Copy, Source
 from .manifest import DRAFT, MANIFEST, are_copies, identity, write_manifest
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from .tmpfs import Tmpfs
 
+_DYING_S = 5.0  # a killed process ends when its read does
+_LOOKS_APART_S = 0.02
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # rename(2)
 _HEADER_MOST = 100_000_000  # bytes, by the format's own rule
@@ -60,6 +63,7 @@ class Draft:
         # One page more, for the manifest: files may fill theirs to the last byte.
         huge = sum(-(-size // (2 * MIB)) * 2 * MIB for size in (1, *(f.size for f in self._files)))
         self._tmpfs = tmpfs = ensure_tmpfs(mount, huge)
+        self._await_predecessor(mount)
         with alone(mount):
             _sweep(mount)
             tmpfs.make_room(sum(map(tmpfs.takes, (1, *(file.size for file in self._files)))))
@@ -74,6 +78,18 @@ class Draft:
                 os.ftruncate(fd, file.size)  # it reserves nothing, but says what is to come
         if self._root is not None:
             _link_the_rest(self._root, self._path)
+
+    def _await_predecessor(self, mount: str) -> None:
+        """Give a killed process that worked on the same folder a moment to be gone."""
+        ours = f"{DRAFT}{os.path.basename(self.folder)}."
+        until = time.monotonic() + _DYING_S
+        while time.monotonic() < until:
+            with alone(mount):
+                _sweep(mount)
+                others = [n for n in os.listdir(mount) if n.startswith(ours)]
+            if not any(name.removeprefix(ours).isdigit() for name in others):
+                return
+            time.sleep(_LOOKS_APART_S)
 
     def publish(self) -> None:
         """Check the copies and put them where `folder` is.
