@@ -22,6 +22,8 @@ KEY = "weights:m"
 class Holding:
     verified = True
 
+    adopted = False
+
     def __init__(self) -> None:
         self.loss: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
