@@ -7,9 +7,10 @@ import logging
 from warmd.control import Metrics
 from warmd.gateway import RequestRecord
 from warmd.history import History
-from warmd.ladder import MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
+from warmd.ladder import FileKind, MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
 from warmd.policy import Override
 from warmd.replica import Nap
+from warmd.residency import StartFiles
 from warmd.spoken import duration, size
 from warmd.supervisor import (
     Clock,
@@ -26,7 +27,8 @@ log = logging.getLogger("warmd")
 class Chronicle:
     """Writes down the supervisor's events."""
 
-    def __init__(self, history: History, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, history: History, metrics: Metrics, clock: Clock, files: StartFiles) -> None:
+        self._files = files
         self._history = history
         self._metrics = metrics
         self._clock = clock
@@ -65,11 +67,14 @@ class Chronicle:
             *(replica, reason),
             extra={"warmd": {"model": model, "replica": replica, "reason": reason}},
         )
+        self._files.began(model, replica)
 
     def start_ready(self, model: str, replica: str, met: Rung, times: StartTimes) -> None:
         """Count a start and keep its stages: estimates rest on them."""
         self._metrics.start_ready(model, times)
-        self._history.record_start(model, replica, met, times, self._clock.wall())
+        at = self._clock.wall()
+        self._history.record_start(model, replica, met, times, at)
+        self._files.ready(model, replica, at)
 
     def slept(self, model: str, replica: str, level: int, nap: Nap, cycle: int) -> None:
         """Keep what a sleep took; the change of rung is told by itself."""
@@ -232,9 +237,22 @@ class Chronicle:
             extra={"warmd": {"model": model, "replica": replica}},
         )
 
-    def staging_failed(self, model: str, problem: str) -> None:
-        """Say why weights are not in RAM; the model can be started all the same."""
-        log.warning("%s: not staged: %s", model, problem, extra={"warmd": {"model": model}})
+    def staged(self, model: str, kind: FileKind, seconds: float, read: int) -> None:
+        """Count what was staged; where it moves a model, the change of rung is told by itself."""
+        self._metrics.staged(kind, seconds, read)
+        log.debug("%s: its %s came into RAM in %.1f s", model, kind.words, seconds)
+
+    def staging_failed(self, model: str, kind: FileKind, problem: str) -> None:
+        """Say why files are not in RAM; the model can be started all the same."""
+        what = "not staged" if kind is FileKind.WEIGHTS else f"its {kind.words} aren't staged"
+        log.warning("%s: %s: %s", model, what, problem, extra={"warmd": {"model": model}})
+
+    def staging_evicted(self, model: str, kind: FileKind, sentence: str) -> None:
+        """Say what pushed a part of the files out of RAM; it is brought back."""
+        self._metrics.evicted(model, kind)
+        log.warning(
+            "%s: its %s: %s", model, kind.words, sentence, extra={"warmd": {"model": model}}
+        )
 
     def override_changed(self, model: str, override: Override | None, reason: str) -> None:
         """Keep an operator's word across restarts."""

@@ -31,18 +31,21 @@ from warmd.foresight import Foresight, foresee
 from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, inherited_sockets
 from warmd.gateway.paths import ENDPOINTS
 from warmd.gpu_watch import GpuWatch
-from warmd.history import HISTORY_FILE, History, Report, journal_handler, terminal_format
+from warmd.history import HISTORY_FILE, History, Report, Start, journal_handler, terminal_format
 from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
+from warmd.learning import Learner
 from warmd.planner import RamLedger, Reservations
 from warmd.refitting import Refitting
 from warmd.reload import Change, changes, said
 from warmd.replica import EngineRecord
 from warmd.rereading import read_config
+from warmd.residency import SetInRam, residency_of
 from warmd.roster import ROSTER_FILE, note
 from warmd.spoken import count
+from warmd.staging import Keeper, StagingError
 from warmd.status import Decision, Status
-from warmd.supervisor import Clock, Known, Supervisor
+from warmd.supervisor import Clock, Held, Known, Supervisor
 from warmd.wiring import Build, Front, card_rules, fitter, known_of, rules
 
 log = logging.getLogger("warmd")
@@ -54,6 +57,9 @@ _LAST_RESORT_S = 25.0
 """How long beyond drain and stop an engine may take to go before the daemon goes without it."""
 
 _SETTLE_S = 1.0
+
+_LINGER_S = 600.0
+"""How long what is staged outlives a daemon whose engines outlive it."""
 
 CLOCK = Clock(monotonic=time.monotonic, wall=time.time)
 
@@ -103,6 +109,7 @@ class Daemon:
         self._metrics = Metrics(self.snapshot, ENDPOINTS)
         self._supervisor: Supervisor
         self._watch: GpuWatch
+        self._learner: Learner
         self._refitting: Refitting
         self._history: History
         self._chronicle: Chronicle
@@ -127,7 +134,9 @@ class Daemon:
             outlive = settings.host.engines_outlive_daemon
             launcher = DirectLauncher(settings.host.run_dir, outlive=outlive)
             house.push_async_callback(launcher.close)
-            self._supervisor = self._furnish(launcher, history)
+            keeper = await self._stage_keeper(house)
+            self._supervisor = self._furnish(launcher, history, keeper)
+            house.push_async_callback(self._learner.close)
             found = self._left_behind() if outlive else {}
             _sweep(settings.host.run_dir, spare=found)
             await launcher.open()
@@ -167,6 +176,21 @@ class Daemon:
             if not stop.done():
                 loop.result()  # raises: it is our bug, and its traceback belongs in the journal
 
+    async def _stage_keeper(self, house: AsyncExitStack) -> Keeper:
+        """Return the stage keeper; one that an earlier daemon left goes on holding."""
+        host = self._settings.host
+        keeper = Keeper(
+            host.run_dir,
+            linger_s=_LINGER_S if host.engines_outlive_daemon else 0.0,
+            tmpfs=self._settings.stage_folder,
+        )
+        house.push_async_callback(lambda: keeper.close(leave=not self._engines_too))
+        try:
+            await keeper.open()
+        except StagingError as error:
+            _warn(str(error))
+        return keeper
+
     async def _shut_down(self, gateway: Gateway, loop: asyncio.Task[None], reason: str) -> None:
         self._stopping = self._refitting.stopped = True
         self._notify.notify("STOPPING=1")
@@ -179,7 +203,7 @@ class Daemon:
             async with asyncio.timeout(engine.drain_timeout + engine.stop_timeout + _LAST_RESORT_S):
                 await self._supervisor.close(reason, leave=not self._engines_too)
         except TimeoutError:
-            log.error("engines or stagers outlive their end; they are left to the kernel")
+            log.error("engines or holders of files outlive their end; they are left to the kernel")
         await gateway.drain(self._settings.engine.drain_timeout)
         loop.cancel()
         with suppress(asyncio.CancelledError, Exception):
@@ -194,18 +218,22 @@ class Daemon:
             log.warning("%s: the engine that an earlier warmd left is stopped: %s", name, doubt)
         return found
 
-    def _furnish(self, launcher: Launcher, history: History) -> Supervisor:
+    def _furnish(self, launcher: Launcher, history: History, keeper: Keeper) -> Supervisor:
         settings = self._settings
         total = host_memory().total
         budget, sleeping = settings.ram.staging.of(total), settings.ram.sleeping.of(total)
         reserve = settings.ram.reserve.of(total)
 
-        def ram(held: int, pinned: int) -> RamLedger:
-            return RamLedger(budget, held, host_memory().available, sleeping, pinned, reserve)
+        def ram(held: Held, pinned: int) -> RamLedger:
+            available = host_memory().available
+            return RamLedger(budget, held.taken, available, sleeping, pinned, reserve, held.gone)
 
-        chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK)
-        build = Build(launcher, CLOCK)
+        self._residency, starts = residency_of(lambda: self._supervisor.models, history)
+        chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK, starts)
+        build = Build(launcher, CLOCK, keeper, settings, self._fitter.proofs)
         supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
+        learnt = supervisor.shelf.learnt
+        build.learner = self._learner = Learner(settings.host.state_dir, _warn, learnt)
         build.watch = self._watch = GpuWatch(supervisor, CLOCK.monotonic)
         self._refitting = Refitting(
             supervisor, self._fitter, lambda: self._settings, self._reloading
@@ -262,6 +290,10 @@ class Daemon:
         """Return the last changes of rung of `model`; the disk is waited for in a thread."""
         return await asyncio.to_thread(self._history.decisions, model)
 
+    async def last_starts(self, model: str) -> list[Start]:
+        """Return the last starts of `model`; the disk is waited for in a thread."""
+        return await asyncio.to_thread(self._history.last_starts, model)
+
     async def history(self, model: str | None, since: float) -> Report:
         """Return what happened to `model`, or to all, since `since`; read in a thread."""
         self._history.catch_up()
@@ -277,6 +309,10 @@ class Daemon:
     async def gpus(self) -> Survey:
         """Return what stands on each GPU; the driver is waited for in a thread."""
         return await self._watch.survey()
+
+    async def residency(self) -> list[SetInRam]:
+        """Return what of each set of files is in RAM; disks are waited for in threads."""
+        return await self._residency.measure()
 
     async def return_gpu(self, name: str) -> str:
         """Take a GPU back into service, by index or UUID; return a sentence."""

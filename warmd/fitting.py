@@ -24,13 +24,14 @@ from warmd.engine import (
     stable_path,
 )
 from warmd.engine.sizing import Estimate, Wanted, estimate, read_checkpoint
-from warmd.ladder import MeasuredParts, VramBy, replica_name
+from warmd.ladder import FileKind, MeasuredParts, Place, VramBy, replica_name, set_key
 from warmd.launch import clean_environment
 from warmd.placing import Sized, config_error, reserve
 from warmd.planner import Card, Figure, Reservations
 from warmd.policy import BackOff, Hygiene, Wish
 from warmd.replica import EngineRecord, Fit, Limits, SleepTerms
-from warmd.supervisor import SleepPolicy, Terms
+from warmd.staging import Proofs, StagingError, model_folder, published_copy
+from warmd.supervisor import FileTerms, SleepPolicy, Terms
 
 UNKNOWN_GPU = "a GPU whose driver doesn't answer"
 
@@ -55,6 +56,7 @@ class Fitter:
         *,
         sizes: Sizes = no_sizes,
         tell: Callable[[str], None] | None = None,
+        proofs: Proofs | None = None,
     ) -> None:
         """`report` is told, in a sentence, of an engine's log that can't be written.
 
@@ -73,6 +75,7 @@ class Fitter:
         self._device = device or "cpu"
         self._report = report
         self._sizes = sizes
+        self.proofs = Proofs() if proofs is None else proofs
         self._tell = tell or report
         self._slots = dict(slots or {})
         self._inherited = clean_environment(os.environ)
@@ -104,7 +107,7 @@ class Fitter:
                 found[name] = had[0]  # what is left there nobody can tell while the driver is away
             if table.vram != AUTO:
                 continue
-            if not (table.weights / "config.json").exists():
+            if not _is_there(table.weights):
                 if had:
                     found[name] = had[0]
                 else:
@@ -154,7 +157,13 @@ class Fitter:
         """Return a fitter that gives the same fits; what it fits takes no slot of this one's."""
         device = self._device if self.has_gpu else None
         ahead = Fitter(
-            self._report, device, self._slots, self._cards, sizes=self._sizes, tell=self._tell
+            self._report,
+            device,
+            self._slots,
+            self._cards,
+            sizes=self._sizes,
+            tell=self._tell,
+            proofs=self.proofs,
         )
         ahead.reserved, ahead.without, ahead.stands = self.reserved, self.without, self.stands
         return ahead
@@ -167,7 +176,7 @@ class Fitter:
             aliases=table.aliases,
             wish=self._wish(settings, model),
             max_wait=settings.max_wait(model),
-            weights=table.weights,
+            files=self._files(settings, model),
             fits=tuple(self._fit(settings, model, index) for index in range(table.replicas)),
             sleep=self._sleep_policy(settings, model),
             pool=None if holding is None else holding.pool,
@@ -178,6 +187,30 @@ class Fitter:
             adapters=table.warmup.adapters,
             sizes_key=self.sizes_key(settings, model),
         )
+
+    def _files(self, settings: Settings, model: str) -> tuple[FileTerms, ...]:
+        table, python = settings.models[model], settings.engine.python
+        folder = settings.stage_folder / model if table.stage is Place.TMPFS else None
+        return (
+            FileTerms(FileKind.PROGRAM, str(python), python),
+            FileTerms(FileKind.WEIGHTS, model, table.weights, table.stage, folder, table.verify),
+            FileTerms(FileKind.CACHES, model, settings.host.cache_dir),
+        )
+
+    def _where(self, settings: Settings, model: str) -> Callable[[Path], Path] | None:
+        """Return what says where an engine of `model` reads its weights; None: where they are."""
+        table, folder = settings.models[model], settings.stage_folder / model
+        if table.verify is None and table.stage is not Place.TMPFS:
+            return None
+        key, in_tmpfs = set_key(FileKind.WEIGHTS, model), table.stage is Place.TMPFS
+
+        def where(source: Path) -> Path:
+            doubt = self.proofs.doubt(key) if table.verify is not None else None
+            if doubt is not None:
+                raise EngineError(doubt)
+            return (published_copy(folder, source) if in_tmpfs else None) or source
+
+        return where
 
     def _unknown(self, model: str) -> str | None:
         """Say why no engine is started yet: it would take any GPU, and as much as vLLM likes."""
@@ -321,6 +354,7 @@ class Fitter:
             inherited=self._inherited,
             report=self._report,
             binder=self._binder(settings, self.reserved, model, index, name),
+            where=self._where(settings, model),
         )
         limits = Limits(
             start=settings.start_timeout(model),
@@ -345,6 +379,13 @@ class Fitter:
             roams=frozenset(self.reserved.ground_of(model, index)),
             figure=None if holding is None else holding.figure,
         )
+
+
+def _is_there(weights: Path) -> bool:
+    try:
+        return (model_folder(weights) / "config.json").exists()
+    except StagingError:
+        return False
 
 
 def _unsized(model: str, weights: Path) -> str:

@@ -128,6 +128,19 @@ class StartTimes:
 
 
 @dataclass(frozen=True)
+class FilesAtStart:
+    """How much of a set of files was in RAM as a start began, and when it got ready; bytes.
+
+    None where nobody could tell; `held`: a process kept them there as it began.
+    """
+
+    total: int
+    began: int | None = None
+    ready: int | None = None
+    held: bool = False
+
+
+@dataclass(frozen=True)
 class WakeTimes:
     """How long a wake took, in seconds: the engine's own part, the warm-up, the canary."""
 
@@ -170,6 +183,39 @@ class MeasuredParts:
     graphs: int | None = None
     other: int | None = None
     held: int | None = None
+
+
+class FileKind(StrEnum):
+    """What of a model is held in RAM, in the order in which a start needs it."""
+
+    PROGRAM = "program"  # the engine's own files, shared by all models of one environment
+    WEIGHTS = "weights"
+    CACHES = "compile-cache"
+
+    @property
+    def words(self) -> str:
+        """The kind for people, in the middle of a sentence."""
+        return _KIND_WORDS[self]
+
+
+_KIND_WORDS = {
+    FileKind.PROGRAM: "program files",
+    FileKind.WEIGHTS: "weights",
+    FileKind.CACHES: "compile caches",
+}
+
+
+class Place(StrEnum):
+    """Where a set of files is held."""
+
+    PAGE_CACHE = "page-cache"
+    LOCKED = "locked"  # page cache that nothing can evict, mlock(2)
+    TMPFS = "tmpfs"
+
+
+def set_key(kind: FileKind, owner: str) -> str:
+    """Name the set of an owner's files of one kind: `weights:qwen3-32b`."""
+    return f"{kind.value}:{owner}"
 
 
 HOST = "host"

@@ -10,7 +10,7 @@ from warmd.config import Difference, Settings, SleepMode, differences, quoted, q
 from warmd.ladder import VramBy
 from warmd.planner import Reservations
 
-AT_THE_NEXT_START = ("host", "gateway", "control", "metrics", "history", "ram")
+AT_THE_NEXT_START = ("host", "gateway", "control", "metrics", "history", "ram", "staging")
 """Tables that are read once: listeners and folders stay as they are while the daemon lives."""
 
 
@@ -43,6 +43,8 @@ MODEL_KEYS: Mapping[str, Effect] = {
     "env": Effect.ENGINE,
     "aliases": Effect.ENGINE,
     "resting": Effect.NOW,
+    "stage": Effect.NOW,
+    "verify": Effect.NOW,
     "replicas": Effect.NOW,
     "idle.after": Effect.NOW,
     "idle.then": Effect.NOW,

@@ -1,15 +1,26 @@
-"""One model's weights on their way into RAM and held there; the only writer of that state."""
+"""One set of files on its way into RAM and held there; the only writer of that state."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from warmd.staging import StagingError, StagingProgress, WeightFiles
+from warmd.ladder import FileKind, Place
+from warmd.staging import (
+    FIRST,
+    MismatchError,
+    Pace,
+    Proofs,
+    Request,
+    StagingError,
+    StagingProgress,
+    identity_of,
+)
+from warmd.staging.proofs import Identity
 
 _T = TypeVar("_T")
 
@@ -18,9 +29,21 @@ log = logging.getLogger(__name__)
 RETRY_S = 30.0
 """How long after a failure staging is tried again; memory that was short may be back by then."""
 
+SHORT_S = 120.0
+"""How long nothing is brought back that was let go for want of memory."""
+
+GROWN_S = 1.0
+"""How long is waited for files that grow: a download, or a cache that is being written."""
+
 
 class Holding(Protocol):
-    """Weights that are in RAM and held there."""
+    """Files that are in RAM and held there; `adopted`: since an earlier daemon.
+
+    `verified`: all that has a digest is what it says.
+    """
+
+    adopted: bool
+    verified: bool
 
     async def lost(self) -> str:
         """Return, with a sentence, when they are no longer held."""
@@ -29,18 +52,32 @@ class Holding(Protocol):
         """Let them go."""
 
 
-class Stager(Protocol):
-    """Brings files into RAM."""
+class Keeper(Protocol):
+    """Brings sets of files into RAM and holds them there."""
 
-    async def stage(
-        self, name: str, weights: WeightFiles, on_progress: Callable[[StagingProgress], None]
+    async def hold(
+        self,
+        key: str,
+        request: Request,
+        pace: Pace,
+        on_progress: Callable[[StagingProgress], None],
+        on_evicted: Callable[[str], None],
     ) -> Holding:
-        """Return when they are resident by measurement; raises `StagingError`."""
+        """Return when they are there, as far as they can be; raises `StagingError`."""
+
+    def pace(self, key: str, pace: Pace) -> None:
+        """Bring in what is on its way at another pace."""
 
 
 @dataclass(frozen=True)
 class StagedState:
-    """How much of a model's weights is in RAM, in bytes. Times are monotonic seconds."""
+    """How much of a set is in RAM, in bytes. Times are monotonic seconds.
+
+    `held`: all of it is resident by measurement, and held. `partial`: it is held, and not all is
+    there: as `limit` says, or for `problem`. `unverified`: why they don't count as verified;
+    `refused`: they were verified and aren't what they shall be. `took`: seconds that bringing it in
+    took, None where nothing was brought in.
+    """
 
     total: int | None = None  # None until the files have been looked at
     done: int = 0
@@ -49,73 +86,171 @@ class StagedState:
     reason: str = ""
     problem: str | None = None
     retry_at: float | None = None
+    partial: bool = False
+    limit: int | None = None
+    resident: int = 0
+    paused: str | None = None
+    urgent: bool = True
+    place: Place = Place.PAGE_CACHE
+    unverified: str | None = FIRST
+    refused: bool = False
+    took: float | None = None
+
+    @property
+    def taken(self) -> int:
+        """The bytes that are held, or on their way."""
+        if not (self.busy or self.held or self.partial):
+            return 0
+        total = self.total or 0
+        return total if self.limit is None else min(total, self.limit)
+
+    @property
+    def gone(self) -> int:
+        """What of them the kernel no longer counts as available."""
+        if self.place is Place.PAGE_CACHE:
+            return 0
+        return min(self.taken, self.done) if self.busy else self.taken
+
+
+class InThread(Protocol):
+    """Runs what may hang on a dead mount beside the event loop."""
+
+    async def __call__(self, work: Callable[[], _T], /) -> _T:
+        """Return what `work` returns, or raise what it raises."""
+
+
+Aim = Callable[[Request, bool], None]
+"""Has the files of a request read from their copy, or else from where they are."""
 
 
 class StagedListener(Protocol):
     """Who hears of changes, at once and in order."""
 
-    def staged_changed(self, staged: StagedWeights, old: StagedState, new: StagedState) -> None:
+    def staged_changed(self, staged: StagedFiles, old: StagedState, new: StagedState) -> None:
         """Hear that `staged` went from `old` to `new`."""
 
+    def staging_evicted(self, staged: StagedFiles, sentence: str) -> None:
+        """Hear what pushed a part of it out of RAM."""
 
-class StagedWeights:
-    """The weights of one model. The supervisor orders, the listener hears what comes of it."""
+
+class StagedFiles:
+    """One set of files. The supervisor orders, the listener hears what comes of it."""
 
     def __init__(
         self,
-        model: str,
-        scan: Callable[[], WeightFiles],
-        stager: Stager,
+        key: str,
+        kind: FileKind,
+        scan: Callable[[], Request],
+        keeper: Keeper,
+        *,
         clock: Callable[[], float],
         listener: StagedListener,
-        *,
-        in_thread: Callable[[Callable[[], WeightFiles]], Awaitable[WeightFiles]],
+        in_thread: InThread,
+        rate: int | None = None,
+        proofs: Proofs | None = None,
+        aim: Aim | None = None,
     ) -> None:
-        """`in_thread` runs the scan, which may hang on a network mount, beside the event loop."""
-        self.model = model
+        """`scan` finds the files; `in_thread` runs it beside the event loop: mounts may hang.
+
+        `rate`: bytes a second at most while nobody waits for them; `aim` hears, also there, where
+        the files of a request are to be read from: its folder in a tmpfs, or where they are.
+        """
+        self.key = key
+        self.kind = kind
         self.state = StagedState()
+        self.files: tuple[Path, ...] | None = None  # None until they have been looked at
         self._scan = scan
-        self._stager = stager
+        self._keeper = keeper
         self._clock = clock
         self._listener = listener
         self._in_thread = in_thread
+        self._rate = rate
         self._task: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._release = asyncio.Event()
         self._release_reason = ""
+        self._pause_s: float | None = None
+        self._leaves = False
+        self._proofs = Proofs() if proofs is None else proofs
+        self._aim = aim
+        self._files: Identity = ()
+        self._digests: Mapping[Path, str] = {}
+        self._refused: _Refusal | None = None  # until the files change
+        self._was_verified = False
+        self._request: Request | None = None
+        self._holding: Holding | None = None
+        self._known = StagingProgress(0, 0, None)  # what was measured last
+        self.pushed = ""  # what pushed a part of it out, as it was told
+
+    @property
+    def held_files(self) -> tuple[Path, ...] | None:
+        """The files that are held: their copies where there are any."""
+        return self.files if self._request is None else self._request.held_files
 
     def begin_look(self) -> None:
         """See what files there are now, so that the ledger knows their size."""
         if self._looking is not None:
             self._looking.cancel()  # one that hung on a dead mount would tell of the old files
-        self._looking = asyncio.create_task(self._look(), name=f"look at {self.model}")
+        self._looking = asyncio.create_task(self._look(), name=f"look at {self.key}")
 
     async def _look(self) -> None:
-        total = 0
-        with suppress(Exception):  # staging them will say what is wrong with them
-            total = (await self._in_thread(self._scan)).total
-        self._become(total=total)
+        try:
+            request = await self._in_thread(self._scan)
+            self.files, total, problem = request.files, request.total, None
+        except StagingError as error:
+            total, problem = 0, str(error)
+        except Exception as error:  # noqa: BLE001 - staging them will say what is wrong with them
+            total, problem = 0, repr(error)
+        if self.kind is FileKind.WEIGHTS:
+            problem = self.state.problem  # they are tried all the same, and that tells
+        if not self.state.taken:
+            self._become(total=total, problem=problem)
 
-    def refit(self, scan: Callable[[], WeightFiles]) -> None:
-        """Let go of what is held: the weights are others now, which `scan` finds."""
+    def refit(self, scan: Callable[[], Request]) -> None:
+        """Let go of what is held: the files are others now, which `scan` finds."""
         self._scan = scan
-        self.begin_release("its weights are others now")
+        self.begin_release(f"its {self.kind.words} are others now")
+        self._proofs.drop(self.key)
+        self._refused = None
         self.state = replace(self.state, total=None, problem=None, retry_at=None)
+        self._doubt(FIRST)
         self.begin_look()
 
-    def begin_stage(self, reason: str) -> None:
-        """Bring the weights into RAM and hold them. Does nothing where that is under way."""
+    def begin_stage(self, reason: str, *, urgent: bool = True, limit: int | None = None) -> None:
+        """Bring the files into RAM and hold them. Does nothing where that is under way.
+
+        `limit`: so many bytes of them at most, in load order.
+        """
         if self._task is not None:
             return
-        self._become(busy=True, done=0, reason=reason, retry_at=None)
         self._release.clear()
-        self._task = asyncio.create_task(self._hold(), name=f"weights of {self.model}")
+        self.pushed = ""
+        self.state = replace(self.state, took=None)
+        self._become(busy=True, done=0, reason=reason, retry_at=None, limit=limit, urgent=urgent)
+        self._task = asyncio.create_task(self._hold(), name=self.key)
 
-    def begin_release(self, reason: str) -> None:
-        """Let the weights go, or stop bringing them in."""
+    def pace(self, *, urgent: bool) -> None:
+        """Bring it in at full speed from now on, or in the background."""
+        self.state = replace(self.state, urgent=urgent)
+        self._keeper.pace(self.key, Pace(urgent, self._rate))
+
+    def begin_release(self, reason: str, *, pause_s: float | None = None) -> None:
+        """Let the files go, or stop bringing them in; not again for `pause_s` seconds."""
         if self._task is not None and not self._release.is_set():
-            self._release_reason = reason
+            self._release_reason, self._pause_s = reason, pause_s
             self._release.set()
+
+    def forgive(self) -> None:
+        """Forget that files weren't what they shall be: an operator wants another look at them."""
+        if self._refused is not None:
+            self._refused = None
+            self.state = replace(self.state, retry_at=None)
+            self._doubt(FIRST)
+
+    def begin_leaving(self) -> None:
+        """Forget the files and leave them held: the next daemon finds them."""
+        self._leaves = True
+        self.begin_release("left for the next daemon")
 
     async def ended(self) -> None:
         """Return when nothing is held and nothing is being brought in."""
@@ -125,41 +260,111 @@ class StagedWeights:
     async def _hold(self) -> None:
         holding: Holding | None = None
         problem: str | None = None
+        pause_s: float | None = None
         try:
+            began = self._clock()
             holding = await self._unless_released(self._bring_in())
-            self._become(busy=False, held=True, done=self.state.total or 0, problem=None)
+            if not holding.adopted:
+                self.state = replace(self.state, took=self._clock() - began)
+            self._holding = holding
+            self._prove(holding)
+            await self._lead_to(copy=True)
+            self._settle()
             problem = await self._unless_released(holding.lost())
         except _ReleasedError:
-            pass
+            pause_s, problem = self._pause_s, None
+        except _GrownError:
+            pause_s = GROWN_S
+        except MismatchError as error:
+            problem = str(error)
+            self._refuse(error)
         except StagingError as error:
             problem = str(error)
         except Exception as bug:
             # The disk's lane would be taken for ever.
-            log.exception("%s: a fault of warmd's own while its weights were staged", self.model)
+            log.exception("%s: a fault of warmd's own while it was staged", self.key)
             problem = f"a fault of warmd's own ({bug!r}); please report it with the journal"
-        if holding is not None:
+        self._holding = None
+        if holding is not None and not self._leaves:
             try:
+                await self._lead_to(copy=False)
                 await holding.release()
             except StagingError as error:
                 problem = problem or str(error)
         self._task = None
+        pause_s = RETRY_S if problem is not None else pause_s
         self._become(
             busy=False,
             held=False,
+            partial=False,
             done=0,
+            resident=0,
+            limit=None,
+            paused=None,
             reason=problem or self._release_reason,
             problem=problem,
-            retry_at=None if problem is None else self._clock() + RETRY_S,
+            retry_at=None if pause_s is None else self._clock() + pause_s,
         )
 
     async def _bring_in(self) -> Holding:
-        # The files are looked at anew: they may have been replaced since the daemon's start.
-        weights = await self._in_thread(self._scan)
-        self.state = replace(self.state, total=weights.total)
-        return await self._stager.stage(self.model, weights, self._progress)
+        # The files are looked at anew: they may have been replaced since the last look.
+        request = await self._look_at()
+        self.files = request.files
+        limit, planned = self.state.limit, self.state.total or 0
+        self.state = replace(self.state, total=request.total, place=request.place)
+        if limit is None and planned < request.total:
+            raise _GrownError  # room is found for so many anew
+        if not request.total:
+            raise StagingError(f"{self.key}: there are no files any more")
+        pace = Pace(self.state.urgent, self._rate)
+        self._request = request = replace(request, limit=limit)
+        return await self._keeper.hold(self.key, request, pace, self._progress, self._evicted)
+
+    async def _look_at(self) -> Request:
+        """Find the files; raises `MismatchError` where they are those that were refused."""
+
+        def look() -> tuple[Request, Identity]:
+            request = self._scan()
+            try:
+                return request, identity_of(request.files) if request.sha256 else ()
+            except OSError as error:
+                raise StagingError(f"{error.filename}: {error.strerror}; restore it") from None
+
+        request, files = await self._in_thread(look)
+        self._files, self._digests = files, request.sha256
+        if self._refused is not None and self._refused.is_of(files, request.sha256):
+            raise MismatchError(self._refused.sentence, self._refused.path)
+        if not self._proofs.is_of(self.key, files):
+            self._doubt(FIRST)
+        return request
+
+    def _prove(self, holding: Holding) -> None:
+        """Take in whether the files are what they shall be."""
+        if not self._files:
+            return
+        self._was_verified = holding.verified
+        if holding.verified:
+            self._proofs.keep(self.key, self._files)
+            self.state = replace(self.state, unverified=None, refused=False)
+        else:
+            self._doubt("its weights can't be verified as long as not all of them are in RAM")
+
+    def _refuse(self, error: MismatchError) -> None:
+        self._refused = _Refusal(self._files, self._digests, str(error), error.path)
+        self._doubt(f"its weights are not what `verify` says: {error}", refused=True)
+
+    def _doubt(self, why: str, *, refused: bool = False) -> None:
+        self._proofs.drop(self.key)
+        self.state = replace(self.state, unverified=why, refused=refused)
+
+    async def _lead_to(self, *, copy: bool) -> None:
+        """Have the files read from their copy, or from where they are."""
+        aim, request = self._aim, self._request
+        if aim is not None and request is not None and request.folder is not None:
+            await self._in_thread(lambda: aim(request, copy))
 
     async def _unless_released(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Await `work`, unless the weights are to be let go before."""
+        """Await `work`, unless the files are to be let go before."""
         doing = asyncio.create_task(work)
         released = asyncio.create_task(self._release.wait())
         try:
@@ -174,7 +379,44 @@ class StagedWeights:
 
     def _progress(self, progress: StagingProgress) -> None:
         # Progress alone is no change that anybody decides upon: it is only shown.
-        self.state = replace(self.state, done=progress.done)
+        self._known = progress
+        self.state = replace(
+            self.state,
+            done=progress.done,
+            resident=progress.resident or 0,
+            paused=progress.paused,
+        )
+        if not self.state.busy and self._task is not None:
+            self._settle()
+        if self._files and self._holding and self._holding.verified is not self._was_verified:
+            self._doubt(FIRST)
+            self.begin_release("its files have changed, and are verified anew")
+
+    def _settle(self) -> None:
+        """Take in what was measured last."""
+        known, state = self._known, self.state
+        held = state.limit is None and known.complete
+        problem = known.trouble
+        if not held and problem is None and state.limit is None:
+            problem = self.pushed or "a part of it was pushed out of RAM"
+        if not state.busy and held is state.held and problem == state.problem:
+            return
+        reason = problem or state.reason
+        if held:
+            reason = state.reason if state.busy else "all of it is in RAM again"
+            reason += "" if known.network is None else f", read over {known.network}"
+        self._become(
+            busy=False,
+            held=held,
+            partial=not held,
+            done=known.done if held else known.resident or 0,
+            problem=problem,
+            reason=reason,
+        )
+
+    def _evicted(self, sentence: str) -> None:
+        self.pushed = sentence
+        self._listener.staging_evicted(self, sentence)
 
     def _become(self, **changes: object) -> None:
         old = self.state
@@ -182,5 +424,23 @@ class StagedWeights:
         self._listener.staged_changed(self, old, self.state)
 
 
+@dataclass(frozen=True)
+class _Refusal:
+    """Files that aren't what their digests say."""
+
+    files: Identity
+    digests: Mapping[Path, str]
+    sentence: str
+    path: str
+
+    def is_of(self, files: Identity, digests: Mapping[Path, str]) -> bool:
+        """Whether nothing has changed since."""
+        return self.files == files and self.digests == digests
+
+
 class _ReleasedError(Exception):
-    """The weights are to be let go."""
+    """The files are to be let go."""
+
+
+class _GrownError(Exception):
+    """There are more of them than room was found for."""

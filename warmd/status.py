@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from warmd.ladder import Phase, Rung, Stage, VramBy
+from warmd.ladder import FileKind, Phase, Rung, Stage, VramBy
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,25 @@ class StagingStatus:
     total: int
     holding: bool
     busy: bool = False  # they are on their way into RAM
+
+
+@dataclass(frozen=True)
+class StagedStatus:
+    """How much of one kind of a model's files is in RAM, in bytes.
+
+    `held`: all of it is resident by measurement, and held; `partial`: it is held and not all is
+    there, as `problem` says, or for want of room.
+    """
+
+    kind: FileKind
+    done: int  # brought in so far
+    total: int
+    resident: int  # by the last measurement
+    held: bool
+    busy: bool  # it is on its way into RAM
+    partial: bool
+    paused: str | None  # why nothing of it is read at the moment
+    problem: str | None  # why it isn't there, or not all of it
 
 
 @dataclass(frozen=True)
@@ -83,6 +102,7 @@ class ModelStatus:
     vram: int = 0  # bytes of its pool for each engine, on each of its GPUs
     vram_by: VramBy = VramBy.DECLARED  # who says so
     retired: bool = False  # no longer in the config: it is drained and stopped
+    staged: tuple[StagedStatus, ...] = ()  # in the order in which a start needs them
 
 
 @dataclass(frozen=True)

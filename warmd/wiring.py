@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from warmd.aside import aside
 from warmd.config import Settings
 from warmd.devices import NO_GPU, Footprint, GpuError, GpuTrouble, footprint
+from warmd.engine import EngineError, point_at, stable_path
 from warmd.fitting import UNKNOWN_GPU, Fitter, Sizes
 from warmd.gateway import ModelCard
 from warmd.gpu_watch import GpuWatch
 from warmd.history import HISTORY_FILE, History, read_sizes
-from warmd.ladder import replica_name
+from warmd.ladder import FileKind, replica_name
 from warmd.launch import Launcher
+from warmd.learning import Learner
 from warmd.placing import cards_of
 from warmd.planner import Card, Reservations
 from warmd.policy import Fairness, Override
 from warmd.replica import Fit, Replica
 from warmd.roster import ROSTER_FILE, cards_now
-from warmd.staged import StagedWeights
-from warmd.staging import Stager, WeightFiles, weight_files
-from warmd.supervisor import CardRules, Clock, Known, Rules, Supervisor
+from warmd.staged import StagedFiles
+from warmd.staging import (
+    FileSet,
+    Keeper,
+    Proofs,
+    Request,
+    StagingError,
+    cache_files,
+    expected_digests,
+    known_program,
+    model_folder,
+    weight_files,
+)
+from warmd.supervisor import CardRules, Clock, FileTerms, Known, Rules, Scan, Supervisor
 
 _DRIVER_S = 10.0
 
@@ -35,11 +49,19 @@ class Build:
 
     supervisor: Supervisor
     watch: GpuWatch
+    learner: Learner
 
-    def __init__(self, launcher: Launcher, clock: Clock) -> None:
+    def __init__(
+        self, launcher: Launcher, clock: Clock, keeper: Keeper, settings: Settings, proofs: Proofs
+    ) -> None:
+        """Of `settings` those tables hold that are read once."""
         self._launcher = launcher
         self._clock = clock
-        self._stager = Stager()
+        self._keeper = keeper
+        self._proofs = proofs
+        self._state_dir = settings.host.state_dir
+        self._cache_dir = settings.host.cache_dir
+        self._rate = settings.staging.rate
 
     def replica(self, model: str, index: int, fit: Fit) -> Replica:
         """Make the `index`-th replica of `model`."""
@@ -54,16 +76,56 @@ class Build:
             listener=self.supervisor,
         )
 
-    def staged(self, model: str, weights: Path) -> StagedWeights:
-        """Make the keeper of a model's weights."""
-        scan = self.scan(weights)
-        return StagedWeights(
-            model, scan, self._stager, self._clock.monotonic, self.supervisor, in_thread=aside
+    def staged(self, terms: FileTerms) -> StagedFiles:
+        """Make the keeper of a set of files."""
+        return StagedFiles(
+            terms.key,
+            terms.kind,
+            self.scan(terms),
+            self._keeper,
+            clock=self._clock.monotonic,
+            listener=self.supervisor.shelf,
+            in_thread=aside,
+            rate=self._rate,
+            proofs=self._proofs,
+            aim=partial(self._aim, terms.owner) if terms.kind is FileKind.WEIGHTS else None,
         )
 
-    def scan(self, weights: Path) -> Callable[[], WeightFiles]:
-        """Return what finds the files below `weights`."""
-        return lambda: weight_files(weights)
+    def _aim(self, model: str, request: Request, copy: bool) -> None:
+        source = request.folder if copy else request.root
+        try:
+            point_at(stable_path(self._cache_dir, model), source or request.files[0].parent)
+        except EngineError as error:
+            raise StagingError(str(error)) from error
+
+    def scan(self, terms: FileTerms) -> Scan:
+        """Return what finds the files of a set."""
+        match terms.kind:
+            case FileKind.PROGRAM:
+                return lambda: _files(known_program(self._state_dir, terms.source))
+            case FileKind.WEIGHTS:
+                return partial(_weights, terms)
+            case FileKind.CACHES:
+                return lambda: _files(cache_files(self._state_dir, terms.owner))
+
+    def came_up(self, replica: Replica) -> None:
+        """Hear that an engine has been started and is ready: there is something to be learnt."""
+        pid, made = replica.state.pid, replica.fit.make.compiled_in
+        files = {each.kind: each for each in self.supervisor.models[replica.model].terms.files}
+        apart = (self._cache_dir, files[FileKind.WEIGHTS].source)
+        if pid is not None:
+            python = files[FileKind.PROGRAM].source
+            self.learner.came_up(replica.model, pid, python, compiled_in=made, apart=apart)
+
+
+def _weights(terms: FileTerms) -> Request:
+    found, root = weight_files(terms.source), model_folder(terms.source)
+    sums = {} if terms.verify is None else expected_digests(terms.verify, root, found.files)
+    return Request(found.files, found.total, None, terms.place, terms.folder, root, sums)
+
+
+def _files(found: FileSet | None) -> Request:
+    return Request((), 0) if found is None else Request(found.files, found.total)
 
 
 class Front:

@@ -94,11 +94,14 @@ class Daemon:
         python: Path,
         config: str,
         listener: socket.socket | None,
+        *,
+        state: Path | None = None,
+        cache: Path | None = None,
     ) -> None:
         """`python` runs the engines; `models` maps names to further lines of their tables.
 
         `config` goes on in the table `engine`. A `listener` is handed over at each start, and the
-        engines outlive the daemon.
+        engines outlive the daemon. `state` and `cache`: its folders, where they shall stay.
         """
         self.folder = folder
         self._listener = listener
@@ -112,7 +115,7 @@ class Daemon:
         (weights / "model.safetensors").write_bytes(os.urandom(1 << 20))
         tables = [
             f'[host]\nrun_dir = "{self.run_dir}"',
-            f'state_dir = "{folder}/state"\ncache_dir = "{folder}/cache"',
+            f'state_dir = "{state or folder / "state"}"\ncache_dir = "{cache or folder / "cache"}"',
             f"engines_outlive_daemon = {'false' if listener is None else 'true'}",
             f'[gateway]\nlisten = ["127.0.0.1:{self.port}"]',
             "[metrics]\nlisten = []",

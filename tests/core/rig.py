@@ -9,36 +9,50 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import aiohttp
 
 from warmd.devices import CardUse, Condition, Footprint, Sweep
 from warmd.engine.canary import CanaryAnswer
 from warmd.engine.errors import EngineError
-from warmd.ladder import MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
+from warmd.ladder import (
+    FileKind,
+    MeasuredParts,
+    Phase,
+    Place,
+    Rung,
+    SleepFigures,
+    StartTimes,
+    WakeTimes,
+)
 from warmd.launch import EngineExit, LaunchError, LaunchSpec, LogLine
 from warmd.planner import Card, RamLedger
 from warmd.planner.card_facts import LOOK_LASTS_S
 from warmd.policy import BackOff, Override, Wish
 from warmd.replica import Fit, Limits, Nap, Replica, SleepTerms
-from warmd.staged import Holding, StagedWeights
-from warmd.staging import StagingError, StagingProgress, WeightFiles
+from warmd.staged import Holding, StagedFiles
+from warmd.staging import Pace, Request, StagingError, StagingProgress
 from warmd.supervisor import (
     CardRules,
     Clock,
     EngineFailure,
     Examination,
+    FileTerms,
+    Held,
     Look,
     Mismatch,
     Operation,
     Quarantine,
     Rules,
     RungChange,
+    Scan,
     SleepPolicy,
     Supervisor,
     Terms,
 )
+
+_T = TypeVar("_T")
 
 UP = "INFO:     Application startup complete."
 
@@ -168,6 +182,7 @@ class FakeMake:
         self.missed_probes = 0
         self.missed_names = 0
         self.measured: MeasuredParts | None = None
+        self.compiled_in: tuple[Path, ...] = ()
         self.unproved = False  # awake, and nobody has asked whether it is what it was
 
     @property
@@ -262,9 +277,27 @@ class FakeMake:
 
 
 class FakeHolding:
-    def __init__(self) -> None:
+    adopted = False
+
+    def __init__(
+        self,
+        key: str,
+        request: Request,
+        on_progress: Callable[[StagingProgress], None],
+        on_evicted: Callable[[str], None],
+    ) -> None:
+        self.key = key
+        self.request = request
+        self._on_progress = on_progress
+        self.push = on_evicted
         self.loss: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.released = False
+        self.verified = False
+
+    def measure(self, resident: int, trouble: str | None = None) -> None:
+        """Find so much of it in RAM."""
+        total = self.request.wanted
+        self._on_progress(StagingProgress(total, total, resident, trouble))
 
     async def lost(self) -> str:
         return await asyncio.shield(self.loss)
@@ -273,22 +306,36 @@ class FakeHolding:
         self.released = True
 
 
-class FakeStager:
+class FakeKeeper:
     """Stages when `done` is set; refuses with `problem`."""
 
     def __init__(self) -> None:
         self.done = asyncio.Event()
         self.problem: str | None = None
+        self.trouble: str | None = None
+        self.asked: list[tuple[str, Request]] = []
+        self.paces: list[tuple[str, Pace]] = []
         self.holdings: list[FakeHolding] = []
 
-    async def stage(
-        self, name: str, weights: WeightFiles, on_progress: Callable[[StagingProgress], None]
+    async def hold(
+        self,
+        key: str,
+        request: Request,
+        pace: Pace,
+        on_progress: Callable[[StagingProgress], None],
+        on_evicted: Callable[[str], None],
     ) -> Holding:
+        self.asked.append((key, request))
+        self.pace(key, pace)
         await self.done.wait()
         if self.problem is not None:
             raise StagingError(self.problem)
-        self.holdings.append(FakeHolding())
+        self.holdings.append(FakeHolding(key, request, on_progress, on_evicted))
+        self.holdings[-1].measure(request.wanted if self.trouble is None else 0, self.trouble)
         return self.holdings[-1]
+
+    def pace(self, key: str, pace: Pace) -> None:
+        self.paces.append((key, pace))
 
 
 @dataclass
@@ -328,6 +375,7 @@ class Recorder:
     """Every event as one line, and a bell that rings at each."""
 
     lines: list[str] = field(default_factory=list)
+    brought_in: list[tuple[str, FileKind, float, int]] = field(default_factory=list)
     bell: asyncio.Event = field(default_factory=asyncio.Event)
 
     def rung_changed(self, change: RungChange) -> None:
@@ -378,9 +426,16 @@ class Recorder:
         self.lines.append(f"{replica} kept: {kept}")
         self.bell.set()
 
-    def staging_failed(self, model: str, problem: str) -> None:
-        self.lines.append(f"{model} not staged: {problem}")
+    def staged(self, model: str, kind: FileKind, seconds: float, read: int) -> None:
+        self.brought_in.append((model, kind, seconds, read))
+
+    def staging_failed(self, model: str, kind: FileKind, problem: str) -> None:
+        what = "" if kind is FileKind.WEIGHTS else f"'s {kind}"
+        self.lines.append(f"{model}{what} not staged: {problem}")
         self.bell.set()
+
+    def staging_evicted(self, model: str, kind: FileKind, sentence: str) -> None:
+        self.lines.append(f"{model} evicted: {sentence}")
 
     def override_changed(self, model: str, override: Override | None, reason: str) -> None:
         self.lines.append(f"{model} set to {override.rung if override else 'auto'}: {reason}")
@@ -401,7 +456,11 @@ class House:
         self.time: FakeTime = after.time if after else FakeTime()
         self.launcher = FakeLauncher(self.time)
         self.recorder = Recorder()
-        self.stager = FakeStager()
+        self.stager = FakeKeeper()
+        self.sizes: dict[str, int] = {}  # of sets, by key
+        self.budget = 10**9  # of staged files
+        self.reserve = 0
+        self.came: list[str] = []  # replicas whose engines got ready
         self.makes: dict[str, FakeMake] = after.makes if after else {}
         if after is not None:
             self.launcher.left = [*after.launcher.left, *after.launcher.started]
@@ -417,7 +476,7 @@ class House:
         self.supervisor = Supervisor(
             self.time.clock,
             self.recorder,
-            lambda held, pinned: RamLedger(10**9, held, 10**9, self.sleeping, pinned),
+            self.ram,
             self,
         )
         self.supervisor.rules = Rules(pools={"p": 100})
@@ -425,6 +484,10 @@ class House:
             self.supervisor.cards.fit(CardRules((self.gpu.card,), headroom=0, tolerance=5))
         for name in names:
             self.supervisor.adopt(name, self.terms(name, resting, replicas))
+
+    def ram(self, held: Held, pinned: int) -> RamLedger:
+        ledger = RamLedger(self.budget, held.taken, 10**9, self.sleeping, pinned)
+        return replace(ledger, reserve=self.reserve, gone=held.gone)
 
     def terms(
         self,
@@ -439,6 +502,7 @@ class House:
         pool: str | None = None,
         vram: int = 0,
         frees: bool = True,
+        place: Place = Place.PAGE_CACHE,
     ) -> Terms:
         """What a config would say of a model; `spec` stands for its engine's settings."""
         wish = Wish(
@@ -457,7 +521,12 @@ class House:
             (f"{name}-alias",),
             wish,
             max_wait,
-            Path(weights),
+            tuple(
+                FileTerms(kind, "env", Path("/env"))
+                if kind is FileKind.PROGRAM
+                else FileTerms(kind, name, Path(weights), place)
+                for kind in FileKind
+            ),
             fits,
             sleep=sleep,
             pool=pool,
@@ -538,22 +607,32 @@ class House:
             sleep=self.time.sleep,
         )
 
-    def staged(self, model: str, weights: Path) -> StagedWeights:
-        async def at_once(work: Callable[[], WeightFiles]) -> WeightFiles:
+    def staged(self, terms: FileTerms) -> StagedFiles:
+        async def at_once(work: Callable[[], _T]) -> _T:
             return work()
 
-        return StagedWeights(
-            model, self.scan(weights), self.stager, self.time, self.supervisor, in_thread=at_once
+        return StagedFiles(
+            terms.key,
+            terms.kind,
+            self.scan(terms),
+            self.stager,
+            clock=self.time,
+            listener=self.supervisor.shelf,
+            in_thread=at_once,
         )
 
-    def scan(self, weights: Path) -> Callable[[], WeightFiles]:
-        return lambda: WeightFiles((weights,), 10)
+    def scan(self, terms: FileTerms) -> Scan:
+        usual = 10 if terms.kind is FileKind.WEIGHTS else 0
+        return lambda: Request((terms.source,), self.sizes.get(terms.key, usual), place=terms.place)
+
+    def came_up(self, replica: Replica) -> None:
+        self.came.append(replica.name)
 
     async def die(self) -> None:
         """End as a killed daemon does: nobody says goodbye, and engines live on."""
         models = self.supervisor.models.values()
         lives = [r._living for m in models for r in m.replicas]
-        lives += [task for m in models for task in (m.staged._task, m.staged._looking)]
+        lives += [task for m in models for s in m.sets.values() for task in (s._task, s._looking)]
         living = [task for task in lives if task is not None]
         for task in living:
             task.cancel()

@@ -18,7 +18,9 @@ from warmd.history.report import (
     Report,
     Requests,
     Sleeps,
+    Start,
 )
+from warmd.ladder import FilesAtStart
 
 MET = {"hot": 398, "asleep": 8, "staged": 6, "cold": 0}
 BUSY = ModelReport(
@@ -30,6 +32,12 @@ BUSY = ModelReport(
         412, 3, MET, FirstDelays(14, 2, 3.21, 41.3), FirstBytes(395, 0.0214, 2.1), 60.0
     ),
 )
+STAGES = {"program": 0.01, "imports": 6.0, "weights": 1.0, "compile": 5.0, "first-answer": 0.1}
+FILES = {
+    "program": dataclasses.asdict(FilesAtStart(1000, 127, 1000)),
+    "weights": dataclasses.asdict(FilesAtStart(1000, 999, 1000, held=True)),
+    "compile-cache": dataclasses.asdict(FilesAtStart(1000, None, None)),
+}
 HELD = "asleep it holds 22.0 GiB of host RAM"
 MOVED = Moved(60.0, "m", "m.0", "cold", "staged", "it rests staged", None)
 
@@ -58,6 +66,19 @@ def test_all_that_can_happen() -> None:
         "what moved them",
         "  1970-01-01 00:01:00  m.0  cold -> staged: it rests staged",
         "  1970-01-01 00:01:10  m.0  staged -> hot in 41.2 s: it rests staged",
+    ]
+
+
+def test_why_one_start_took_longer_than_another() -> None:
+    quick = Start(70.0, "m.0", "staged", 12.11, STAGES, FILES)
+    slow = Start(60.0, "m.0", "cold", 50.0, {"imports": 40.0, "a-later-stage": 10.0}, {})
+    model = ModelReport(starts={}, last_starts=[quick, slow])
+    stages = "imports 6.0 s, weights 1.0 s, compile 5.0 s"
+    ram = "program 12 -> 100 %, weights 99 -> 100 % (held), compile cache ? -> ? %"
+    assert said(Report(86400.0, 0.0, 5.0, {"m": model}, []))[2:] == [
+        f"  last starts   1970-01-01 00:01:10  m.0  12.1 s from staged: {stages}",
+        f"                  in RAM as it began -> when ready: {ram}",
+        "                1970-01-01 00:01:00  m.0  50.0 s from cold: imports 40.0 s",
     ]
 
 

@@ -172,12 +172,17 @@ def test_model_checks(tmp_path: Path, model: str, says: str) -> None:
     assert says in problem(config(tmp_path, model))
 
 
-def test_a_cache_entry_of_hugging_face_names_its_snapshot(tmp_path: Path) -> None:
+def test_a_cache_entry_of_hugging_face_stands_for_its_snapshot(tmp_path: Path) -> None:
     entry = tmp_path / "models--Qwen--Qwen3"
     snapshot = entry / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").touch()
-    assert f'did you mean "{snapshot}"?' in problem(config(tmp_path, f'weights = "{entry}"'))
+    file = config(tmp_path, f'weights = "{entry}"')
+    assert f'did you mean "{snapshot}"?' in problem(file), "it has no blobs"
+    (entry / "blobs").mkdir()
+    assert load(file).models["m"].weights == entry
+    (entry / "snapshots" / "def").mkdir()
+    assert "holds 2 snapshots and no refs/main" in problem(file)
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-32B", "", "-x", "x" * 65, "a b"])

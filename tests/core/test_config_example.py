@@ -18,11 +18,14 @@ TABLES_OF_A_MODEL = ("env", "idle", "warmup", "sleep")
 HAVE_NO_DEFAULT = {
     "gateway.api_keys",
     "engine.python",
+    "staging.rate",
+    "staging.tmpfs",  # it is below run_dir
     "models.NAME.weights",
     "models.NAME.args",
     "models.NAME.aliases",
     "models.NAME.pool",
     "models.NAME.vram",
+    "models.NAME.verify",
     "models.NAME.concurrency",
     "models.NAME.warmup.adapters",
     "pools.NAME.vram",

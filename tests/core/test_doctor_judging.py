@@ -251,7 +251,7 @@ def test_memory() -> None:
     roomy = MemoryFacts(256 * GIB, 200 * GIB, 0, 0, None, 0)
 
     def found(budget: int = 128, weights: int = 90, reserve: int = 0, **change: int) -> list[str]:
-        facts = replace(roomy, **change)
+        facts = replace(roomy, **change)  # type: ignore[arg-type]  # sizes
         return levels(judge_memory(facts, budget * GIB, weights * GIB, 0, reserve * GIB))
 
     assert found() == ["ok"]
@@ -262,6 +262,11 @@ def test_memory() -> None:
     assert found(limit=512 * GIB) == ["ok"]
     assert found(overcommit=2) == ["problem"]
     assert found(swap=GIB) == ["note", "ok"]
+    tight = replace(roomy, limit=64 * GIB, limited_by="/sys/fs/cgroup/warmd/memory.max")
+    [named] = judge_memory(tight, 128 * GIB, 90 * GIB, 0, 0)
+    assert "64.0 GiB of RAM (/sys/fs/cgroup/warmd/memory.max), less than" in named.sentence
+    [kept] = judge_memory(roomy, 128 * GIB, 0, 0, 0, kept={"small": GIB, "large": 200 * GIB})
+    assert kept.sentence.startswith("the weights of large (200.0 GiB) are larger")
 
 
 def test_clock() -> None:

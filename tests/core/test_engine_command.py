@@ -224,6 +224,32 @@ async def test_a_start_that_was_called_off_is_no_reason_to_measure_anew(
     assert asked == [False, failed]
 
 
+async def test_a_start_takes_the_snapshot_of_the_moment_and_tells_where_it_compiles(
+    tmp_path: Path,
+) -> None:
+    for revision in ("0123", "4567"):
+        (tmp_path / "m/snapshots" / revision).mkdir(parents=True)
+        (tmp_path / "m/snapshots" / revision / "config.json").write_text("{}")
+    (tmp_path / "m/blobs").mkdir()
+    made = recipe(home=EngineHome(tmp_path / "home"), weights=tmp_path / "link")
+    ask = WarmupSpec("m", "hi", 1, WarmupKind.AUTO, 1.0)
+    make = Vllm("m.0", made, ask, source=tmp_path / "m", inherited={}, report=print)
+    with pytest.raises(EngineError, match="holds 2 snapshots"):
+        await make.prepare()
+    (tmp_path / "m/refs").mkdir()
+    for revision in ("0123", "4567"):
+        (tmp_path / "m/refs/main").write_text(revision)
+        await make.prepare()
+        assert made.weights.readlink() == tmp_path / "m/snapshots" / revision
+        assert list(make.compiled_in) == []
+        make.log(f"[backbone] saved AOT compiled function to /c/{revision}/rank_0_0/model")
+        make.came_up()
+        assert Path(f"/c/{revision}/rank_0_0") in make.compiled_in
+        make.log("Directly load AOT compilation from path /c/of-a-request/rank_0_0/model")
+        assert Path("/c/of-a-request/rank_0_0") not in make.compiled_in
+        make.ended(failed=False)
+
+
 def test_what_an_engine_printed_between_two_daemons_is_kept_in_its_log(tmp_path: Path) -> None:
     made = recipe(home=EngineHome(tmp_path))
     ask = WarmupSpec("m", "hi", 1, WarmupKind.AUTO, 1.0)

@@ -7,8 +7,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from warmd.control import Metrics
 from warmd.gateway.models import RequestRecord
-from warmd.ladder import Phase, Rung, Stage, StartTimes
-from warmd.status import CardShare, CardStatus, ModelStatus, ReplicaStatus, StagingStatus, Status
+from warmd.ladder import FileKind, Phase, Rung, Stage, StartTimes
+from warmd.status import (
+    CardShare,
+    CardStatus,
+    ModelStatus,
+    ReplicaStatus,
+    StagedStatus,
+    StagingStatus,
+    Status,
+)
 
 CHAT = "/v1/chat/completions"
 
@@ -26,6 +34,14 @@ class Daemon:
             "tiny.0", self.rung, Phase.READY, 1, 0.0, "", 3, 0, None, None, None
         )
         staging = StagingStatus(1000, 2000, holding=True)
+        weights = StagedStatus(
+            *(FileKind.WEIGHTS, 1000, 2000, 0),
+            held=False,
+            busy=True,
+            partial=False,
+            paused=None,
+            problem=None,
+        )
         return Status(
             "0.1.0",
             1,
@@ -33,7 +49,8 @@ class Daemon:
             0.0,
             {
                 name: ModelStatus(
-                    name, (), self.rung, Rung.HOT, "", None, None, 2, 1.5, staging, (replica,)
+                    *(name, (), self.rung, Rung.HOT, "", None, None, 2, 1.5, staging, (replica,)),
+                    staged=(weights,),
                 )
                 for name in self.models
             },
@@ -66,12 +83,27 @@ def test_gauges_are_read_at_the_scrape() -> None:
     assert before["warmd_waiting_requests model=tiny"] == 2
     assert before["warmd_oldest_wait_seconds model=tiny"] == 1.5
     assert before["warmd_in_flight replica=tiny.0"] == 3
-    assert before["warmd_staged_bytes model=tiny"] == 1000
+    assert before["warmd_staged_bytes kind=weights model=tiny"] == 1000
     assert before["process_resident_memory_bytes"] > 0
     daemon.rung = Rung.HOT
     assert scrape(metrics)["warmd_rung model=tiny replica=tiny.0"] == 3
     daemon.models = []
     assert not [name for name in scrape(metrics) if name.startswith("warmd_rung")]
+
+
+def test_what_staging_reads_and_what_is_pushed_out_is_counted() -> None:
+    metrics = Metrics(Daemon().snapshot, [CHAT])
+    evictions = "warmd_staging_evictions_total kind=weights model="
+    assert scrape(metrics)[f"{evictions}tiny"] == 0
+    metrics.staged(FileKind.WEIGHTS, 1.5, 3000)
+    metrics.staged(FileKind.PROGRAM, 0.5, 1000)
+    metrics.evicted("tiny", FileKind.WEIGHTS)
+    metrics.evicted("gone", FileKind.WEIGHTS)
+    after = scrape(metrics)
+    assert after["warmd_staging_read_bytes_total"] == 4000
+    assert after["warmd_staging_seconds_sum kind=weights"] == 1.5
+    assert after["warmd_staging_seconds_count kind=program"] == 1
+    assert (after[f"{evictions}tiny"], after[f"{evictions}(other)"]) == (1, 1)
 
 
 def test_a_gpu_that_nobody_can_look_at_has_no_figures_of_the_moment() -> None:

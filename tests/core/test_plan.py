@@ -13,14 +13,15 @@ from warmd.planner import (
     ModelFacts,
     Plan,
     RamLedger,
-    ReleaseWeights,
+    ReleaseFiles,
     ReplicaFacts,
     Scene,
     SleepEngine,
-    StageWeights,
+    StageFiles,
     StagingFacts,
     StartEngine,
     StopEngine,
+    WakeEngine,
     make_plan,
 )
 from warmd.policy import Rank, Target
@@ -61,7 +62,7 @@ def test_a_cold_model_starts_at_once_and_its_weights_come_beside_once_its_progra
     assert made.held_up == {}
     starting, waits = model("a", Rung.HOT, Phase.STARTING), model("b", Rung.STAGED, Phase.DOWN)
     assert plan(launching(starting), waits).actions == (), "nobody takes its turn at the disk"
-    assert plan(starting, waits).actions == (StageWeights("a", "a shall"),)
+    assert plan(starting, waits).actions == (StageFiles("weights:a", "a shall"),)
 
 
 def test_what_an_operator_set_comes_up_before_what_only_rests_hot() -> None:
@@ -129,7 +130,7 @@ def test_a_start_that_is_no_longer_wanted_is_called_off() -> None:
 
 def test_a_hot_model_that_may_rest_is_stopped_and_staged() -> None:
     made = plan(model("a", Rung.STAGED, Phase.READY))
-    assert made.actions == (StopEngine("a.0", "a shall"), StageWeights("a", "a shall"))
+    assert made.actions == (StopEngine("a.0", "a shall"), StageFiles("weights:a", "a shall"))
 
 
 def test_the_longest_wait_goes_first() -> None:
@@ -147,7 +148,7 @@ def test_replicas_beyond_the_target_are_stopped_from_the_end() -> None:
 
 def test_weights_are_let_go_once_every_engine_has_loaded_them() -> None:
     loaded = plan(model("a", Rung.HOT, Phase.READY, staging=HELD))
-    assert loaded.actions == (ReleaseWeights("a", "its engines have loaded them"),)
+    assert loaded.actions == (ReleaseFiles("weights:a", "its engines have loaded them"),)
     failed = plan(model("a", Rung.HOT, Phase.FAILED, staging=HELD))
     assert failed.actions == (), "an operator's next try may find them in RAM"
     half = plan(model("a", Rung.HOT, Phase.READY, Phase.STARTING, staging=HELD, replicas=2))
@@ -171,9 +172,9 @@ def test_a_crash_loop_is_not_restarted_and_its_name_is_said() -> None:
 
 def test_one_model_is_staged_at_a_time_the_wanted_one_first() -> None:
     made = plan(model("a", Rung.STAGED, Phase.DOWN), model("b", Rung.HOT, Phase.READY, Phase.DOWN))
-    assert made.actions == (StageWeights("a", "a shall"),)
+    assert made.actions == (StageFiles("weights:a", "a shall"),)
     made = plan(model("a", Rung.STAGED, Phase.DOWN), model("b", Rung.HOT, Phase.STARTING))
-    assert made.actions == (StageWeights("b", "b shall"),)
+    assert made.actions == (StageFiles("weights:b", "b shall"),)
     busy = StagingFacts(total=10, busy=True)
     assert plan(model("a", Rung.STAGED, Phase.DOWN, staging=busy)).actions == ()
 
@@ -183,7 +184,7 @@ def test_what_does_not_fit_is_not_staged_and_says_why() -> None:
     small = model("b", Rung.STAGED, Phase.DOWN, staging=StagingFacts(total=2**30))
     ram = RamLedger(budget=8 * 2**30, held=3 * 2**30, available=2**40)
     made = plan(big, small, ram=ram)
-    assert made.actions == (StageWeights("b", "b shall"),)
+    assert made.actions == (StageFiles("weights:b", "b shall"),)
     assert made.held_up == {
         "a": "its weights (6.0 GiB) don't fit in ram.staging: 3.0 GiB of 8.0 GiB are taken"
     }
@@ -210,7 +211,7 @@ def test_failed_staging_is_tried_again_after_a_while_and_holds_up_no_start() -> 
     later = plan(
         model("a", Rung.HOT, Phase.READY, Phase.STARTING, staging=broken, replicas=2), now=30.0
     )
-    assert later.actions == (StageWeights("a", "a shall"),)
+    assert later.actions == (StageFiles("weights:a", "a shall"),)
 
 
 def with_stale(facts: ModelFacts) -> ModelFacts:
@@ -320,14 +321,26 @@ def test_no_plan_breaks_a_promise(house: Sequence[ModelFacts], budget: int, held
     replicas = {r.name: r for m in house for r in m.replicas}
     begun = [a for a in made.actions if isinstance(a, StartEngine)]
     ended = [a for a in made.actions if isinstance(a, StopEngine)]
-    staged = [a for a in made.actions if isinstance(a, StageWeights)]
+    staged = [a for a in made.actions if isinstance(a, StageFiles)]
     busy = any(r.phase.holds_the_device for r in replicas.values())
     new = begun + [a for a in ended if replicas[a.replica].phase is Phase.READY]
     assert len(new) <= (0 if busy else 1), "one operation on the device at a time"
     assert all(replicas[a.replica].phase in (Phase.DOWN, Phase.BACKING_OFF) for a in begun)
-    totals = {m.name: m.staging.total or 0 for m in house}
-    assert sum(totals[a.model] for a in staged) + held <= max(budget, held), "within the budget"
+    totals = {f"weights:{m.name}": m.staging.total or 0 for m in house}
+    sizes = [totals[a.key] if a.limit is None else a.limit for a in staged]
+    assert sum(sizes) + held <= max(budget, held), "within the budget"
     assert len(staged) <= 1
-    wanted = {m.name for m in house if m.target.rung is not Rung.COLD}
-    assert all(a.model in wanted for a in staged)
+    wanted = {f"weights:{m.name}" for m in house if m.target.rung is not Rung.COLD}
+    assert all(a.key in wanted for a in staged)
     assert all(reason.strip() for reason in made.held_up.values())
+
+
+def test_what_is_not_verified_is_staged_first_and_loaded_by_nobody() -> None:
+    cold = replace(model("a", Rung.HOT, Phase.DOWN), unverified="its weights are verified first")
+    made = plan(cold)
+    assert made.actions == (StageFiles("weights:a", "a shall"),)
+    assert made.held_up == {"a": "its weights are verified first"}
+    sleeper = replace(model("a", Rung.HOT, Phase.ASLEEP), unverified="they are others")
+    assert WakeEngine("a.0", "a shall") in plan(sleeper).actions, "it has them in RAM"
+    assert plan(replace(sleeper, sleep_level=2)).held_up == {"a": "they are others"}
+    assert plan(replace(cold, unverified=None)).actions == (StartEngine("a.0", "a shall"),)

@@ -14,6 +14,7 @@ from warmd.status import (
     ModelStatus,
     ReplicaStatus,
     SleepStatus,
+    StagedStatus,
     StagingStatus,
     StartStatus,
     Status,
@@ -24,7 +25,16 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 @pytest.mark.parametrize(
     "facts",
-    [Status, ModelStatus, ReplicaStatus, StagingStatus, StartStatus, SleepStatus, CardStatus],
+    [
+        Status,
+        ModelStatus,
+        ReplicaStatus,
+        StagingStatus,
+        StagedStatus,
+        StartStatus,
+        SleepStatus,
+        CardStatus,
+    ],
 )
 def test_every_field_of_the_status_stands_in_the_stable_table(facts: type) -> None:
     section = README[README.index("### For programs") : README.index("`warmctl history --json`")]

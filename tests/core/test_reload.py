@@ -61,6 +61,8 @@ OTHER: dict[str, Any] = {
     "env": {"X": "1"},
     "aliases": ["y"],
     "resting": "hot",
+    "stage": "tmpfs",
+    "verify": "SHA256SUMS",
     "replicas": 2,
     "idle.after": "9s",
     "idle.then": "staged",

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from warmd.staging import StagingError, weight_files
+from warmd.staging import StagingError, model_folder, weight_files
 
 
 def fill(folder: Path, *names: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"w" * 5000)
 
 
@@ -31,8 +31,9 @@ def chosen(folder: Path) -> set[str]:
     ("there", "expected"),
     [
         (["model.safetensors", "pytorch_model.bin"], {"model.safetensors"}),
-        (["model.safetensors", "consolidated.safetensors"], {"model.safetensors"}),
+        (["model.safetensors", "consolidated.safetensors"], {"consolidated.safetensors"}),
         (["consolidated.00.pth", "consolidated.safetensors"], {"consolidated.safetensors"}),
+        (["model.safetensors", "consolidated.00.pth"], {"model.safetensors"}),
         (["pytorch_model.bin", "training_args.bin", "optimizer.pt"], {"pytorch_model.bin"}),
         (["model.pt", "scheduler.pt"], {"model.pt"}),
         (["model.Q4.gguf"], {"model.Q4.gguf"}),
@@ -62,26 +63,73 @@ def test_the_files_that_the_engine_reads(
 
 def test_the_index_decides_which_shards_count(tmp_path: Path) -> None:
     fill(tmp_path, "a.safetensors", "b.safetensors", "left-over.safetensors")
-    fill(tmp_path, "consolidated.safetensors")
     index(tmp_path, "model.safetensors.index.json", "a.safetensors", "b.safetensors")
-    index(tmp_path, "consolidated.safetensors.index.json", "consolidated.safetensors")
+    index(tmp_path, "other.safetensors.index.json", "left-over.safetensors")
     assert {name for name in chosen(tmp_path) if name.endswith(".safetensors")} == {
         "a.safetensors",
         "b.safetensors",
     }
+    fill(tmp_path, "consolidated.safetensors", "consolidated-old.safetensors")
+    index(tmp_path, "consolidated.safetensors.index.json", "consolidated.safetensors")
+    assert {name for name in chosen(tmp_path) if name.endswith(".safetensors")} == {
+        "consolidated.safetensors"
+    }
+
+
+def test_an_index_of_bin_files_leaves_none_of_them_out(tmp_path: Path) -> None:
+    fill(tmp_path, "a.bin", "b.bin")
+    index(tmp_path, "pytorch_model.bin.index.json", "a.bin")
+    assert chosen(tmp_path) == {"a.bin", "b.bin", "pytorch_model.bin.index.json"}
+    index(tmp_path, "pytorch_model.bin.index.json", "a.bin", "c.bin")
+    assert refused(tmp_path).startswith(f"{tmp_path}/c.bin: is missing")
+
+
+def test_what_a_start_reads_first_comes_first(tmp_path: Path) -> None:
+    fill(tmp_path, "m-10.safetensors", "m-9.safetensors", "tokenizer.json", "config.json")
+    assert [file.name for file in weight_files(tmp_path).files] == [
+        "config.json",
+        "tokenizer.json",
+        "m-9.safetensors",
+        "m-10.safetensors",
+    ]
+
+
+def entry(root: Path, *revisions: str) -> Path:
+    """Make the root of a cache entry, whose snapshots share their blobs."""
+    fill(root / "blobs", "aa11", "bb22")
+    for revision in revisions:
+        snapshot = root / "snapshots" / revision
+        snapshot.mkdir(parents=True)
+        for name, blob in [
+            ("x.safetensors", "aa11"),
+            ("y.safetensors", "aa11"),
+            ("c.json", "bb22"),
+        ]:
+            (snapshot / name).symlink_to(Path("../../blobs") / blob)
+    return root
 
 
 def test_a_cache_snapshot_gives_the_blobs_each_once(tmp_path: Path) -> None:
-    fill(tmp_path / "blobs", "aa11", "bb22")
-    snapshot = tmp_path / "snapshots" / "0123"
-    snapshot.mkdir(parents=True)
-    for name, blob in [("x.safetensors", "aa11"), ("y.safetensors", "aa11"), ("c.json", "bb22")]:
-        (snapshot / name).symlink_to(Path("../../blobs") / blob)
+    snapshot = entry(tmp_path, "0123") / "snapshots" / "0123"
     found = weight_files(snapshot)
-    assert found.files == (snapshot / "x.safetensors", snapshot / "c.json")
+    assert found.files == (snapshot / "c.json", snapshot / "x.safetensors")
     assert found.total == 10000
-    with pytest.raises(StagingError, match="snapshots/"):
-        weight_files(tmp_path)
+    assert weight_files(tmp_path) == found, "the only one"
+
+
+def test_the_root_of_a_cache_entry_stands_for_the_snapshot_of_main(tmp_path: Path) -> None:
+    root = entry(tmp_path / "models--org--name", "0123", "4567")
+    choices = [str(root / "snapshots" / name) for name in ("0123", "4567")]
+    assert all(choice in refused(root) for choice in choices)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("4567\n")
+    assert model_folder(root) == root / "snapshots" / "4567"
+    assert {file.parent for file in weight_files(root).files} == {root / "snapshots" / "4567"}
+    (root / "refs" / "main").write_text("89ab")
+    assert "names the snapshot '89ab', which isn't there" in refused(root)
+    plain = tmp_path / "plain"
+    fill(plain / "snapshots", "of-something-else")
+    assert model_folder(plain) == plain
 
 
 def refused(folder: Path) -> str:
@@ -149,6 +197,6 @@ def test_a_broken_index_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_an_index_can_not_reach_out_of_its_folder(tmp_path: Path) -> None:
-    fill(tmp_path, "secret.safetensors")
+    fill(tmp_path, "secret.safetensors", "m/model.safetensors")
     index(tmp_path / "m", "model.safetensors.index.json", "../secret.safetensors")
     assert "outside the folder" in refused(tmp_path / "m")

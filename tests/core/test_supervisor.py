@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rig import UP, House, next_step
@@ -13,7 +14,7 @@ from warmd.devices import Footprint
 from warmd.ladder import MeasuredParts, NotReadyError, Phase, Rung, Stage
 from warmd.launch import EngineExit
 from warmd.replica import Limits
-from warmd.staging import StagingError, WeightFiles
+from warmd.staging import Request, StagingError
 from warmd.supervisor import Known
 
 
@@ -261,10 +262,10 @@ async def test_a_stager_that_cannot_end_its_process_wedges_nothing() -> None:
 async def test_a_fault_of_our_own_at_staging_blocks_no_other_model() -> None:
     house = House("a", "b", resting=Rung.STAGED)
 
-    def fault() -> WeightFiles:
+    def fault() -> Request:
         raise OSError(22, "Invalid argument")
 
-    house.scan = lambda weights: fault  # type: ignore[method-assign]  # only a's weights are looked at anew
+    house.scan = lambda terms: fault  # type: ignore[method-assign]  # only a's weights are looked at anew
     house.supervisor.adopt("a", house.terms("a", Rung.STAGED, weights="/other"))
     house.stager.done.set()
     await house.until(lambda: house.supervisor.rung("b") is Rung.STAGED)
@@ -454,7 +455,7 @@ async def test_a_look_at_former_weights_that_hung_tells_nothing_of_the_new_ones(
     await house.rest()
     staged, mount = house.supervisor.models["m"].staged, asyncio.Event()
 
-    async def from_the_dead_mount(work: Callable[[], WeightFiles]) -> WeightFiles:
+    async def from_the_dead_mount(work: Callable[[], Any]) -> Any:
         await mount.wait()
         raise OSError("the mount is gone")
 

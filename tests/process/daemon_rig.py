@@ -270,6 +270,19 @@ def _ask(
         connection.close()
 
 
+def end_stage_keeper(run_dir: Path) -> None:
+    """End the stage keeper that outlived its daemon, where there is one."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        try:
+            caller.connect(str(run_dir / "stage.sock"))
+        except OSError:
+            return
+        caller.settimeout(PATIENCE_S)
+        caller.sendall(b'{"end": true}\n')
+        while caller.recv(4096):
+            pass
+
+
 def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -289,5 +302,6 @@ def a_daemon() -> Iterator[Daemon]:
             daemon.process.wait()
         if "engines_outlive_daemon = true" in daemon.config.read_text():
             sweep(daemon.run_dir)
+            end_stage_keeper(daemon.run_dir)
         until(lambda: not daemon.engine_processes(), "every engine has ended")
         shutil.rmtree(folder)

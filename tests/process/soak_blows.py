@@ -59,9 +59,9 @@ def _named(process: psutil.Process) -> Tree:
             what = "EngineCore" if name.startswith("VLLM::EngineCor") else "child"
             return Tree(process, what, model)
         return Tree(process, "api-server", model)
+    if name in ("warmd-stage", "warmd-held"):
+        return Tree(process, {"warmd-stage": "stage keeper", "warmd-held": "stager"}[name])
     command = process.cmdline()
-    if any(part.endswith("/staging/process.py") for part in command):
-        return Tree(process, "stager", command[-1])
     return Tree(process, "daemon" if "warmd" in command else "stranger")
 
 
@@ -88,6 +88,7 @@ class Hand:
             "stop": (3, self._stop_engine),
             "forkserver": (2, self._kill),
             "stager": (2, self._kill),
+            "stage keeper": (1, self._kill),
             "daemon SIGKILL": (3, self._end_daemon),
             "daemon SIGTERM": (2, self._end_daemon),
             "reload": (2, self._reload),

@@ -99,8 +99,10 @@ def strays(daemon: Daemon, status: Any) -> Iterator[str]:
                 well = daemon_pid in parents or bool(_children(tree) & shims)
             case "shim":
                 well = pid in shims
+            case "stage keeper":
+                well = sum(each.what == "stage keeper" for each in found) == 1
             case "stager":
-                well = daemon_pid in parents and tree.model in held
+                well = sum(each.what == "stager" for each in found) <= len(held)
             case "zombie":
                 # Whoever must reap it does so at its next look, or when its last engine ends.
                 well = bool(parents & (ours | forkservers))

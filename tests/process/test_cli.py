@@ -22,8 +22,9 @@ from warmd.control import ControlServer
 from warmd.devices import Survey
 from warmd.engine.sizing import Estimate
 from warmd.foresight import Foresight
-from warmd.history import Report
+from warmd.history import Report, Start
 from warmd.ladder import Phase, Rung
+from warmd.residency import SetInRam
 from warmd.status import Decision, ModelStatus, ReplicaStatus, StagingStatus, Status
 
 WARMCTL = [sys.executable, "-m", "warmd.cli.main"]
@@ -80,6 +81,12 @@ class Daemon:
         if name != "1":
             raise LookupError(f"no GPU is named {name}")
         return "GPU 1 is back in service"
+
+    async def residency(self) -> list[SetInRam]:
+        raise NotImplementedError
+
+    async def last_starts(self, model: str) -> list[Start]:
+        return []
 
     async def gpus(self) -> Survey:
         raise NotImplementedError

@@ -21,8 +21,9 @@ from warmd.control import ControlError, ControlServer, MetricsServer, listen_pri
 from warmd.devices import CardUse, Condition, GpuError, GpuTrouble, Holder, Survey, Surveyed
 from warmd.engine.sizing import Estimate
 from warmd.foresight import Foresight
-from warmd.history import Report
-from warmd.ladder import Rung
+from warmd.history import Report, Start
+from warmd.ladder import FileKind, Rung
+from warmd.residency import KnownSet, SetInRam
 from warmd.status import Decision, ModelStatus, StagingStatus, Status
 
 GROUP = grp.getgrgid(os.getgid()).gr_name
@@ -70,6 +71,12 @@ class Daemon:
         if name != "1":
             raise LookupError(f"no GPU is named {name}")
         return "GPU 1 is back in service"
+
+    async def residency(self) -> list[SetInRam]:
+        return [SetInRam(KnownSet("weights:qwen3", ("qwen3",), FileKind.WEIGHTS, None), None)]
+
+    async def last_starts(self, model: str) -> list[Start]:
+        return []
 
     async def gpus(self) -> Survey:
         if self.driver is not None:

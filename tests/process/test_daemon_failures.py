@@ -147,8 +147,8 @@ def test_a_lost_stager_brings_the_rung_down_and_is_made_good(daemon: Daemon) -> 
     daemon.start()
     daemon.wait_for_rung("staged")
     assert daemon.process is not None
-    children = psutil.Process(daemon.process.pid).children()
-    holder = next(p for p in children if "staging" in " ".join(p.cmdline()))
+    below = psutil.Process(daemon.process.pid).children(recursive=True)
+    holder = next(p for p in below if p.name() == "warmd-held")
     holder.send_signal(signal.SIGKILL)
     daemon.wait_for_rung("cold")
     assert "staged -> cold" in daemon.log

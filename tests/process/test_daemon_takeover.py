@@ -144,3 +144,27 @@ def test_an_engine_that_stands_still_is_not_taken_over(daemon: Daemon) -> None:
     why = "can't be taken over: it did not answer within 2 s"
     until(lambda: why in daemon.log, "it is said")
     daemon.wait_for("ready")
+
+
+def test_what_a_killed_daemon_had_staged_is_held_and_found_by_the_next() -> None:
+    with a_daemon() as daemon:
+        daemon.write_config({"m": 'resting = "staged"'}, host="engines_outlive_daemon = true")
+        daemon.start()
+        daemon.wait_for_rung("staged")
+        assert daemon.process is not None
+        below = psutil.Process(daemon.process.pid).children(recursive=True)
+        (holder,) = (p for p in below if p.name() == "warmd-held")
+        for end in (die, Daemon.stop):
+            end(daemon)
+            assert holder.is_running()
+            daemon.start()
+            staged = daemon.wait_for_rung("staged")
+            assert staged["staging"]["holding"]
+            assert holder.is_running()
+            assert daemon.log.count("cold -> staged") == daemon.starts, "each tells it once"
+        assert daemon.control("POST", "/shutdown").status == 200
+        assert daemon.process is not None
+        assert daemon.process.wait(20) == 0
+        daemon.process = None
+        until(lambda: not holder.is_running(), "nothing is held any more")
+        assert not (daemon.run_dir / "stage.sock").exists()

@@ -21,8 +21,9 @@ from warmd.control import ControlServer
 from warmd.devices import Survey
 from warmd.engine.sizing import Estimate
 from warmd.foresight import Foresight
-from warmd.history import History, Report
-from warmd.ladder import Rung, Stage, StartTimes
+from warmd.history import History, Report, Start
+from warmd.ladder import FilesAtStart, Rung, Stage, StartTimes
+from warmd.residency import SetInRam
 from warmd.status import Decision, ModelStatus, StagingStatus, Status
 
 
@@ -63,6 +64,12 @@ class Owner:
     async def return_gpu(self, name: str) -> str:
         raise NotImplementedError
 
+    async def residency(self) -> list[SetInRam]:
+        raise NotImplementedError
+
+    async def last_starts(self, model: str) -> list[Start]:
+        return []
+
     async def gpus(self) -> Survey:
         raise NotImplementedError
 
@@ -80,6 +87,8 @@ async def owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     for model, took, ago in (("qwen3", 8.0, 10), ("qwen3", 41.25, 7200), ("gone", 5.0, 60)):
         times = StartTimes({Stage.IMPORTS: took})
         owner.remembered.record_start(model, f"{model}.0", Rung.STAGED, times, now - ago)
+        files = {"weights": FilesAtStart(100, 40, 100, held=True)}
+        owner.remembered.record_start_files(f"{model}.0", now - ago, files)
     yield owner
     await server.close()
     owner.remembered.close()
@@ -96,7 +105,8 @@ async def test_a_report_for_people(owner: Owner, capsys: pytest.CaptureFixture[s
     assert "gone\n" in said
     assert await warmctl("history", "gpt-4o", "--since", "1h") == 0
     said = capsys.readouterr().out
-    assert "\nqwen3\n  starts        1 from staged: 8.0 s\n" in said
+    assert "\nqwen3\n  starts        1 from staged: 8.0 s\n  last starts   " in said
+    assert "in RAM as it began -> when ready: weights 40 -> 100 % (held)\n" in said
     assert "gone" not in said
     assert await warmctl("history", "qwen") == 1
     assert "did you mean qwen3" in capsys.readouterr().err
@@ -105,8 +115,17 @@ async def test_a_report_for_people(owner: Owner, capsys: pytest.CaptureFixture[s
 async def test_a_report_for_programs(owner: Owner, capsys: pytest.CaptureFixture[str]) -> None:
     assert await warmctl("history", "qwen3", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
+    later, earlier = (start.pop("at") for start in answer["models"]["qwen3"]["last_starts"])
+    assert later > earlier, "the newest stands first"
+    start = {
+        "replica": "qwen3.0",
+        "from_rung": "staged",
+        "files": {"weights": {"total": 100, "began": 40, "ready": 100, "held": True}},
+    }
+    took = [{"seconds": each, "stages": {"imports": each}} for each in (8.0, 41.25)]
     assert answer["models"] == {
         "qwen3": {
+            "last_starts": [start | each for each in took],
             "starts": {"staged": {"count": 2, "p50": 8.0, "max": 41.25}},
             "sleeps": None,
             "wakes": None,

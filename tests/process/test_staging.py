@@ -3,106 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
-import mmap
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
 import pytest
-
-from warmd.devices import host_memory
-from warmd.staging import (
-    Holding,
-    Stager,
-    StagingError,
-    StagingProgress,
-    WeightFiles,
-    weight_files,
+from staging_rig import (
+    MIB,
+    a_keeper,
+    alive,
+    evict,
+    hold,
+    holding,
+    resident,
+    some_weights,
+    take_away,
+    the_program,
+    until,
 )
 
-MIB = 1 << 20
-PROGRAM = Path(sys.modules["warmd.staging"].__path__[0]) / "process.py"
-libc = ctypes.CDLL(None, use_errno=True)
+from warmd.devices import host_memory
+from warmd.staging import StagingError, StagingProgress, WeightFiles
 
-
-def resident(path: Path) -> int:
-    """Measure by the test's own mincore(2), on a mapping of its own that touches nothing."""
-    size = path.stat().st_size
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
-        anchor = ctypes.c_char.from_buffer(view)
-        vector = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
-        assert libc.mincore(ctypes.c_void_p(ctypes.addressof(anchor)), size, vector) == 0
-        del anchor
-    return min(sum(byte & 1 for byte in vector.raw) * mmap.PAGESIZE, size)
-
-
-def evict(path: Path) -> None:
-    """Drop a file's pages, which works while nobody maps them."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def take_away(path: Path) -> None:
-    """Drop pages that a process maps: a direct write of the same bytes invalidates them."""
-    status = path.stat()
-    with mmap.mmap(-1, status.st_size) as buffer:
-        buffer[:] = path.read_bytes()
-        descriptor = os.open(path, os.O_RDWR | os.O_DIRECT)
-        try:
-            assert os.pwrite(descriptor, buffer, 0) == status.st_size
-        finally:
-            os.close(descriptor)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-async def until(met: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not met():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
-
-
-def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
-def no_progress(_progress: StagingProgress) -> None:
-    return
+ROOT = Path(sys.modules["warmd"].__path__[0]).parent
 
 
 @pytest.fixture
 def weights(tmp_path: Path) -> WeightFiles:
-    for name, size in [("a.safetensors", 8 * MIB), ("b.safetensors", 5 * MIB + 4097)]:
-        (tmp_path / name).write_bytes(os.urandom(size))
-        evict(tmp_path / name)
-    found = weight_files(tmp_path)
-    if sum(map(resident, found.files)):
-        pytest.skip(f"{tmp_path} is on a file system that can't evict (tmpfs): set --basetemp")
-    return found
-
-
-@asynccontextmanager
-async def holding(weights: WeightFiles, interval: float = 30.0) -> AsyncIterator[Holding]:
-    held = await Stager(interval=interval).stage("m", weights, no_progress)
-    try:
-        yield held
-    finally:
-        await held.release()
+    return some_weights(tmp_path)
 
 
 async def test_staged_means_measured_and_held(weights: WeightFiles) -> None:
     seen: list[StagingProgress] = []
-    held = await Stager().stage("m", weights, seen.append)
-    try:
+    async with a_keeper() as keeper:
+        held = await hold(keeper, weights, seen.append)
         assert sum(map(resident, weights.files)) == weights.total == held.total == held.resident
         assert seen[-1] == StagingProgress(weights.total, weights.total, weights.total)
         assert [step.done for step in seen] == sorted(step.done for step in seen)
@@ -112,17 +50,19 @@ async def test_staged_means_measured_and_held(weights: WeightFiles) -> None:
         assert sum(map(resident, weights.files)) == weights.total
 
         process = psutil.Process(held.pid)
-        assert os.getsid(held.pid) == held.pid != os.getsid(0)
+        program = the_program(held)
+        assert os.getsid(held.pid) == program.pid != os.getsid(0)
         assert process.memory_info().shared >= weights.total  # page cache, counted there
         private = process.memory_full_info().uss - weights.total
-        assert private < 12 * MIB
-    finally:
+        assert private < 6 * MIB
+        assert program.memory_full_info().uss < 6 * MIB
         await held.release()
-    await held.release()
-    assert not psutil.pid_exists(held.pid)
-    for file in weights.files:
-        evict(file)
-    assert sum(map(resident, weights.files)) == 0
+        await held.release()
+        assert not psutil.pid_exists(held.pid)
+        for file in weights.files:
+            evict(file)
+        assert sum(map(resident, weights.files)) == 0
+    assert not program.is_running()
 
 
 async def test_a_holder_that_does_not_listen_is_released_too(weights: WeightFiles) -> None:
@@ -153,67 +93,35 @@ async def test_the_holders_death_is_told(weights: WeightFiles, ending: signal.Si
         assert held.resident == 0
 
 
-def truncate(file: Path) -> None:
-    os.truncate(file, MIB)
-
-
-def replace(file: Path) -> None:
-    (file.parent / "new").write_bytes(file.read_bytes())
-    (file.parent / "new").replace(file)
-
-
-def rewrite(file: Path) -> None:
-    file.write_bytes(os.urandom(file.stat().st_size))
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (truncate, "was truncated from 8388608 to 1048576 bytes"),
-        (replace, "was replaced by another file"),
-        (rewrite, "was (written to|truncated)"),
-        (Path.unlink, "was removed"),
-    ],
-)
-async def test_a_file_that_changes_while_held_is_told(
-    weights: WeightFiles, change: Callable[[Path], None], words: str
-) -> None:
-    async with holding(weights, interval=0.05) as held:
-        change(weights.files[0])
-        sentence = await asyncio.wait_for(held.lost(), 10)
-        with pytest.raises(StagingError, match=words):
-            raise StagingError(sentence)
-        assert str(weights.files[0]) in sentence
-        assert not alive(held.pid)
-
-
 async def test_staging_refuses_with_a_sentence(weights: WeightFiles, tmp_path: Path) -> None:
     grown = WeightFiles(weights.files, weights.total - 1)
-    with pytest.raises(StagingError, match="changed while they were staged"):
-        await Stager().stage("m", grown, no_progress)
     gone = WeightFiles((tmp_path / "gone",), 1)
-    with pytest.raises(StagingError, match=r"gone: can't be read \(No such file"):
-        await Stager().stage("m", gone, no_progress)
-    with pytest.raises(StagingError, match="can't be started with /no/python"):
-        await Stager("/no/python").stage("m", weights, no_progress)
-    with pytest.raises(StagingError, match=r"m: process \d+.* exited with status 1"):
-        await Stager("/bin/false").stage("m", weights, no_progress)
+    async with a_keeper() as keeper:
+        with pytest.raises(StagingError, match="changed while they were staged"):
+            await hold(keeper, grown)
+        with pytest.raises(StagingError, match=r"gone: can't be read \(No such file"):
+            await hold(keeper, gone)
+    async with a_keeper("/no/python") as keeper:
+        with pytest.raises(StagingError, match="can't be started with /no/python"):
+            await hold(keeper, weights)
+    async with a_keeper("/bin/false") as keeper:
+        with pytest.raises(StagingError, match=r"process \d+.* exited with status 1"):
+            await hold(keeper, weights)
+
+
+def processes() -> set[str]:
+    below = psutil.Process().children(recursive=True)
+    return {p.name() for p in below if p.status() != psutil.STATUS_ZOMBIE}
 
 
 async def test_a_cancelled_staging_leaves_no_process(weights: WeightFiles) -> None:
-    before = {child.pid for child in psutil.Process().children()}
-    task = asyncio.create_task(Stager().stage("m", weights, no_progress))
-    started: set[int] = set()
-
-    def has_started() -> bool:
-        started.update({child.pid for child in psutil.Process().children()} - before)
-        return bool(started)
-
-    await until(has_started)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert not any(map(psutil.pid_exists, started))
+    async with a_keeper() as keeper:
+        task = asyncio.create_task(hold(keeper, weights))
+        await until(lambda: "warmd-held" in processes())
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert "warmd-held" not in processes()
 
 
 @pytest.mark.parametrize("trouble", [LookupError, asyncio.CancelledError])
@@ -223,39 +131,39 @@ async def test_trouble_in_the_middle_ends_the_process(
     def fail(_progress: StagingProgress) -> None:
         raise trouble
 
-    before = psutil.Process().children()
-    with pytest.raises(trouble):
-        await Stager().stage("m", weights, fail)
-    assert psutil.Process().children() == before
+    async with a_keeper() as keeper:
+        with pytest.raises(trouble):
+            await hold(keeper, weights, fail)
+        assert "warmd-held" not in processes()
 
 
-def request(files: list[str], enough: float = 0.99) -> bytes:
-    return json.dumps({"files": files, "enough": enough, "interval": 0.05}).encode() + b"\n"
+def request(files: list[str], enough: float = 0.99) -> dict[str, object]:
+    return {"files": files, "enough": enough, "interval": 0.05}
 
 
-AS_SOMEBODY_ELSE = """
-import os, sys
-from warmd.staging import process
-if os.geteuid() == 0:
+CHILD = """
+import json, os, sys
+from warmd.staging.holder import child
+if sys.argv[2] == "nobody" and os.geteuid() == 0:
     os.setgroups([])
     os.setresgid(65534, 65534, 65534)
     os.setresuid(65534, 65534, 65534)
-sys.exit(process.main())
+sys.exit(child.hold(json.loads(sys.argv[1])))
 """
 
 
-def run_alone(line: bytes, *program: str, end_at: str = "resident") -> list[dict[str, object]]:
-    """Run the program; let its stdin end once it has said `end_at`."""
+def run_alone(
+    asked: dict[str, object], end_at: str = "resident", user: str = "ourselves"
+) -> list[dict[str, object]]:
+    """Run the process that holds a set; let its stdin end once it has said `end_at`."""
     with subprocess.Popen(
-        [sys.executable, *(program or ("-I", "-S", str(PROGRAM))), "m"],
+        [sys.executable, "-c", CHILD, json.dumps(asked), user],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={"PYTHONPATH": str(PROGRAM.parents[2])},
+        env={"PYTHONPATH": str(ROOT)},
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(line)
-        process.stdin.flush()
         seen: list[dict[str, object]] = []
         while text := process.stdout.readline():
             seen.append(json.loads(text))
@@ -267,49 +175,32 @@ def run_alone(line: bytes, *program: str, end_at: str = "resident") -> list[dict
     return seen
 
 
-def test_the_holder_ends_with_its_daemon(weights: WeightFiles) -> None:
+def test_the_holder_ends_with_its_keeper(weights: WeightFiles) -> None:
     seen = run_alone(request([str(file) for file in weights.files]))
-    assert seen[-1] == {"resident": weights.total, "total": weights.total, "by": "cachestat"} | (
-        {"by": seen[-1]["by"]} if seen[-1]["by"] == "mincore" else {}  # overlayfs, kernel < 6.5
-    )
+    ways = ("cachestat", "mincore")  # mincore: overlayfs, kernel < 6.5
+    assert seen[-1].pop("by") in ways
+    assert seen[-1] == {"resident": weights.total, "total": weights.total, "network": None}
 
 
 def test_too_little_resident_is_an_error_with_the_measured_share(weights: WeightFiles) -> None:
     seen = run_alone(request([str(weights.files[0])], enough=1.5), end_at="error")
-    assert "only 100.0 % of the weights stay in RAM" in str(seen[-1]["error"])
-
-
-@pytest.mark.parametrize(
-    ("lines", "words"),
-    [
-        (['{"resident": 98, "total": 100}', '{"error": "only 98.0 %"}'], "^m: only 98.0 %$"),
-        (['{"unproved": "nobody knows"}'], "^m: nobody knows; .*CAP_FOWNER$"),
-        (["Traceback", "KeyError: files"], "^m: KeyError: files$"),
-    ],
-)
-async def test_what_is_not_proved_is_not_staged(
-    tmp_path: Path, lines: list[str], words: str
-) -> None:
-    program = tmp_path / "python"
-    program.write_text("#!/bin/sh\nread request\n" + "".join(f"echo '{x}'\n" for x in lines))
-    program.chmod(0o755)
-    with pytest.raises(StagingError, match=words):
-        await Stager(program).stage("m", WeightFiles((tmp_path / "w",), 100), no_progress)
+    assert "only 100.0 % of the files stay in RAM" in str(seen[-1]["error"])
 
 
 def test_a_file_of_somebody_else_is_proved_by_the_page_tables() -> None:
     """mincore would call every page of it resident, so it must not be asked."""
     shell = Path("/bin/bash").resolve()
-    seen = run_alone(request([str(shell)]), "-c", AS_SOMEBODY_ELSE)
+    seen = run_alone(request([str(shell)]), user="nobody")
     size = shell.stat().st_size
-    assert seen[-1] == {"resident": size, "total": size, "by": "page tables"}
+    measured = {"resident": size, "total": size, "by": "page tables", "network": None}
+    assert seen[-1] == measured
 
 
 def test_an_unreadable_file_is_an_error_line(tmp_path: Path) -> None:
     secret = tmp_path / "a.safetensors"
     secret.write_bytes(b"x")
     secret.chmod(0)
-    (line,) = run_alone(request([str(secret)]), "-c", AS_SOMEBODY_ELSE)
+    (line,) = run_alone(request([str(secret)]), user="nobody")
     assert line == {
         "error": f"{secret}: can't be read (Permission denied); let the daemon's user read it"
     }

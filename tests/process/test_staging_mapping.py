@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from warmd.staging import mapping, residency
-from warmd.staging.mapping import HeldFile, HoldError, libc, populate, read
-from warmd.staging.residency import Measure, UnprovedError
+from warmd.staging.holder import mapping, residency
+from warmd.staging.holder.mapping import HeldFile, HoldError, libc, populate, read
+from warmd.staging.holder.residency import Measure, UnprovedError
 
 MIB = 1 << 20
 

@@ -13,9 +13,11 @@ import psutil
 import pytest
 from daemon_rig import Answer, Daemon, a_daemon, until
 
+from warmd.engine.compiled import CompiledTracker
 from warmd.engine.sizing import PartsTracker, read_checkpoint
 from warmd.engine.sizing.flags import EngineFlags
 from warmd.engine.sizing.layers import kv_layers
+from warmd.staging import cache_files, known_program, learn_program, remember_caches
 
 PATIENCE_S = 400.0
 """A first start compiles; on two busy cores that takes minutes."""
@@ -87,6 +89,31 @@ def test_a_token_takes_what_was_estimated(hot: tuple[Daemon, Answer]) -> None:
     cache = read_checkpoint(Path(os.environ["WARMD_TEST_MODEL"]))
     layers = kv_layers(cache.config, EngineFlags.of(()), 1, float_bytes=2)
     assert layers.each_token == told.kv_cache / told.kv_tokens
+
+
+async def test_what_its_start_read_is_learnt(hot: tuple[Daemon, Answer], tmp_path: Path) -> None:
+    daemon, _ = hot
+    python, model = (Path(os.environ[f"WARMD_TEST_{n}"]) for n in ("ENGINE_PYTHON", "MODEL"))
+    cache = ROOT / ".cache" / "vllm-tier"
+    pid = daemon.replica("tiny.0")["pid"]
+    learnt = await learn_program(tmp_path, python, [pid], [cache, model])
+    assert learnt.trouble is None
+    known = known_program(tmp_path, python)
+    assert known is not None
+    assert 200 * 2**20 < known.total < 4 * 2**30
+    shown = [str(file) for file in known.files]
+    for part in ("libtorch_cpu.so", "/vllm/engine/", "/torch/__pycache__/", "/encodings/"):
+        assert any(part in file for file in shown), part
+    assert not any(file.startswith((str(cache), str(model))) for file in shown)
+
+    tracker = CompiledTracker()
+    for line in (daemon.run_dir / "engines" / "tiny.0" / "engine.log").read_text().splitlines():
+        tracker.line(line)
+    remember_caches(tmp_path, "tiny", map(Path, tracker.folders))
+    caches = cache_files(tmp_path, "tiny")
+    assert caches is not None
+    assert {file.name for file in caches.files if file.parent.name == "rank_0_0"} == {"model"}
+    assert any(file.suffix == ".so" for file in caches.files)
 
 
 def test_the_openai_client_works(hot: tuple[Daemon, Answer]) -> None:

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from warmd.cli.starts import start_lines
 from warmd.cli.words import (
     clean,
     held_asleep,
     model_notes,
     replica_doing,
     span,
+    staged_lines,
     trouble,
     warnings,
 )
@@ -29,6 +31,7 @@ def explanation(answer: Mapping[str, Any], local: Callable[[float], time.struct_
     model, decisions, now = answer["model"], answer["decisions"], answer["time"]
     missing = warnings(answer)
     notes = (*model_notes(model, now), *_terms(model))
+    notes += tuple(line for line in staged_lines(model) if line not in notes)
     lines = [_stands(model), *(f"  {note}" for note in notes)]
     for replica in model["replicas"]:
         lines.append(f"  {replica['name']}: {replica_doing(replica, model, now)}")
@@ -36,6 +39,12 @@ def explanation(answer: Mapping[str, Any], local: Callable[[float], time.struct_
         led = "; what led there: " if replica["phase"] in _STEADY else ": "
         lines.append(f"    for {span(now - replica['since'], 1)}{led}{why}")
         lines += [f"    {each}" for each in _replica_notes(replica)]
+    if starts := answer.get("starts"):
+        lines.append("its last starts")
+    for each in reversed(starts or ()):
+        at = time.strftime("%Y-%m-%d %H:%M:%S", local(each["at"]))
+        first, *more = start_lines(each)
+        lines += [f"  {at}  {each['replica']}  {first}", *(f"    {line}" for line in more)]
     if decisions:
         lines.append("what moved it")
     else:

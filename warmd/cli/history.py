@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from warmd.cli.starts import start_lines
 from warmd.cli.words import clean, span, warnings
 from warmd.spoken import count, size
 
@@ -48,6 +49,11 @@ def _facts(
     for rung in (rung for rung in _FROM_WARM if rung in model["starts"]):
         took = model["starts"][rung]
         yield "starts", f"{took['count']} from {rung}: {_durations(took)}"
+    for start in model["last_starts"]:
+        first, *more = start_lines(start)
+        yield "last starts", f"{_at(start['at'], local)}  {start['replica']}  {first}"
+        for line in more:
+            yield "last starts", f"  {line}"
     if model["sleeps"]:
         yield "sleeps", _sleeps(model["sleeps"])
     if model["wakes"]:

@@ -21,6 +21,7 @@ from warmd.cli.explain import explanation
 from warmd.cli.gpus import gpus_table
 from warmd.cli.history import history
 from warmd.cli.plan import plan
+from warmd.cli.residency import residency_table
 from warmd.cli.size import size_table
 from warmd.cli.words import warnings
 
@@ -58,6 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif args.command == "gpu":
             with of_this_version():
                 print(client.post("/gpu/return", {"gpu": args.gpu})["sentence"])
+        elif args.command == "residency":
+            _residency(client, as_json=args.json)
+        elif args.command == "stage":
+            return _stage(client, args)
         elif args.command == "doctor":
             return _doctor(args)
         elif args.json:
@@ -171,6 +176,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     gpus.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
 
+    in_ram = commands.add_parser(
+        "residency",
+        parents=[anywhere],
+        help="measure what of each model's files is in RAM, and show what is held there",
+    )
+    in_ram.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
+
     gpu = commands.add_parser("gpu", help="take a GPU back into service that was quarantined")
     words = gpu.add_subparsers(dest="word", required=True, metavar="return")
     back = words.add_parser(
@@ -219,6 +231,22 @@ def _parser() -> argparse.ArgumentParser:
         "shutdown",
         parents=[anywhere],
         help="end warmd and all engines, also where engines outlive it",
+    )
+
+    bring = commands.add_parser(
+        "stage",
+        parents=[anywhere],
+        help="bring a model's files into RAM now, where no engine has loaded them",
+        epilog="Exit status with --watch: 0 where it is staged, 1 where it can't be.",
+    )
+    bring.add_argument("model", metavar="MODEL", help="a model's name or alias")
+    bring.add_argument("--watch", action="store_true", help="show how far it is until it is there")
+    bring.add_argument(
+        "--for",
+        dest="for_s",
+        type=_duration,
+        metavar="TIME",
+        help='for how long it is to stay staged, such as "2h" (default: until the next set)',
     )
 
     change = commands.add_parser(
@@ -341,6 +369,32 @@ def _gpus(client: Client, *, as_json: bool) -> None:
         told = client.parse(client.get("/gpus"))
         with of_this_version():
             print(gpus_table(told))
+
+
+def _residency(client: Client, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(client, "/residency")
+    else:
+        told = client.parse(client.get("/residency"))
+        with of_this_version():
+            print(residency_table(told))
+
+
+def _stage(client: Client, args: argparse.Namespace) -> int:
+    answer = client.post("/stage", {"model": args.model, "for": args.for_s})
+    with of_this_version():
+        name, stages = answer["model"], answer["stages"]
+        print("\n".join((answer["sentence"], *warnings(answer))), flush=True)
+    if not (stages and args.watch):
+        return 0
+    # Only --watch needs rich.
+    from warmd.cli.stage_screen import watch_staging  # noqa: PLC0415
+
+    status, sentence = watch_staging(client, name)
+    if status:
+        raise RefusedError(sentence)
+    print(sentence, flush=True)
+    return 0
 
 
 def _print_json(client: Client, target: str) -> None:

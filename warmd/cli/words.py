@@ -34,6 +34,11 @@ def amount(done: int, total: int) -> str:
     return f"{done / size:.{digits}f} of {total / size:.{digits}f} {unit}"
 
 
+def kind_words(kind: str) -> str:
+    """Name a kind of files for people: `compile cache`."""
+    return kind.replace("-", " ")
+
+
 def warnings(answer: Mapping[str, Any]) -> list[str]:
     """What must be said beside an answer, each in one line; nothing from an older daemon."""
     told = (answer.get("history_trouble"), *answer.get("warnings", ()))
@@ -90,7 +95,29 @@ def model_notes(model: Mapping[str, Any], now: float) -> list[str]:
     told = [replica["reason"] for replica in model["replicas"] if trouble(replica)]
     if model["held_up_by"] and not any(reason in model["held_up_by"] for reason in told):
         notes.append(f"held up: {model['held_up_by']}")
+    busy = any(each["busy"] or each["partial"] for each in model.get("staged", ()))
+    notes += staged_lines(model) if busy else ()
     return [clean(note) for note in notes]
+
+
+def staged_lines(model: Mapping[str, Any]) -> list[str]:
+    """Say of each kind of a model's files what of it is in RAM; nothing where there is none."""
+    return [
+        clean(f"{each['kind'].replace('-', ' ')}: {_staged(each)}")
+        for each in model.get("staged", ())
+        if each["total"] or each["problem"]
+    ]
+
+
+def _staged(each: Mapping[str, Any]) -> str:
+    if each["busy"]:
+        paused = f", paused: {each['paused']}" if each["paused"] else ""
+        return f"staging {amount(each['done'], each['total'])}{paused}"
+    if each["held"]:
+        return f"{amount(each['resident'], each['total'])} in RAM"
+    there = f"{amount(each['resident'], each['total'])} in RAM" if each["partial"] else ""
+    why = each["problem"] or ("" if there else "not in RAM")
+    return ", ".join(part for part in (there, why) if part)
 
 
 def trouble(replica: Mapping[str, Any]) -> str | None:

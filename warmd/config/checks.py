@@ -16,6 +16,7 @@ from warmd.config.reading import unreadable
 from warmd.config.run_files import ENGINE_SOCKET, SOCKET_PATH_MAX, engine_folder
 from warmd.config.settings import CPU_KV_SPACE, ModelSettings, Settings, SleepMode
 from warmd.ladder import Rung, replica_name
+from warmd.snapshots import SnapshotError, snapshot_of
 from warmd.spoken import size
 
 OWN_GPUS = "where it matters on which GPUs a model runs, give it a pool with `gpus`"
@@ -239,7 +240,10 @@ def _python(settings: Settings) -> Iterator[Finding]:
 def _weights(path: KeyPath, folder: Path) -> Iterator[Finding]:
     got = quoted(str(folder))
     try:
+        folder = snapshot_of(folder)
         entries = {entry.name for entry in folder.iterdir()}
+    except SnapshotError as error:
+        yield Finding(path, str(error), got, may_come_back=True)
     except NotADirectoryError:
         yield Finding(path, "must be the model's folder, not a file in it", got)
     except FileNotFoundError:

@@ -13,6 +13,8 @@ _WHEN_UNSET = {
     "gpus": "where it fits best",
     "concurrency": "2 requests of full length, more where they are short",
     "gateway.api_keys": "whoever reaches the addresses above may ask",
+    "verify": "nobody asks whether the files are whole",
+    "staging.rate": "as fast as the disk goes",
     "engine.python": "no model needs it",
 }
 
@@ -36,7 +38,8 @@ def _resolved(settings: Settings) -> Settings:
         for name, model in settings.models.items()
     }
     control = settings.control.model_copy(update={"socket": settings.control_socket})
-    return settings.model_copy(update={"models": models, "control": control})
+    staging = settings.staging.model_copy(update={"tmpfs": settings.stage_folder})
+    return settings.model_copy(update={"models": models, "control": control, "staging": staging})
 
 
 def _table(table: Mapping[str, object], name: str) -> Iterator[str]:

@@ -95,6 +95,15 @@ def _parse_weights(text: str) -> Path:
     return _parse_path(text, " (nothing is downloaded)")
 
 
+def _parse_verify(text: str) -> str:
+    if text != no_nul(text) or not text or Path(text).is_absolute() or ".." in Path(text).parts:
+        raise ValueError(
+            'must name a manifest of sha256sum below `weights`, such as "SHA256SUMS", or be '
+            '"hugging-face"'
+        )
+    return text
+
+
 def _parse_model_name(name: str) -> str:
     if _MODEL_NAME.fullmatch(name):
         return name
@@ -191,6 +200,7 @@ WholePath = Annotated[Path, _text(_parse_path, Path), PlainSerializer(str)]
 WeightsPath = Annotated[Path, _text(_parse_weights, Path), PlainSerializer(str)]
 RestingRung = Annotated[Rung, one_of(Rung), PlainSerializer(str)]
 IdleRung = Annotated[Rung, one_of(Rung, {Rung.HOT: _ALWAYS_HOT}), PlainSerializer(str)]
+VerifyText = Annotated[str, AfterValidator(_parse_verify)]
 ModelName = Annotated[str, AfterValidator(_parse_model_name)]
 Alias = Annotated[str, AfterValidator(_parse_alias)]
 Arg = Annotated[str, AfterValidator(allowed_arg)]

@@ -35,6 +35,7 @@ from warmd.config.fields import (
     RestingRung,
     Seconds,
     ShareText,
+    VerifyText,
     VramText,
     WeightsPath,
     WholePath,
@@ -44,7 +45,7 @@ from warmd.config.fields import (
 )
 from warmd.config.problem import KeyPath
 from warmd.config.units import Share
-from warmd.ladder import Rung
+from warmd.ladder import Place, Rung
 
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 
@@ -135,6 +136,15 @@ class RamSettings(Table):
     reserve: ShareText = Share(percent=Decimal(5))
 
 
+class StagingSettings(Table):
+    """How files come into RAM. `rate` (a second) None: as fast as the disk; `tmpfs` None: `stage`
+    in `host.run_dir`.
+    """
+
+    rate: Bytes | None = None
+    tmpfs: WholePath | None = None
+
+
 class FairnessSettings(Table):
     """When a hot model makes room for another one of its pool. `stay` counts its switch costs."""
 
@@ -211,6 +221,8 @@ class ModelSettings(Table):
     env: Environment = {}
     aliases: Annotated[tuple[Alias, ...], Field(strict=False)] = ()
     resting: RestingRung = Rung.STAGED
+    verify: VerifyText | None = None
+    stage: Annotated[Place, one_of(Place), PlainSerializer(str)] = Place.PAGE_CACHE
     replicas: Annotated[int, Field(ge=1, le=64)] = 1
     idle: IdleSettings = IdleSettings()
     sleep: SleepSettings = SleepSettings()
@@ -239,6 +251,7 @@ class Settings(Table):
     history: HistorySettings = HistorySettings()
     engine: EngineSettings = EngineSettings()
     ram: RamSettings = RamSettings()
+    staging: StagingSettings = StagingSettings()
     restart: RestartSettings = RestartSettings()
     fairness: FairnessSettings = FairnessSettings()
     gpus: GpuSettings = GpuSettings()
@@ -262,6 +275,11 @@ class Settings(Table):
     def control_socket(self) -> Path:
         """Where the admin socket is."""
         return self.control.socket or self.host.run_dir / "control.sock"
+
+    @property
+    def stage_folder(self) -> Path:
+        """Where weights that are staged in a tmpfs are."""
+        return self.staging.tmpfs or self.host.run_dir / "stage"
 
     def max_wait(self, model: str) -> float:
         """How long a request may be held until `model` is ready, in seconds."""

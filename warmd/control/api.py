@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import difflib
-import json
-import math
-import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -17,24 +14,31 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from warmd.config import ConfigError
+from warmd.control.asked import (
+    RefusedError,
+    read_asked,
+    read_file,
+    read_rung,
+    read_seconds,
+    read_since,
+    read_word,
+)
 from warmd.control.gpus import Surveys, gpus_handler
 from warmd.control.http_log import quiet_log
+from warmd.control.residency import Measures, residency_handler
 from warmd.control.size import Sizes, size_handler
+from warmd.control.stage import stage_handler
 from warmd.control.unix_socket import listen_privately
 from warmd.foresight import Foresight
-from warmd.history import HistoryError, Report
+from warmd.history import HistoryError, Report, Start
 from warmd.ladder import Rung
 from warmd.status import Decision, Status
 
 _MAX_BODY = 64 * 1024
 _SHUTDOWN_S = 1.0
-_DAY_S = 86400.0
-_LONGEST_S = 3653 * _DAY_S
-_AUTO = "auto"
-_CHOICES = (Rung.HOT.value, Rung.ASLEEP.value, Rung.STAGED.value, Rung.COLD.value, _AUTO)
 
 
-class Operations(Sizes, Surveys, Protocol):
+class Operations(Sizes, Surveys, Measures, Protocol):
     """The owner of the models, as an operator sees it."""
 
     def snapshot(self) -> Status:
@@ -60,6 +64,9 @@ class Operations(Sizes, Surveys, Protocol):
 
     async def decisions(self, model: str) -> Sequence[Decision]:
         """The last changes of rung of `model` (its own name), newest first."""
+
+    async def last_starts(self, model: str) -> Sequence[Start]:
+        """The last starts of `model` (its own name) that got ready, newest first."""
 
     async def history(self, model: str | None, since: float) -> Report:
         """What happened to `model` (its own name), or to all, since `since` (Unix seconds).
@@ -142,9 +149,9 @@ def _refusals(of_a_config: str) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise _RefusedError(422, f"{of_a_config}:\n{error}") from None
+        raise RefusedError(422, f"{of_a_config}:\n{error}") from None
     except ValueError as refused:
-        raise _RefusedError(409, str(refused)) from None
+        raise RefusedError(409, str(refused)) from None
 
 
 def _application(operations: Operations, expose: Callable[[], bytes]) -> web.Application:
@@ -159,31 +166,32 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
         model = _resolve(request.query.get("model", ""), status)
         decisions = [dataclasses.asdict(each) for each in await operations.decisions(model)]
         facts = dataclasses.asdict(status.models[model])
-        told = {"time": status.time, "model": facts, "decisions": decisions}
+        starts = [dataclasses.asdict(each) for each in await operations.last_starts(model)]
+        told = {"time": status.time, "model": facts, "starts": starts, "decisions": decisions}
         return web.json_response(told | trouble())
 
     async def history(request: web.Request) -> web.Response:
         status = operations.snapshot()
         name = request.query.get("model")
         model = None if name is None else _resolve(name, status)
-        since = _since(request.query.get("since"), status.time)
+        since = read_since(request.query.get("since"), status.time)
         try:
             report = await operations.history(model, since)
         except HistoryError as error:
-            raise _RefusedError(503, str(error)) from None
+            raise RefusedError(503, str(error)) from None
         return web.json_response(dataclasses.asdict(report) | trouble())
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def set_target(request: web.Request) -> web.Response:
-        asked = _asked(await request.read(), ("model", "rung", "for"))
-        model = _resolve(_word(asked, "model"), operations.snapshot())
-        rung = _rung(_word(asked, "rung"))
+        asked = read_asked(await request.read(), ("model", "rung", "for"))
+        model = _resolve(read_word(asked, "model"), operations.snapshot())
+        rung = read_rung(read_word(asked, "rung"))
         try:
-            sentence = operations.set_target(model, rung, _seconds(asked.get("for"), rung))
+            sentence = operations.set_target(model, rung, read_seconds(asked.get("for"), rung))
         except ValueError as refused:
-            raise _RefusedError(409, str(refused)) from refused
+            raise RefusedError(409, str(refused)) from refused
         await operations.settle()
         return web.json_response({"models": {model: sentence}} | trouble())
 
@@ -192,40 +200,43 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
             return web.json_response({"changes": list(await operations.reload())})
 
     async def plan(request: web.Request) -> web.Response:
-        config = _file(_asked(await request.read(), ("config",)).get("config"))
+        config = read_file(read_asked(await request.read(), ("config",)).get("config"))
         with _refusals("a reload would be refused, and the running config would stay in force"):
             return web.json_response(dataclasses.asdict(await operations.plan(config)))
 
     async def return_gpu(request: web.Request) -> web.Response:
-        name = _word(_asked(await request.read(), ("gpu",)), "gpu")
+        name = read_word(read_asked(await request.read(), ("gpu",)), "gpu")
         try:
             return web.json_response({"sentence": await operations.return_gpu(name)})
         except LookupError as unknown:
-            raise _RefusedError(404, str(unknown)) from None
+            raise RefusedError(404, str(unknown)) from None
         except ValueError as refused:
-            raise _RefusedError(409, str(refused)) from None
+            raise RefusedError(409, str(refused)) from None
 
     async def shutdown(_: web.Request) -> web.Response:
         return web.json_response({"sentence": operations.shutdown()})
 
     app = web.Application(client_max_size=_MAX_BODY, middlewares=[_errors_in_json])
     get, post = web.get, web.post
-    size = size_handler(operations, lambda name: _resolve(name, operations.snapshot()))
+
+    def resolve(name: str) -> str:
+        return _resolve(name, operations.snapshot())
+
     app.add_routes(
         [
             *(get("/status", status), get("/explain", explain), get("/history", history)),
-            *(get("/size", size), get("/gpus", gpus_handler(operations)), get("/metrics", metrics)),
+            *(
+                get("/size", size_handler(operations, resolve)),
+                get("/gpus", gpus_handler(operations)),
+                get("/metrics", metrics),
+            ),
+            get("/residency", residency_handler(operations)),
             *(post("/set", set_target), post("/plan", plan), post("/reload", reload)),
+            post("/stage", stage_handler(operations, resolve)),
             *(post("/gpu/return", return_gpu), post("/shutdown", shutdown)),
         ]
     )
     return app
-
-
-class _RefusedError(Exception):
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
 
 
 @web.middleware
@@ -234,7 +245,7 @@ async def _errors_in_json(
 ) -> web.StreamResponse:
     try:
         return await handler(request)
-    except _RefusedError as refused:
+    except RefusedError as refused:
         return web.json_response({"error": str(refused)}, status=refused.status)
     except UnknownModelError as unknown:
         return web.json_response({"error": str(unknown)}, status=404)
@@ -242,40 +253,6 @@ async def _errors_in_json(
         sentence = f"{request.method} {request.path}: {error.reason.lower()}"
         allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
         return web.json_response({"error": sentence}, status=error.status, headers=allow)
-
-
-def _asked(body: bytes, keys: Sequence[str]) -> Mapping[str, object]:
-    try:
-        asked = json.loads(body)
-    except ValueError as error:
-        raise _RefusedError(400, f"the body is no JSON: {error}") from error
-    if not isinstance(asked, dict):
-        known = ", ".join(f'"{key}": …' for key in keys)
-        raise _RefusedError(400, f"the body must be an object: {{{known}}}")
-    unknown = asked.keys() - set(keys)
-    if unknown:
-        raise _RefusedError(
-            400, f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(keys)}"
-        )
-    return asked
-
-
-def _file(value: object) -> Path | None:
-    if value is None:
-        return None
-    try:
-        if isinstance(value, str) and value.startswith("/") and b"\0" not in os.fsencode(value):
-            return Path(value)
-    except UnicodeEncodeError:
-        pass  # half of a character, which JSON can write and no file's name can hold
-    raise _RefusedError(400, '"config" must be the whole path of a file, or null')
-
-
-def _word(asked: Mapping[str, object], key: str) -> str:
-    word = asked.get(key)
-    if not isinstance(word, str):
-        raise _RefusedError(400, f'"{key}" must be a string')
-    return word
 
 
 def _resolve(name: str, status: Status) -> str:
@@ -286,33 +263,3 @@ def _resolve(name: str, status: Status) -> str:
     if name not in own:
         raise UnknownModelError(name, own)
     return own[name]
-
-
-def _since(text: str | None, now: float) -> float:
-    if text is None:
-        return now - _DAY_S
-    try:
-        since = float(text)
-    except ValueError:
-        since = math.nan
-    if not math.isfinite(since):
-        raise _RefusedError(400, f"since must be a time in Unix seconds, not {text}")
-    return since
-
-
-def _rung(word: str) -> Rung | None:
-    if word not in _CHOICES:
-        raise _RefusedError(400, f"no rung is named {word}: choose {', '.join(_CHOICES)}")
-    return None if word == _AUTO else Rung(word)
-
-
-def _seconds(value: object, rung: Rung | None) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _RefusedError(400, '"for" must be a number of seconds, or null')
-    if not (0 < value <= _LONGEST_S):
-        raise _RefusedError(400, '"for" must be more than 0 seconds, and at most ten years')
-    if rung is None:
-        raise _RefusedError(400, "auto has no end: it gives the model back to policy at once")
-    return float(value)

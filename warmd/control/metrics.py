@@ -17,7 +17,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from warmd.gateway.models import RequestRecord
-from warmd.ladder import StartTimes, WakeTimes
+from warmd.ladder import FileKind, StartTimes, WakeTimes
 from warmd.status import CardStatus, ModelStatus, Status
 
 SECONDS_BUCKETS = (
@@ -112,6 +112,23 @@ class Metrics:
             registry=registry,
         )
 
+        self._staging = Histogram(
+            "warmd_staging_seconds",
+            "What it took to bring a set of files into RAM, from the order to the measurement.",
+            ("kind",),
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self._read = Counter(
+            "warmd_staging_read_bytes", "Bytes that were brought into RAM.", registry=registry
+        )
+        self._evictions = Counter(
+            "warmd_staging_evictions",
+            "How often a part of what was staged was pushed out of RAM.",
+            ("model", "kind"),
+            registry=registry,
+        )
+
     def request_done(self, record: RequestRecord) -> None:
         """Count a request that is over."""
         model = self._known(record.model)
@@ -156,6 +173,15 @@ class Metrics:
         """Count an operation that outlived its deadline."""
         self._overdue.labels(self._known(model)).inc()
 
+    def staged(self, kind: FileKind, seconds: float, read: int) -> None:
+        """Count a set of files that came into RAM, and its bytes."""
+        self._staging.labels(kind.value).observe(seconds)
+        self._read.inc(read)
+
+    def evicted(self, model: str, kind: FileKind) -> None:
+        """Count that a part of what was staged was pushed out."""
+        self._evictions.labels(self._known(model), kind.value).inc()
+
     def vram_mismatch(self, model: str, kind: str) -> None:
         """Count VRAM that is held beyond a reservation, or beyond an engine's end."""
         self._mismatches.labels(self._known(model), kind).inc()
@@ -173,6 +199,8 @@ class Metrics:
             self._overdue.labels(model)
             for kind in ("holds-more", "kept-after-end"):
                 self._mismatches.labels(model, kind)
+            for files in FileKind:
+                self._evictions.labels(model, files.value)
         return generate_latest(self._registry)
 
     def _known(self, model: str) -> str:
@@ -244,7 +272,9 @@ def _gauges(models: list[ModelStatus]) -> list[GaugeMetricFamily]:
         "warmd_oldest_wait_seconds", "How long the oldest of them has waited.", labels=("model",)
     )
     staged = GaugeMetricFamily(
-        "warmd_staged_bytes", "Bytes of a model's weights that are in RAM.", labels=("model",)
+        "warmd_staged_bytes",
+        "Bytes of a model's files that are in RAM; program files are shared by several models.",
+        labels=("model", "kind"),
     )
     pinned = GaugeMetricFamily(
         "warmd_sleep_host_bytes",
@@ -260,7 +290,8 @@ def _gauges(models: list[ModelStatus]) -> list[GaugeMetricFamily]:
         target.add_metric((model.name,), model.target.height)
         waiting.add_metric((model.name,), model.waiting)
         oldest.add_metric((model.name,), model.oldest_wait)
-        staged.add_metric((model.name,), model.staging.done)
+        for each in model.staged:
+            staged.add_metric((model.name, each.kind), each.done)
         for replica in model.replicas:
             rung.add_metric((model.name, replica.name), replica.rung.height)
             in_flight.add_metric((replica.name,), replica.in_flight)

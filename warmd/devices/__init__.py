@@ -1,5 +1,6 @@
 """What devices there are, how much of each is free, and what one engine holds of them."""
 
+from warmd.devices.cgroups import MemoryLimit, limits_of, memory_limits
 from warmd.devices.condition import (
     XID_REMEDY,
     Complaint,
@@ -40,6 +41,7 @@ __all__ = [
     "Holder",
     "HostMemory",
     "Inventory",
+    "MemoryLimit",
     "Recovery",
     "SickGpu",
     "Slowed",
@@ -57,6 +59,8 @@ __all__ = [
     "host_sweep",
     "inventory",
     "largest_node",
+    "limits_of",
+    "memory_limits",
     "owners",
     "reset_of",
     "survey",

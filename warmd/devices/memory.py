@@ -7,6 +7,8 @@ from pathlib import Path
 
 import psutil
 
+from warmd.devices.cgroups import memory_limits
+
 _NODES = Path("/sys/devices/system/node")
 
 
@@ -15,7 +17,8 @@ class HostMemory:
     """RAM of the host, in bytes.
 
     `available` is the kernel's MemAvailable (proc(5)): it counts page cache as available, also
-    page cache that a staging process holds.
+    page cache that a staging process holds; or less, where a limit of this process's control
+    groups leaves less.
     """
 
     total: int
@@ -25,7 +28,8 @@ class HostMemory:
 def host_memory() -> HostMemory:
     """Read the host's memory now."""
     memory = psutil.virtual_memory()
-    return HostMemory(total=memory.total, available=memory.available)
+    left = [limit.available for limit in memory_limits()]
+    return HostMemory(total=memory.total, available=min([memory.available, *left]))
 
 
 def largest_node() -> int:

@@ -103,6 +103,7 @@ def examine(
             resting,
             daemon.staged,
             settings.ram.reserve.of(facts.total),
+            kept={each.model: each.total for each in seen if each.model in sound.kept},
         )
     )
     found += folders.judged(judge_folders)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmd.doctor.finding import Finding, note, ok, warning
-from warmd.staging.residency import Measure, mapped_now
+from warmd.staging.holder.residency import Measure, mapped_now
 
 _SUBJECT = "kernel"
 

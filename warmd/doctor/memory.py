@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from warmd.devices import host_memory
+from warmd.devices import host_memory, memory_limits
 from warmd.doctor.finding import Finding, note, ok, problem, warning
 from warmd.spoken import size
 
 _SUBJECT = "memory"
 _STRICT = 2  # vm.overcommit_memory, proc_sys_vm(5)
-_UNLIMITED_V1 = 1 << 60
 
 
 @dataclass(frozen=True)
 class MemoryFacts:
-    """Sizes in bytes. `limit`: the least memory limit of the cgroup and all above it."""
+    """Sizes in bytes. `limit`: the least memory limit of the cgroup and all above it.
+
+    `limited_by`: the file that says so.
+    """
 
     total: int
     available: int
@@ -27,19 +29,22 @@ class MemoryFacts:
     swap_used: int
     limit: int | None
     overcommit: int | None
+    limited_by: str | None = None
 
 
 def look_at_memory(daemon: int | None) -> MemoryFacts:
     """Read host memory, and the cgroup of the daemon (None: this process's)."""
     memory = host_memory()
     swap, swap_used = _swap()
+    least = min(memory_limits(daemon), key=lambda each: each.limit, default=None)
     return MemoryFacts(
         memory.total,
         memory.available,
         swap,
         swap_used,
-        _cgroup_limit(daemon),
+        None if least is None else least.limit,
         _number(Path("/proc/sys/vm/overcommit_memory")),
+        None if least is None else str(least.key),
     )
 
 
@@ -51,30 +56,6 @@ def _swap() -> tuple[int, int]:
     return int(swap.total), int(swap.used)
 
 
-def _cgroup_limit(pid: int | None) -> int | None:
-    try:
-        lines = Path(f"/proc/{pid or 'self'}/cgroup").read_text().splitlines()
-    except OSError:
-        return None
-    limits: list[int] = []
-    for line in lines:
-        number, controllers, path = line.split(":", 2)
-        if number == "0":
-            root, names = Path("/sys/fs/cgroup"), ["memory.max", "memory.high"]
-        elif "memory" in controllers.split(","):
-            root, names = Path("/sys/fs/cgroup/memory"), ["memory.limit_in_bytes"]
-        else:
-            continue
-        group = root / path.lstrip("/")
-        for folder in (group, *group.parents):
-            if not folder.is_relative_to(root):
-                break
-            found = [_number(folder / name) for name in names]
-            limits += [limit for limit in found if limit is not None]
-    least = min(limits, default=_UNLIMITED_V1)
-    return least if least < _UNLIMITED_V1 else None
-
-
 def _number(file: Path) -> int | None:
     try:
         return int(file.read_text())
@@ -82,15 +63,33 @@ def _number(file: Path) -> int | None:
         return None
 
 
+_NOBODY: Mapping[str, int] = {}
+
+
 def judge_memory(
-    facts: MemoryFacts, budget: int, weights: int, staged: int, reserve: int
+    facts: MemoryFacts,
+    budget: int,
+    weights: int,
+    staged: int,
+    reserve: int,
+    *,
+    kept: Mapping[str, int] = _NOBODY,
 ) -> Iterator[Finding]:
     """Bytes: `budget` is ram.staging, `weights` of all models that rest staged, `staged` held now.
 
     `reserve` is ram.reserve, which staging leaves free. Held page cache counts as available in the
-    kernel's figure.
+    kernel's figure. `kept`: bytes by model, of those whose weights are locked or in a tmpfs.
     """
     fine = True
+    for model, total in kept.items():
+        if total > budget:
+            fine = False
+            yield warning(
+                _SUBJECT,
+                f"the weights of {model} ({size(total)}) are larger than ram.staging "
+                f"({size(budget)}), and its `stage` keeps them in memory: it never gets staged",
+                f'raise ram.staging, or set models.{model}.stage = "page-cache"',
+            )
     wanted = min(budget, weights)
     if weights > budget:
         fine = False
@@ -104,8 +103,9 @@ def judge_memory(
         fine = False
         yield warning(
             _SUBJECT,
-            f"the cgroup may use {size(facts.limit)} of RAM, less than ram.staging "
-            f"({size(budget)}); staged weights count in it and would be pushed out",
+            f"the cgroup may use {size(facts.limit)} of RAM"
+            f"{f' ({facts.limited_by})' if facts.limited_by else ''}, less than ram.staging "
+            f"({size(budget)}); staged weights count in it, and no more are staged than fit",
             "take MemoryMax= and MemoryHigh= away from warmd's unit (or the container's limit)",
         )
     if wanted + reserve > facts.available:

@@ -8,7 +8,7 @@ from pathlib import Path
 from warmd.config import Address, Problem, Settings
 from warmd.config.problem import quoted_key
 from warmd.doctor.finding import Finding, note, ok, problem
-from warmd.ladder import Rung
+from warmd.ladder import Place, Rung
 from warmd.spoken import count
 
 _SUBJECT = "config"
@@ -40,6 +40,12 @@ class SoundConfig:
         """The models whose weights are in RAM while nobody asks for them."""
         models = self.settings.models.items()
         return frozenset(name for name, model in models if model.resting is Rung.STAGED)
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """The models whose staged weights are locked or in a tmpfs, and can't be pushed out."""
+        models = self.settings.models.items()
+        return frozenset(name for name, model in models if model.stage is not Place.PAGE_CACHE)
 
     @property
     def folders(self) -> dict[str, Path]:

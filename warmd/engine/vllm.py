@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import aiohttp
 
+from warmd.aside import aside
 from warmd.config import WarmupKind
 from warmd.engine.binder import Binder
 from warmd.engine.binding import Binding
 from warmd.engine.canary import CanaryAnswer, ask_canary
 from warmd.engine.client import EngineClient
 from warmd.engine.command import EngineRecipe, engine_command
+from warmd.engine.compiled import CompiledTracker
 from warmd.engine.errors import EngineError
 from warmd.engine.failure import failure_cause
 from warmd.engine.home import point_at, prepare_home
@@ -24,14 +26,22 @@ from warmd.engine.sleep_mode import fall_asleep, is_sleeping, wake_up
 from warmd.engine.warmup import WarmupSpec, warm_up
 from warmd.ladder import MeasuredParts
 from warmd.launch import LaunchSpec
+from warmd.staging import StagingError, model_folder
 
 
 class VllmConnection:
     """The way to one engine, and the questions that warmd asks it."""
 
-    def __init__(self, client: EngineClient, question: WarmupSpec) -> None:
+    def __init__(
+        self,
+        client: EngineClient,
+        question: WarmupSpec,
+        aim: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """`aim` makes sure that the path of the weights leads to them."""
         self.client = client
         self._question = question
+        self._aim = aim
         self._kind: WarmupKind | None = None  # what the last warm-up found
 
     @property
@@ -62,7 +72,9 @@ class VllmConnection:
         await fall_asleep(self.client.session, level)
 
     async def wake(self, level: int) -> None:
-        """Wake it from `level`; the caller bounds the time. Raises `SleepError`."""
+        """Wake it from `level`; the caller bounds the time. Raises `EngineError`."""
+        if self._aim is not None and level != 1:
+            await self._aim()  # it reads the weights again, and a copy in RAM may be gone since
         await wake_up(self.client.session, level)
 
     async def sleeping(self) -> bool:
@@ -99,10 +111,13 @@ class Vllm:
         inherited: Mapping[str, str],
         report: Callable[[str], None],
         binder: Binder | None = None,
+        where: Callable[[Path], Path] | None = None,
     ) -> None:
-        """`source` is the model's folder, which the recipe's stable path shall lead to.
+        """`source` is the model's folder, or what stands for it: the stable path's aim.
 
-        `binder` None: nothing is reserved for it, or nobody knows on which cards.
+        `where` says, of its folder, which one is to be read: a copy in RAM where there is one; it
+        may wait for the disk, and raise `EngineError`. `binder` None: nothing is reserved for it,
+        or nobody knows on which cards.
         """
         self._replica = replica
         self._recipe = recipe
@@ -114,14 +129,20 @@ class Vllm:
         self._note_lost = False
         self._sizes: PartsTracker | None = None  # while it starts
         self._measured: MeasuredParts | None = None
+        self._compiled = CompiledTracker()
         self._binder = binder
+        self._where = where
         self._bound: Binding | None = None  # while it starts
 
     async def prepare(self) -> LaunchSpec:
         """Make the engine's folder fresh and say what to run; raises `EngineError`."""
-        if not (self._source / "config.json").exists():
+        try:
+            source = model_folder(self._source)
+        except StagingError as error:
+            raise EngineError(str(error)) from error
+        if not (source / "config.json").exists():
             raise EngineError(
-                f"there is no model at {self._source} (no config.json): is the disk mounted? put "
+                f"there is no model at {source} (no config.json): is the disk mounted? put "
                 "the model there, or mend `weights`"
             )
         if self._binder is not None:
@@ -130,12 +151,23 @@ class Vllm:
             self._bound = await self._binder.binding(anew=anew)
         bound = () if self._bound is None else self._bound.args
         prepare_home(self._recipe.home)
-        point_at(self._recipe.weights, self._source)
+        await self._aim()
         command = engine_command(self._recipe, self._inherited, bound)
         self._log.begin(command.shown)
-        self._sizes, self._measured = PartsTracker(), None
+        self._sizes, self._measured, self._compiled = PartsTracker(), None, CompiledTracker()
         self._report_trouble()
         return LaunchSpec(self._replica, command.argv, command.env, command.cwd)
+
+    async def _aim(self) -> None:
+        """Let the stable path lead to what is to be read; raises `EngineError`."""
+        try:
+            source = model_folder(self._source)
+        except StagingError as error:
+            raise EngineError(str(error)) from error
+        if (where := self._where) is not None:
+            found = source
+            source = await aside(lambda: where(found))
+        point_at(self._recipe.weights, source)
 
     def resume(self, pid: int) -> None:
         """Go on with the log of an engine that an earlier daemon had started."""
@@ -152,6 +184,7 @@ class Vllm:
         self._log.line(line)
         if self._sizes is not None:
             self._sizes.line(line)
+            self._compiled.line(line)
         if had is None:
             self._report_trouble()
 
@@ -170,6 +203,11 @@ class Vllm:
     def measured(self) -> MeasuredParts | None:
         """What the last start told of the engine's memory, once it is ready; None where nothing."""
         return self._measured
+
+    @property
+    def compiled_in(self) -> tuple[Path, ...]:
+        """The folders of compiled code that its last start named; empty where it compiles none."""
+        return tuple(map(Path, self._compiled.folders))
 
     def ended(self, *, failed: bool) -> None:
         """Let go of the log's file; what bound a start that was called off is in no doubt."""
@@ -204,4 +242,4 @@ class Vllm:
 
     def connect(self) -> VllmConnection:
         """Return the way to the engine; nothing is sent yet."""
-        return VllmConnection(EngineClient(self._recipe.home.socket), self._question)
+        return VllmConnection(EngineClient(self._recipe.home.socket), self._question, self._aim)

@@ -6,7 +6,7 @@ from warmd.history.journal import (
     journal_handler,
     terminal_format,
 )
-from warmd.history.report import HistoryError, ModelReport, Report
+from warmd.history.report import HistoryError, ModelReport, Report, Start
 from warmd.history.sizes import read_sizes
 from warmd.history.store import HISTORY_FILE, History, StoredOverride
 
@@ -17,6 +17,7 @@ __all__ = [
     "JournalHandler",
     "ModelReport",
     "Report",
+    "Start",
     "StoredOverride",
     "TerminalFormatter",
     "journal_handler",

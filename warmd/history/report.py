@@ -6,17 +6,20 @@ seconds, durations seconds, sizes bytes.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from warmd.history.minutes import SLOW_S
 from warmd.ladder import Rung
 
 _DECISIONS_SHOWN = 20
 _CAUSES_SHOWN = 10
+_STARTS_SHOWN = 5
 _BUSY_TIMEOUT_S = 2.0
 
 
@@ -31,6 +34,21 @@ class Durations:
     count: int
     p50: float
     max: float
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start that got ready: seconds by stage, and by kind what of its files was in RAM.
+
+    `files` map to `warmd.ladder.FilesAtStart` as JSON; empty where nobody looked.
+    """
+
+    at: float
+    replica: str
+    from_rung: str
+    seconds: float
+    stages: dict[str, float]
+    files: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,7 @@ class ModelReport:
     """What happened to one model; `starts` are those that got ready, by the rung they met."""
 
     starts: dict[str, Durations] = field(default_factory=dict)
+    last_starts: list[Start] = field(default_factory=list)  # newest first
     sleeps: Sleeps | None = None
     wakes: Durations | None = None
     failures: list[Failure] = field(default_factory=list)
@@ -177,11 +196,16 @@ class _Reading:
 
     def _starts(self) -> None:
         took: dict[tuple[str, str], list[float]] = {}
-        for model, rung, seconds in self._rows(
-            "SELECT model, from_rung, seconds FROM starts WHERE outcome = 'ready'"
-            " AND at >= :since AND (:model IS NULL OR model = :model)"
+        for model, *row in self._rows(
+            "SELECT model, at, replica, from_rung, seconds, stages, files FROM starts"
+            " WHERE outcome = 'ready' AND at >= :since AND (:model IS NULL OR model = :model)"
+            " ORDER BY at DESC, id DESC"
         ):
-            took.setdefault((model, rung), []).append(seconds)
+            each = start(row)
+            took.setdefault((model, each.from_rung), []).append(each.seconds)
+            last = self._of(model).last_starts
+            if len(last) < _STARTS_SHOWN:
+                last.append(each)
         for (model, rung), seconds in took.items():
             self._of(model).starts[rung] = _durations(seconds)
 
@@ -256,6 +280,12 @@ class _Reading:
                 ),
                 last=60.0 * row["minute"],
             )
+
+
+def start(row: Sequence[Any]) -> Start:
+    """Make a start of its row: at, replica, from_rung, seconds, stages, files."""
+    at, replica, from_rung, seconds, stages, files = row
+    return Start(at, replica, from_rung, seconds, json.loads(stages), json.loads(files or "{}"))
 
 
 def _durations(seconds: list[float]) -> Durations:

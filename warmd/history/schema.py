@@ -118,6 +118,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (key, version)
         ) STRICT, WITHOUT ROWID""",
     ),
+    ("ALTER TABLE starts ADD COLUMN files TEXT",),
 )
 """One tuple of statements for each version; user_version counts those that were applied."""
 

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from warmd.history.minutes import MinuteCount, Minutes
-from warmd.history.report import Report, read_report
+from warmd.history.report import Report, Start, read_report, start
 from warmd.history.schema import PRUNING
 from warmd.history.sizes import SIZES
 from warmd.history.writer import Writer
-from warmd.ladder import MeasuredParts, Rung, SleepFigures, Stage, StartTimes, WakeTimes
+from warmd.ladder import (
+    FilesAtStart,
+    MeasuredParts,
+    Rung,
+    SleepFigures,
+    Stage,
+    StartTimes,
+    WakeTimes,
+)
 from warmd.status import Decision
 
 # A newer warmd may have written words that this one does not know.
@@ -135,6 +143,25 @@ class History:
             " VALUES (?, ?, ?, ?, 'ready', ?, ?)",
             (at, model, replica, from_rung.value, times.total, json.dumps(stages)),
         )
+
+    def record_start_files(
+        self, replica: str, at: float, files: Mapping[str, FilesAtStart]
+    ) -> None:
+        """What of each kind of file was in RAM at the start that was recorded at `at`."""
+        told = {kind: asdict(each) for kind, each in files.items()}
+        self._writer.save(
+            "UPDATE starts SET files = ? WHERE replica = ? AND at = ?",
+            (json.dumps(told), replica, at),
+        )
+
+    def last_starts(self, model: str, limit: int = 3) -> list[Start]:
+        """The last starts of `model` that got ready, newest first."""
+        rows = self._writer.read(
+            "SELECT at, replica, from_rung, seconds, stages, files FROM starts"
+            " WHERE model = ? AND outcome = 'ready' ORDER BY id DESC LIMIT ?",
+            (model, limit),
+        )
+        return [start(row) for row in rows]
 
     def record_failure(
         self, model: str, replica: str, from_rung: Rung, *, reason: str, seconds: float, at: float

@@ -3,15 +3,23 @@
 from warmd.planner.actions import (
     Action,
     LookAtCards,
-    ReleaseWeights,
+    PaceFiles,
+    ReleaseFiles,
     SleepEngine,
-    StageWeights,
+    StageFiles,
     StartEngine,
     StopEngine,
     WakeEngine,
 )
 from warmd.planner.card_facts import CardFacts, Claim, Stranger
-from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene, StagingFacts, claims
+from warmd.planner.facts import (
+    NOTHING_TO_STAGE,
+    ModelFacts,
+    ReplicaFacts,
+    Scene,
+    StagingFacts,
+    claims,
+)
 from warmd.planner.ledger import RamLedger
 from warmd.planner.placement import (
     Card,
@@ -28,6 +36,7 @@ from warmd.planner.reservation import Figure, Holding, Reservations
 from warmd.planner.room import Room, room_ahead
 
 __all__ = [
+    "NOTHING_TO_STAGE",
     "Action",
     "Card",
     "CardFacts",
@@ -38,17 +47,18 @@ __all__ = [
     "MisfitError",
     "ModelFacts",
     "OwnPool",
+    "PaceFiles",
     "Placement",
     "Plan",
     "PoolWish",
     "RamLedger",
-    "ReleaseWeights",
+    "ReleaseFiles",
     "ReplicaFacts",
     "Reservations",
     "Room",
     "Scene",
     "SleepEngine",
-    "StageWeights",
+    "StageFiles",
     "StagingFacts",
     "StartEngine",
     "StopEngine",

@@ -6,19 +6,36 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class StageWeights:
-    """Bring a model's weights into RAM and hold them."""
+class StageFiles:
+    """Bring a set of files into RAM and hold it; `key` is that of `ladder.set_key`.
 
-    model: str
+    `limit`: so many bytes of it at most, in load order; None: all. `urgent`: at full speed.
+    """
+
+    key: str
     reason: str
+    limit: int | None = None
+    urgent: bool = True
 
 
 @dataclass(frozen=True)
-class ReleaseWeights:
-    """Stop holding, or stop bringing in, a model's weights."""
+class ReleaseFiles:
+    """Stop holding a set of files, or stop bringing it in.
 
-    model: str
+    `short`: memory is short, so it isn't brought back at once.
+    """
+
+    key: str
     reason: str
+    short: bool = False
+
+
+@dataclass(frozen=True)
+class PaceFiles:
+    """Bring in at full speed from now on what is being staged, or in the background."""
+
+    key: str
+    urgent: bool
 
 
 @dataclass(frozen=True)
@@ -68,4 +85,4 @@ class LookAtCards:
 Operation = StartEngine | StopEngine | SleepEngine | WakeEngine
 """What is done to an engine, and holds its cards while it lasts."""
 
-Action = Operation | StageWeights | ReleaseWeights | LookAtCards
+Action = Operation | StageFiles | ReleaseFiles | PaceFiles | LookAtCards

@@ -109,6 +109,9 @@ def _heat(
             if why is not None:
                 yield StopEngine(replica.name, why)
                 continue
+            if model.unverified is not None and _loads(model, action):
+                held_up.setdefault(model.name, model.unverified)
+                continue
             barred = bars(scene, model, replica)
             full = None if barred else no_room(scene, model, replica)
             if full is not None:
@@ -135,6 +138,11 @@ def _risings(scene: Scene, model: ModelFacts) -> list[tuple[ReplicaFacts, Operat
         *((r, WakeEngine(r.name, reason)) for r in asleep),
         *((r, StartEngine(r.name, reason)) for r in down),
     ]
+
+
+def _loads(model: ModelFacts, action: Operation) -> bool:
+    """Whether it reads the weights: a sleeper of level 2 has dropped them."""
+    return isinstance(action, StartEngine) or model.sleep_level == 2
 
 
 def _in_the_way(model: ModelFacts, others: Iterable[ModelFacts]) -> ModelFacts | None:

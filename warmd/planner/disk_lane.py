@@ -1,67 +1,203 @@
-"""The disk lane: one model is staged at a time, for two streams from one disk make both late."""
+"""The disk lane: one set is staged at a time, for two streams from one disk make both late.
+
+Sets have their turn in the order of need (`file_sets`). Where one doesn't fit, others are let go
+for it that are needed later, if that makes room enough; none of a model that is on its way up. So
+each step makes what is needed sooner stand and takes from what is needed later alone: with facts
+that stay as they are, it ends.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 
-from warmd.ladder import Phase, Rung
-from warmd.planner.actions import Action, ReleaseWeights, StageWeights
-from warmd.planner.facts import ModelFacts, Scene
+from warmd.ladder import FileKind
+from warmd.planner.actions import Action, PaceFiles, ReleaseFiles, StageFiles
+from warmd.planner.facts import Scene
+from warmd.planner.file_sets import FileSet, file_sets, is_anyone_served
 from warmd.planner.vram import awaits_look
+from warmd.spoken import size
+
+_WORTH = 0.01
+"""The share of a set below which it isn't worth to hold a part of it."""
 
 
-def releases(models: Iterable[ModelFacts]) -> Iterator[Action]:
-    """Yield the weights that are no longer needed in RAM."""
-    for model in models:
-        if _wants_weights(model) or not (model.staging.held or model.staging.busy):
-            continue
-        loaded = model.target.rung >= Rung.ASLEEP
-        yield ReleaseWeights(
-            model.name, "its engines have loaded them" if loaded else model.target.reason
-        )
+@dataclass
+class DiskLane:
+    """What to let go and bring in now, and for each set that can't move, why (by key)."""
+
+    actions: list[Action] = field(default_factory=list)
+    held_up: dict[str, str] = field(default_factory=dict)
 
 
-def disk_lane(scene: Scene, rises: Collection[str], held_up: dict[str, str]) -> Iterator[Action]:
-    """Yield at most one staging; note in `held_up` what can't be staged, and why.
+def disk_lane(scene: Scene, rises: Collection[str], held_up: dict[str, str]) -> DiskLane:
+    """Plan the disk; note in `held_up`, by model, whose weights can't be staged and why.
 
     `rises` names the engines that this plan starts. The process that stages would take the CPU
     from an engine's way to exec: it comes once the engine's program runs.
     """
-    busy = next((m.name for m in scene.models if m.staging.busy), None)
-    # A model on its way to hot needs its weights before one that only rests staged.
-    for model in sorted(
-        scene.models, key=lambda m: (m.target.rung is not Rung.HOT, -m.oldest_wait)
-    ):
-        staging = model.staging
-        if staging.held or staging.total is None or not _wants_weights(model):
+    sets = file_sets(scene)
+    lane = DiskLane()
+    unneeded = [each for each in sets if each.staging.taken and not each.wanted]
+    lane.actions += [ReleaseFiles(each.key, each.why_not) for each in unneeded]
+    going = {each.key for each in unneeded}
+    _keep_the_floor(scene, sets, going, lane)
+    for each in sets:
+        if each.staging.busy and each.key not in going:
+            urgent = each.is_urgent(served=is_anyone_served(scene))
+            if urgent is not each.staging.urgent:
+                lane.actions.append(PaceFiles(each.key, urgent))
+    _take_turns(scene, sets, going, rises, lane)
+    for each in sets:
+        if each.kind is FileKind.WEIGHTS and each.key in lane.held_up:
+            held_up.setdefault(each.models[0].name, lane.held_up[each.key])
+    return lane
+
+
+def _keep_the_floor(scene: Scene, sets: Sequence[FileSet], going: set[str], lane: DiskLane) -> None:
+    """Let the farthest go where less memory is available than `ram.reserve` keeps."""
+    short = scene.ram.short - sum(each.staging.taken for each in sets if each.key in going)
+    for each in reversed(sets):
+        if short <= 0:
+            return
+        if each.staging.taken and each.key not in going:
+            why = (
+                f"memory is short: {size(scene.ram.available)} are available, and ram.reserve "
+                f"keeps {size(scene.ram.reserve)}"
+            )
+            lane.actions.append(ReleaseFiles(each.key, why, short=True))
+            going.add(each.key)
+            short -= each.staging.taken
+
+
+def _take_turns(
+    scene: Scene,
+    sets: Sequence[FileSet],
+    going: set[str],
+    rises: Collection[str],
+    lane: DiskLane,
+) -> None:
+    running = next((each for each in sets if each.staging.busy), None)
+    freed = sum(each.staging.taken for each in sets if each.key in going)
+    taken = False  # somebody has the turn
+    for index, asker in enumerate(sets):
+        staging = asker.staging
+        if staging.partial:
+            lane.held_up[asker.key] = _partly(scene, asker)
+        if not asker.wanted or asker.is_there or staging.busy or staging.total is None:
             continue
-        if busy is not None:
-            if not staging.busy:
-                held_up.setdefault(model.name, f"{busy} is being staged from the same disk")
-            continue
-        refusal = scene.ram.refuses(staging.total)
         if staging.retry_at is not None and scene.now < staging.retry_at:
-            refusal = staging.problem
-        if refusal is None:
-            launches = any(r.launches or r.name in rises for r in model.replicas)
-            if not launches and not awaits_look(scene, model):
-                yield StageWeights(model.name, model.target.reason)
-            return  # who launches keeps its turn
-        held_up.setdefault(model.name, refusal)
+            lane.held_up[asker.key] = staging.problem or "it is tried again in a moment"
+            continue
+        if running is not None and not asker.shares_a_model_with(running):
+            lane.held_up[asker.key] = f"{_being(running)} being staged from the same disk"
+        if taken:
+            continue
+        later = [each for each in sets[index + 1 :] if each.key not in going]
+        turn = _Turn(scene, asker, later, freed, launches=_launches(scene, asker, rises))
+        taken = turn.is_called_for(lane) if running is None else turn.takes_over(running, lane)
 
 
-def _wants_weights(model: ModelFacts) -> bool:
-    """Weights belong in RAM from `staged` up, until every wanted engine has loaded them."""
-    loaded: tuple[Phase, ...] = (Phase.READY, Phase.ADOPTING)
-    if model.sleep_level == 1:
-        # A sleeper of level 2 has dropped them, and reads them again when it wakes.
-        loaded += (Phase.ASLEEP, Phase.WAKING, Phase.FALLING_ASLEEP)
-    match model.target.rung:
-        case Rung.COLD:
+def _launches(scene: Scene, asker: FileSet, rises: Collection[str]) -> bool:
+    """Whether an engine is on its way to exec that the asker's turn must not slow down."""
+    launches = any(r.launches or r.name in rises for m in asker.models for r in m.replicas)
+    return launches or any(awaits_look(scene, model) for model in asker.models)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A set that is to be brought in, and the sets that are needed `later` and hold.
+
+    `freed`: bytes of what is let go already; `launches`: who launches keeps its turn, and waits.
+    """
+
+    scene: Scene
+    asker: FileSet
+    later: Sequence[FileSet]
+    freed: int
+    launches: bool
+
+    def is_called_for(self, lane: DiskLane) -> bool:
+        """Stage it, or make room for it; return whether it has the turn, and others wait."""
+        asker, room = self.asker, self.scene.ram.room()
+        fits = self._limit(self.freed)
+        aside = () if fits is not None else self._who_makes_room(self.freed, self.later)
+        if aside is None:
+            lane.held_up[asker.key] = self._refusal
             return False
-        case Rung.STAGED:
+        if self.launches:
             return True
-        case Rung.ASLEEP:
-            return not all(r.phase in (*loaded, Phase.DRAINING) for r in model.wanted)
-        case Rung.HOT:
-            return not all(r.phase in loaded for r in model.wanted)
+        if aside or (self.freed and self._bytes > room):
+            why = f"it makes room for {asker.words}, needed sooner"
+            lane.actions += [ReleaseFiles(each.key, why) for each in aside]
+            lane.held_up[asker.key] = "room is made for it"
+            return True
+        limit = fits if self._is_giant else None
+        urgent = asker.is_urgent(served=is_anyone_served(self.scene))
+        lane.actions.append(StageFiles(asker.key, asker.why, limit, urgent))
+        return True
+
+    def takes_over(self, running: FileSet, lane: DiskLane) -> bool:
+        """Call off what only rests, for who is on its way up; return True: the disk is taken."""
+        if running not in self.later or running.rises or not self.asker.rises or self.launches:
+            return True
+        freed = self.freed + running.staging.taken
+        others = [each for each in self.later if each is not running]
+        if self._limit(freed) is not None or self._who_makes_room(freed, others) is not None:
+            lane.actions.append(
+                ReleaseFiles(running.key, f"its turn goes to {self.asker.words}, needed sooner")
+            )
+        return True
+
+    @property
+    def _bytes(self) -> int:
+        return self.asker.staging.total or 0
+
+    @property
+    def _is_giant(self) -> bool:
+        return self._bytes > self.scene.ram.budget
+
+    def _limit(self, freed: int) -> int | None:
+        """Return how many bytes can come in once `freed` are free; None where too few."""
+        room = self.scene.ram.room(freed)
+        least = max(1, int(_WORTH * self._bytes)) if self._is_giant else self._bytes
+        return min(room, self._bytes) if room >= least else None
+
+    def _who_makes_room(self, freed: int, later: Sequence[FileSet]) -> Sequence[FileSet] | None:
+        """Return what is to be let go, the farthest first; None: that would be in vain."""
+        if self._is_giant:
+            return None  # what is held as a whole is worth more than a part
+        aside: list[FileSet] = []
+        for each in reversed(later):
+            if self._limit(freed) is not None:
+                break
+            if each.staging.taken and not each.rises:
+                aside.append(each)
+                freed += each.staging.taken
+        if self._limit(freed) is None:
+            return None
+        for each in reversed(aside):  # what the others make room enough without may stay
+            if self._limit(freed - each.staging.taken) is not None:
+                aside.remove(each)
+                freed -= each.staging.taken
+        return aside
+
+    @property
+    def _refusal(self) -> str:
+        if self._is_giant:
+            return _partly(self.scene, self.asker)
+        return self.scene.ram.refuses(self._bytes, self.asker.its) or "room is made for it"
+
+
+def _being(running: FileSet) -> str:
+    if running.kind is FileKind.WEIGHTS:
+        return f"{running.models[0].name} is"
+    return f"{running.words} are"
+
+
+def _partly(scene: Scene, each: FileSet) -> str:
+    part = f"{size(each.staging.taken)} of them are held" if each.staging.partial else "no room"
+    return (
+        f"{each.its} ({size(each.staging.total or 0)}) are larger than ram.staging "
+        f"({size(scene.ram.budget)}): {part}"
+    )

@@ -49,13 +49,28 @@ class ReplicaFacts:
 
 @dataclass(frozen=True)
 class StagingFacts:
-    """What is held in RAM of one model's weights. Sizes in bytes, `retry_at` in monotonic s."""
+    """What is held in RAM of one set of files. Sizes in bytes, `retry_at` in monotonic s."""
 
     total: int | None  # None until its files have been looked at
     busy: bool = False  # on its way into RAM
     held: bool = False  # resident by measurement and held there
     retry_at: float | None = None
     problem: str | None = None  # why the last try failed
+    partial: bool = False  # held as far as `limit` goes, and no further
+    limit: int | None = None  # bytes that are brought in or held at most; None: all
+    urgent: bool = True  # the pace at which it is brought in
+
+    @property
+    def taken(self) -> int:
+        """The bytes that it counts for in the budget."""
+        if not (self.busy or self.held or self.partial):
+            return 0
+        total = self.total or 0
+        return total if self.limit is None else min(total, self.limit)
+
+
+NOTHING_TO_STAGE = StagingFacts(total=0)
+"""Of a set that has no files: no cache has been written yet, nothing has been learnt."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,8 @@ class ModelFacts:
 
     `oldest_wait`: how long its longest-waiting request has waited; `switch_cost`: what it costs to
     put it aside and bring it back; `rehearse`: it is time to see what its sleep takes;
-    `sleepless_until` (monotonic): no engine is started only to be put to sleep before.
+    `sleepless_until` (monotonic): no engine is started only to be put to sleep before. `staging` is
+    that of its weights, `caches` of its compile cache, `program` the key of its program files.
     """
 
     name: str
@@ -77,12 +93,15 @@ class ModelFacts:
     pool: str | None = None
     vram: int = 0  # on each card of an engine
     unsized: str | None = None  # why nobody knows it, and none may be started
+    unverified: str | None = None  # why its weights may not be loaded
     pinned: bool = False  # nobody's wait puts it aside
     refused: bool = False  # an operator keeps it down: no request ever waits for it
     sleep_level: int = 1
     switch_cost: float = 0.0
     rehearse: bool = False
     sleepless_until: float = float("-inf")
+    caches: StagingFacts = NOTHING_TO_STAGE
+    program: str | None = None
 
     @property
     def wanted(self) -> Sequence[ReplicaFacts]:
@@ -125,7 +144,8 @@ class Scene:
     """All that a plan is made from. `now` is monotonic seconds.
 
     `pools` map to the bytes of VRAM that they reserve on each of their cards. Without `cards`
-    nobody looks at them, and pools alone say what fits.
+    nobody looks at them, and pools alone say what fits. `programs`: the sets of program files,
+    by key, each shared by the models that name it.
     """
 
     models: Sequence[ModelFacts]
@@ -134,6 +154,7 @@ class Scene:
     pools: Mapping[str, int] = field(default_factory=dict)
     fairness: Fairness = field(default_factory=Fairness)
     cards: Mapping[str, CardFacts] = field(default_factory=dict)
+    programs: Mapping[str, StagingFacts] = field(default_factory=dict)
 
     @cached_property
     def claims(self) -> Mapping[str, Sequence[Claim]]:

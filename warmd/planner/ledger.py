@@ -11,9 +11,10 @@ from warmd.spoken import size
 class RamLedger:
     """Bytes of RAM: budgets, what is taken of them, and what the host has free.
 
-    `held` are staged weights, `pinned` is what sleeping engines have taken, and never give back
+    `held` are staged files, `pinned` is what sleeping engines have taken, and never give back
     while they live (vllm#16663). `available` is what the kernel says can be had without swapping
     (MemAvailable, proc(5)); of that, `reserve` is left to the host, whatever the budgets allow.
+    `gone`: what of `held` the kernel doesn't count as available, for it is locked or in a tmpfs.
     """
 
     budget: int
@@ -22,17 +23,28 @@ class RamLedger:
     sleeping_budget: int = 0
     pinned: int = 0
     reserve: int = 0
+    gone: int = 0
 
-    def refuses(self, wanted: int) -> str | None:
-        """Say why `wanted` more bytes can't be staged; None where they can."""
+    def refuses(self, wanted: int, what: str = "its weights") -> str | None:
+        """Say why `wanted` more bytes of `what` can't be staged; None where they can."""
         if self.held + wanted > self.budget:
             return (
-                f"its weights ({size(wanted)}) don't fit in ram.staging: "
+                f"{what} ({size(wanted)}) don't fit in ram.staging: "
                 f"{size(self.held)} of {size(self.budget)} are taken"
             )
         if wanted > self._spare:
-            return f"its weights ({size(wanted)}) don't fit in RAM: {self._to_spare}"
+            return f"{what} ({size(wanted)}) don't fit in RAM: {self._to_spare}"
         return None
+
+    def room(self, freed: int = 0) -> int:
+        """Return how many bytes more could be staged once `freed` of those held are let go."""
+        budget, memory = self.budget - self.held, self._beyond
+        return max(0, min(budget + freed, memory + freed))
+
+    @property
+    def short(self) -> int:
+        """The bytes by which less is available than `reserve` keeps for the host."""
+        return max(0, -self._beyond)
 
     def refuses_sleep(self, wanted: int) -> str | None:
         """Say why an engine can't pin `wanted` more bytes for its sleep; None where it can."""
@@ -49,8 +61,12 @@ class RamLedger:
 
     @property
     def _spare(self) -> int:
+        return max(0, self._beyond)
+
+    @property
+    def _beyond(self) -> int:
         # The kernel counts held page cache as available, but here it is spoken for.
-        return max(0, self.available - self.held - self.reserve)
+        return self.available - (self.held - self.gone) - self.reserve
 
     @property
     def _to_spare(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import aiohttp
@@ -88,6 +89,10 @@ class EngineMake(Protocol):
     @property
     def measured(self) -> MeasuredParts | None:
         """What the start that got ready told of its sizes; None where it told nothing."""
+
+    @property
+    def compiled_in(self) -> tuple[Path, ...]:
+        """The folders of compiled code that its last start named."""
 
     def connect(self) -> EngineConnection:
         """Return the way to the engine; nothing is sent yet."""

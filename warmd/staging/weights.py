@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmd import spoken
+from warmd.snapshots import SnapshotError, snapshot_of
+from warmd.staging.file_set import FileSet, StagingError
+
+WeightFiles = FileSet
 
 _SMALL = frozenset({".json", ".model", ".jinja", ".txt", ".tiktoken"})
 
@@ -19,44 +23,53 @@ _NOT_FOR_INFERENCE = frozenset(
     {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"}
 )
 
+_CONSOLIDATED = "consolidated"
+"""Mistral's own format, which vLLM prefers where it finds it beside the other."""
+
+_NUMBER = re.compile(r"(\d+)")
 _PIECE = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<count>\d+)(?P<suffix>\.[a-z]+)")
 
 
-class StagingError(Exception):
-    """Weights can't be staged. The text is one sentence: what, why, what to do."""
+def model_folder(path: Path) -> Path:
+    """Return the folder that holds a model's files: `path` itself, or a snapshot below it.
+
+    Touches the file system. Raises `StagingError` where nobody can tell which one is meant.
+    """
+    try:
+        return snapshot_of(path)
+    except SnapshotError as error:
+        raise StagingError(str(error)) from error
 
 
-@dataclass(frozen=True)
-class WeightFiles:
-    """What to stage: files by the paths that lead there, each inode once, and their bytes."""
+def weight_files(path: Path) -> FileSet:
+    """Find the weights, tokenizer and configuration that the engine reads, in the order it does.
 
-    files: tuple[Path, ...]
-    total: int
-
-
-def weight_files(folder: Path) -> WeightFiles:
-    """Find the weights, tokenizer and configuration that the engine reads from `folder`.
-
-    A plain folder or a snapshot of the Hugging Face cache (links into `blobs/`). Safetensors by
-    their index where there is one, else all of them, else `.bin`, else `.pt`, else one `.gguf`.
+    `path` is a plain folder, a snapshot of the Hugging Face cache (links into `blobs/`), or what
+    `model_folder` finds one in. As vLLM 0.32 chooses: consolidated safetensors, else all that
+    the index of safetensors names, else all of them, else `.bin`, else `.pt`, else one `.gguf`.
     Touches the file system, so call it in a thread where that may be a network mount.
     Raises `StagingError` where files are missing, half-downloaded or unreadable.
     """
+    folder = model_folder(path)
     names = _names(folder)
-    weights = _weights(folder, names)
-    small = [name for name in names if Path(name).suffix in _SMALL]
-    chosen = [_checked(folder / name) for name in weights]
-    if empty := next((file for file in chosen if file.size == 0), None):
+    weights = [_checked(folder / name) for name in sorted(_weights(folder, names), key=_natural)]
+    if empty := next((file for file in weights if file.size == 0), None):
         raise _half_downloaded(empty.path, "it is empty")
-    chosen += [file for name in small if (file := _checked(folder / name)).size]
+    small = [_checked(folder / name) for name in names if Path(name).suffix in _SMALL]
+    chosen = [file for file in small if file.size] + weights
     unique = {file.inode: file for file in reversed(chosen)}
     kept = [file for file in chosen if unique[file.inode] is file]
-    return WeightFiles(tuple(file.path for file in kept), sum(file.size for file in kept))
+    return FileSet(tuple(file.path for file in kept), sum(file.size for file in kept))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort pieces by their numbers, as the engine's loader does."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in _NUMBER.split(name)]
 
 
 def _names(folder: Path) -> list[str]:
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
+        return sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
     except FileNotFoundError:
         raise StagingError(
             f"{folder}: no such folder; download the model there or correct `weights`"
@@ -69,21 +82,21 @@ def _names(folder: Path) -> list[str]:
         raise StagingError(
             f"{folder}: can't be listed ({error.strerror}); let the daemon's user read it"
         ) from None
-    if {"snapshots", "blobs"} <= set(names):
-        raise StagingError(
-            f"{folder}: is the root of a Hugging Face cache entry; "
-            "set `weights` to one of the folders under its snapshots/"
-        )
-    return names
 
 
 def _weights(folder: Path, names: Sequence[str]) -> list[str]:
-    for suffix in (".safetensors", ".bin", ".pt"):
-        indexes = [name for name in names if name.endswith(f"{suffix}.index.json")]
-        if indexes := _not_consolidated(indexes):
-            return sorted({shard for index in indexes for shard in _shards(folder, index)})
+    if tensors := [name for name in names if name.endswith(".safetensors")]:
+        own = [name for name in tensors if name.startswith(_CONSOLIDATED)]
+        index = f"{_CONSOLIDATED if own else 'model'}.safetensors.index.json"
+        if index in names:
+            return list(_shards(folder, index))
+        return _complete(folder, own or tensors)
+    for suffix in (".bin", ".pt"):
         plain = [n for n in names if n.endswith(suffix) and n not in _NOT_FOR_INFERENCE]
-        if plain := _not_consolidated(plain):
+        if plain:
+            for index in names:
+                if index.endswith(f"{suffix}.index.json"):
+                    _shards(folder, index)  # none may be missing, but all that are there are read
             return _complete(folder, plain)
     quantised = [name for name in names if name.endswith(".gguf")]
     if len({_stem(name) for name in quantised}) > 1:
@@ -101,11 +114,6 @@ def _weights(folder: Path, names: Sequence[str]) -> list[str]:
         f"{folder}: holds no weights (.safetensors, .bin, .pt or .gguf); "
         "download the model there or correct `weights`"
     )
-
-
-def _not_consolidated(names: Sequence[str]) -> list[str]:
-    """Drop the second copy of the weights that some models bring along."""
-    return [name for name in names if not name.startswith("consolidated")] or list(names)
 
 
 def _shards(folder: Path, index: str) -> Iterable[str]:

@@ -11,8 +11,9 @@ from warmd.supervisor.events import (
     RungChange,
 )
 from warmd.supervisor.loop import Supervisor
-from warmd.supervisor.model import Managed, SleepPolicy, Terms
-from warmd.supervisor.ports import Build, Known, Rules
+from warmd.supervisor.model import FileTerms, Managed, SleepPolicy, Terms
+from warmd.supervisor.ports import Build, Known, Rules, Scan
+from warmd.supervisor.shelf import Held
 from warmd.supervisor.snapshot import Outlook
 from warmd.supervisor.wards import Examination
 
@@ -24,6 +25,8 @@ __all__ = [
     "EngineFailure",
     "Events",
     "Examination",
+    "FileTerms",
+    "Held",
     "Known",
     "Look",
     "Managed",
@@ -33,6 +36,7 @@ __all__ = [
     "Quarantine",
     "Rules",
     "RungChange",
+    "Scan",
     "SleepPolicy",
     "Supervisor",
     "Terms",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from warmd.ladder import MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
+from warmd.ladder import FileKind, MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
 from warmd.policy import Override
 from warmd.replica import Nap
 from warmd.spoken import size
@@ -135,8 +135,14 @@ class Events(Protocol):
     def operation_overdue(self, operation: Operation) -> None:
         """Write down that an operation takes longer than it may, once."""
 
-    def staging_failed(self, model: str, problem: str) -> None:
-        """Write down that weights could not be staged or held."""
+    def staged(self, model: str, kind: FileKind, seconds: float, read: int) -> None:
+        """Write down that files came into RAM: what it took, and the bytes that were read."""
+
+    def staging_failed(self, model: str, kind: FileKind, problem: str) -> None:
+        """Write down that files could not be staged or held, or not all of them."""
+
+    def staging_evicted(self, model: str, kind: FileKind, sentence: str) -> None:
+        """Write down that a part of what is staged was pushed out of RAM; it is brought back."""
 
     def override_changed(self, model: str, override: Override | None, reason: str) -> None:
         """Write down what holds against policy from now on; None: nothing any more."""

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from warmd.ladder import Phase, Rung
-from warmd.planner import CardFacts, LookAtCards, ReleaseWeights, Scene, StageWeights, make_plan
+from warmd.planner import (
+    CardFacts,
+    LookAtCards,
+    PaceFiles,
+    ReleaseFiles,
+    Scene,
+    StageFiles,
+    make_plan,
+)
 from warmd.supervisor.model import Managed
 
 
@@ -18,11 +26,11 @@ def held_up(scene: Scene, model: Managed) -> str | None:
         plan = make_plan(replace(scene, cards=seen))
     ours = {replica.name for replica in model.replicas}
     if model.target.rung is Rung.STAGED:
-        ours = {model.name}
+        ours = {staged.key for staged in model.sets.values()}
     begun = {
-        action.model if isinstance(action, StageWeights) else action.replica
+        action.key if isinstance(action, StageFiles) else action.replica
         for action in plan.actions
-        if not isinstance(action, ReleaseWeights | LookAtCards)
+        if not isinstance(action, ReleaseFiles | PaceFiles | LookAtCards)
     }
     phases = [replica.state.phase for replica in model.replicas]
     rises = any(phase.is_coming_up or phase is Phase.WAKING for phase in phases)

@@ -15,13 +15,14 @@ from warmd.ladder import Phase, Rung, share_a_card
 from warmd.planner import (
     Action,
     LookAtCards,
+    PaceFiles,
     Plan,
     RamLedger,
-    ReleaseWeights,
+    ReleaseFiles,
     Room,
     Scene,
     SleepEngine,
-    StageWeights,
+    StageFiles,
     StartEngine,
     StopEngine,
     WakeEngine,
@@ -33,13 +34,13 @@ from warmd.policy import Override, Target, decide_target
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake, start_left
 from warmd.replica import EngineRecord, Replica, ReplicaListener, ReplicaState
 from warmd.spoken import duration
-from warmd.staged import StagedListener, StagedState, StagedWeights
 from warmd.status import CardStatus, ModelStatus
 from warmd.supervisor.cards import Cards, Look
 from warmd.supervisor.events import Clock, Events
 from warmd.supervisor.held_up import held_up
 from warmd.supervisor.model import Managed, Terms
 from warmd.supervisor.ports import Build, Known, Rules
+from warmd.supervisor.shelf import Held, Shelf
 from warmd.supervisor.snapshot import (
     RETIRED,
     Outlook,
@@ -58,13 +59,13 @@ SLEEPLESS_S = 1800.0
 """How long no engine is started only to sleep, after there was no RAM for that."""
 
 
-class Supervisor(ReplicaListener, StagedListener):
+class Supervisor(ReplicaListener):
     """Keeps every model on the way to its target; hands out places on ready replicas."""
 
     def __init__(
-        self, clock: Clock, events: Events, ram: Callable[[int, int], RamLedger], build: Build
+        self, clock: Clock, events: Events, ram: Callable[[Held, int], RamLedger], build: Build
     ) -> None:
-        """`ram` returns the ledger of the moment for the bytes that are held and pinned already."""
+        """`ram` returns the ledger of the moment for what is held and the bytes that are pinned."""
         self.rules = Rules()
         self._build = build
         self.models: dict[str, Managed] = {}
@@ -75,6 +76,7 @@ class Supervisor(ReplicaListener, StagedListener):
         self._ram = ram
         self.cards = Cards(clock.monotonic)
         self._changed = asyncio.Event()
+        self.shelf = Shelf(build, self.models, self._teller, self._changed.set)
         self._closing = False
         self._waiting_room = WaitingRoom(clock, self._changed.set, self._ahead)
 
@@ -85,11 +87,8 @@ class Supervisor(ReplicaListener, StagedListener):
         """
         model = self.models.get(name)
         if model is None:
-            model = Managed(name, terms, (), self._build.staged(name, terms.weights))
-            self.models[name] = model
-            model.staged.begin_look()
-        elif model.terms.weights != terms.weights:
-            model.staged.refit(self._build.scan(terms.weights))
+            model = self.models[name] = Managed(name, terms, (), {})
+        model.sets = self.shelf.fit(terms.files)
         model.terms, model.retired = terms, False
         for replica, fit in zip(model.replicas, terms.fits, strict=False):
             replica.refit(fit)
@@ -142,6 +141,7 @@ class Supervisor(ReplicaListener, StagedListener):
             model.drop_surplus()
         for name in [m.name for m in self.models.values() if m.is_gone]:
             del self.models[name]
+        self.shelf.drop_unused()
 
     def _retarget(self, model: Managed) -> None:
         wall = self._clock.wall()
@@ -156,17 +156,17 @@ class Supervisor(ReplicaListener, StagedListener):
         plan = make_plan(self._scene())
         for model in self.models.values():
             model.held_up_by = plan.held_up.get(model.name)
+        self.shelf.why_not = plan.unstaged
         return plan
 
     def _scene(self) -> Scene:
         now = self._clock.monotonic()
         models = self.models.values()
-        staged = [m.staged.state for m in models]
-        held = sum(s.total or 0 for s in staged if s.held or s.busy)
-        ram = self._ram(held, sum(m.pinned for m in models))
+        ram = self._ram(self.shelf.held, sum(m.pinned for m in models))
         facts = [m.facts(now) for m in models]
         rules, cards = self.rules, self.cards.facts()
-        return Scene(facts, ram, now, rules.pools, rules.fairness, cards)
+        programs = self.shelf.programs()
+        return Scene(facts, ram, now, rules.pools, rules.fairness, cards, programs)
 
     def _carry_out(self, plan: Plan) -> None:
         replicas = self._replicas
@@ -192,17 +192,17 @@ class Supervisor(ReplicaListener, StagedListener):
                 replicas[name].begin_wake(reason)
             case LookAtCards():
                 self.cards.wanted.set()
-            case StageWeights(model=name, reason=reason):
-                self.models[name].staged.begin_stage(reason)
-            case ReleaseWeights(model=name, reason=reason):
-                self.models[name].staged.begin_release(reason)
+            case StageFiles() | ReleaseFiles() | PaceFiles():
+                self.shelf.begin(action)
 
-    # What replicas and weights tell
+    # What replicas tell
 
     def replica_changed(self, model: str, name: str, old: ReplicaState, new: ReplicaState) -> None:
         """Hear that a replica changed: write it down, wake who waits, look again."""
         managed = self.models[model]
         self._teller.tell(managed, name, old, new)
+        if old.phase is Phase.WARMING and new.phase is Phase.READY:
+            self._build.came_up(self._replicas[name])
         self.cards.follow(self._replicas[name], old, new)
         self._wake(managed)
 
@@ -246,16 +246,6 @@ class Supervisor(ReplicaListener, StagedListener):
         self._teller.tell_cards([], moved)
         self._changed.set()
         return sentence
-
-    def staged_changed(self, staged: StagedWeights, old: StagedState, new: StagedState) -> None:
-        """Hear that a model's weights came or went."""
-        model = self.models.get(staged.model)
-        if model is None or model.staged is not staged:
-            return  # a look at the files of a model that was forgotten meanwhile
-        if new.problem is not None and new.problem != old.problem:
-            self._events.staging_failed(model.name, new.problem)
-        self._teller.tell_rungs(model, new.reason, None)
-        self._changed.set()
 
     def _wake(self, model: Managed) -> None:
         for woken in model.waiting:
@@ -308,7 +298,10 @@ class Supervisor(ReplicaListener, StagedListener):
 
     def statuses(self) -> dict[str, ModelStatus]:
         """Return what is known of each model at this moment."""
-        return {name: model_status(m, self._clock) for name, m in self.models.items()}
+        return {
+            name: model_status(m, self._clock, self.shelf.why_not)
+            for name, m in self.models.items()
+        }
 
     def card_statuses(self) -> tuple[CardStatus, ...]:
         """Return what is known of each card at this moment; none where nothing is reserved."""
@@ -362,6 +355,8 @@ class Supervisor(ReplicaListener, StagedListener):
             sentence = f"{name} is to be {rung} for {duration(for_s)}"
         for replica in model.replicas:
             replica.forgive(f"an operator set it to {rung or 'auto'}")
+        for staged in model.sets.values():
+            staged.forgive()
         self._set_override(model, override, "an operator said so")
         self._wake(model)
         self._retarget(model)
@@ -408,9 +403,9 @@ class Supervisor(ReplicaListener, StagedListener):
     # The end
 
     async def close(self, reason: str, *, leave: bool = False) -> None:
-        """Drain and stop every engine, let every weight go; return when nothing is left.
+        """Drain and stop every engine, let all files go; return when nothing is left.
 
-        `leave`: engines that are ready or asleep are left running for the next daemon.
+        `leave`: engines that are ready or asleep, and what is staged, are left to the next daemon.
         """
         self._closing = True
         self._waiting_room.close()
@@ -418,13 +413,12 @@ class Supervisor(ReplicaListener, StagedListener):
             model.target = Target(Rung.COLD, 0, f"warmd is stopping: {reason}")
             model.held_up_by = None
             self._wake(model)
-            model.staged.begin_release(reason)
             for replica in model.replicas:
                 if leave:
                     replica.begin_leaving()
                 else:
                     replica.begin_stop(reason)
+        await self.shelf.clear(reason, leave=leave)
         for model in list(self.models.values()):
-            await model.staged.ended()
             for replica in model.replicas:
                 await replica.ended()

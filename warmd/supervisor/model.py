@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from warmd.ladder import Phase, Rung, SleepFigures, VramBy
-from warmd.planner import ModelFacts, ReplicaFacts, StagingFacts
+from warmd.ladder import FileKind, Phase, Place, Rung, SleepFigures, VramBy, set_key
+from warmd.planner import NOTHING_TO_STAGE, ModelFacts, ReplicaFacts, StagingFacts
 from warmd.policy import Demand, Hygiene, Override, Target, Wish, worn
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake
 from warmd.replica import Fit, Nap, Replica
-from warmd.staged import StagedWeights
+from warmd.staged import StagedFiles, StagedState
 
 QUIET_S = 30.0
 """So long after the last request a model counts as quiet: its sleep may be rehearsed."""
@@ -41,17 +41,38 @@ class SleepPolicy:
 
 
 @dataclass(frozen=True)
+class FileTerms:
+    """A set of files that a model needs in RAM; other terms make another set of it.
+
+    `owner`: a model, or for program files the environment; `source`: where the files are.
+    """
+
+    kind: FileKind
+    owner: str
+    source: Path
+    place: Place = Place.PAGE_CACHE
+    folder: Path | None = None  # where a tmpfs shows it
+    verify: str | None = None  # what says which digests they have
+
+    @property
+    def key(self) -> str:
+        """The set's name, which no other set has."""
+        return set_key(self.kind, self.owner)
+
+
+@dataclass(frozen=True)
 class Terms:
     """What the config says of a model. `max_wait` in seconds; one fit for each replica.
 
     `vram`: bytes of its pool for each engine, on each of its GPUs; `unsized`: why that can't be
-    told and no engine can be started; `adapters`: names that clients may ask for as well.
+    told and no engine can be started; `adapters`: names that clients may ask for as well; `files`:
+    what is held in RAM of it, its weights among them, in the order in which a start needs them.
     """
 
     aliases: tuple[str, ...]
     wish: Wish
     max_wait: float
-    weights: Path
+    files: tuple[FileTerms, ...]
     fits: tuple[Fit, ...]
     sleep: SleepPolicy | None = None
     pool: str | None = None
@@ -70,7 +91,7 @@ class Managed:
     name: str
     terms: Terms
     replicas: Sequence[Replica]
-    staged: StagedWeights
+    sets: Mapping[FileKind, StagedFiles]
     retired: bool = False  # no longer in the config: it goes as soon as its engines have
     override: Override | None = None
     starts: list[float] = field(default_factory=list)  # seconds that measured starts took
@@ -85,6 +106,11 @@ class Managed:
     met: dict[str, Rung] = field(default_factory=dict)  # rung by replica when its start began
 
     @property
+    def staged(self) -> StagedFiles:
+        """Its weights: they alone decide whether it counts as staged."""
+        return self.sets[FileKind.WEIGHTS]
+
+    @property
     def in_flight(self) -> int:
         """Requests that its replicas serve now."""
         return sum(r.in_flight for r in self.replicas)
@@ -92,9 +118,9 @@ class Managed:
     @property
     def is_gone(self) -> bool:
         """Whether it is retired and nothing of it is left."""
-        weights = self.staged.state
+        held = any(s.state.taken for k, s in self.sets.items() if k is not FileKind.PROGRAM)
         idle = not any(r.state.phase.is_up or r.in_flight for r in self.replicas)
-        return self.retired and idle and not (weights.held or weights.busy or self.waiting)
+        return self.retired and idle and not (held or self.waiting)
 
     @property
     def rung(self) -> Rung:
@@ -151,27 +177,42 @@ class Managed:
 
     def facts(self, now: float) -> ModelFacts:
         """Return what the planner needs to know at `now`."""
-        staged, sleep = self.staged.state, self.terms.sleep
+        sleep, sets = self.terms.sleep, self.sets
+        caches, program = sets.get(FileKind.CACHES), sets.get(FileKind.PROGRAM)
         return ModelFacts(
             name=self.name,
             target=self.target,
             replicas=[self._replica_facts(r, now) for r in self.replicas],
-            staging=StagingFacts(
-                staged.total, staged.busy, staged.held, staged.retry_at, staged.problem
-            ),
+            staging=staging_facts(self.staged.state),
             oldest_wait=self.oldest_wait(now),
             waiting=len(self.waiting),
             idle_s=now - self.last_request,
             pool=self.terms.pool,
             vram=self.terms.vram,
             unsized=self.terms.unsized,
+            unverified=self._unverified,
             pinned=self.terms.pinned,
             refused=self.override is not None and self.override.rung is not Rung.HOT,
             sleep_level=1 if sleep is None else sleep.level,
             switch_cost=self._switch_cost(),
             rehearse=self._may_rehearse(now),
             sleepless_until=self.sleepless_until,
+            caches=NOTHING_TO_STAGE if caches is None else staging_facts(caches.state),
+            program=None if program is None else program.key,
         )
+
+    def is_refused(self, now: float) -> bool:
+        """Whether its weights aren't what they shall be; before long they are looked at again."""
+        if self._unverified is None:
+            return False
+        weights = self.sets[FileKind.WEIGHTS].state
+        return weights.refused and now < (weights.retry_at or 0.0)
+
+    @property
+    def _unverified(self) -> str | None:
+        """Say why its weights may not be loaded yet."""
+        asked = any(files.verify is not None for files in self.terms.files)
+        return self.sets[FileKind.WEIGHTS].state.unverified if asked else None
 
     def _replica_facts(self, replica: Replica, now: float) -> ReplicaFacts:
         state, sleep = replica.state, self.terms.sleep
@@ -247,3 +288,17 @@ class Managed:
 
 
 _NEARLY_AWAKE = (Phase.FALLING_ASLEEP, Phase.ASLEEP, Phase.WAKING, Phase.ADOPTING)
+
+
+def staging_facts(state: StagedState) -> StagingFacts:
+    """Return what the planner needs to know of a set."""
+    return StagingFacts(
+        state.total,
+        state.busy,
+        state.held,
+        state.retry_at,
+        state.problem,
+        partial=state.partial,
+        limit=state.limit,
+        urgent=state.urgent,
+    )

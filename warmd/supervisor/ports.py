@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from warmd.ladder import SleepFigures
 from warmd.policy import Fairness, Override
 from warmd.replica import Fit, Replica
-from warmd.staged import StagedWeights
-from warmd.staging import WeightFiles
+from warmd.staged import StagedFiles
+from warmd.staging import Request
+from warmd.supervisor.model import FileTerms
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,21 @@ class Rules:
     fairness: Fairness = field(default_factory=Fairness)
 
 
+Scan = Callable[[], Request]
+"""Finds the files of a set; waits for the disk. Raises `StagingError`."""
+
+
 class Build(Protocol):
     """Makes what the supervisor cares for."""
 
     def replica(self, model: str, index: int, fit: Fit) -> Replica:
         """Make a replica that tells the supervisor of its changes."""
 
-    def staged(self, model: str, weights: Path) -> StagedWeights:
-        """Make the keeper of a model's weights."""
+    def staged(self, terms: FileTerms) -> StagedFiles:
+        """Make the keeper of a set of files."""
 
-    def scan(self, weights: Path) -> Callable[[], WeightFiles]:
-        """Return what finds the files below `weights`."""
+    def scan(self, terms: FileTerms) -> Scan:
+        """Return what finds the files of a set."""
+
+    def came_up(self, replica: Replica) -> None:
+        """Hear that an engine has been started and is ready: there is something to be learnt."""

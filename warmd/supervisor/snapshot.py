@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from warmd.ladder import Phase, Rung, StartTimes, replica_name
+from warmd.ladder import FileKind, Phase, Rung, StartTimes, replica_name
 from warmd.planner import ModelFacts, ReplicaFacts, StagingFacts
 from warmd.policy import Demand, Override, Target, decide_target
 from warmd.policy.estimate import expected_start, expected_wake
 from warmd.replica import Replica, ReplicaState
-from warmd.status import ModelStatus, ReplicaStatus, SleepStatus, StagingStatus, StartStatus
+from warmd.staged import StagedFiles
+from warmd.status import (
+    ModelStatus,
+    ReplicaStatus,
+    SleepStatus,
+    StagedStatus,
+    StagingStatus,
+    StartStatus,
+)
 from warmd.supervisor.events import Clock
 from warmd.supervisor.model import Managed, Terms
 
@@ -95,8 +103,13 @@ def prospective_facts(
     )
 
 
-def model_status(model: Managed, clock: Clock) -> ModelStatus:
-    """Return what is known of `model` at this moment."""
+_NOTHING: Mapping[str, str] = {}
+
+
+def model_status(
+    model: Managed, clock: Clock, why_not: Mapping[str, str] = _NOTHING
+) -> ModelStatus:
+    """Return what is known of `model` at this moment; `why_not`: what isn't staged, by key."""
     staged = model.staged.state
     return ModelStatus(
         name=model.name,
@@ -108,13 +121,35 @@ def model_status(model: Managed, clock: Clock) -> ModelStatus:
         override_until=model.override.until if model.override else None,
         waiting=len(model.waiting),
         oldest_wait=model.oldest_wait(clock.monotonic()),
-        staging=StagingStatus(staged.done, staged.total or 0, staged.held, staged.busy),
+        staging=StagingStatus(
+            staged.done, staged.total or 0, staged.held or staged.partial, staged.busy
+        ),
         cannot_sleep=model.terms.wish.cannot_sleep,
         pool=model.terms.pool,
         vram=model.terms.vram,
         vram_by=model.terms.vram_by,
         retired=model.retired,
         replicas=tuple(_replica_status(model, replica, clock) for replica in model.replicas),
+        staged=tuple(
+            _staged_status(model.sets[kind], why_not.get(model.sets[kind].key))
+            for kind in FileKind
+            if kind in model.sets
+        ),
+    )
+
+
+def _staged_status(staged: StagedFiles, why_not: str | None) -> StagedStatus:
+    state = staged.state
+    return StagedStatus(
+        staged.kind,
+        state.done,
+        state.total or 0,
+        state.resident,
+        state.held,
+        state.busy,
+        state.partial,
+        state.paused,
+        state.problem or why_not,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from warmd.ladder import Phase, SleepFigures
+from warmd.ladder import FileKind, Phase, SleepFigures
 from warmd.replica import Replica, ReplicaState
 from warmd.spoken import count, duration
 from warmd.supervisor.events import EngineFailure, Events, Operation, Quarantine, RungChange
@@ -79,6 +79,18 @@ class Teller:
                 model.told[replica.name] = new
                 change = RungChange(model.name, replica.name, old, new, reason, seconds)
                 self._events.rung_changed(change)
+
+    def tell_staging(self, model: Managed, kind: FileKind, problem: str) -> None:
+        """Tell why files of a model are not in RAM, or not all."""
+        self._events.staging_failed(model.name, kind, problem)
+
+    def tell_staged(self, model: Managed, kind: FileKind, seconds: float, read: int) -> None:
+        """Tell that files came into RAM."""
+        self._events.staged(model.name, kind, seconds, read)
+
+    def tell_eviction(self, model: Managed, kind: FileKind, sentence: str) -> None:
+        """Tell what pushed files of a model out of RAM."""
+        self._events.staging_evicted(model.name, kind, sentence)
 
     def tell_cards(
         self, doubts: Iterable[tuple[str, str | None]], moved: Iterable[Quarantine]

@@ -111,6 +111,9 @@ class WaitingRoom:
             left = HELD_RETRY_AFTER_S if until is None else until - wall
             reason = f"{model.name} is kept {wanted.rung}: {wanted.reason}"
             raise NotReadyError(model.name, reason, max(1, math.ceil(left)))
+        if model.is_refused(self._clock.monotonic()):
+            why = f"{model.name} can't be started and needs an operator"
+            raise NotReadyError(model.name, why, None)
         wanted_replicas = model.replicas[: wanted.replicas]
         if all(r.state.phase is Phase.FAILED for r in wanted_replicas):
             raise self._not_ready(model)

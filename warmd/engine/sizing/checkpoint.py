@@ -10,7 +10,7 @@ from warmd.engine.errors import SizingError
 from warmd.engine.sizing.headers import read_header
 from warmd.engine.sizing.model_config import ModelConfig
 from warmd.engine.sizing.weights import Weights, tally
-from warmd.staging import StagingError, weight_files
+from warmd.staging import StagingError, model_folder, weight_files
 
 _CONFIG_MAX = 32 * 2**20
 _PLAIN = (".bin", ".pt", ".gguf")
@@ -29,10 +29,10 @@ def read_checkpoint(folder: Path, *, headers: bool = True) -> Checkpoint:
 
     Without `headers` there are no weights in it: many a model has 100,000 tensors to read of.
     """
-    config = _config(folder / "config.json")
-    if not headers:
-        return Checkpoint(config, tally(()))
     try:
+        config = _config(model_folder(folder) / "config.json")
+        if not headers:
+            return Checkpoint(config, tally(()))
         files = weight_files(folder).files
     except StagingError as error:
         raise SizingError(str(error)) from error

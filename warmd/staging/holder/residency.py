@@ -1,6 +1,6 @@
 """How many bytes of files are in RAM, by a way that is known to tell the truth.
 
-A part of the staging program: see `process.py`.
+A part of the stage keeper's program: see `program.py`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ class _Counts(ctypes.Structure):
     )
 
 
-def cachestat(fd: int, length: int) -> int | None:
-    """Bytes of the first `length` that the page cache holds; None where the call isn't allowed."""
+def cachestat(fd: int, length: int, offset: int = 0) -> int | None:
+    """Bytes of a range that the page cache holds; None where the call isn't allowed."""
     counts = _Counts()
-    if libc.syscall(SYS_CACHESTAT, fd, ctypes.byref(_Range(0, length)), ctypes.byref(counts), 0):
+    where = _Range(offset, length)
+    if libc.syscall(SYS_CACHESTAT, fd, ctypes.byref(where), ctypes.byref(counts), 0):
         return None
     return min(int(counts.cache) * PAGE, length)
 

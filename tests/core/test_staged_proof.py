@@ -1,0 +1,166 @@
+"""Weights that must be what their digests say: who may load them, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from warmd.ladder import FileKind, Place
+from warmd.staged import RETRY_S, StagedFiles, StagedState
+from warmd.staging import FIRST, MismatchError, Pace, Proofs, Request, StagingProgress
+
+_T = TypeVar("_T")
+KEY = "weights:m"
+
+
+class Holding:
+    verified = True
+
+    adopted = False
+
+    def __init__(self) -> None:
+        self.loss: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def lost(self) -> str:
+        return await self.loss
+
+    async def release(self) -> None:
+        return
+
+
+@dataclass
+class Scene:
+    """A keeper that finds what it is told to find, and who listens."""
+
+    file: Path
+    digests: Mapping[Path, str] = field(default_factory=dict)
+    mismatch: bool = False
+    holds: int = 0
+    now: float = 0.0
+    aimed: list[bool] = field(default_factory=list)
+    proofs: Proofs = field(default_factory=Proofs)
+    holding: Holding | None = None
+    tell: Callable[[StagingProgress], None] = print
+
+    def __post_init__(self) -> None:
+        self.digests = {self.file: "0" * 64}
+        self.staged = StagedFiles(
+            KEY,
+            FileKind.WEIGHTS,
+            self.scan,
+            self,
+            clock=lambda: self.now,
+            listener=self,
+            in_thread=self.at_once,
+            proofs=self.proofs,
+            aim=lambda _request, copy: self.aimed.append(copy),
+        )
+        self.staged.state = replace(self.staged.state, total=4)
+
+    def scan(self) -> Request:
+        folder = self.file.parent
+        return Request(
+            (self.file,), 4, place=Place.TMPFS, folder=folder, root=folder, sha256=self.digests
+        )
+
+    async def at_once(self, work: Callable[[], _T], /) -> _T:
+        return work()
+
+    async def hold(self, _key: str, request: Request, _pace: Pace, *told: object) -> Holding:
+        self.holds += 1
+        if self.mismatch:
+            raise MismatchError("m: the file has the digest 1…", str(self.file))
+        self.holding = Holding()
+        tell = told[0]
+        assert callable(tell)
+        self.tell = tell
+        self.tell(StagingProgress(request.total, request.total, request.total))
+        return self.holding
+
+    def pace(self, _key: str, _pace: Pace) -> None:
+        return
+
+    def staged_changed(self, _staged: StagedFiles, _old: StagedState, _new: StagedState) -> None:
+        return
+
+    def staging_evicted(self, _staged: StagedFiles, _sentence: str) -> None:
+        return
+
+    async def stage(self) -> StagedState:
+        self.staged.begin_stage("it shall")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return self.staged.state
+
+    async def release(self) -> StagedState:
+        self.staged.begin_release("it shall")
+        await self.staged.ended()
+        return self.staged.state
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(b"true")
+    return Scene(file)
+
+
+async def test_what_was_verified_may_be_loaded_until_it_is_another_file(scene: Scene) -> None:
+    assert scene.staged.state.unverified == FIRST == scene.proofs.doubt(KEY)
+    assert (await scene.stage()).unverified is None
+    assert scene.proofs.doubt(KEY) is None
+    assert (await scene.release()).unverified is None, "an engine has loaded it, and starts again"
+    assert scene.aimed == [True, False]
+    os.utime(scene.file, ns=(1, 1))
+    assert "isn't the file any more that was verified" in (scene.proofs.doubt(KEY) or "")
+    scene.mismatch = True
+    state = await scene.stage()
+    assert state.refused
+    assert "the file has the digest" in (state.unverified or "")
+    assert scene.proofs.doubt(KEY) == FIRST
+
+
+async def test_what_was_refused_is_hashed_again_only_when_something_has_changed(
+    scene: Scene,
+) -> None:
+    scene.mismatch = True
+    assert (await scene.stage()).retry_at == RETRY_S
+    await scene.stage()
+    assert scene.holds == 1, "the same files aren't read again every half minute"
+    scene.staged.forgive()
+    assert (scene.staged.state.unverified, scene.staged.state.retry_at) == (FIRST, None)
+    await scene.stage()
+    assert scene.holds == 2
+    scene.digests = {scene.file: "1" * 64}  # another manifest
+    await scene.stage()
+    assert scene.holds == 3
+    scene.file.write_bytes(b"mended")
+    scene.mismatch = False
+    state = await scene.stage()
+    assert (scene.holds, state.unverified, state.refused) == (4, None, False)
+    await scene.release()
+
+
+async def test_a_file_that_changes_while_held_is_verified_anew(scene: Scene) -> None:
+    await scene.stage()
+    assert scene.holding is not None
+    scene.holding.verified = False  # the keeper let go of it, and waits until it is quiet
+    scene.tell(StagingProgress(4, 4, 2, "w: was written to"))
+    assert scene.staged.state.unverified == FIRST == scene.proofs.doubt(KEY)
+    await scene.staged.ended()
+    assert (await scene.stage()).unverified is None
+    assert scene.holds == 2
+    await scene.release()
+
+
+async def test_other_files_by_a_new_config_are_verified_first(scene: Scene) -> None:
+    await scene.stage()
+    scene.staged.refit(scene.scan)
+    assert scene.staged.state.unverified == FIRST == scene.proofs.doubt(KEY)
+    await scene.staged.ended()

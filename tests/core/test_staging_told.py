@@ -1,0 +1,33 @@
+"""What is told of files that came into RAM."""
+
+from __future__ import annotations
+
+import pytest
+from rig import FakeHolding, House
+
+from warmd.ladder import FileKind, Rung
+
+
+async def test_each_staging_is_told_once_with_its_time_and_its_bytes() -> None:
+    house = House("m", resting=Rung.STAGED)
+    await house.until(lambda: bool(house.stager.asked))
+    house.time.now += 2.5
+    house.stager.done.set()
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    total = house.supervisor.models["m"].staged.state.total
+    assert house.recorder.brought_in == [("m", FileKind.WEIGHTS, 2.5, total)]
+    house.stager.holdings[0].measure(0)
+    await house.until(lambda: house.supervisor.rung("m") is Rung.COLD)
+    house.stager.holdings[0].measure(total or 0)
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    assert len(house.recorder.brought_in) == 1, "what was evicted is told as such"
+
+
+async def test_what_an_earlier_daemon_left_was_not_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(FakeHolding, "adopted", True)
+    house = House("m", resting=Rung.STAGED)
+    house.stager.done.set()
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    assert house.recorder.brought_in == []

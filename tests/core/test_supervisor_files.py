@@ -1,0 +1,175 @@
+"""Sets of files over fakes: what stages, tells and lets go of them."""
+
+from __future__ import annotations
+
+from rig import House
+
+from warmd.ladder import FileKind, Phase, Place, Rung
+from warmd.staged import SHORT_S
+
+
+def a_house(*names: str, **sizes: int) -> House:
+    """Models that rest staged; `sizes` of sets by kind, of all models."""
+    house = House()
+    for name in names:
+        house.sizes |= {f"{kind.replace('_', '-')}:{name}": n for kind, n in sizes.items()}
+    house.stager.done.set()
+    for name in names:
+        house.supervisor.adopt(name, house.terms(name, Rung.STAGED))
+    return house
+
+
+def staged(house: House, name: str = "m", kind: FileKind = FileKind.WEIGHTS) -> str:
+    [each] = [s for s in house.supervisor.statuses()[name].staged if s.kind is kind]
+    states = {"held": each.held, "partial": each.partial, "busy": each.busy}
+    return next((state for state, so in states.items() if so), "not there")
+
+
+async def test_kinds_come_in_load_order_and_the_program_is_shared() -> None:
+    house = House()
+    house.sizes = {"program:env": 7, "compile-cache:a": 5}
+    house.stager.done.set()
+    for name in "ab":
+        house.supervisor.adopt(name, house.terms(name, Rung.STAGED))
+    await house.until(lambda: len(house.stager.holdings) == 4)
+    keys = [holding.key for holding in house.stager.holdings]
+    assert keys == ["program:env", "weights:a", "compile-cache:a", "weights:b"]
+    assert staged(house, "b", FileKind.PROGRAM) == "held"
+    assert staged(house, "b", FileKind.CACHES) == "not there"
+    house.supervisor.set_target("a", Rung.COLD, None)
+    await house.until(lambda: house.stager.holdings[2].released)
+    assert not house.stager.holdings[0].released, "b rests on it"
+    house.supervisor.retire("b")
+    await house.until(lambda: house.stager.holdings[0].released)
+
+
+async def test_what_is_pushed_out_brings_the_rung_down_with_its_reason_until_it_is_back() -> None:
+    house = a_house("m", weights=1000)
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    [holding] = house.stager.holdings
+    holding.measure(995)
+    assert house.supervisor.rung("m") is Rung.STAGED, "nearly all of it is there"
+    house.recorder.lines.clear()
+    holding.push("3 % of it went, for somebody read much")
+    holding.measure(970)
+    assert house.recorder.lines == [
+        "m evicted: 3 % of it went, for somebody read much",
+        "m.0 staged -> cold: 3 % of it went, for somebody read much",
+    ]
+    assert staged(house) == "partial"
+    await house.rest()
+    assert len(house.stager.asked) == 1, "its holder brings it back"
+    holding.measure(1000)
+    assert house.recorder.lines[-1] == "m.0 cold -> staged: all of it is in RAM again"
+
+
+async def test_a_file_that_cannot_be_held_leaves_the_rest_and_the_model_cold() -> None:
+    house = House()
+    house.stager.done.set()
+    house.stager.trouble = "b.safetensors changes while it is read"
+    house.supervisor.adopt("m", house.terms("m", Rung.STAGED))
+    await house.until(lambda: staged(house) == "partial")
+    assert house.supervisor.rung("m") is Rung.COLD
+    assert house.recorder.lines == ["m not staged: b.safetensors changes while it is read"]
+    house.stager.holdings[0].measure(10)
+    assert house.supervisor.rung("m") is Rung.STAGED
+
+
+async def test_two_models_within_a_budget_for_one_the_last_used_stays() -> None:
+    house = a_house("a", "b", weights=10)
+    house.budget = 15
+    await house.until(lambda: house.supervisor.rung("a") is Rung.STAGED)
+    await house.rest()
+    told = house.supervisor.statuses()["b"]
+    assert told.held_up_by == (
+        "its weights (10 bytes) don't fit in ram.staging: 10 bytes of 15 bytes are taken"
+    )
+    house.supervisor.models["b"].last_request = house.time.now
+    await house.until(lambda: house.supervisor.rung("b") is Rung.STAGED)
+    assert house.supervisor.rung("a") is Rung.COLD
+    assert (
+        "a.0 staged -> cold: it makes room for the weights of b, needed sooner"
+        in house.recorder.lines
+    )
+
+
+async def test_larger_than_the_budget_is_held_in_part_and_stays_cold() -> None:
+    house = a_house("m", weights=100)
+    house.budget = 40
+    await house.until(lambda: staged(house) == "partial")
+    assert house.stager.asked[0][1].limit == 40
+    await house.rest()
+    told = house.supervisor.statuses()["m"]
+    assert (told.rung, told.staging.done) == (Rung.COLD, 40)
+    assert told.held_up_by is not None
+    assert "larger than ram.staging (40 bytes): 40 bytes of them are held" in told.held_up_by
+
+
+async def test_what_memory_ran_short_for_is_not_brought_back_at_once() -> None:
+    house = a_house("m", weights=10)
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    house.reserve = 10**9
+    await house.until(lambda: house.supervisor.rung("m") is Rung.COLD)
+    assert "memory is short" in house.recorder.lines[-1]
+    house.reserve = 0
+    await house.rest()
+    assert house.supervisor.rung("m") is Rung.COLD
+    house.time.now += SHORT_S
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+
+
+async def test_files_that_have_grown_find_room_anew() -> None:
+    house = a_house("m", weights=10)
+    await house.until(lambda: house.supervisor.models["m"].staged.state.total == 10)
+    house.sizes["weights:m"] = 30
+    house.budget = 20
+    await house.rest()
+    assert house.stager.asked == [], "no byte more than room was found for"
+    house.time.now += 1.0
+    await house.until(lambda: staged(house) == "partial")
+
+
+async def test_locked_files_are_asked_for_as_such_and_count_as_used() -> None:
+    house = House()
+    house.stager.done.set()
+    house.supervisor.adopt("m", house.terms("m", Rung.STAGED))
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    assert house.supervisor.shelf.held.gone == 0
+    terms = house.terms("m", Rung.STAGED, place=Place.LOCKED)
+    house.supervisor.adopt("m", terms)
+    await house.until(lambda: house.stager.holdings[0].released)
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    assert house.stager.asked[-1][1].place is Place.LOCKED
+    assert house.supervisor.shelf.held.gone == 10
+
+
+async def test_what_is_learnt_is_staged_and_the_caches_follow_a_start() -> None:
+    house = a_house("m", weights=10)
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    house.supervisor.set_target("m", Rung.HOT, None)
+    await house.make_ready("m.0")
+    assert house.came == ["m.0"]
+    await house.until(lambda: house.stager.holdings[0].released)
+    house.sizes |= {"compile-cache:m": 4, "program:env": 3}
+    house.supervisor.shelf.learnt("m", FileKind.CACHES)
+    house.supervisor.shelf.learnt("m", FileKind.PROGRAM)
+    await house.rest()
+    house.supervisor.set_target("m", Rung.STAGED, None)
+    await house.until(lambda: house.phase("m.0") is Phase.DOWN)
+    await house.until(lambda: staged(house, "m", FileKind.CACHES) == "held")
+    assert [h.key for h in house.stager.holdings[1:]] == [
+        "program:env",
+        "weights:m",
+        "compile-cache:m",
+    ]
+
+
+async def test_a_daemon_that_leaves_its_engines_leaves_the_files_held() -> None:
+    house = a_house("m", weights=10)
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    await house.supervisor.close("a new version comes", leave=True)
+    assert not house.stager.holdings[0].released
+    other = a_house("m", weights=10)
+    await other.until(lambda: other.supervisor.rung("m") is Rung.STAGED)
+    await other.supervisor.close("the host goes down")
+    assert other.stager.holdings[0].released

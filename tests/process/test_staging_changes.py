@@ -1,0 +1,152 @@
+"""Files that change, vanish or fail while they are staged or held; what is held of the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from staging_rig import MIB, a_keeper, hold, holding, resident, some_weights, take_away, until
+
+from warmd.staging import Keeper, Pace, Request, StagingError, StagingProgress, WeightFiles
+from warmd.staging.holder import child, mapping
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> WeightFiles:
+    return some_weights(tmp_path)
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, MIB)
+
+
+def replace(file: Path) -> None:
+    (file.parent / "new").write_bytes(file.read_bytes())
+    (file.parent / "new").replace(file)
+
+
+def rewrite(file: Path) -> None:
+    file.write_bytes(os.urandom(file.stat().st_size))
+
+
+CHANGES: list[tuple[Callable[[Path], None], str]] = [
+    (truncate, "was truncated from 8388608 to 1048576 bytes"),
+    (replace, "was replaced by another file"),
+    (rewrite, "was (written to|truncated)"),
+    (Path.unlink, "was removed"),
+]
+
+
+async def test_a_file_that_changes_is_told_and_taken_anew_when_quiet(tmp_path: Path) -> None:
+    async with a_keeper(interval=0.05) as keeper:
+        await asyncio.gather(
+            *(
+                _changes(keeper, some_weights(tmp_path / change.__name__), change, words)
+                for change, words in CHANGES
+            )
+        )
+
+
+async def _changes(
+    keeper: Keeper, weights: WeightFiles, change: Callable[[Path], None], words: str
+) -> None:
+    first, second = weights.files
+    held = await hold(keeper, weights, key=f"weights:{first}")
+    change(first)
+    await until(lambda: held.trouble is not None)
+    with pytest.raises(StagingError, match=words):
+        raise StagingError(held.trouble)
+    assert str(first) in (held.trouble or "")
+    await until(lambda: not held.complete)
+    assert resident(second) == second.stat().st_size, "the rest stays"
+    if change is Path.unlink:
+        await asyncio.sleep(0.2)
+        first.write_bytes(os.urandom(MIB))
+    await until(lambda: held.complete and held.trouble is None)
+    assert held.total == held.resident == sum(file.stat().st_size for file in weights.files)
+    assert resident(first) == first.stat().st_size
+
+
+async def test_a_download_in_progress_is_not_staged_before_it_is_quiet(
+    weights: WeightFiles,
+) -> None:
+    first = weights.files[0]
+    async with holding(weights, interval=0.05) as held:
+        for _ in range(40):  # 4 s, longer than a file must rest
+            with first.open("ab") as file:
+                file.write(b"x" * 4096)
+            await asyncio.sleep(0.1)
+            assert not (held.complete and held.total > weights.total)
+        await until(lambda: held.complete and held.total == weights.total + 40 * 4096)
+
+
+async def test_a_file_that_is_replaced_while_it_is_read_is_told(weights: WeightFiles) -> None:
+    seen: list[StagingProgress] = []
+    async with a_keeper(interval=0.05) as keeper:
+        request = Request(weights.files, weights.total)
+        slow = Pace(urgent=False, rate=13 * MIB)
+        task = asyncio.create_task(keeper.hold("weights:m", request, slow, seen.append))
+        await until(lambda: bool(seen))
+        replace(weights.files[0])
+        held = await task
+        assert "was replaced by another file" in (held.trouble or "")
+        await until(lambda: held.complete and held.trouble is None)
+
+
+async def test_a_disk_that_fails_leaves_the_rest_staged(
+    weights: WeightFiles, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The kernel's word for a failed read is made up: no disk here fails on demand."""
+    real, bad = mapping.madvise, weights.files[1]
+    said: list[dict[str, object]] = []
+
+    def fails(address: int, length: int, advice: int) -> int:
+        if advice == mapping.MADV_POPULATE_READ and length == bad.stat().st_size:
+            return errno.EFAULT
+        return real(address, length, advice)
+
+    monkeypatch.setattr(mapping, "madvise", fails)
+    monkeypatch.setattr(child, "say", said.append)
+    holder = child.Holder(
+        {
+            "files": [str(file) for file in weights.files],
+            "total": weights.total,
+            "enough": 0.99,
+            "interval": 30,
+        }
+    )
+    with monkeypatch.context() as alone:
+        alone.setattr(holder, "_listen", lambda _ms, _fd=None: None)  # pytest's stdin is none
+        holder.stage()
+        trouble = next(word["trouble"] for word in said if "trouble" in word)
+        assert f"{bad}: the disk or file system failed to read it near byte 0" in str(trouble)
+        measured = [word for word in said if "resident" in word]
+        assert measured[-1]["total"] == weights.total
+        assert 8 * MIB <= int(str(measured[-1]["resident"])) < weights.total
+        holder.keep()
+        assert sum("trouble" in word for word in said) == 1, "told once"
+    for file in holder._members.files:
+        file.close()
+
+
+async def test_an_eviction_is_told_once_with_what_is_known_of_it(weights: WeightFiles) -> None:
+    told: list[str] = []
+    async with a_keeper(interval=0.05) as keeper:
+        request = Request(weights.files, weights.total)
+        held = await keeper.hold("weights:m", request, Pace(), lambda _: None, told.append)
+        while len(told) < 2:
+            before = len(told)
+            os.kill(held.pid, signal.SIGSTOP)  # or it would see the write between its two steps
+            take_away(weights.files[0])
+            os.kill(held.pid, signal.SIGCONT)
+            await until(lambda: resident(weights.files[0]) == 8 * MIB)
+            await until(lambda: bool(told))
+            await asyncio.sleep(0.3)
+            assert len(told) == before + 1
+        assert told[0].startswith("8.0 MiB of the 13.0 MiB held were pushed out of RAM and are")
+        assert held.complete

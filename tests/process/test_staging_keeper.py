@@ -1,0 +1,313 @@
+"""The stage keeper beyond one daemon's life: found again, taken over, killed, lied to, alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from staging_rig import (
+    alive,
+    evict,
+    hold,
+    holding,
+    resident,
+    some_weights,
+    take_away,
+    the_program,
+    until,
+)
+
+from warmd.staging import Keeper, Pace, Request, StagingError, StagingProgress, WeightFiles
+from warmd.staging.holder import program as keeper_program
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> WeightFiles:
+    return some_weights(tmp_path / "a")
+
+
+@asynccontextmanager
+async def a_run_dir() -> AsyncIterator[Path]:
+    """A folder whose stage keeper, if there is one at the end, is ended."""
+    with tempfile.TemporaryDirectory(prefix="warmd-") as folder:
+        yield Path(folder)
+        last = Keeper(Path(folder))
+        await last.open()
+        await last.close(leave=False)
+
+
+async def test_the_next_daemon_finds_what_is_held(weights: WeightFiles) -> None:
+    async with a_run_dir() as folder:
+        first = Keeper(folder, linger_s=60)
+        held = await hold(first, weights)
+        program = the_program(held)
+        other = await first.hold("weights:n", Request(weights.files[:1], 8 << 20), Pace(), print)
+        await first.close(leave=True)
+        for file in weights.files:
+            evict(file)
+        assert sum(map(resident, weights.files)) == weights.total, "nobody is there, and it holds"
+
+        second = Keeper(folder, linger_s=60)
+        await second.open()
+        before = time.monotonic()
+        again = await hold(second, weights)
+        assert time.monotonic() - before < 1
+        assert (again.adopted, again.pid, again.resident) == (True, held.pid, weights.total)
+        # Another request of the same name replaces what stands.
+        anew = await second.hold(
+            "weights:n", Request(weights.files[1:], 5 * (1 << 20) + 4097), Pace(), print
+        )
+        assert (anew.adopted, anew.pid == other.pid) == (False, False)
+        await until(lambda: not psutil.pid_exists(other.pid))
+        await second.close(leave=False)
+        await until(lambda: not any(map(alive, (program.pid, held.pid, anew.pid))))
+        assert list(folder.iterdir()) == []
+
+
+async def test_what_stands_while_it_is_brought_in_is_found_too(weights: WeightFiles) -> None:
+    async with a_run_dir() as folder:
+        first = Keeper(folder, linger_s=60)
+        request = Request(weights.files, weights.total)
+        task = asyncio.create_task(
+            first.hold("weights:m", request, Pace(urgent=False, rate=1 << 20), lambda _: None)
+        )
+        await until(lambda: any(map(resident, weights.files)))
+        await first.close(leave=True)
+        task.cancel()
+        await asyncio.wait([task])
+        second = Keeper(folder, linger_s=60)
+        held = await second.hold("weights:m", request, Pace(), lambda _: None)
+        assert (held.adopted, held.resident) == (True, weights.total)
+
+
+@pytest.mark.parametrize("linger_s", [0.3, 0.0])
+async def test_alone_it_ends_after_its_time(weights: WeightFiles, linger_s: float) -> None:
+    async with a_run_dir() as folder:
+        keeper = Keeper(folder, linger_s=linger_s)
+        held = await hold(keeper, weights)
+        program = the_program(held)
+        await keeper.close(leave=True)
+        left = time.monotonic()
+        await until(lambda: not (alive(program.pid) or alive(held.pid)))
+        assert time.monotonic() - left >= linger_s
+        assert not (folder / "stage.sock").exists()
+
+
+async def test_what_no_daemon_asks_for_is_let_go(
+    weights: WeightFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_run_dir() as folder:
+        keeper = Keeper(folder, linger_s=60, python=_with(folder, "program.CLAIM_S = 0.3"))
+        kept, dropped = await hold(keeper, weights), await hold(keeper, weights, key="weights:n")
+        await keeper.close(leave=True)
+        later = Keeper(folder, linger_s=60)
+        again = await hold(later, weights)
+        await until(lambda: not psutil.pid_exists(dropped.pid))
+        assert alive(kept.pid)
+        assert again.pid == kept.pid
+
+
+def _with(folder: Path, line: str) -> Path:
+    """A Python that runs the keeper's program with something of it set otherwise."""
+    python = folder / "python"
+    program = Path(keeper_program.__file__)
+    python.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -I -S -c '"
+        'import sys, types; sys.modules["holder"] = types.ModuleType("holder"); '
+        f'sys.modules["holder"].__path__ = ["{program.parent}"]; '
+        f"from holder import child, program; {line}; sys.exit(program.main())'\n"
+    )
+    python.chmod(0o755)
+    return python
+
+
+async def test_the_keepers_death_is_told_and_the_next_staging_starts_another(
+    weights: WeightFiles,
+) -> None:
+    async with a_run_dir() as folder:
+        keeper = Keeper(folder, linger_s=60)
+        held = await hold(keeper, weights)
+        program = the_program(held)
+        program.kill()
+        sentence = await asyncio.wait_for(held.lost(), 10)
+        assert sentence == f"m: process {program.pid}, the stage keeper, was killed by SIGKILL"
+        await until(lambda: not alive(held.pid))  # its children die with it
+        await held.release()
+        assert (folder / "stage.sock").exists(), "a dead one's socket is in the way"
+        again = await hold(keeper, weights)
+        assert again.resident == weights.total
+
+
+async def test_a_set_that_hangs_holds_up_no_other(weights: WeightFiles, tmp_path: Path) -> None:
+    async with a_run_dir() as folder:
+        keeper = Keeper(folder, interval=0.05)
+        stuck = await hold(keeper, weights)
+        os.kill(stuck.pid, signal.SIGSTOP)
+        for _ in range(2000):  # more than its pipe takes
+            stuck.pace(Pace(urgent=False, rate=1 << 30))
+        other = await asyncio.wait_for(hold(keeper, weights, key="weights:n"), 5)
+        assert other.complete
+        await asyncio.wait_for(stuck.release(), 5)
+        assert not psutil.pid_exists(stuck.pid)
+        assert alive(other.pid)
+
+
+def greet(folder: Path) -> socket.socket:
+    caller = socket.socket(socket.AF_UNIX)
+    caller.settimeout(10)
+    caller.connect(str(folder / "stage.sock"))
+    assert json.loads(caller.recv(4096)) == {"keeper": 1}
+    return caller
+
+
+async def test_garbage_and_half_a_line_hurt_nobody(weights: WeightFiles) -> None:
+    async with a_run_dir() as folder:
+        keeper = Keeper(folder, linger_s=60)
+        held = await hold(keeper, weights)
+        await keeper.close(leave=True)
+        with greet(folder) as caller:
+            caller.sendall(
+                b'\x00\xff\n[]\n"x"\n{"hold": 1}\n{"release": "weights:none", "number": 3}\n'
+                b'{"pace": "weights:none", "urgent": true, "rate": null}\n{"linger": 60}\n{"hold"'
+            )
+        with greet(folder) as caller:  # in the midst of its hello
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        later = Keeper(folder)
+        assert (await hold(later, weights)).pid == held.pid
+
+
+async def test_a_second_daemon_takes_over(
+    weights: WeightFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warmd.staging.link._END_S", 0.5)
+    async with a_run_dir() as folder:
+        first, second = Keeper(folder, linger_s=60), Keeper(folder, linger_s=60)
+        held = await hold(first, weights)
+        again = await hold(second, weights)
+        assert again.pid == held.pid
+        assert "the stage keeper, has hung up" in await asyncio.wait_for(held.lost(), 10)
+        assert alive(again.pid)
+
+
+async def test_one_of_another_version_is_replaced(weights: WeightFiles) -> None:
+    async with a_run_dir() as folder:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(folder / "stage.sock"))
+            listener.listen()
+            python = str(_with(folder, "program.PROTOCOL = 2"))
+            other = subprocess.Popen([python], stdin=listener.fileno())  # noqa: ASYNC220
+        keeper = Keeper(folder)
+        assert (await hold(keeper, weights)).complete
+        assert other.wait(5) == 0
+
+
+async def test_a_program_of_another_version_is_a_sentence(weights: WeightFiles) -> None:
+    """As after an upgrade on disk, while the daemon runs."""
+    async with a_run_dir() as folder:
+        with pytest.raises(StagingError, match="another version of warmd was installed"):
+            await hold(Keeper(folder, _with(folder, "program.PROTOCOL = 2")), weights)
+
+
+async def test_one_that_does_not_answer_is_replaced(
+    weights: WeightFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_run_dir() as folder:
+        keeper = Keeper(folder, linger_s=60)
+        program = the_program(await hold(keeper, weights))
+        await keeper.close(leave=True)
+        monkeypatch.setattr("warmd.staging.link._HELLO_S", 0.5)
+        monkeypatch.setattr("warmd.staging.link._END_S", 0.5)
+        program.suspend()
+        later = Keeper(folder)
+        await later.open()
+        await until(lambda: not alive(program.pid))
+        monkeypatch.undo()
+        assert (await hold(later, weights)).complete
+
+
+async def test_a_socket_that_cannot_be_made_is_a_sentence(
+    weights: WeightFiles, tmp_path: Path
+) -> None:
+    long = tmp_path / ("x" * 100)
+    with pytest.raises(StagingError, match=r"too long for a unix socket.*\[host\] run_dir"):
+        await Keeper(long).open()
+    with pytest.raises(StagingError, match="too long for a unix socket"):
+        await hold(Keeper(long), weights)
+    async with a_run_dir() as folder:
+        (folder / "stage.sock").write_text("mine")
+        with pytest.raises(StagingError, match="is no socket: move it away"):
+            await hold(Keeper(folder), weights)
+        with pytest.raises(StagingError, match="can't be made"):
+            await hold(Keeper(folder / "none"), weights)
+
+
+async def test_nobody_else_may_connect(weights: WeightFiles) -> None:
+    async with a_run_dir() as folder:
+        keeper = Keeper(folder)
+        await hold(keeper, weights)
+        assert (folder / "stage.sock").stat().st_mode & 0o777 == 0o600
+        await keeper.close(leave=False)
+
+
+async def test_silence_is_an_error(weights: WeightFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a read that hangs on a dead network mount; a stopped process is as silent."""
+    monkeypatch.setattr("warmd.staging.holding.SILENCE_S", 1.0)
+    async with holding(weights, interval=0.5) as held:
+        os.kill(held.pid, signal.SIGSTOP)
+        assert "says nothing any more" in await asyncio.wait_for(held.lost(), 10)
+
+
+async def test_silence_while_it_is_read_is_an_error_too(
+    weights: WeightFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warmd.staging.holding.SILENCE_S", 3.0)
+    async with a_run_dir() as folder:
+        keeper = Keeper(folder)
+        seen: list[StagingProgress] = []
+        request, slow = Request(weights.files, weights.total), Pace(urgent=False, rate=1 << 20)
+        task = asyncio.create_task(keeper.hold("weights:m", request, slow, seen.append))
+        await until(lambda: bool(seen))
+        await asyncio.sleep(4)
+        assert not task.done(), "slow isn't silent"
+        (holder,) = (
+            p for p in psutil.Process().children(recursive=True) if p.name() == "warmd-held"
+        )
+        holder.suspend()
+        with pytest.raises(StagingError, match="m: not one byte could be read for 3 s"):
+            await asyncio.wait_for(task, 10)
+        assert not alive(holder.pid)
+
+
+async def test_when_memory_gets_short_it_looks_what_is_left(weights: WeightFiles) -> None:
+    """The kernel's word is made up, of a socket's urgent data: pressure is the whole machine's."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        trigger = (
+            "import socket; program.open_trigger = lambda: "
+            f'socket.create_connection(("127.0.0.1", {port})).detach(); '
+            "child._LOOKS_APART_S = 0.1"
+        )
+        async with a_run_dir() as folder:
+            keeper = Keeper(folder, _with(folder, trigger), interval=3600)
+            held = await hold(keeper, weights)
+            kernel, _ = server.accept()
+            take_away(weights.files[0])
+            await asyncio.sleep(0.3)
+            assert resident(weights.files[0]) == 0, "nobody looks for an hour"
+            kernel.send(b"!", socket.MSG_OOB)
+            await until(lambda: resident(weights.files[0]) == 8 << 20)
+            kernel.close()
+            await held.release()

@@ -1,0 +1,63 @@
+"""POST /stage: bring a model's files into RAM now, where nothing is loaded already."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from aiohttp import web
+
+from warmd.control.asked import RefusedError, read_asked, read_seconds, read_word
+from warmd.ladder import Rung
+from warmd.status import Status
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+
+class Targets(Protocol):
+    """Who knows where models stand, and sets their targets."""
+
+    def snapshot(self) -> Status:
+        """Everything that is so at this moment."""
+
+    def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
+        """Keep `model` on `rung`; return a sentence. Raises `ValueError`."""
+
+    async def settle(self) -> None:
+        """Wait, for a moment at most, until what was just said is written, or refused."""
+
+
+def stage_handler(models: Targets, resolve: Callable[[str], str]) -> Handler:
+    """Make the handler; `resolve` turns a name or alias into a model's own name."""
+
+    async def handle(request: web.Request) -> web.Response:
+        asked = read_asked(await request.read(), ("model", "for"))
+        model = resolve(read_word(asked, "model"))
+        try:
+            said, stages = stage(models, model, read_seconds(asked.get("for"), Rung.STAGED))
+        except ValueError as refused:
+            raise RefusedError(409, str(refused)) from refused
+        await models.settle()
+        trouble = models.snapshot().history_trouble
+        told = {"model": model, "sentence": said, "stages": stages, "history_trouble": trouble}
+        return web.json_response(told)
+
+    return handle
+
+
+def stage(models: Targets, name: str, for_s: float | None) -> tuple[str, bool]:
+    """Set `name` (its own name) to staged where it shall be less; say what follows.
+
+    Also returns whether its files come into RAM, or stay there: not where an engine has loaded
+    them. Raises `ValueError` where it is refused.
+    """
+    model = models.snapshot().models[name]
+    if model.rung >= Rung.ASLEEP:
+        return (
+            f"{name} is {model.rung}: its engine has loaded its files, nothing is to be done",
+            False,
+        )
+    if model.target >= Rung.STAGED and not model.retired:
+        return f"{name} is to be {model.target} anyway: {model.reason}", True
+    sentence = models.set_target(name, Rung.STAGED, for_s)
+    return f"{sentence}; requests for it are refused meanwhile: warmctl set {name} auto", True

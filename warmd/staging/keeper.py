@@ -1,0 +1,171 @@
+"""The daemon's side of staging: sets of files, held in RAM by the stage keeper."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from warmd.aside import aside
+from warmd.staging.file_set import StagingError
+from warmd.staging.holder.manifest import has_copies
+from warmd.staging.holding import Holding
+from warmd.staging.link import SOCKET, Link, checked, encoded, find, start
+from warmd.staging.request import ENOUGH, Pace, Request, StagingProgress
+
+
+class Keeper:
+    """Brings sets of files into RAM and keeps them there, by a program of its own.
+
+    The program is started when the first set is to be held, in `run_dir`, and found again there by
+    a later daemon. `python` runs it (no packages needed); `interval` is how often, in seconds, it
+    measures again and brings back what was evicted; `linger_s`, how long it holds on without a
+    daemon; `tmpfs`, where copies are made.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        python: Path | str = sys.executable,
+        *,
+        interval: float = 30.0,
+        linger_s: float = 0.0,
+        tmpfs: Path | None = None,
+    ) -> None:
+        self._path = run_dir / SOCKET
+        self._python = python
+        self._interval = interval
+        self._linger_s = linger_s
+        self._tmpfs = tmpfs
+        self._numbers = itertools.count(1)
+        self._linking = asyncio.Lock()
+        self._link: Link | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._holdings: dict[int, Holding] = {}
+
+    async def open(self) -> None:
+        """Connect to the program that an earlier daemon left.
+
+        Start none, but to take away the copies in a tmpfs that a killed one has left.
+        """
+        async with self._linking:
+            if self._link is None and (link := await find(checked(self._path))) is not None:
+                self._begin(link)
+        if self._link is None and self._tmpfs is not None and await aside(self._has_leftovers):
+            await self._linked()
+
+    async def hold(
+        self,
+        key: str,
+        request: Request,
+        pace: Pace,
+        on_progress: Callable[[StagingProgress], None],
+        on_evicted: Callable[[str], None] = lambda _sentence: None,
+    ) -> Holding:
+        """Bring a set into RAM; return once all of it that can be read is there by measurement.
+
+        What an earlier daemon left and is asked for in the same words is there at once. A file that
+        can't be read, or changes, leaves the rest held: see `Holding.trouble`. `on_progress` hears
+        of every change also later, until `release`; `on_evicted` hears what pushed a part of it
+        out of RAM, once an episode. Raises `StagingError`. A cancelled call lets go of the set
+        before it raises.
+        """
+        link = await self._linked()
+        number = next(self._numbers)
+        holding = Holding(
+            key,
+            number,
+            request,
+            interval=self._interval,
+            send=link.send,
+            on_progress=on_progress,
+            on_evicted=on_evicted,
+        )
+        self._holdings[number] = holding
+        try:
+            order = {"hold": key, "number": number}
+            # An engine has ten thousand files: that takes longer than the event loop may.
+            line = await aside(lambda: encoded(order | {"request": self._words(request, pace)}))
+            link.send_line(line)
+            await holding.staged()
+        except BaseException:
+            with contextlib.suppress(StagingError):  # the first trouble is the one to tell
+                await holding.release()
+            raise
+        return holding
+
+    def pace(self, key: str, pace: Pace) -> None:
+        """Bring a set in at another pace from now on, also while `hold` waits for it."""
+        for holding in self._holdings.values():
+            if holding.key == key:
+                holding.pace(pace)
+
+    async def close(self, *, leave: bool) -> None:
+        """Hang up. Where `leave`, the program holds on for a while, else it lets go of all."""
+        async with self._linking:
+            link, self._link = self._link, None
+            if self._reading is not None:
+                self._reading.cancel()
+                await asyncio.wait([self._reading])
+            for holding in self._holdings.values():
+                holding.leave()
+            self._holdings.clear()
+            if link is None:
+                return
+            if leave:
+                link.leave()
+            else:
+                await link.end()
+                self._path.unlink(missing_ok=True)
+
+    async def _linked(self) -> Link:
+        async with self._linking:
+            if self._link is None:
+                path = checked(self._path)
+                self._begin(await find(path) or await start(path, self._python))
+            assert self._link is not None  # noqa: S101 - it has just begun
+            return self._link
+
+    def _has_leftovers(self) -> bool:
+        return self._tmpfs is not None and has_copies(os.fspath(self._tmpfs))
+
+    def _begin(self, link: Link) -> None:
+        link.send({"linger": self._linger_s})
+        if self._tmpfs is not None:
+            link.send({"tmpfs": str(self._tmpfs)})
+        self._link = link
+        self._reading = asyncio.create_task(self._read(link), name="stage keeper")
+
+    async def _read(self, link: Link) -> None:
+        while (word := await link.hear()) is not None:
+            match word:
+                case {"number": int(number)} if number in self._holdings:
+                    self._holdings[number].hear(word)
+                    if "gone" in word or "released" in word:
+                        del self._holdings[number]
+                case _:
+                    pass
+        self._link = None
+        why = await link.how_it_ended()
+        ended, self._holdings = self._holdings, {}
+        for holding in ended.values():
+            holding.end(why)
+
+    def _words(self, request: Request, pace: Pace) -> dict[str, object]:
+        return {
+            "files": [str(file) for file in request.files],
+            "total": request.wanted,
+            "limit": request.limit,
+            "enough": ENOUGH,
+            "interval": self._interval,
+            "place": request.place.value,
+            "folder": None if request.folder is None else str(request.folder),
+            "root": None if request.root is None else str(request.root),
+            "sha256": {str(file): digest for file, digest in request.sha256.items()},
+            "urgent": pace.urgent,
+            "rate": pace.rate,
+        }

@@ -1,0 +1,261 @@
+"""The daemon's connection to the stage keeper: found where one runs, else started."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import stat
+import struct
+import subprocess
+from pathlib import Path
+
+from warmd.aside import aside
+from warmd.staging.file_set import StagingError
+from warmd.staging.holder.protocol import PROTOCOL
+
+SOCKET = "stage.sock"
+_PROGRAM = Path(__file__).with_name("holder") / "program.py"
+_LONGEST_PATH = 107  # unix(7), sun_path
+_PEER = struct.Struct("3i")  # SO_PEERCRED, unix(7): pid, uid, gid
+_HELLO_S = 30.0  # a Python that starts on a busy host
+_END_S = 5.0
+_BACKLOG = 8
+_WORDS = 4096  # of what it wrote to stderr, so much is read
+
+
+class Link:
+    """One connection to a stage keeper that said hello."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        child: Child | None,
+    ) -> None:
+        """`child` where this daemon started the keeper."""
+        self._reader = reader
+        self._writer = writer
+        self._child = child
+        self.pid = _peer_of(writer)
+
+    def send(self, word: dict[str, object]) -> None:
+        """Say something; to one that has gone it is said in vain."""
+        self.send_line(encoded(word))
+
+    def send_line(self, line: bytes) -> None:
+        """Say what was encoded before."""
+        if not self._writer.is_closing():
+            self._writer.write(line)
+
+    async def hear(self) -> dict[str, object] | None:
+        """Return its next word; None when it has gone."""
+        try:
+            while line := await self._reader.readline():
+                word = _parsed(line)
+                if word is not None:
+                    return word
+        except (ConnectionError, ValueError):
+            pass  # reset; or a line longer than any of ours
+        return None
+
+    async def how_it_ended(self) -> str:
+        """Say, of a keeper that has gone, what became of it."""
+        self._writer.close()
+        if self._child is None:
+            return f"process {self.pid}, the stage keeper, has ended"
+        return await self._child.how_it_ended()
+
+    async def end(self) -> None:
+        """Let the keeper go of all and end; return when it is gone, or was killed."""
+        self.send({"end": True})
+        try:
+            async with asyncio.timeout(_END_S):
+                while await self.hear() is not None:
+                    pass
+        except TimeoutError:
+            kill(self.pid)
+        await self.how_it_ended()
+
+    def leave(self) -> None:
+        """Hang up. What the keeper does then hangs on its `linger`."""
+        self._writer.close()
+        if self._child is not None:
+            self._child.leave()
+
+
+class Child:
+    """A stage keeper that this daemon has started."""
+
+    def __init__(self, process: subprocess.Popen[bytes], words: int) -> None:
+        """`words`: the file that takes its stderr."""
+        self._process = process
+        self._words = words
+
+    async def how_it_ended(self) -> str:
+        """Wait for its end, for a moment at most, and say how it was."""
+        pid = self._process.pid
+        try:
+            status = await aside(lambda: self._process.wait(_END_S))
+        except subprocess.TimeoutExpired:
+            self.leave()
+            return f"process {pid}, the stage keeper, has hung up and doesn't end"
+        if self._words < 0:
+            return f"process {pid}, the stage keeper, has ended"
+        size = os.fstat(self._words).st_size
+        words = os.pread(self._words, _WORDS, max(0, size - _WORDS)).decode(errors="replace")
+        self._forget_words()
+        if words.strip():
+            return words.strip().splitlines()[-1]
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else "exited"
+        how += f" with status {status}" if status >= 0 else ""
+        return f"process {pid}, the stage keeper, {how}"
+
+    def leave(self) -> None:
+        """Never wait for it: it is going to outlive us."""
+        self._process.returncode = self._process.returncode or 0
+        self._forget_words()
+
+    def _forget_words(self) -> None:
+        if self._words >= 0:
+            os.close(self._words)
+            self._words = -1
+
+
+def encoded(word: dict[str, object]) -> bytes:
+    """Return `word` as the keeper reads it."""
+    return json.dumps(word).encode() + b"\n"
+
+
+async def find(path: Path) -> Link | None:
+    """Connect to the keeper that listens at `path`; None where there is none that can be used.
+
+    One that speaks another protocol, or doesn't answer, is ended.
+    """
+    try:
+        async with asyncio.timeout(_HELLO_S):
+            reader, writer = await asyncio.open_unix_connection(str(path))
+    except (OSError, TimeoutError):  # none, or a dead one's socket file
+        return None
+    link = Link(reader, writer, None)
+    try:
+        async with asyncio.timeout(_HELLO_S):
+            hello = await link.hear()
+    except TimeoutError:
+        hello = {}
+    if hello is not None and hello.get("keeper") == PROTOCOL:
+        return link
+    await link.end()
+    return None
+
+
+async def start(path: Path, python: Path | str) -> Link:
+    """Start a keeper that listens at `path`, which nobody does; raises `StagingError`."""
+    try:
+        listener = _listen(path)
+    except OSError as error:
+        raise StagingError(
+            f"the stage keeper's socket {path} can't be made ({error.strerror or error}); "
+            "repair [host] run_dir"
+        ) from None
+    words = os.memfd_create("stage keeper's last words", os.MFD_CLOEXEC)
+    try:
+        process = await aside(lambda: _spawn(python, listener, words))
+    except OSError as error:
+        os.close(words)
+        raise StagingError(
+            f"the stage keeper can't be started with {python} "
+            f"({error.strerror}); repair the Python that runs the daemon"
+        ) from None
+    finally:
+        listener.close()
+    child = Child(process, words)
+    try:
+        async with asyncio.timeout(_HELLO_S):
+            reader, writer = await asyncio.open_unix_connection(str(path))
+            link = Link(reader, writer, child)
+            hello = await link.hear()
+    except TimeoutError:
+        process.kill()
+        hello = None
+    except OSError:
+        hello = None  # it died at once
+    if hello is None:
+        raise StagingError(f"files can't be staged: {await child.how_it_ended()}")
+    if hello.get("keeper") != PROTOCOL:
+        await link.end()
+        raise StagingError(
+            "files can't be staged: another version of warmd was installed while this one runs; "
+            "restart warmd"
+        )
+    return link
+
+
+def kill(pid: int) -> None:
+    """End a process of this user that answered on our own socket."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        raise StagingError(
+            f"process {pid} answers as the stage keeper, but belongs to another user; end it"
+        ) from None
+
+
+def checked(path: Path) -> Path:
+    """Return a path that a unix socket can have; raises `StagingError`."""
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise StagingError(
+            f"{path} is too long for a unix socket (more than {_LONGEST_PATH} bytes), so nothing "
+            "can be staged; give [host] run_dir a shorter path"
+        )
+    return path
+
+
+def _listen(path: Path) -> socket.socket:
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise StagingError(
+                f"{path} is no socket: move it away, the stage keeper's belongs there"
+            )
+        path.unlink()
+    except FileNotFoundError:
+        pass
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        # Linux takes the file's mode from the socket's own, so no umask is touched (unix(7)).
+        os.fchmod(listener.fileno(), 0o600)
+        listener.bind(str(path))
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _spawn(python: Path | str, listener: socket.socket, words: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [str(python), "-I", "-S", "-X", "utf8", str(_PROGRAM)],
+        stdin=listener.fileno(),  # it listens already: nobody has to wait until the program runs
+        stdout=subprocess.DEVNULL,
+        stderr=words,
+        start_new_session=True,  # Ctrl-C at the terminal is for the daemon to decide on
+        env={key: os.environ[key] for key in ("LD_LIBRARY_PATH",) if key in os.environ},
+    )
+
+
+def _peer_of(writer: asyncio.StreamWriter) -> int:
+    sock = writer.get_extra_info("socket")
+    pid, _, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    return int(pid)
+
+
+def _parsed(line: bytes) -> dict[str, object] | None:
+    try:
+        word = json.loads(line)
+    except ValueError:
+        return None
+    return word if isinstance(word, dict) else None

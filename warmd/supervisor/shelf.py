@@ -1,0 +1,130 @@
+"""What is held in RAM: every set of files by its key, and which models need it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from warmd.ladder import FileKind
+from warmd.planner import PaceFiles, ReleaseFiles, StageFiles, StagingFacts
+from warmd.staged import SHORT_S, StagedFiles, StagedListener, StagedState
+from warmd.supervisor.model import FileTerms, Managed, staging_facts
+from warmd.supervisor.ports import Build
+from warmd.supervisor.teller import Teller
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes of RAM that files have taken; `gone`: those that the kernel counts as used."""
+
+    taken: int
+    gone: int
+
+
+class Shelf(StagedListener):
+    """Every set of files that is needed, or still held."""
+
+    def __init__(
+        self,
+        build: Build,
+        models: Mapping[str, Managed],
+        teller: Teller,
+        changed: Callable[[], None],
+    ) -> None:
+        """`models` are those of the supervisor; `changed` makes it look at the facts again."""
+        self._build = build
+        self._models = models
+        self._teller = teller
+        self._changed = changed
+        self._sets: dict[str, StagedFiles] = {}
+        self._terms: dict[str, FileTerms] = {}
+        self.why_not: Mapping[str, str] = {}  # by key: why a set isn't brought in
+
+    def fit(self, terms: Iterable[FileTerms]) -> dict[FileKind, StagedFiles]:
+        """Return a model's sets by kind, made or fitted to what the config says of them now."""
+        found = {}
+        for each in terms:
+            staged = self._sets.get(each.key)
+            if staged is None:
+                staged = self._sets[each.key] = self._build.staged(each)
+                staged.begin_look()
+            elif self._terms[each.key] != each:
+                staged.refit(self._build.scan(each))
+            else:
+                staged.forgive()
+            self._terms[each.key] = each
+            found[each.kind] = staged
+        return found
+
+    def drop_unused(self) -> None:
+        """Forget the sets that no model has any more, once nothing of them is held."""
+        used = {staged.key for model in self._models.values() for staged in model.sets.values()}
+        for key in [key for key in self._sets if key not in used]:
+            if self._sets[key].state.taken:
+                self._sets[key].begin_release("no model needs it any more")
+            else:
+                del self._sets[key], self._terms[key]
+
+    async def clear(self, reason: str, *, leave: bool) -> None:
+        """Let all go, or where `leave` leave it to the next daemon; return when that is done."""
+        for staged in self._sets.values():
+            if leave:
+                staged.begin_leaving()
+            else:
+                staged.begin_release(reason)
+        for staged in tuple(self._sets.values()):
+            await staged.ended()
+
+    @property
+    def held(self) -> Held:
+        """What the sets have taken of RAM at this moment."""
+        states = [staged.state for staged in self._sets.values()]
+        return Held(sum(s.taken for s in states), sum(s.gone for s in states))
+
+    def programs(self) -> dict[str, StagingFacts]:
+        """Return the facts of each set of program files."""
+        return {
+            key: staging_facts(staged.state)
+            for key, staged in self._sets.items()
+            if staged.kind is FileKind.PROGRAM
+        }
+
+    def begin(self, action: StageFiles | ReleaseFiles | PaceFiles) -> None:
+        """Carry out what a plan says of a set."""
+        match action:
+            case StageFiles(key=key, reason=reason, limit=limit, urgent=urgent):
+                self._sets[key].begin_stage(reason, urgent=urgent, limit=limit)
+            case ReleaseFiles(key=key, reason=reason, short=short):
+                self._sets[key].begin_release(reason, pause_s=SHORT_S if short else None)
+            case PaceFiles(key=key, urgent=urgent):
+                self._sets[key].pace(urgent=urgent)
+
+    # What files tell
+
+    def staged_changed(self, staged: StagedFiles, old: StagedState, new: StagedState) -> None:
+        """Hear that a set of files came or went."""
+        models = self._models_with(staged)
+        if models and new.problem not in {None, old.problem, staged.pushed}:
+            self._teller.tell_staging(models[0], staged.kind, new.problem or "")
+        if models and old.busy and not new.busy and new.took is not None:
+            self._teller.tell_staged(models[0], staged.kind, new.took, new.done)
+        for model in models:
+            self._teller.tell_rungs(model, new.reason, None)
+            if new.refused:
+                for woken in model.waiting:
+                    woken.set()  # they wait in vain
+        self._changed()
+
+    def staging_evicted(self, staged: StagedFiles, sentence: str) -> None:
+        """Hear what pushed files out of RAM."""
+        for model in self._models_with(staged)[:1]:
+            self._teller.tell_eviction(model, staged.kind, sentence)
+
+    def learnt(self, model: str, kind: FileKind) -> None:
+        """Hear that there is more to know of a model's files."""
+        if model in self._models and kind in (sets := self._models[model].sets):
+            sets[kind].begin_look()
+
+    def _models_with(self, staged: StagedFiles) -> list[Managed]:
+        """The models that need a set; none where it was forgotten meanwhile."""
+        return [m for m in self._models.values() if m.sets.get(staged.kind) is staged]
