@@ -11,8 +11,8 @@ request after the other goes through the gateway, on a connection that stays ope
     first line  the script's own clock: what is left of an exec, the kernel's and bash's part
 
 All are moments of one clock, CLOCK_REALTIME; the daemon counts in CLOCK_MONOTONIC and tells the
-difference. Staging of the model's weights (1 MiB) begins with each start, as it does for any cold
-model, and is part of what is measured. In between the model is set cold, which calls the start off
+difference. Staging of the model's weights (1 MiB) begins once its program runs, as it does for any
+cold model. In between the model is set cold, which calls the start off
 and answers the request with 503, then set auto, and the next request waits until nothing of the
 last engine or of its staging is left. So no start ever becomes ready: what comes after exec is the
 engine's own time. `bare spawn` is the floor: the same script started by a small program, in turn.
@@ -106,8 +106,16 @@ def _ask_until_cold(daemon: Daemon) -> None:
 def _is_down(daemon: Daemon) -> bool:
     if daemon.status(_MODEL)["replicas"][0]["phase"] != "down":
         return False
-    # The forkserver alone: no shim, no engine, no process that stages.
-    return len(psutil.Process(daemon.pid).children(recursive=True)) == 1
+    # The forkserver and the stage keeper: no shim, no engine, no process that holds files.
+    children = psutil.Process(daemon.pid).children(recursive=True)
+    return len([each for each in children if _name(each) != "warmd-stage"]) == 1
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return str(process.name())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def _send(client: http.client.HTTPConnection) -> float:

@@ -6,7 +6,9 @@ import time
 from typing import Any
 
 from warmd.cli.explain import explanation
+from warmd.cli.words import staged_lines
 
+GIB = 2**30
 REPLICA: dict[str, Any] = {
     "name": "m.0",
     "rung": "staged",
@@ -94,3 +96,23 @@ def test_a_model_that_can_not_sleep_says_why() -> None:
 def test_a_history_that_can_not_be_kept_is_told_and_nothing_denied() -> None:
     lines = explained(MODEL, history_trouble="the disk is\nfull").splitlines()
     assert lines[-2:] == ["what moved it is not known", "warning: the disk is full"]
+
+
+def test_each_kind_of_files_has_its_line() -> None:
+    def kind(name: str, done: int, **more: Any) -> dict[str, Any]:
+        none = {"held": False, "busy": False, "partial": False, "paused": None, "problem": None}
+        return {"kind": name, "done": done, "total": 10 * GIB, "resident": done, **none, **more}
+
+    staged = [
+        kind("program", 10 * GIB, held=True),
+        kind("weights", 2 * GIB, busy=True, paused="memory is under pressure"),
+        kind("compile-cache", 0, total=0),
+    ]
+    assert staged_lines({"staged": staged}) == [
+        "program: 10.0 of 10.0 GiB in RAM",
+        "weights: staging 2.0 of 10.0 GiB, paused: memory is under pressure",
+    ]
+    [part] = staged_lines({"staged": [kind("weights", 4 * GIB, partial=True, problem="no room")]})
+    assert part == "weights: 4.0 of 10.0 GiB in RAM, no room"
+    assert staged_lines({"staged": [kind("weights", 0)]}) == ["weights: not in RAM"]
+    assert staged_lines({}) == [], "an older daemon tells nothing of it"
