@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from warmd.staging.holder import mapping, residency
+from warmd.staging.holder import filling, mapping, residency
 from warmd.staging.holder.mapping import HeldFile, HoldError, libc, populate, read
+from warmd.staging.holder.pace import Pace
 from warmd.staging.holder.residency import Measure, UnprovedError
 
 MIB = 1 << 20
@@ -42,6 +44,33 @@ def test_a_file_cut_short_is_an_error_and_no_sigbus(file: HeldFile) -> None:
         populate(segment, lambda _bytes: None)
     with pytest.raises(HoldError, match="was truncated"):
         read(segment, lambda _bytes: None)
+
+
+def test_a_network_s_file_system_is_known_and_read_plainly(
+    file: HeldFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file system's magic is made up: no network mount is to be had here."""
+    assert file.network is None
+
+    class Everything(dict[int, str]):
+        def get(self, key: int, default: object = None) -> str:
+            return "NFS"
+
+    def never(*_: object) -> bool:
+        raise AssertionError("a mapping would be read through")
+
+    monkeypatch.setattr(mapping, "_NETWORK", Everything())
+    monkeypatch.setattr(filling, "populate", never)
+    mounted = HeldFile(file.path)
+    assert mounted.network == "NFS"
+    work = filling.Pass([mounted], Pace(), populates=True, locks=False)
+
+    def tick(fd: int, timeout_ms: int) -> None:
+        select.select([fd], [], [], timeout_ms / 1000)
+
+    work.run(tick)
+    assert work.done == mounted.size == Measure().resident([mounted])
+    mounted.close()
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS])

@@ -150,8 +150,8 @@ class Keeper:
                 case _:
                     pass
         self._link = None
+        ended, self._holdings = self._holdings, {}  # a set that is asked for from now on is another
         why = await link.how_it_ended()
-        ended, self._holdings = self._holdings, {}
         for holding in ended.values():
             holding.end(why)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from warmd.aside import aside
 from warmd.staging.file_set import StagingError
-from warmd.staging.holder.protocol import PROTOCOL
+from warmd.staging.holder.protocol import NAME, PROTOCOL
 
 SOCKET = "stage.sock"
 _PROGRAM = Path(__file__).with_name("holder") / "program.py"
@@ -39,7 +40,7 @@ class Link:
         self._reader = reader
         self._writer = writer
         self._child = child
-        self.pid = _peer_of(writer)
+        self.pid = _peer_of(writer) if child is None else child.pid
 
     def send(self, word: dict[str, object]) -> None:
         """Say something; to one that has gone it is said in vain."""
@@ -76,7 +77,7 @@ class Link:
                 while await self.hear() is not None:
                     pass
         except TimeoutError:
-            kill(self.pid)
+            _kill(self.pid)
         await self.how_it_ended()
 
     def leave(self) -> None:
@@ -91,8 +92,13 @@ class Child:
 
     def __init__(self, process: subprocess.Popen[bytes], words: int) -> None:
         """`words`: the file that takes its stderr."""
+        self.pid = process.pid
         self._process = process
         self._words = words
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
 
     async def how_it_ended(self) -> str:
         """Wait for its end, for a moment at most, and say how it was."""
@@ -153,35 +159,21 @@ async def find(path: Path) -> Link | None:
 
 async def start(path: Path, python: Path | str) -> Link:
     """Start a keeper that listens at `path`, which nobody does; raises `StagingError`."""
-    try:
-        listener = _listen(path)
-    except OSError as error:
-        raise StagingError(
-            f"the stage keeper's socket {path} can't be made ({error.strerror or error}); "
-            "repair [host] run_dir"
-        ) from None
-    words = os.memfd_create("stage keeper's last words", os.MFD_CLOEXEC)
-    try:
-        process = await aside(lambda: _spawn(python, listener, words))
-    except OSError as error:
-        os.close(words)
-        raise StagingError(
-            f"the stage keeper can't be started with {python} "
-            f"({error.strerror}); repair the Python that runs the daemon"
-        ) from None
-    finally:
-        listener.close()
-    child = Child(process, words)
+    child = await aside(lambda: _launched(path, python))
+    hello: dict[str, object] | None = None
     try:
         async with asyncio.timeout(_HELLO_S):
             reader, writer = await asyncio.open_unix_connection(str(path))
             link = Link(reader, writer, child)
             hello = await link.hear()
     except TimeoutError:
-        process.kill()
-        hello = None
+        child.kill()
     except OSError:
-        hello = None  # it died at once
+        pass  # it died at once
+    except asyncio.CancelledError:
+        child.kill()
+        await child.how_it_ended()
+        raise
     if hello is None:
         raise StagingError(f"files can't be staged: {await child.how_it_ended()}")
     if hello.get("keeper") != PROTOCOL:
@@ -193,16 +185,11 @@ async def start(path: Path, python: Path | str) -> Link:
     return link
 
 
-def kill(pid: int) -> None:
-    """End a process of this user that answered on our own socket."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    except PermissionError:
-        raise StagingError(
-            f"process {pid} answers as the stage keeper, but belongs to another user; end it"
-        ) from None
+def _kill(pid: int) -> None:
+    """End what listens on our own socket and doesn't answer, where that is a stage keeper."""
+    with contextlib.suppress(OSError):
+        if Path(f"/proc/{pid}/comm").read_text().strip() == NAME:
+            os.kill(pid, signal.SIGKILL)
 
 
 def checked(path: Path) -> Path:
@@ -236,15 +223,33 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def _spawn(python: Path | str, listener: socket.socket, words: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [str(python), "-I", "-S", "-X", "utf8", str(_PROGRAM)],
-        stdin=listener.fileno(),  # it listens already: nobody has to wait until the program runs
-        stdout=subprocess.DEVNULL,
-        stderr=words,
-        start_new_session=True,  # Ctrl-C at the terminal is for the daemon to decide on
-        env={key: os.environ[key] for key in ("LD_LIBRARY_PATH",) if key in os.environ},
-    )
+def _launched(path: Path, python: Path | str) -> Child:
+    try:
+        listener = _listen(path)
+    except OSError as error:
+        raise StagingError(
+            f"the stage keeper's socket {path} can't be made ({error.strerror or error}); "
+            "repair [host] run_dir"
+        ) from None
+    words = os.memfd_create("stage keeper's last words", os.MFD_CLOEXEC)
+    try:
+        process = subprocess.Popen(
+            [str(python), "-I", "-S", "-X", "utf8", str(_PROGRAM)],
+            stdin=listener.fileno(),  # it listens already: nobody waits until the program runs
+            stdout=subprocess.DEVNULL,
+            stderr=words,
+            start_new_session=True,  # Ctrl-C at the terminal is for the daemon to decide on
+            env={key: os.environ[key] for key in ("LD_LIBRARY_PATH",) if key in os.environ},
+        )
+    except OSError as error:
+        os.close(words)
+        raise StagingError(
+            f"the stage keeper can't be started with {python} "
+            f"({error.strerror}); repair the Python that runs the daemon"
+        ) from None
+    finally:
+        listener.close()
+    return Child(process, words)
 
 
 def _peer_of(writer: asyncio.StreamWriter) -> int:

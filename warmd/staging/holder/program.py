@@ -33,7 +33,7 @@ if __name__ == "__main__":
 from .held_set import HeldSet
 from .mapping import libc
 from .pressure import open_trigger
-from .protocol import PROTOCOL
+from .protocol import NAME, PROTOCOL
 from .tmpfs_set import Cleaner, mount_of
 from .words import Hearer, Speaker
 
@@ -284,7 +284,7 @@ class StageKeeper:
 
 def main() -> int:
     """Serve who connects to the socket that is our stdin."""
-    libc.prctl(PR_SET_NAME, b"warmd-stage", 0, 0, 0)
+    libc.prctl(PR_SET_NAME, NAME.encode(), 0, 0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     listener = socket.socket(fileno=os.dup(0))
