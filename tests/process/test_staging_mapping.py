@@ -63,7 +63,8 @@ def test_a_network_s_file_system_is_known_and_read_plainly(
     monkeypatch.setattr(filling, "populate", never)
     mounted = HeldFile(file.path)
     assert mounted.network == "NFS"
-    work = filling.Pass([mounted], Pace(), populates=True, locks=False)
+    jobs = [filling.BringIn(part, populates=True, locks=False) for part in mounted.segments]
+    work = filling.Pass(jobs, Pace(), threads=2)
 
     def tick(fd: int, timeout_ms: int) -> None:
         select.select([fd], [], [], timeout_ms / 1000)
