@@ -256,7 +256,9 @@ class Chronicle:
 
     def override_changed(self, model: str, override: Override | None, reason: str) -> None:
         """Keep an operator's word across restarts."""
-        what = "follows its own policy again" if override is None else f"is set to {override.rung}"
+        what = "follows its own policy again"
+        if override is not None:
+            what = f"is {'kept at least' if override.floor else 'set to'} {override.rung}"
         log.info(
             "%s: %s: %s",
             *(model, what, reason),
@@ -264,4 +266,5 @@ class Chronicle:
         )
         rung = None if override is None else override.rung
         until = None if override is None else override.until
-        self._history.set_override(model, rung, until, self._clock.wall())
+        floor = override is not None and override.floor
+        self._history.set_override(model, rung, until, self._clock.wall(), floor=floor)

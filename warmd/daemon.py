@@ -20,33 +20,32 @@ import uvloop
 import warmd
 from warmd.aside import aside
 from warmd.chronicle import Chronicle
-from warmd.config import ConfigError, Problem, Settings, load
+from warmd.config import ConfigError, Problem, Settings
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
 from warmd.devices import Survey, host_memory
 from warmd.engine import SizingError
 from warmd.engine.sizing import Estimate
 from warmd.fitting import Fitter
 from warmd.folders import Folders, StartUpError
-from warmd.foresight import Foresight, foresee
+from warmd.foresight import Foresight
 from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, inherited_sockets
 from warmd.gateway.paths import ENDPOINTS
 from warmd.gpu_watch import GpuWatch
 from warmd.history import HISTORY_FILE, History, Report, Start, journal_handler, terminal_format
+from warmd.in_force import InForce
 from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.learning import Learner
-from warmd.planner import RamLedger, Reservations
+from warmd.planner import RamLedger
 from warmd.refitting import Refitting
-from warmd.reload import Change, changes, said
 from warmd.replica import EngineRecord
-from warmd.rereading import read_config
 from warmd.residency import SetInRam, residency_of
 from warmd.roster import ROSTER_FILE, note
 from warmd.spoken import count
 from warmd.staging import Keeper, StagingError
 from warmd.status import Decision, Status
-from warmd.supervisor import Clock, Held, Known, Supervisor
-from warmd.wiring import Build, Front, card_rules, fitter, known_of, rules
+from warmd.supervisor import Clock, Held, Supervisor
+from warmd.wiring import Build, Front, fitter
 
 log = logging.getLogger("warmd")
 
@@ -96,16 +95,16 @@ class Daemon:
 
     def __init__(self, settings: Settings, load: Callable[[], Settings]) -> None:
         """`load` reads the config once more; it raises `ConfigError`."""
-        self._settings = settings
+        self._first = settings
         self._load = load
         self._fitter: Fitter
+        self._config: InForce
         self._started = CLOCK.wall()
         self._notify = sdnotify.SystemdNotifier()
         self._told_systemd = ""
         self._stopping = False
         self._engines_too = not settings.host.engines_outlive_daemon
         self._stop: asyncio.Future[str]
-        self._reloading = asyncio.Lock()
         self._metrics = Metrics(self.snapshot, ENDPOINTS)
         self._supervisor: Supervisor
         self._watch: GpuWatch
@@ -116,7 +115,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Run until told to stop. Raises the rooms' own errors where one can't be opened."""
-        settings = self._settings
+        settings = self._first
         stop = self._stop = _stop_signal()
         async with AsyncExitStack() as house:
             house.enter_context(Folders(settings))
@@ -131,6 +130,7 @@ class Daemon:
             self._fitter.reserved = await aside(partial(self._fitter.reserve, settings))
             for sentence in self._fitter.reserved.sentences():
                 _tell(sentence)
+            self._config = InForce(settings, self._load, self._fitter)
             outlive = settings.host.engines_outlive_daemon
             launcher = DirectLauncher(settings.host.run_dir, outlive=outlive)
             house.push_async_callback(launcher.close)
@@ -178,11 +178,11 @@ class Daemon:
 
     async def _stage_keeper(self, house: AsyncExitStack) -> Keeper:
         """Return the stage keeper; one that an earlier daemon left goes on holding."""
-        host = self._settings.host
+        host = self._config.settings.host
         keeper = Keeper(
             host.run_dir,
             linger_s=_LINGER_S if host.engines_outlive_daemon else 0.0,
-            tmpfs=self._settings.stage_folder,
+            tmpfs=self._config.settings.stage_folder,
         )
         house.push_async_callback(lambda: keeper.close(leave=not self._engines_too))
         try:
@@ -192,19 +192,19 @@ class Daemon:
         return keeper
 
     async def _shut_down(self, gateway: Gateway, loop: asyncio.Task[None], reason: str) -> None:
-        self._stopping = self._refitting.stopped = True
+        self._stopping = self._refitting.stopped = self._config.stopped = True
         self._notify.notify("STOPPING=1")
         what = "engines are drained first" if self._engines_too else "engines go on without it"
         log.info("stopping: %s; %s", reason, what)
         await gateway.stop_accepting()
         # Replicas drain themselves; whoever still waits for one is refused at once.
-        engine = self._settings.engine
+        engine = self._config.settings.engine
         try:
             async with asyncio.timeout(engine.drain_timeout + engine.stop_timeout + _LAST_RESORT_S):
                 await self._supervisor.close(reason, leave=not self._engines_too)
         except TimeoutError:
             log.error("engines or holders of files outlive their end; they are left to the kernel")
-        await gateway.drain(self._settings.engine.drain_timeout)
+        await gateway.drain(self._config.settings.engine.drain_timeout)
         loop.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await loop
@@ -219,7 +219,7 @@ class Daemon:
         return found
 
     def _furnish(self, launcher: Launcher, history: History, keeper: Keeper) -> Supervisor:
-        settings = self._settings
+        settings = self._config.settings
         total = host_memory().total
         budget, sleeping = settings.ram.staging.of(total), settings.ram.sleeping.of(total)
         reserve = settings.ram.reserve.of(total)
@@ -235,30 +235,15 @@ class Daemon:
         learnt = supervisor.shelf.learnt
         build.learner = self._learner = Learner(settings.host.state_dir, _warn, learnt)
         build.watch = self._watch = GpuWatch(supervisor, CLOCK.monotonic)
+        config = self._config
         self._refitting = Refitting(
-            supervisor, self._fitter, lambda: self._settings, self._reloading
+            supervisor, self._fitter, lambda: config.settings, config.changing
         )
-        supervisor.rules = rules(settings, self._fitter.reserved)
-        supervisor.cards.fit(card_rules(settings, self._fitter))
-        for name, known in known_of(history, settings.models, _warn).items():
-            self._adopt(supervisor, settings, name, known)
+        config.begin(supervisor, history, _warn)
         return supervisor
 
-    def _adopt(
-        self,
-        supervisor: Supervisor,
-        settings: Settings,
-        name: str,
-        known: Known,
-    ) -> None:
-        """Hand a model over; a new one with what was known of it."""
-        new = name not in supervisor.models
-        supervisor.adopt(name, self._fitter.terms(settings, name))
-        if new:
-            supervisor.restore(name, known)
-
     def _gateway(self) -> Gateway:
-        table = self._settings.gateway
+        table = self._config.settings.gateway
         keys = None if table.api_keys is None else Keys(table.api_keys, _warn)
         limits = GatewayLimits(table.max_body, table.header_timeout, table.body_timeout)
         return Gateway(
@@ -301,7 +286,7 @@ class Daemon:
 
     async def size(self, model: str) -> Estimate:
         """Return what one engine of `model` takes; its files may be on a mount that hangs."""
-        settings = self._settings
+        settings = self._config.settings
         if model not in settings.models:
             raise SizingError(f"{model} is being taken away: it has no settings any more")
         return await aside(partial(self._fitter.size, settings, model))
@@ -323,6 +308,10 @@ class Daemon:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""
         return self._supervisor.set_target(model, rung, for_s)
 
+    def keep_staged(self, model: str, for_s: float | None) -> str:
+        """Keep `model` at least staged; return a sentence."""
+        return self._supervisor.set_target(model, Rung.STAGED, for_s, floor=True)
+
     def shutdown(self) -> str:
         """End the daemon and every engine, also where engines outlive it; return a sentence."""
         if self._stopping and not self._engines_too:
@@ -333,61 +322,12 @@ class Daemon:
         return "warmd drains and stops every engine, and ends"
 
     async def reload(self) -> list[str]:
-        """Read the config again and apply what can be applied; return what changes, in sentences.
-
-        Raises `ConfigError`, and then the running config stays in force; `ValueError` with a
-        sentence while warmd stops, and where a disk keeps the config.
-        """
-        async with self._reloading:  # in the order in which they were asked for
-            read = await read_config(self._load, self._settings, self._fitter)
-            settings, later, reserved = read.settings, read.later, read.reserved
-            told, was = [said(later)] if later else [], self._fitter.reserved
-            found = self._changes(settings, reserved)
-            models = [change.model for change in found]
-            known = await asyncio.to_thread(known_of, self._history, models)
-            if self._stopping:
-                raise ValueError("warmd is stopping and reads no config any more")
-            self._fitter.reserved = reserved
-            for change in found:
-                told.append(change.sentence)
-                if change.gone:
-                    self._supervisor.retire(change.model)
-                else:
-                    model = change.model
-                    self._adopt(self._supervisor, settings, model, known[model])
-            self._supervisor.rules = rules(settings, reserved)
-            self._supervisor.cards.fit(card_rules(settings, self._fitter))
-            self._settings = settings
-            told += reserved.sentences(was)
-        for sentence in told or ["the config was read again and nothing has changed"]:
-            log.info("%s", sentence)
-        return told
+        """Read the config again and apply it; return what changes. Raises as `InForce.reload`."""
+        return await self._config.reload()
 
     async def plan(self, config: Path | None) -> Foresight:
-        """Say what a reload of `config`, or of the files as they stand now, would do.
-
-        Nothing is changed. Raises `ConfigError`; `ValueError` where a disk keeps the config.
-        """
-        read = self._load if config is None else partial(load, config)
-        found = await read_config(read, self._settings, self._fitter)
-        settings, later, reserved = found.settings, found.later, found.reserved
-        names = [name for name in settings.models if name not in self._supervisor.models]
-        known = await asyncio.to_thread(known_of, self._history, names)
-        ahead = self._fitter.ahead()
-        ahead.reserved = reserved
-        terms = {name: ahead.terms(settings, name) for name in settings.models}
-        outlooks = {
-            name: self._supervisor.outlook(name, terms.get(name), known.get(name))
-            for name in dict.fromkeys((*self._supervisor.models, *settings.models))
-        }
-        room = self._supervisor.room_ahead(terms, outlooks, rules(settings, reserved))
-        moved = self._changes(settings, reserved)
-        told = tuple(reserved.sentences(self._fitter.reserved))
-        return foresee(self._settings, settings, moved, later, outlooks, room=room, warnings=told)
-
-    def _changes(self, settings: Settings, reserved: Reservations) -> list[Change]:
-        was, has_gpu = self._fitter.reserved, self._fitter.has_gpu
-        return list(changes(self._settings, settings, was, reserved, has_gpu=has_gpu))
+        """Say what a reload of `config`, or of the files as they stand now, would do."""
+        return await self._config.plan(config)
 
     def _reload_soon(self) -> None:
         # Kept, or nobody would hold the task; it ends by itself.

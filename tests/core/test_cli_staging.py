@@ -140,28 +140,26 @@ def test_it_ends_where_there_is_nothing_to_wait_for() -> None:
 class Models:
     def __init__(self, **facts: Any) -> None:
         self.model = dataclasses.replace(MODEL, **facts)
-        self.set: list[tuple[str, Rung | None, float | None]] = []
+        self.kept: list[tuple[str, float | None]] = []
 
     def snapshot(self) -> Status:
         return Status("0.1.0", 7, 1.0, 2.0, {"m": self.model})
 
-    def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
-        self.set.append((model, rung, for_s))
-        return "m is to be staged for 2 h"
+    def keep_staged(self, model: str, for_s: float | None) -> str:
+        self.kept.append((model, for_s))
+        return "m is to be at least staged for 2 h"
 
     async def settle(self) -> None:
         pass
 
 
-def test_only_what_would_be_cold_is_set_to_staged() -> None:
+def test_only_what_would_be_cold_is_kept_staged() -> None:
     cold = Models(target=Rung.COLD)
-    sentence, stages = stage(cold, "m", 7200.0)
-    assert stages
-    assert sentence.startswith("m is to be staged for 2 h; requests for it are refused meanwhile")
-    assert cold.set == [("m", Rung.STAGED, 7200.0)]
+    assert stage(cold, "m", 7200.0) == ("m is to be at least staged for 2 h", True)
+    assert cold.kept == [("m", 7200.0)]
     rising = Models(target=Rung.HOT)
     assert stage(rising, "m", None)[1]
     awake = Models(rung=Rung.ASLEEP, target=Rung.COLD)
     assert stage(awake, "m", None)[0].startswith("m is asleep: its engine has loaded its files")
     assert not stage(awake, "m", None)[1]
-    assert [rising.set, awake.set] == [[], []]
+    assert [rising.kept, awake.kept] == [[], []]

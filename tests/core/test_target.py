@@ -135,3 +135,14 @@ def test_who_waits_is_told_what_the_model_does() -> None:
 )
 def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+def test_what_is_kept_at_least_staged_follows_its_own_policy_above_that() -> None:
+    """Who stages a model ahead of need must not turn its users away."""
+    floor = Override(Rung.STAGED, until=100.0, floor=True)
+    resting = replace(STAGED, resting=Rung.COLD)
+    kept = decide_target(resting, floor, NOBODY, 50.0)
+    assert (kept.rung, kept.reason) == (Rung.STAGED, "an operator wants it at least staged")
+    assert decide_target(resting, floor, NOBODY, 100.0).rung is Rung.COLD
+    asked = decide_target(resting, floor, Demand(1, 0, math.inf), 50.0)
+    assert asked == decide_target(resting, None, Demand(1, 0, math.inf), 50.0)

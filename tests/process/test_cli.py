@@ -95,6 +95,9 @@ class Daemon:
         self.asked.append((model, rung, for_s))
         return "it goes hot"
 
+    def keep_staged(self, model: str, for_s: float | None) -> str:
+        return self.set_target(model, Rung.STAGED, for_s)
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:

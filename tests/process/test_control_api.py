@@ -93,6 +93,9 @@ class Daemon:
         self.asked.append((model, rung, for_s))
         return "it goes hot"
 
+    def keep_staged(self, model: str, for_s: float | None) -> str:
+        return self.set_target(model, Rung.STAGED, for_s)
+
 
 def present(path: Path) -> bool:
     return path.exists()

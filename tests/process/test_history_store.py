@@ -62,11 +62,11 @@ def test_what_is_recorded_outlives_the_daemon(
         decide(history, "1 request waits")
         history.set_override("tiny", Rung.HOT, NOW + 60, NOW)
         history.set_override("big", Rung.COLD, None, NOW)
-        history.set_override("tiny", Rung.STAGED, None, NOW + 1)
+        history.set_override("tiny", Rung.STAGED, None, NOW + 1, floor=True)
         history.set_override("big", None, None, NOW + 1)
     decide(history, "after the end")  # dropped, and no error
     with closing(begin()) as history:
-        assert history.overrides() == {"tiny": StoredOverride(Rung.STAGED, None, NOW + 1)}
+        assert history.overrides() == {"tiny": StoredOverride(Rung.STAGED, None, NOW + 1, True)}
         assert [start.total for start in history.recent_starts("tiny", limit=2)] == [10.0, 9.0]
         assert history.recent_starts("tiny")[2].stages == {Stage.IMPORTS: 8.0, Stage.WEIGHTS: 0.0}
         assert history.recent_starts("other") == []

@@ -81,6 +81,9 @@ class Operations(Sizes, Surveys, Measures, Protocol):
         `ValueError` with a sentence where it is refused.
         """
 
+    def keep_staged(self, model: str, for_s: float | None) -> str:
+        """Keep `model` (its own name) at least staged; return a sentence. Raises as above."""
+
 
 class UnknownModelError(LookupError):
     """No model has this name or alias. The text names the nearest one, or all."""

@@ -20,8 +20,8 @@ class Targets(Protocol):
     def snapshot(self) -> Status:
         """Everything that is so at this moment."""
 
-    def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
-        """Keep `model` on `rung`; return a sentence. Raises `ValueError`."""
+    def keep_staged(self, model: str, for_s: float | None) -> str:
+        """Keep `model` at least staged; return a sentence. Raises `ValueError`."""
 
     async def settle(self) -> None:
         """Wait, for a moment at most, until what was just said is written, or refused."""
@@ -46,7 +46,7 @@ def stage_handler(models: Targets, resolve: Callable[[str], str]) -> Handler:
 
 
 def stage(models: Targets, name: str, for_s: float | None) -> tuple[str, bool]:
-    """Set `name` (its own name) to staged where it shall be less; say what follows.
+    """Keep `name` (its own name) at least staged where it shall be less; say what follows.
 
     Also returns whether its files come into RAM, or stay there: not where an engine has loaded
     them. Raises `ValueError` where it is refused.
@@ -59,5 +59,4 @@ def stage(models: Targets, name: str, for_s: float | None) -> tuple[str, bool]:
         )
     if model.target >= Rung.STAGED and not model.retired:
         return f"{name} is to be {model.target} anyway: {model.reason}", True
-    sentence = models.set_target(name, Rung.STAGED, for_s)
-    return f"{sentence}; requests for it are refused meanwhile: warmctl set {name} auto", True
+    return models.keep_staged(name, for_s), True

@@ -118,7 +118,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (key, version)
         ) STRICT, WITHOUT ROWID""",
     ),
-    ("ALTER TABLE starts ADD COLUMN files TEXT",),
+    (
+        "ALTER TABLE starts ADD COLUMN files TEXT",
+        "ALTER TABLE overrides ADD COLUMN floor INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 """One tuple of statements for each version; user_version counts those that were applied."""
 

@@ -73,11 +73,15 @@ _READ_SIZES = f"SELECT key, {', '.join(SIZES)} FROM sizes WHERE model = ? ORDER 
 
 @dataclass(frozen=True)
 class StoredOverride:
-    """An operator's word on a model. `until` and `set_at` are Unix seconds; no `until`: no end."""
+    """An operator's word on a model. `until` and `set_at` are Unix seconds; no `until`: no end.
+
+    `floor`: the model may stand higher.
+    """
 
     rung: Rung
     until: float | None
     set_at: float
+    floor: bool = False
 
 
 class History:
@@ -334,23 +338,26 @@ class History:
             if {old, new} <= _RUNGS
         ]
 
-    def set_override(self, model: str, rung: Rung | None, until: float | None, at: float) -> None:
+    def set_override(
+        self, model: str, rung: Rung | None, until: float | None, at: float, *, floor: bool = False
+    ) -> None:
         """Keep an operator's word on `model` across restarts; `rung` None takes it back."""
         if rung is None:
             self._writer.save("DELETE FROM overrides WHERE model = ?", (model,), override_of=model)
             return
         self._writer.save(
-            "INSERT OR REPLACE INTO overrides (model, rung, until, set_at) VALUES (?, ?, ?, ?)",
-            (model, rung.value, until, at),
+            "INSERT OR REPLACE INTO overrides (model, rung, until, set_at, floor) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (model, rung.value, until, at, floor),
             override_of=model,
         )
 
     def overrides(self) -> dict[str, StoredOverride]:
         """Every stored override, those that have ended included."""
-        rows = self._writer.read("SELECT model, rung, until, set_at FROM overrides")
+        rows = self._writer.read("SELECT model, rung, until, set_at, floor FROM overrides")
         return {
-            model: StoredOverride(Rung(rung), until, set_at)
-            for model, rung, until, set_at in rows
+            model: StoredOverride(Rung(rung), until, set_at, bool(floor))
+            for model, rung, until, set_at, floor in rows
             if rung in _RUNGS
         }
 

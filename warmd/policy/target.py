@@ -30,10 +30,14 @@ class Wish:
 
 @dataclass(frozen=True)
 class Override:
-    """What an operator set. `until` in Unix seconds, None until further notice."""
+    """What an operator set. `until` in Unix seconds, None until further notice.
+
+    `floor`: it is not to be less; its own policy may want more.
+    """
 
     rung: Rung
     until: float | None
+    floor: bool = False
 
     def holds_at(self, now: float) -> bool:
         """Whether it is in force at `now` (Unix seconds)."""
@@ -77,9 +81,20 @@ def decide_target(wish: Wish, override: Override | None, demand: Demand, now: fl
 
 
 def _wanted(wish: Wish, override: Override | None, demand: Demand, now: float) -> Target:
-    if override is not None and override.holds_at(now):
+    if override is None or not override.holds_at(now):
+        return _own(wish, demand)
+    if not override.floor:
         reason = f"an operator set it to {override.rung}"
         return Target(override.rung, wish.replicas, reason, Rank.OPERATOR)
+    own = _own(wish, demand)
+    if own.rung >= override.rung:
+        return own
+    reason = f"an operator wants it at least {override.rung}"
+    return Target(override.rung, wish.replicas, reason, own.rank)
+
+
+def _own(wish: Wish, demand: Demand) -> Target:
+    """Decide what it shall be where no operator says anything."""
     if demand.waiting:
         wait = "waits" if demand.waiting == 1 else "wait"
         reason = f"{count(demand.waiting, 'request')} {wait} for it"

@@ -335,7 +335,9 @@ class Supervisor(ReplicaListener):
         ram, cards = self._scene().ram, self.cards.facts()
         return room_ahead(Scene(facts, ram, now, rules.pools, rules.fairness, cards))
 
-    def set_target(self, name: str, rung: Rung | None, for_s: float | None) -> str:
+    def set_target(
+        self, name: str, rung: Rung | None, for_s: float | None, *, floor: bool = False
+    ) -> str:
         """Set a model's target, or give it back to the policy with None; return a sentence.
 
         Raises `ValueError` for a model that is no longer in the config, or that can't sleep.
@@ -347,12 +349,11 @@ class Supervisor(ReplicaListener):
             raise ValueError(f"{name} can't be put to sleep: {model.terms.wish.cannot_sleep}")
         if rung is None:
             override, sentence = None, f"{name} follows its own policy again"
-        elif for_s is None:
-            override = Override(rung, None)
-            sentence = f"{name} is to be {rung} until it is set otherwise"
         else:
-            override = Override(rung, self._clock.wall() + for_s)
-            sentence = f"{name} is to be {rung} for {duration(for_s)}"
+            until = None if for_s is None else self._clock.wall() + for_s
+            override = Override(rung, until, floor)
+            how_long = "until it is set otherwise" if for_s is None else f"for {duration(for_s)}"
+            sentence = f"{name} is to be {'at least ' if floor else ''}{rung} {how_long}"
         for replica in model.replicas:
             replica.forgive(f"an operator set it to {rung or 'auto'}")
         for staged in model.sets.values():

@@ -1,0 +1,111 @@
+"""The config in force: what follows from it, and the only way to another one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from warmd.config import Settings, load
+from warmd.fitting import Fitter
+from warmd.foresight import Foresight, foresee
+from warmd.history import History
+from warmd.planner import Reservations
+from warmd.reload import Change, changes, said
+from warmd.rereading import read_config
+from warmd.supervisor import Known, Supervisor
+from warmd.wiring import card_rules, known_of, rules
+
+log = logging.getLogger(__name__)
+
+
+class InForce:
+    """The settings that hold now, and what they made of pools and models.
+
+    Who holds `changing` may change them.
+    """
+
+    def __init__(self, settings: Settings, load: Callable[[], Settings], fitter: Fitter) -> None:
+        """`load` reads the config once more; it raises `ConfigError`."""
+        self.settings = settings
+        self.changing = asyncio.Lock()
+        self.stopped = False
+        self._load = load
+        self._fitter = fitter
+        self._supervisor: Supervisor
+        self._history: History
+
+    def begin(self, supervisor: Supervisor, history: History, warn: Callable[[str], None]) -> None:
+        """Hand every model over, with what is known of it from earlier lives."""
+        self._supervisor, self._history = supervisor, history
+        self._set_rules(self.settings, self._fitter.reserved)
+        for name, known in known_of(history, self.settings.models, warn).items():
+            self._adopt(self.settings, name, known)
+
+    def _set_rules(self, settings: Settings, reserved: Reservations) -> None:
+        self._supervisor.rules = rules(settings, reserved)
+        self._supervisor.cards.fit(card_rules(settings, self._fitter))
+
+    def _adopt(self, settings: Settings, name: str, known: Known) -> None:
+        """Hand a model over; a new one with what was known of it."""
+        new = name not in self._supervisor.models
+        self._supervisor.adopt(name, self._fitter.terms(settings, name))
+        if new:
+            self._supervisor.restore(name, known)
+
+    async def reload(self) -> list[str]:
+        """Read the config again and apply what can be applied; return what changes, in sentences.
+
+        Raises `ConfigError`, and then the running config stays in force; `ValueError` with a
+        sentence while warmd stops, and where a disk keeps the config.
+        """
+        async with self.changing:  # in the order in which they were asked for
+            read = await read_config(self._load, self.settings, self._fitter)
+            settings, later, reserved = read.settings, read.later, read.reserved
+            told, was = [said(later)] if later else [], self._fitter.reserved
+            found = self._changes(settings, reserved)
+            models = [change.model for change in found]
+            known = await asyncio.to_thread(known_of, self._history, models)
+            if self.stopped:
+                raise ValueError("warmd is stopping and reads no config any more")
+            self._fitter.reserved = reserved
+            for change in found:
+                told.append(change.sentence)
+                if change.gone:
+                    self._supervisor.retire(change.model)
+                else:
+                    self._adopt(settings, change.model, known[change.model])
+            self._set_rules(settings, reserved)
+            self.settings = settings
+            told += reserved.sentences(was)
+        for sentence in told or ["the config was read again and nothing has changed"]:
+            log.info("%s", sentence)
+        return told
+
+    async def plan(self, config: Path | None) -> Foresight:
+        """Say what a reload of `config`, or of the files as they stand now, would do.
+
+        Nothing is changed. Raises `ConfigError`; `ValueError` where a disk keeps the config.
+        """
+        read = self._load if config is None else partial(load, config)
+        found = await read_config(read, self.settings, self._fitter)
+        settings, later, reserved = found.settings, found.later, found.reserved
+        names = [name for name in settings.models if name not in self._supervisor.models]
+        known = await asyncio.to_thread(known_of, self._history, names)
+        ahead = self._fitter.ahead()
+        ahead.reserved = reserved
+        terms = {name: ahead.terms(settings, name) for name in settings.models}
+        outlooks = {
+            name: self._supervisor.outlook(name, terms.get(name), known.get(name))
+            for name in dict.fromkeys((*self._supervisor.models, *settings.models))
+        }
+        room = self._supervisor.room_ahead(terms, outlooks, rules(settings, reserved))
+        moved = self._changes(settings, reserved)
+        told = tuple(reserved.sentences(self._fitter.reserved))
+        return foresee(self.settings, settings, moved, later, outlooks, room=room, warnings=told)
+
+    def _changes(self, settings: Settings, reserved: Reservations) -> list[Change]:
+        was, has_gpu = self._fitter.reserved, self._fitter.has_gpu
+        return list(changes(self.settings, settings, was, reserved, has_gpu=has_gpu))
