@@ -21,10 +21,19 @@ from warmd.planner.actions import (
 )
 from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene
 from warmd.planner.room import beyond, no_room, put_aside
-from warmd.planner.vram import bars, in_the_way, moves, quarantine, refuses, turns_back
+from warmd.planner.vram import (
+    bars,
+    in_the_way,
+    lacks_look,
+    moves,
+    quarantine,
+    refuses,
+    turns_back,
+)
 from warmd.spoken import duration
 
 STALE = "its settings have changed"
+_Rising = tuple[ModelFacts, ReplicaFacts, Operation]
 _BROKEN = (Phase.BACKING_OFF, Phase.FAILED)
 _STEADY = (Phase.READY, Phase.ASLEEP)
 _FALLING_ASLEEP = (Phase.DRAINING, Phase.FALLING_ASLEEP)
@@ -40,6 +49,8 @@ def device_lanes(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
     taken = [r for r in replicas.values() if r.phase.holds_the_device]
     # The next one is asked when what this one takes of the RAM is known.
     pins = any(r.pins and r.phase in _FALLING_ASLEEP for r in taken)
+    # Nobody goes before it in the moment until its card has been looked at.
+    taken += [r for m, r, _ in _due(scene) if lacks_look(scene, m, r)]
     for operation in _operations(scene, held_up):
         replica = replicas[operation.replica]
         if any(replica.meets(other) for other in taken):
@@ -59,10 +70,13 @@ def _operations(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]:
     others = sorted((m for m in scene.models if not m.waiting), key=lambda m: m.target.rank)
     # What is started only to be put to sleep can wait; who asks may be in a short back-off.
     others = [m for m in others if m.target.rung is not Rung.ASLEEP or not _in_the_way(m, asking)]
-    yield from _heat(scene, asking, held_up)
+    for model in (m for m in scene.models if m.target.rung is Rung.ASLEEP):
+        _explain_sleepless(scene, model, held_up)
+    yield from _heat(scene, _due(scene), held_up)
+    yield from _heat(scene, _rising(scene, asking), held_up)
     yield from _cool(scene)
     yield from beyond(scene)
-    yield from _heat(scene, others, held_up)
+    yield from _heat(scene, _rising(scene, others), held_up)
     yield from _make_one_anew(scene, held_up)
     yield from _recycle(scene)
     yield from _rehearse(scene)
@@ -98,29 +112,39 @@ def _call_offs(scene: Scene) -> Iterator[Action]:
                 yield StopEngine(replica.name, why)
 
 
-def _heat(
-    scene: Scene, models: Iterable[ModelFacts], held_up: dict[str, str]
-) -> Iterator[Operation]:
+def _due(scene: Scene) -> Iterator[_Rising]:
+    """Yield what comes up before all others: it served, and was put aside by us for a moment."""
+    for model in scene.models:
+        if model.target.rung is Rung.HOT and any(r.rehearses for r in model.wanted):
+            for replica, action in _risings(scene, model):
+                if replica.rehearses:
+                    yield model, replica, action
+
+
+def _rising(scene: Scene, models: Iterable[ModelFacts]) -> Iterator[_Rising]:
     for model in models:
-        if model.target.rung is Rung.ASLEEP:
-            _explain_sleepless(scene, model, held_up)
         for replica, action in _risings(scene, model):
-            why = moves(scene, replica) if isinstance(action, WakeEngine) else None
-            if why is not None:
-                yield StopEngine(replica.name, why)
-                continue
-            barred = bars(scene, model, replica)
-            full = None if barred else no_room(scene, model, replica)
-            if full is not None:
-                held_up.setdefault(model.name, full.reason)
-                if full.make_room is not None:
-                    yield full.make_room
-                continue
-            barred = barred or refuses(scene, model, replica)
-            if barred is None:
-                yield action
-            else:
-                held_up.setdefault(model.name, barred)
+            yield model, replica, action
+
+
+def _heat(scene: Scene, risings: Iterable[_Rising], held_up: dict[str, str]) -> Iterator[Operation]:
+    for model, replica, action in risings:
+        why = moves(scene, replica) if isinstance(action, WakeEngine) else None
+        if why is not None:
+            yield StopEngine(replica.name, why)
+            continue
+        barred = bars(scene, model, replica)
+        full = None if barred else no_room(scene, model, replica)
+        if full is not None:
+            held_up.setdefault(model.name, full.reason)
+            if full.make_room is not None:
+                yield full.make_room
+            continue
+        barred = barred or refuses(scene, model, replica)
+        if barred is None:
+            yield action
+        else:
+            held_up.setdefault(model.name, barred)
 
 
 def _risings(scene: Scene, model: ModelFacts) -> list[tuple[ReplicaFacts, Operation]]:
@@ -236,15 +260,28 @@ def _recycle(scene: Scene) -> Iterator[Operation]:
 
 
 def _rehearse(scene: Scene) -> Iterator[Operation]:
-    for model in scene.models:
-        if not model.rehearse or model.target.rung is not Rung.HOT:
-            continue
+    rehearsing = [m for m in scene.models if m.rehearse and m.target.rung is Rung.HOT]
+    if not rehearsing:
+        return
+    astir = [r for m in scene.models for r in m.wanted if m.waiting or _shall_rise(scene, m, r)]
+    for model in rehearsing:
         for replica in (r for r in model.wanted if r.phase is Phase.READY and r.sleeps):
             if quarantine(scene, replica.cards) is not None:
                 continue  # it could not be woken there
+            if any(replica.meets(other) for other in astir):
+                continue  # who is hot would not be for a while, and others would wait for it
             if scene.ram.refuses_sleep(replica.pins) is None:
                 why = "a rehearsal: nobody asks for it, and what its sleep takes was never measured"
                 yield SleepEngine(replica.name, why, rehearsal=True)
+
+
+def _shall_rise(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> bool:
+    """Whether an engine comes up as soon as its card is free, or its time has come."""
+    if replica.phase is Phase.ASLEEP and model.target.rung is Rung.HOT:
+        found = quarantine(scene, replica.cards) or no_room(scene, model, replica)
+        return found is None
+    down = replica.phase in (Phase.DOWN, Phase.BACKING_OFF)
+    return down and not _stays_down(scene, model, replica)
 
 
 def _explain_failures(model: ModelFacts, now: float, held_up: dict[str, str]) -> None:

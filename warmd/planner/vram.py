@@ -131,9 +131,18 @@ def looks(scene: Scene, rises: Collection[str] = ()) -> Iterator[LookAtCards]:
 def awaits_look(scene: Scene, model: ModelFacts) -> bool:
     """Whether an engine of `model` shall rise as soon as a card has been looked at."""
     return any(
-        card.trouble is None and not card.is_known(scene.now, _lasts(card, replica))
+        lacks_look(scene, model, replica)
         for replica in model.wanted
         if replica.phase in _RISES_FROM
+    )
+
+
+def lacks_look(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> bool:
+    """Whether `replica` may rise as soon as somebody has looked at its cards."""
+    if quarantine(scene, replica.cards) is not None:
+        return False
+    return any(
+        card.trouble is None and not card.is_known(scene.now, _lasts(card, replica))
         for card in _cards(scene, model, replica)
     )
 
