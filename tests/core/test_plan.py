@@ -219,12 +219,26 @@ def with_stale(facts: ModelFacts) -> ModelFacts:
 
 def test_engines_with_changed_settings_are_made_anew_one_by_one_when_all_else_is_done() -> None:
     a, b = (with_stale(model(name, Rung.HOT, Phase.READY)) for name in "ab")
-    assert plan(a, b).actions == (StopEngine("a.0", "its settings have changed"),)
+    assert plan(a, b).actions == (StopEngine("a.0", "its settings have changed", anew=True),)
     anew = model("a", Rung.HOT, Phase.DOWN, staging=HELD)
     assert plan(anew, b).actions == (StartEngine("a.0", "a shall"),), "it comes back first"
     assert plan(model("a", Rung.HOT, Phase.STARTING, staging=HELD), b).actions == ()
     ready = model("a", Rung.HOT, Phase.READY)
-    assert plan(ready, b).actions == (StopEngine("b.0", "its settings have changed"),)
+    assert plan(ready, b).actions == (StopEngine("b.0", "its settings have changed", anew=True),)
+
+
+def test_what_served_and_is_made_anew_is_the_next_to_rise() -> None:
+    """A newcomer was tried twice before a hot model came back, whose requests got 503."""
+    [down] = model("a", Rung.HOT, Phase.DOWN).replicas
+    anew = replace(
+        model("a", Rung.HOT, Phase.DOWN, staging=HELD), replicas=[replace(down, anew=True)]
+    )
+    asked = model("t", Rung.HOT, Phase.DOWN, staging=HELD, wait=50.0)
+    assert plan(asked, anew).actions == (StartEngine("a.0", "a shall"),)
+    failed = replace(anew, replicas=[replace(down, anew=True, failures=1)])
+    assert plan(asked, failed).actions == (StartEngine("t.0", "t shall"),)
+    with_b = with_stale(model("b", Rung.HOT, Phase.READY))
+    assert plan(with_b).actions == (StopEngine("b.0", "its settings have changed", anew=True),)
 
 
 def test_engines_are_made_anew_one_by_one_over_all_cards() -> None:
@@ -235,7 +249,7 @@ def test_engines_are_made_anew_one_by_one_over_all_cards() -> None:
 
     a = on("GPU-0", model("a", Rung.HOT, Phase.READY), stale=True)
     b = on("GPU-1", model("b", Rung.HOT, Phase.READY), stale=True)
-    assert plan(a, b).actions == (StopEngine("a.0", "its settings have changed"),)
+    assert plan(a, b).actions == (StopEngine("a.0", "its settings have changed", anew=True),)
     for phase in (Phase.STOPPING, Phase.STARTING, Phase.WARMING):
         assert plan(on("GPU-0", model("a", Rung.HOT, phase, staging=HELD)), b).actions == ()
 
@@ -247,9 +261,9 @@ def test_changed_settings_that_do_not_work_take_one_engine_not_all() -> None:
     made = plan(renewed, b)
     assert made.actions == ()
     assert made.held_up["b"] == "b.0 goes on with its old settings: a.0 is failed"
-    assert plan(failed, b).actions == (StopEngine("b.0", "its settings have changed"),), (
-        "what failed with the settings that it always had says nothing of the new ones"
-    )
+    assert plan(failed, b).actions == (
+        StopEngine("b.0", "its settings have changed", anew=True),
+    ), "what failed with the settings that it always had says nothing of the new ones"
 
 
 def test_what_can_not_rise_at_all_keeps_no_engine_on_its_old_settings() -> None:
@@ -260,7 +274,7 @@ def test_what_can_not_rise_at_all_keeps_no_engine_on_its_old_settings() -> None:
     b = with_stale(model("b", Rung.HOT, Phase.READY))
     for a in (sleepless, roomless):
         made = make_plan(Scene([a, b], PLENTY, 0.0, {"p": 100}))
-        assert StopEngine("b.0", "its settings have changed") in made.actions
+        assert StopEngine("b.0", "its settings have changed", anew=True) in made.actions
 
 
 def test_a_start_only_to_sleep_makes_way_for_who_asks() -> None:
@@ -331,3 +345,22 @@ def test_no_plan_breaks_a_promise(house: Sequence[ModelFacts], budget: int, held
     wanted = {m.name for m in house if m.target.rung is not Rung.COLD}
     assert all(a.model in wanted for a in staged)
     assert all(reason.strip() for reason in made.held_up.values())
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.floats(1.0, 99.0), st.booleans()), min_size=1))
+def test_what_has_just_failed_goes_after_all_whom_others_wait_for(
+    waiters: list[tuple[int, float, bool]],
+) -> None:
+    house = []
+    for n, (failures, wait, later) in enumerate(waiters):
+        phase = Phase.BACKING_OFF if failures else Phase.DOWN
+        facts = model(f"m{n}", Rung.HOT, phase, staging=HELD, wait=wait)
+        [replica] = facts.replicas
+        retry_at = 9.0 if failures and later else 0.0
+        house.append(
+            replace(facts, replicas=[replace(replica, failures=failures, retry_at=retry_at)])
+        )
+    [*begun] = [a.replica for a in plan(*house).actions if isinstance(a, StartEngine)]
+    can = [m for m in house if not m.replicas[0].failures or not m.replicas[0].retry_at]
+    first = sorted(can, key=lambda m: (m.replicas[0].failures > 0, -m.oldest_wait))
+    assert begun == [m.replicas[0].name for m in first[:1]]

@@ -397,6 +397,28 @@ async def test_new_terms_restart_only_the_engine_that_they_change() -> None:
     assert "a.0 hot -> cold: its settings have changed" in house.recorder.lines
 
 
+async def test_who_asks_for_a_newcomer_waits_until_what_served_is_back_with_its_new_settings() -> (
+    None
+):
+    house = House("a", resting=Rung.HOT)
+    await house.make_ready("a.0")
+    house.supervisor.adopt("t", house.terms("t"))
+    lease = await house.supervisor.acquire("a")
+    house.supervisor.adopt("a", house.terms("a", Rung.HOT, spec="other"))
+    await house.until(lambda: house.phase("a.0") is Phase.DRAINING)
+    asked = asyncio.create_task(house.supervisor.acquire("t"))
+    await house.rest()
+    house.time.now += 1.0
+    lease.release()
+    await house.until(lambda: len(house.launcher.started) == 2)
+    assert house.phase("a.0") is Phase.STARTING
+    house.launcher.started[1].end(EngineExit(1))  # now nothing speaks for it any more
+    await house.make_ready("t.0")
+    (await asked).release()
+    await house.make_ready("a.0")
+    assert not house.one("a.0").state.anew
+
+
 async def test_replicas_are_made_anew_one_after_the_other() -> None:
     house = House("m", resting=Rung.HOT, replicas=2)
     await house.make_ready("m.0")

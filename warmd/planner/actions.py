@@ -33,12 +33,14 @@ class StartEngine:
 class StopEngine:
     """Drain and stop a replica's engine; also calls off a start.
 
-    `sleepless`: it would have been put to sleep, but there was no RAM for that.
+    `sleepless`: it would have been put to sleep, but there was no RAM for that; `anew`: only to be
+    started with its new settings.
     """
 
     replica: str
     reason: str
     sleepless: bool = False
+    anew: bool = False
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,9 @@ def _operations(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]:
     for model in (m for m in scene.models if m.target.rung is Rung.ASLEEP):
         _explain_sleepless(scene, model, held_up)
     yield from _heat(scene, _due(scene), held_up)
-    yield from _heat(scene, _rising(scene, asking), held_up)
+    # What has failed would only keep the others waiting for its next failure.
+    asked = sorted(_rising(scene, asking), key=lambda each: each[1].failures > 0)
+    yield from _heat(scene, asked, held_up)
     yield from _cool(scene)
     yield from beyond(scene)
     yield from _heat(scene, _rising(scene, others), held_up)
@@ -115,10 +117,14 @@ def _call_offs(scene: Scene) -> Iterator[Action]:
 def _due(scene: Scene) -> Iterator[_Rising]:
     """Yield what comes up before all others: it served, and was put aside by us for a moment."""
     for model in scene.models:
-        if model.target.rung is Rung.HOT and any(r.rehearses for r in model.wanted):
-            for replica, action in _risings(scene, model):
-                if replica.rehearses:
-                    yield model, replica, action
+        # Mostly there is nobody, and this is asked at every tick.
+        if model.target.rung is Rung.HOT and any(_is_due(r) for r in model.wanted):
+            yield from (each for each in _rising(scene, [model]) if _is_due(each[1]))
+
+
+def _is_due(replica: ReplicaFacts) -> bool:
+    # With the first failure of its new settings it is one like any.
+    return replica.rehearses or (replica.anew and not replica.failures)
 
 
 def _rising(scene: Scene, models: Iterable[ModelFacts]) -> Iterator[_Rising]:
@@ -235,7 +241,7 @@ def _make_one_anew(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]
     names = [r.name for _, r in stale]
     first = [name for name in names if any(name in them for them in blocked)] or names
     if stale and all(not them.isdisjoint(names) for them in blocked):
-        yield StopEngine(first[0], STALE)
+        yield StopEngine(first[0], STALE, anew=True)
 
 
 def _stays_down(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> bool:

@@ -20,9 +20,10 @@ class ReplicaFacts:
     None where that isn't known; `sleeps`: its engine can be put to sleep; `pins`: the host RAM that
     its next sleep would take beyond what it holds already; `kept`: what it keeps on each card while
     it sleeps; `worn`: why it should be made anew before it sleeps again; `rehearses`: it sleeps for
-    a rehearsal only, and what is reserved for it stays so; `cards`: the keys of the GPUs that its
-    engine uses, none where that isn't told: then it may be any; `next_cards`: those of its next
-    engine.
+    a rehearsal only, and what is reserved for it stays so; `anew`: it was up and was stopped only
+    to be started with its new settings; `failures`: of its starts, in a row; `cards`: the keys of
+    the GPUs that its engine uses, none where that isn't told: then it may be any; `next_cards`:
+    those of its next engine.
     """
 
     name: str
@@ -41,6 +42,8 @@ class ReplicaFacts:
     kept: int = 0
     worn: str | None = None
     rehearses: bool = False
+    anew: bool = False
+    failures: int = 0
     cards: frozenset[str] = frozenset()
     next_cards: frozenset[str] = frozenset()
 

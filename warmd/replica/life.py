@@ -198,7 +198,7 @@ class Life:
         if desk.fit.sleep or desk.fit.outlives:
             desk.version = await race.first(connection.version())
         reason = desk.state.reason
-        desk.become(Phase.READY, reason, ready_at=now, last_start=times, canary=canary)
+        desk.become(Phase.READY, reason, ready_at=now, anew=False, last_start=times, canary=canary)
 
     async def _size_up(self, engine: RunningEngine, race: Race) -> None:
         """Keep what the start took of each GPU, beside what the driver says that it holds."""

@@ -100,11 +100,15 @@ class Replica:
                 Phase.WAKING, reason, started_at=self._desk.clock(), rehearses=self.rehearses
             )
 
-    def begin_stop(self, reason: str) -> None:
-        """Drain and stop the engine, or call off its start. Without an engine nothing happens."""
+    def begin_stop(self, reason: str, *, anew: bool = False) -> None:
+        """Drain and stop the engine, or call off its start. Without an engine nothing happens.
+
+        `anew`: it is stopped only to be started with its new settings.
+        """
         if not self.state.phase.is_up or self._desk.orders.stop is not None:
             return
         self._desk.orders.give_stop(reason)
+        self._desk.state = replace(self.state, anew=anew or self.state.anew)
         # At once: the next look at the facts must see that the device is taken.
         if self.state.phase is Phase.READY:
             self._desk.become(Phase.DRAINING, reason)

@@ -87,6 +87,7 @@ class ReplicaState:
     retry_at: float | None = None
     started_at: float | None = None  # when the start or the wake that led here was decided
     ready_at: float | None = None  # when the engine first became ready
+    anew: bool = False  # it was stopped only to be started with its new settings
     last_start: StartTimes | None = None
     parts: MeasuredParts | None = None  # what that start took of each GPU
     doing: Phase = Phase.DOWN  # the last phase before any end: what it failed at, where it did

@@ -181,11 +181,11 @@ class Supervisor(ReplicaListener, StagedListener):
         match action:
             case StartEngine(replica=name, reason=reason):
                 replicas[name].begin_start(reason)
-            case StopEngine(replica=name, reason=reason, sleepless=sleepless):
+            case StopEngine(replica=name, reason=reason, sleepless=sleepless, anew=anew):
                 if sleepless:
                     model = self.models[replicas[name].model]
                     model.sleepless_until = self._clock.monotonic() + SLEEPLESS_S
-                replicas[name].begin_stop(reason)
+                replicas[name].begin_stop(reason, anew=anew)
             case SleepEngine(replica=name, reason=reason, rehearsal=rehearsal):
                 replicas[name].begin_sleep(reason, rehearsal=rehearsal)
             case WakeEngine(replica=name, reason=reason):

@@ -200,6 +200,8 @@ class Managed:
             kept=kept,
             worn=wear,
             rehearses=self._only_rehearses(replica),
+            anew=state.anew,
+            failures=0 if state.phase.is_up else state.failures,
             cards=replica.cards,
             next_cards=replica.fit.cards,
         )
