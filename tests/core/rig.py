@@ -16,6 +16,7 @@ import aiohttp
 from warmd.devices import CardUse, Condition, Footprint, Sweep
 from warmd.engine.canary import CanaryAnswer
 from warmd.engine.errors import EngineError
+from warmd.engine.failure import Cause
 from warmd.ladder import MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
 from warmd.launch import EngineExit, LaunchError, LaunchSpec, LogLine
 from warmd.planner import Card, RamLedger
@@ -151,6 +152,7 @@ class FakeMake:
         self.up = asyncio.Event()
         self.answers = asyncio.Event()
         self.wrong: str | None = None
+        self.refuses_its_args = False
         self.closed = 0
         self.counted: tuple[float, ...] | None = (1.0,)
         self.asleep = False
@@ -195,8 +197,9 @@ class FakeMake:
     def ended(self, *, failed: bool) -> None:
         self.lines.append("--- ended ---")
 
-    def cause(self, ending: str) -> str:
-        return f"{ending}; its last line was {self.lines[-1] if self.lines else 'none'!r}"
+    def cause(self, ending: str) -> Cause:
+        said = f"{ending}; its last line was {self.lines[-1] if self.lines else 'none'!r}"
+        return Cause(said, for_good=self.refuses_its_args)
 
     def connect(self) -> FakeMake:
         return self

@@ -107,7 +107,7 @@ two           hot     hot     1 failed, 1 ready                1        -  1 h
  .0           hot     -       ready                            1        -  1 h
  .1           staged  -       failed                           -        -  1 h
     6 starts failed (6 failures in a row); once that is mended: warmctl set two
-    auto
+    auto, or reload where it was the config
 warmd 0.1.0, up 2 h 5 min"""
 
 

@@ -91,11 +91,46 @@ async def test_a_crash_is_told_with_its_cause_and_tried_again_until_it_is_a_loop
     await house.rest()
     assert house.phase("m.0") is Phase.FAILED
     assert len(house.launcher.started) == 3
-    with pytest.raises(NotReadyError, match="needs an operator") as given_up:
+    why = "needs an operator: exited with status 0; its last line was 'CUDA out of memory'"
+    with pytest.raises(NotReadyError, match=why) as given_up:
         await house.supervisor.acquire("m")
     assert given_up.value.retry_after_s is None, "no time mends it: nobody is to come back for it"
     house.supervisor.set_target("m", Rung.HOT, None)
     await house.make_ready("m.0")
+
+
+async def test_what_refuses_its_args_is_not_tried_again_before_they_are_mended() -> None:
+    house = House("m")
+    house.makes["m.0"].refuses_its_args = True
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.until(lambda: house.one("m.0").state.pid is not None)
+    house.launcher.started[-1].end(EngineExit(2))
+    await house.until(lambda: house.phase("m.0") is Phase.FAILED)
+    assert "mend the args, then `warmctl reload`" in house.recorder.lines[-1]
+    with pytest.raises(NotReadyError, match="needs an operator: exited with status 2"):
+        await request
+    assert len(house.launcher.started) == 1
+    house.makes["m.0"].refuses_its_args = False
+    house.supervisor.adopt("m", house.terms("m", Rung.HOT, spec="other"))
+    await house.make_ready("m.0")
+    house.makes["m.0"].refuses_its_args = True
+    house.launcher.started[-1].end(EngineExit(2))
+    await house.until(lambda: len(house.launcher.started) == 3)
+    assert house.phase("m.0") is Phase.STARTING, "what was ready once may be so again"
+
+
+async def test_who_waits_for_the_next_try_hears_why_the_last_one_failed() -> None:
+    house = House("m")
+    house.supervisor.models["m"].terms = house.terms("m", max_wait=0.05)
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.until(lambda: house.one("m.0").state.pid is not None)
+    house.launcher.started[-1].say("CUDA out of memory")
+    house.launcher.started[-1].end(EngineExit(1))
+    await house.until(lambda: len(house.launcher.started) == 2)
+    with pytest.raises(NotReadyError, match=r"tried again.*failed last because .* 'CUDA out of"):
+        await request
+    await house.make_ready("m.0")
+    assert house.one("m.0").state.trouble is None
 
 
 async def test_a_crash_while_serving_wakes_nobody_to_a_dead_engine() -> None:

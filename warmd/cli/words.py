@@ -101,7 +101,9 @@ def trouble(replica: Mapping[str, Any]) -> str | None:
     times = f" ({failures} failures in a row)" if failures > 1 else ""
     model = replica["name"].rpartition(".")[0]
     remedy = (
-        f"; once that is mended: warmctl set {model} auto" if replica["phase"] == "failed" else ""
+        f"; once that is mended: warmctl set {model} auto, or reload where it was the config"
+        if replica["phase"] == "failed"
+        else ""
     )
     return clean(f"{replica['reason']}{times}{remedy}")
 

@@ -1,6 +1,6 @@
 """When a model will be ready, said honestly from measured starts.
 
-These sentences go to clients: why an engine failed, with its paths, is for status and log.
+These sentences go to clients: what is handed in of an engine's failure must hold no secret.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Progress:
     `elapsed`: seconds since its start was decided; `retry_in`: seconds until the next try while it
     backs off; `ahead`: seconds until others are done with the device; `starts`: seconds that
     earlier starts took from decision to ready, `wakes` the same of wakes; `failures`: in a row,
-    until now; `held_up`: something keeps it from being started or woken at this moment.
+    until now; `cause`: why it failed last, without secrets; `held_up`: something keeps it from
+    being started or woken at this moment.
     """
 
     phase: Phase
@@ -34,6 +35,7 @@ class Progress:
     starts: Sequence[float]
     failures: int = 0
     held_up: bool = False
+    cause: str | None = None
     wakes: Sequence[float] = ()
 
 
@@ -91,11 +93,12 @@ def why_not_ready(model: str, progress: Progress) -> str:
     wakes = progress.phase in (Phase.ASLEEP, Phase.FALLING_ASLEEP, Phase.WAKING, Phase.ADOPTING)
     if not (progress.wakes if wakes else progress.starts):
         about = "and how long that takes was never measured yet"
+    cause = "" if progress.cause is None else f"; it failed last because {progress.cause}"
     match progress.phase:
         case Phase.DOWN | Phase.ASLEEP if progress.held_up:
             return f"{model} waits for its turn, and for room beside other models; then {about}"
         case Phase.STARTING if progress.failures:
-            return f"{model} failed to start and is tried again, {about}"
+            return f"{model} failed to start and is tried again, {about}{cause}"
         case Phase.STARTING if progress.stage is not None:
             return f"{model} is starting ({progress.stage.label}), {about}"
         case Phase.STARTING:
@@ -103,9 +106,10 @@ def why_not_ready(model: str, progress: Progress) -> str:
         case Phase.WARMING:
             return f"{model} has started and its first answer is awaited, {about}"
         case Phase.BACKING_OFF:
-            return f"{model} failed and is tried again, {about}"
+            return f"{model} failed and is tried again, {about}{cause}"
         case Phase.FAILED:
-            return f"{model} can't be started and needs an operator"
+            why = "" if progress.cause is None else f": {progress.cause}"
+            return f"{model} can't be started and needs an operator{why}"
         case Phase.DRAINING | Phase.STOPPING:
             return f"{model} is being stopped and is started again after that, {about}"
         case Phase.DOWN:

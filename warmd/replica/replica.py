@@ -123,7 +123,9 @@ class Replica:
     def forgive(self, reason: str) -> None:
         """Forget earlier failures: an operator wants it tried again."""
         if self.state.phase in (Phase.FAILED, Phase.BACKING_OFF):
-            self._desk.become(Phase.DOWN, reason, failures=0, retry_at=None, bad_naps=0)
+            self._desk.become(
+                Phase.DOWN, reason, failures=0, retry_at=None, bad_naps=0, trouble=None
+            )
         else:
             self._desk.state = replace(self.state, bad_naps=0)
 

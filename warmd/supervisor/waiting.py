@@ -138,6 +138,7 @@ class WaitingRoom:
             starts=model.starts,
             wakes=model.wakes,
             failures=state.failures,
+            cause=state.trouble,
             held_up=model.held_up_by is not None,
         )
 
