@@ -347,7 +347,7 @@ def test_a_stale_engine_makes_way_for_one_that_a_reload_gave_its_place_to() -> N
     cards = [card(used=60, ours={"a.0": 60}), card("GPU-1")]
     for asked in (b, replace(b, waiting=1, oldest_wait=50.0)):
         made = plan(cards, other, asked, a)
-        assert made.actions == (StopEngine("a.0", "its settings have changed"),)
+        assert made.actions == (StopEngine("a.0", "its settings have changed", anew=True),)
     # Until somebody has looked nobody knows whether it is in the way.
     made = plan([replace(cards[0], moved_at=NOW), cards[1]], other, b, a)
     assert made.actions == (LookAtCards("b.0 shall rise on GPU 0"),)

@@ -23,8 +23,8 @@ class Progress:
     `elapsed`: seconds since its start was decided; `retry_in`: seconds until the next try while it
     backs off; `ahead`: seconds until others are done with the device; `starts`: seconds that
     earlier starts took from decision to ready, `wakes` the same of wakes; `failures`: in a row,
-    until now; `cause`: why it failed last, without secrets; `held_up`: something keeps it from
-    being started or woken at this moment.
+    until now; `cause`: why it failed last, without secrets; `held_up`: what keeps it from being
+    started or woken at this moment.
     """
 
     phase: Phase
@@ -34,7 +34,7 @@ class Progress:
     ahead: float
     starts: Sequence[float]
     failures: int = 0
-    held_up: bool = False
+    held_up: str | None = None
     cause: str | None = None
     wakes: Sequence[float] = ()
 
@@ -91,12 +91,16 @@ def why_not_ready(model: str, progress: Progress) -> str:
     """Say in one sentence, to somebody who waits, what the model is doing."""
     about = f"ready in about {duration(round(ready_in(progress)))}"
     wakes = progress.phase in (Phase.ASLEEP, Phase.FALLING_ASLEEP, Phase.WAKING, Phase.ADOPTING)
-    if not (progress.wakes if wakes else progress.starts):
+    if not (measured := progress.wakes if wakes else progress.starts):
         about = "and how long that takes was never measured yet"
     cause = "" if progress.cause is None else f"; it failed last because {progress.cause}"
     match progress.phase:
-        case Phase.DOWN | Phase.ASLEEP if progress.held_up:
-            return f"{model} waits for its turn, and for room beside other models; then {about}"
+        case Phase.DOWN | Phase.ASLEEP if progress.held_up is not None:
+            done, doing = ("woken", "wake") if wakes else ("started", "start")
+            took = f"its {doing} then takes about {duration(round(median(measured or [0])))}"
+            if not measured:
+                took = f"how long its {doing} then takes was never measured yet"
+            return f"{model} waits to be {done}: {progress.held_up}; {took}"
         case Phase.STARTING if progress.failures:
             return f"{model} failed to start and is tried again, {about}{cause}"
         case Phase.STARTING if progress.stage is not None:

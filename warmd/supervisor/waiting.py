@@ -139,7 +139,7 @@ class WaitingRoom:
             wakes=model.wakes,
             failures=state.failures,
             cause=state.trouble,
-            held_up=model.held_up_by is not None,
+            held_up=model.held_up_by,
         )
 
 
