@@ -81,6 +81,16 @@ def test_one_operation_on_the_device_at_a_time() -> None:
         assert made.held_up["b"] == f"a.0 is {busy} on the same device"
 
 
+def test_what_shall_cool_says_what_its_stop_waits_for() -> None:
+    """status showed nothing while a model that was set lower was hot for 9 s more."""
+    made = plan(model("a", Rung.HOT, Phase.STARTING), model("b", Rung.STAGED, Phase.READY))
+    assert made.held_up == {"b": "its stop waits: a.0 is starting on the same device"}
+    drowsy = model("b", Rung.ASLEEP, Phase.READY)
+    drowsy = replace(drowsy, replicas=[replace(drowsy.replicas[0], sleeps=True)])
+    made = plan(model("a", Rung.HOT, Phase.STARTING), drowsy)
+    assert made.held_up == {"b": "its sleep waits: a.0 is starting on the same device"}
+
+
 def test_engines_on_other_cards_do_not_wait_for_each_other() -> None:
     def on(facts: ModelFacts, *cards: str) -> ModelFacts:
         replicas = [replace(r, cards=frozenset(cards)) for r in facts.replicas]

@@ -630,3 +630,22 @@ async def test_an_operator_hears_at_once_what_holds_up_his_word() -> None:
     )
     cold = house.supervisor.set_target("b", Rung.COLD, None)
     assert cold == "b is to be cold until it is set otherwise"
+
+
+async def test_what_an_operator_sets_lower_serves_nobody_new_while_its_stop_must_wait() -> None:
+    house = House("b", resting=Rung.HOT)
+    await house.make_ready("b.0")
+    flows = await house.supervisor.acquire("b")
+    house.supervisor.adopt("a", house.terms("a", Rung.HOT))
+    await house.until(lambda: house.phase("a.0") is Phase.STARTING)
+    why = "its stop waits: a.0 is starting on the same device"
+    said = house.supervisor.set_target("b", Rung.STAGED, 30.0)
+    assert said == f"b is to be staged for 30 s; held up for now: {why}"
+    with pytest.raises(NotReadyError, match="b is kept staged: an operator set it"):
+        await house.supervisor.acquire("b")
+    await house.rest()
+    assert house.supervisor.statuses()["b"].held_up_by == why
+    assert house.phase("b.0") is Phase.READY
+    house.time.now += 30.0
+    (await house.supervisor.acquire("b")).release()
+    flows.release()

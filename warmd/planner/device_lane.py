@@ -91,7 +91,25 @@ def _explain_busy(scene: Scene, held_up: dict[str, str]) -> None:
             continue
         for replica, _ in _risings(scene, model):
             for other in (b for b in busy if replica.meets(b)):
-                held_up[model.name] = f"{other.name} is {other.phase.words} on the same device"
+                held_up[model.name] = _busy(other)
+        for replica, verb in _coolings(model):
+            for other in (b for b in busy if replica.meets(b)):
+                held_up.setdefault(model.name, f"its {verb} waits: {_busy(other)}")
+
+
+def _busy(other: ReplicaFacts) -> str:
+    return f"{other.name} is {other.phase.words} on the same device"
+
+
+def _coolings(model: ModelFacts) -> Iterator[tuple[ReplicaFacts, str]]:
+    """Yield what is to be taken down a rung, with what is to be done to it."""
+    for replica in model.surplus:
+        if replica.phase in _STEADY:
+            yield replica, "stop"
+    if model.target.rung is Rung.ASLEEP:
+        for replica in model.wanted:
+            if replica.phase is Phase.READY:
+                yield replica, "sleep" if replica.sleeps and replica.worn is None else "stop"
 
 
 def _call_offs(scene: Scene) -> Iterator[Action]:
