@@ -114,7 +114,7 @@ async def test_a_stranger_keeps_a_model_waiting_until_it_goes() -> None:
     assert "process 4711 (x) holds 50 bytes" in (held_up(house, "a") or "")
     (card,) = house.supervisor.card_statuses()
     assert card.foreign == (CardShare("process 4711 (x)", 50, 50),)
-    assert (card.free, card.reserved) == (50, 50)
+    assert (card.free, card.reserved, card.taken) == (50, 0, 50)
     house.gpu.strangers.clear()
     house.time.now += 16.0  # the last look has become too old
     (card,) = house.supervisor.card_statuses()

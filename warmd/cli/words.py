@@ -121,15 +121,18 @@ def rung_reached(model: Mapping[str, Any]) -> float | None:
 
 
 def card_line(card: Mapping[str, Any]) -> str:
-    """Say what of a card is promised to whom, and how much is free."""
+    """Say what of a card is taken by whom, which adds up, and how much the driver finds free."""
+    counted = (*card["engines"], *card["foreign"])
     shares = [
         f"{each['who']} {'keeps ' if each['sleeps'] else ''}{_whole(each['bytes'])}"
-        for each in (*card["engines"], *card["foreign"])
+        for each in counted
     ]
-    shares.append(f"headroom {_whole(card['headroom'])}")
-    free = "nobody looks" if card["free"] is None else f"{_whole(card['free'])} free"
-    reserved = amount(card["reserved"], card["total"])
-    return clean(f"{card['words']}: {reserved} reserved, {free}: {', '.join(shares)}")
+    headroom = card["taken"] - sum(each["bytes"] for each in counted)
+    if headroom > 0:  # of it strangers take theirs first
+        shares.append(f"headroom {_whole(headroom)}")
+    free = "nobody looks" if card["free"] is None else f"{_whole(card['free'])} free at the moment"
+    taken, whose = amount(card["taken"], card["total"]), f" ({', '.join(shares)})" if shares else ""
+    return clean(f"{card['words']}: {taken} taken{whose}, {free}")
 
 
 def card_troubles(card: Mapping[str, Any]) -> list[str]:

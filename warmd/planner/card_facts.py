@@ -51,7 +51,7 @@ class CardFacts:
         """What nobody holds."""
         return max(0, self.total - self.used)
 
-    def reserved(self, engines: Iterable[Claim]) -> int:
+    def taken(self, engines: Iterable[Claim]) -> int:
         """What is not for a newcomer beside `engines`."""
         promised, unpromised = 0, sum(stranger.held for stranger in self.foreign)
         for claim in engines:

@@ -1,6 +1,6 @@
 """The VRAM ledger: what each card's bytes are promised to, and why an engine can't rise on it.
 
-reserved = engines that are up or come up + what sleepers keep + headroom. Foreign processes, and
+taken = engines that are up or come up + what sleepers keep + headroom. Foreign processes, and
 what engines hold beyond their promise, take of the headroom first: that is what it is for. Before
 an engine rises, its reservation must fit beside that, and the driver must say that so much is free,
 in a look that is younger than the last operation on the card.
@@ -172,13 +172,13 @@ def _full(
 ) -> str | None:
     """Say what the ledger lacks."""
     beside = [claim for claim in others if claim.replica != replica.name]
-    reserved = card.reserved(beside)
-    missing = reserved + model.vram - card.total
+    taken = card.taken(beside)
+    missing = taken + model.vram - card.total
     if missing <= 0:
         return None
     blockers = [(claim.bytes, claim.said) for claim in beside]
     blockers += [(each.held, f"{each.who} holds {size(each.held)}") for each in card.foreign]
-    unused = reserved - sum(held for held, _ in blockers)
+    unused = taken - sum(held for held, _ in blockers)
     blockers.append((unused, f"{size(unused)} stay free as headroom"))
     return (
         f"{card.words} lacks {size(missing)} for {replica.name}, which wants {size(model.vram)}: "

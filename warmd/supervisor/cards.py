@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from warmd.devices import HOST, CardUse, Sweep
@@ -264,7 +264,7 @@ def _strangers(look: Look, use: CardUse, ours: int) -> Iterator[Stranger]:
 def _status(
     card: CardFacts,
     device: Card,
-    claims: Iterable[Claim],
+    claims: Sequence[Claim],
     over: Iterable[Mismatch],
     *,
     now: float,
@@ -284,7 +284,8 @@ def _status(
         headroom=card.headroom,
         used=card.used if known else None,
         free=card.free if known else None,
-        reserved=card.reserved(claims),
+        reserved=sum(claim.bytes for claim in claims if not claim.sleeps),
+        taken=card.taken(claims),
         engines=engines,
         foreign=foreign,
         trouble=card.trouble,
