@@ -393,3 +393,16 @@ def test_no_rehearsal_begins_while_somebody_waits_or_rises_on_its_card() -> None
     assert plan(seen, quiet, late).actions == ()
     nobody_asks = model("b", Phase.DOWN, "GPU-0", pool="p", vram=60)
     assert plan(seen, quiet, nobody_asks, pool=90).actions == (begun,)
+
+
+def test_who_holds_the_hosts_memory_is_named_where_that_keeps_an_engine_from_starting() -> None:
+    rest = Stranger("the rest of this host", 70)
+    host = card(key="host", used=70, foreign=(rest,), named=False)
+    asks = model("a", Phase.DOWN, "host", vram=40, wait=1.0)
+    made = plan([host], asks)
+    assert made.actions == (LookAtCards("a.0 shall rise on host", names=True),)
+    assert plan([replace(host, named=True)], asks).actions == (), "they were looked for"
+    fits = replace(host, used=10, foreign=())
+    assert rises(plan([fits], asks)) == ["a.0"]
+    old = replace(fits, swept_at=NOW - 60.0)
+    assert plan([old], asks).actions == (LookAtCards("a.0 shall rise on host"),)

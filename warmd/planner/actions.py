@@ -62,9 +62,13 @@ class WakeEngine:
 
 @dataclass(frozen=True)
 class LookAtCards:
-    """See what the cards hold: what is known of them is too old to start anything on."""
+    """See what the cards hold: what is known of them is too old to start anything on.
+
+    `names`: or the host's memory lacks room, and who holds most of it is to be named.
+    """
 
     reason: str
+    names: bool = False
 
 
 Operation = StartEngine | StopEngine | SleepEngine | WakeEngine

@@ -122,10 +122,18 @@ def looks(scene: Scene, rises: Collection[str] = ()) -> Iterator[LookAtCards]:
                 continue  # who resets a GPU must find nobody at it
             for card in _cards(scene, model, replica):
                 old = scene.now - card.swept_at > _LOOK_AGAIN_S or card.swept_at < card.moved_at
+                names = card.key == HOST and _lacks(scene, card, model, replica)
                 # One in trouble is looked at again and again as it is.
-                if old and card.trouble is None:
-                    yield LookAtCards(f"{replica.name} shall rise on {card.words}")
+                if (old or (names and not card.named)) and card.trouble is None:
+                    yield LookAtCards(f"{replica.name} shall rise on {card.words}", names=names)
                     return
+
+
+def _lacks(scene: Scene, card: CardFacts, model: ModelFacts, replica: ReplicaFacts) -> bool:
+    """Whether `replica` finds no room on a card, by the last look at it."""
+    here = scene.claims[card.key]
+    full = _full(card, here, model, replica) or _taken(card, here, model, replica)
+    return card.swept_at > -math.inf and full is not None
 
 
 def awaits_look(scene: Scene, model: ModelFacts) -> bool:

@@ -190,8 +190,8 @@ class Supervisor(ReplicaListener, StagedListener):
                 replicas[name].begin_sleep(reason, rehearsal=rehearsal)
             case WakeEngine(replica=name, reason=reason):
                 replicas[name].begin_wake(reason)
-            case LookAtCards():
-                self.cards.wanted.set()
+            case LookAtCards(names=names):
+                self.cards.want(names=names)
             case StageWeights(model=name, reason=reason):
                 self.models[name].staged.begin_stage(reason)
             case ReleaseWeights(model=name, reason=reason):
