@@ -65,6 +65,23 @@ async def test_a_start_is_told_by_rung_stage_and_reason() -> None:
     await house.until(lambda: house.stager.holdings[0].released)
 
 
+async def test_weights_that_come_after_their_engine_has_died_tell_why_they_are_wanted_now() -> None:
+    house = House("m")
+    house.supervisor.adopt("m", house.terms("m", Rung.STAGED))
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.make_ready("m.0")
+    lease = await request
+    house.launcher.refusal = "no such file"
+    house.launcher.started[0].end(EngineExit(None, signal=9))
+    await house.until(lambda: house.phase("m.0") is Phase.BACKING_OFF)
+    assert house.supervisor.models["m"].staged.state.reason == "1 request in flight"
+    lease.release()
+    house.stager.done.set()
+    await house.recorded("m.0 cold -> staged")
+    why = "it had a request within the last 1 min"
+    assert f"m.0 cold -> staged: {why}" in house.recorder.lines
+
+
 async def test_a_second_replica_waits_for_its_turn_on_the_device() -> None:
     house = House("m", resting=Rung.HOT, replicas=2)
     await house.until(lambda: house.phase("m.0") is Phase.STARTING)

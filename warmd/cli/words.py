@@ -52,8 +52,13 @@ def model_doing(model: Mapping[str, Any], now: float) -> str:
     return ", ".join(counts) or "no replica"
 
 
-def replica_doing(replica: Mapping[str, Any], model: Mapping[str, Any], now: float) -> str:
-    """Say what one replica is doing: `starting 63 %: weights`. `now` is Unix seconds."""
+def replica_doing(
+    replica: Mapping[str, Any], model: Mapping[str, Any], now: float, *, beside_notes: bool = False
+) -> str:
+    """Say what one replica is doing: `starting 63 %: weights`. `now` is Unix seconds.
+
+    `beside_notes`: what holds its model up stands there already, as a whole sentence.
+    """
     match replica["phase"]:
         case "starting" | "warming" if replica["failures"]:
             return f"try {replica['failures'] + 1}, {_start(replica['start'])}"
@@ -62,7 +67,8 @@ def replica_doing(replica: Mapping[str, Any], model: Mapping[str, Any], now: flo
         case "backing-off" if model["target"] not in ("hot", "asleep"):
             return "failed, tried again when wanted"
         case "backing-off" if replica["retry_at"] is not None and replica["retry_at"] <= now:
-            return _held_up(model) or "failed, waits for its next try"
+            waits = "failed, waits for its next try"
+            return waits if beside_notes else _held_up(model) or waits
         case "backing-off" if replica["retry_at"] is not None:
             return f"backing off, next try in {span(replica['retry_at'] - now, 1)}"
         case "down":

@@ -254,7 +254,11 @@ class Supervisor(ReplicaListener, StagedListener):
             return  # a look at the files of a model that was forgotten meanwhile
         if new.problem is not None and new.problem != old.problem:
             self._events.staging_failed(model.name, new.problem)
-        self._teller.tell_rungs(model, new.reason, None)
+        reason = new.reason
+        if new.held and not old.held and not self._closing:
+            self._retarget(model)  # why it was begun may have passed meanwhile
+            reason = model.target.reason
+        self._teller.tell_rungs(model, reason, None)
         self._changed.set()
 
     def _wake(self, model: Managed) -> None:
