@@ -21,6 +21,7 @@ from warmd.spoken import size
 OWN_GPUS = "where it matters on which GPUs a model runs, give it a pool with `gpus`"
 """What to do in place of setting CUDA_VISIBLE_DEVICES."""
 
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 _GIB = re.compile(r"[0-9]{1,6}")
 
 
@@ -255,7 +256,11 @@ def _weights(path: KeyPath, folder: Path) -> Iterator[Finding]:
 
 def _likely_folder(folder: Path) -> str:
     """Say where the model probably is; a Hugging Face cache entry keeps it in a snapshot."""
-    found = sorted(folder.glob("*/config.json")) or sorted(folder.glob("snapshots/*/config.json"))
-    if found:
-        return f"did you mean {quoted(str(found[-1].parent))}?"
+    below = [file.parent for file in sorted(folder.glob("*/config.json")) if file.is_file()]
+    snapshots = sorted(folder.glob("snapshots/*/config.json"))
+    # Of many nobody knows which, and not all that has a config.json is a model.
+    if len(below) == 1 and any(any(below[0].glob(kind)) for kind in _WEIGHTS):
+        return f"did you mean {quoted(str(below[0]))}?"
+    if snapshots:
+        return f"did you mean {quoted(str(snapshots[-1].parent))}?"
     return "name the folder that holds config.json and the weights"
