@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 
 from warmd.config.address import Address
-from warmd.config.engine_args import memory_flag
+from warmd.config.engine_args import memory_contradiction, own_width
 from warmd.config.fields import did_you_mean
 from warmd.config.problem import Finding, KeyPath, dotted, quoted
 from warmd.config.reading import unreadable
@@ -98,11 +98,8 @@ def _pools(settings: Settings) -> Iterator[Finding]:
 def _tensor_parallel(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         for index, arg in enumerate(model.args):
-            flag, _, value = arg.partition("=")
-            if flag.replace("_", "-") not in ("--tensor-parallel-size", "-tp"):
-                continue
-            value = value or (model.args[index + 1] if index + 1 < len(model.args) else "")
-            if model.is_reserved_for and value != str(model.tensor_parallel):
+            value = own_width(model.args, index, model.tensor_parallel)
+            if model.is_reserved_for and value is not None:
                 yield Finding(
                     ("models", name, "args", index),
                     "contradicts the model's tensor_parallel, by which its GPUs are reserved: "
@@ -124,13 +121,8 @@ def _visible_devices(settings: Settings) -> Iterator[Finding]:
 def _memory_flags(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         for index, arg in enumerate(model.args):
-            if model.vram is not None and (flag := memory_flag(arg)) is not None:
-                yield Finding(
-                    ("models", name, "args", index),
-                    f"contradicts the model's vram, from which {flag} follows at each start: take "
-                    "the flag away, and set vram to what its engines shall have",
-                    quoted(arg),
-                )
+            if model.vram is not None and (why := memory_contradiction(arg)) is not None:
+                yield Finding(("models", name, "args", index), why, quoted(arg))
 
 
 def _kv_space(settings: Settings) -> Iterator[Finding]:
