@@ -80,6 +80,7 @@ def ask(history: History, at: float, model: str = "m", first: float | None = Non
         met=met,
         first_byte_s=0.25 if first is None else first,
         is_first=first is not None,
+        total_s=1.0,
         at=at,
     )
 
@@ -111,7 +112,7 @@ def test_a_file_of_version_1_is_gone_on_with(begin: Callable[[], History], path:
         assert history.decisions("m")[0].reason == "1 request waits"
         history.record_wake("m", "m.0", WakeTimes(0.5, 0.25, 0.25), 1, NOON)
         ask(history, NOON)
-    assert rows(path, "PRAGMA user_version") == [(3,)]
+    assert rows(path, "PRAGMA user_version") == [(4,)]
     with closing(begin()) as history:
         assert history.recent_wakes("m") == [1.0]
         assert history.last_requests() == {"m": NOON}

@@ -118,6 +118,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (key, version)
         ) STRICT, WITHOUT ROWID""",
     ),
+    (
+        "ALTER TABLE requests ADD COLUMN vain INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE requests ADD COLUMN vain_max REAL NOT NULL DEFAULT 0",
+    ),
 )
 """One tuple of statements for each version; user_version counts those that were applied."""
 
