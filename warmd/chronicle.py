@@ -224,6 +224,7 @@ class Chronicle:
             met=record.met,
             first_byte_s=record.first_byte_s,
             is_first=record.is_first,
+            total_s=record.total_s,
             at=self._clock.wall(),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from warmd.engine import (
     read_note,
     stable_path,
 )
-from warmd.engine.sizing import Estimate, Wanted, estimate, read_checkpoint
+from warmd.engine.sizing import Estimate, Wanted, check_length, estimate, read_checkpoint
 from warmd.ladder import FileKind, MeasuredParts, Place, VramBy, replica_name, set_key
 from warmd.launch import clean_environment
 from warmd.placing import Sized, config_error, reserve
@@ -32,6 +33,8 @@ from warmd.policy import BackOff, Hygiene, Wish
 from warmd.replica import EngineRecord, Fit, Limits, SleepTerms
 from warmd.staging import Proofs, StagingError, model_folder, published_copy
 from warmd.supervisor import FileTerms, SleepPolicy, Terms
+
+_ALLOWS_LONGER = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
 UNKNOWN_GPU = "a GPU whose driver doesn't answer"
 
@@ -236,7 +239,8 @@ class Fitter:
     def check(self, settings: Settings, reserved: Reservations, models: Collection[str]) -> None:
         """Raise `ConfigError` where engines of `models` surely can't live in what is `reserved`.
 
-        Waits for the disk; a model that can't be read is left to the engine.
+        Nor with the length of request that their args ask for. Waits for the disk; a model that
+        can't be read is left to the engine.
         """
         problems = {}
         for name in settings.models.keys() & set(models):
@@ -246,8 +250,21 @@ class Fitter:
                     binder.check()
             except EngineError as error:
                 problems[f"models.{name}.vram"] = str(error)
+            try:
+                self._check_length(settings, name)
+            except SizingError as error:
+                problems[f"models.{name}.args"] = str(error)
         if problems:
             raise config_error(settings, dict(sorted(problems.items())))
+
+    @staticmethod
+    def _check_length(settings: Settings, model: str) -> None:
+        table = settings.models[model]
+        config = None
+        if not any(_ALLOWS_LONGER in env for env in (settings.engine.env, table.env)):
+            with suppress(SizingError):  # vLLM will say what is wrong with it
+                config = read_checkpoint(table.weights, headers=False).config
+        check_length(table.args, config)
 
     def _wanted(self, settings: Settings, model: str) -> Wanted:
         table = settings.models[model]

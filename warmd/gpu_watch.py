@@ -168,7 +168,13 @@ class GpuWatch:
         began = self._clock()
         engines, cards = dict(self._watched.engines), self._watched.cards
         due = cards.to_examine or began - self._examined >= EXAMINE_S
-        look_now = partial(look_at_cards, engines, self._marks, on_host=cards.on_host)
+        look_now = partial(
+            look_at_cards,
+            engines,
+            self._marks,
+            on_host=cards.on_host,
+            names=began < cards.named_until,
+        )
         fare = examine if due and not cards.on_host else _leave_it
         work = asyncio.ensure_future(aside(lambda: (*look_now(), fare())))
         if due:
@@ -205,16 +211,18 @@ class GpuWatch:
             why = f"a fault of warmd's own ({bug!r}); please report it with the journal"
             return Look(began, trouble=why)
         ours = {pid: mark.replica for pid, mark in self._marks.items() if _is_up(mark, engines)}
-        listed = {pid for card in found.cards.values() for pid in (*card.held, *card.unsized)}
+        listed = {
+            pid for c in found.cards.values() for pid in (*c.held, *c.unsized, *(c.others or ()))
+        }
         who = {pid: _who(pid, self._marks.get(pid)) for pid in listed - ours.keys()}
         return Look(began, found, ours, who, fares=fares)
 
 
 def look_at_cards(
-    engines: Mapping[int, str], marks: Mapping[int, Mark], *, on_host: bool
+    engines: Mapping[int, str], marks: Mapping[int, Mark], *, on_host: bool, names: bool = False
 ) -> tuple[Sweep, dict[int, Mark]]:
     """Sweep the cards and mark the processes of `engines`; raises `GpuError`. Blocks."""
-    found = host_sweep(engines) if on_host else sweep()
+    found = host_sweep(engines, names=names) if on_host else sweep()
     listed = {pid for card in found.cards.values() for pid in (*card.held, *card.unsized)}
     # An engine's marks are kept while it is up, and as long as a card lists the process.
     kept = {p: m for p, m in marks.items() if p in listed or _is_up(m, engines)}

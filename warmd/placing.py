@@ -87,7 +87,7 @@ class _Reserving:
                 headroom = self._settings.gpus.headroom
                 placed = place(self._cards, named, headroom, self._rest)
             except MisfitError as misfit:
-                raise config_error(self._settings, {"pools": str(misfit)}) from None
+                raise config_error(self._settings, {misfit.key: str(misfit)}) from None
             pools = {**placed.vram}
         tenants = {**self._in_pools}
         tenants |= {tenant.own_pool: [tenant] for tenant in self._own}
@@ -187,7 +187,7 @@ class _Reserving:
                 how = "names several GPUs at once" if those else "is no GPU of this host"
                 if any(card.index == name for card in self._cards):
                     how = "is in MIG mode, and a slice is named by its UUID"
-                raise MisfitError(f"pools.{pool}.gpus: {name!r} {how}; there are {there}")
+                raise MisfitError(f"{name!r} {how}; there are {there}", f"pools.{pool}.gpus")
             found.append(those[0].key)
         return tuple(found)
 

@@ -133,7 +133,8 @@ class CardStatus:
     headroom: int
     used: int | None
     free: int | None
-    reserved: int  # engines, and foreign processes or headroom, whichever is more
+    reserved: int  # for engines that are up and awake
+    taken: int  # what nothing else is started on: all engines, and foreign processes or headroom
     engines: tuple[CardShare, ...]
     foreign: tuple[CardShare, ...]
     trouble: str | None

@@ -16,6 +16,7 @@ import aiohttp
 from warmd.devices import CardUse, Condition, Footprint, Sweep
 from warmd.engine.canary import CanaryAnswer
 from warmd.engine.errors import EngineError
+from warmd.engine.failure import Cause
 from warmd.ladder import (
     FileKind,
     MeasuredParts,
@@ -165,6 +166,7 @@ class FakeMake:
         self.up = asyncio.Event()
         self.answers = asyncio.Event()
         self.wrong: str | None = None
+        self.refuses_its_args = False
         self.closed = 0
         self.counted: tuple[float, ...] | None = (1.0,)
         self.asleep = False
@@ -210,8 +212,9 @@ class FakeMake:
     def ended(self, *, failed: bool) -> None:
         self.lines.append("--- ended ---")
 
-    def cause(self, ending: str) -> str:
-        return f"{ending}; its last line was {self.lines[-1] if self.lines else 'none'!r}"
+    def cause(self, ending: str) -> Cause:
+        said = f"{ending}; its last line was {self.lines[-1] if self.lines else 'none'!r}"
+        return Cause(said, for_good=self.refuses_its_args)
 
     def connect(self) -> FakeMake:
         return self

@@ -8,10 +8,13 @@ from dataclasses import replace
 from rig import FakeGpu, House, next_step
 from test_sleep import KNOWN, policy
 
+from warmd.devices import HOST, CardUse, Sweep
 from warmd.ladder import Phase, Rung
 from warmd.launch import EngineExit
+from warmd.planner import Card
 from warmd.status import CardShare
-from warmd.supervisor import CardRules
+from warmd.supervisor import CardRules, Look
+from warmd.supervisor.cards import Cards
 
 
 def a_house(*names: str, vram: int = 60, frees: bool = True) -> House:
@@ -114,7 +117,7 @@ async def test_a_stranger_keeps_a_model_waiting_until_it_goes() -> None:
     assert "process 4711 (x) holds 50 bytes" in (held_up(house, "a") or "")
     (card,) = house.supervisor.card_statuses()
     assert card.foreign == (CardShare("process 4711 (x)", 50, 50),)
-    assert (card.free, card.reserved) == (50, 50)
+    assert (card.free, card.reserved, card.taken) == (50, 0, 50)
     house.gpu.strangers.clear()
     house.time.now += 16.0  # the last look has become too old
     (card,) = house.supervisor.card_statuses()
@@ -240,3 +243,18 @@ async def test_other_cards_than_before_are_unknown_and_not_in_doubt() -> None:
     cards.fit(CardRules((house.gpu.card,), headroom=7))
     (card,) = cards.facts().values()
     assert (card.headroom, card.is_known(house.time.now)) == (7, True), "a reload forgets nothing"
+
+
+def test_the_rest_of_the_host_is_what_no_named_process_holds() -> None:
+    cards = Cards(lambda: 1.0)
+    cards.fit(CardRules((Card(HOST, 0, "host memory", 100),)))
+    use = CardUse(HOST, 0, "host memory", 100, 80, {7: 30}, frozenset())
+    who = {11: "process 11 (x)", 12: "process 12 (y)"}
+    for others, foreign in (
+        (None, [("the rest of this host", 50)]),
+        ({11: 40, 12: 20}, [("process 11 (x)", 40), ("the rest of this host", 10)]),
+    ):
+        cards.see(Look(1.0, Sweep({HOST: replace(use, others=others)}, ()), {7: "m.0"}, who))
+        [seen] = cards.facts().values()
+        assert [(each.who, each.held) for each in seen.foreign] == foreign
+        assert seen.named is (others is not None)

@@ -56,6 +56,15 @@ def test_what_it_waits_for_and_what_moved_it_oldest_first() -> None:
     ]
 
 
+def test_what_holds_it_up_is_told_once_and_whole() -> None:
+    held_up = "c.0 is starting on the same device"
+    waits = MODEL | {"held_up_by": held_up, "replicas": [REPLICA | {"retry_at": 99.0}]}
+    assert explained(waits).splitlines()[1:3] == [
+        f"  held up: {held_up}",
+        "  m.0: failed, waits for its next try",
+    ]
+
+
 def test_a_model_that_stands_where_it_shall() -> None:
     calm = REPLICA | {"phase": "down", "reason": "it was not needed yet", "failures": 0}
     model = MODEL | {"target": "staged", "reason": "it rests staged", "held_up_by": None}

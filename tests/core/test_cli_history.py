@@ -29,7 +29,7 @@ BUSY = ModelReport(
     wakes=Durations(10, 0.9, 2.2),
     failures=[Failure("start", "CUDA out of\nmemory \x1b[31m", 2, 70.0)],
     requests=Requests(
-        412, 3, MET, FirstDelays(14, 2, 3.21, 41.3), FirstBytes(395, 0.0214, 2.1), 60.0
+        412, 3, MET, FirstDelays(14, 2, 3.21, 41.3, 2, 180.0), FirstBytes(395, 0.0214, 2.1), 60.0
     ),
 )
 STAGES = {"program": 0.01, "imports": 6.0, "weights": 1.0, "compile": 5.0, "first-answer": 0.1}
@@ -38,6 +38,7 @@ FILES = {
     "weights": dataclasses.asdict(FilesAtStart(1000, 999, 1000, held=True)),
     "compile-cache": dataclasses.asdict(FilesAtStart(1000, None, None)),
 }
+IN_VAIN = "2 more waited in vain, longest 180.0 s"
 HELD = "asleep it holds 22.0 GiB of host RAM"
 MOVED = Moved(60.0, "m", "m.0", "cold", "staged", "it rests staged", None)
 
@@ -56,7 +57,7 @@ def test_all_that_can_happen() -> None:
         "  wakes         1: 1.5 s",
         "m",
         "  requests      412, 3 failed; they met it 398 hot, 8 asleep, 6 staged",
-        "  first delays  14: 2 of them over 5 s; mean 3.2 s, longest 41.3 s",
+        "  first delays  14: 2 of them over 5 s; mean 3.2 s, longest 41.3 s; " + IN_VAIN,
         "  first bytes   395 of a model in use: mean 21 ms, longest 2.1 s",
         "  starts        3 from staged: half within 41.2 s, longest 50.0 s",
         "                1 from cold: 55.0 s",

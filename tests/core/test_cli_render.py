@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from warmd.cli.render import status_table
-from warmd.cli.words import amount, model_doing, span
+from warmd.cli.words import amount, card_line, model_doing, span
 from warmd.ladder import Phase, Rung, Stage
 from warmd.status import (
     CardShare,
@@ -107,7 +107,7 @@ two           hot     hot     1 failed, 1 ready                1        -  1 h
  .0           hot     -       ready                            1        -  1 h
  .1           staged  -       failed                           -        -  1 h
     6 starts failed (6 failures in a row); once that is mended: warmctl set two
-    auto
+    auto, or reload where it was the config
 warmd 0.1.0, up 2 h 5 min"""
 
 
@@ -124,7 +124,13 @@ def test_a_terminal_of_80_columns() -> None:
 def card(**more: Any) -> CardStatus:
     facts: dict[str, Any] = {"key": "GPU-8f3c", "index": 0, "words": "GPU 0", "name": "NVIDIA H200"}
     facts |= {"total": 141 * GIB, "headroom": GIB, "used": 92 * GIB, "free": 49 * GIB}
-    facts |= {"reserved": 99 * GIB, "trouble": None, "mismatches": (), "seen": NOW - 2}
+    facts |= {
+        "reserved": 90 * GIB,
+        "taken": 99 * GIB,
+        "trouble": None,
+        "mismatches": (),
+        "seen": NOW - 2,
+    }
     facts["engines"] = (
         CardShare("qwen3-32b.0", 90 * GIB, 80 * GIB),
         CardShare("gemma.0", 2 * GIB, 2 * GIB, sleeps=True),
@@ -144,16 +150,18 @@ def test_each_gpu_has_a_line_and_its_troubles_below() -> None:
     lines = status_table(shown, NOW, 80).plain.splitlines()
     first = next(n for n, line in enumerate(lines) if line.startswith("GPU 0"))
     assert lines[first:-1] == [
-        "GPU 0: 99.0 of 141.0 GiB reserved, 49.0 GiB free: qwen3-32b.0 90.0 GiB,",
-        "    gemma.0 keeps 2.0 GiB, process 2230 (jupyter-lab) 7.0 GiB, headroom 1.0",
-        "    GiB",
-        "GPU 0: 99.0 of 141.0 GiB reserved, nobody looks: qwen3-32b.0 90.0 GiB,",
-        "    gemma.0 keeps 2.0 GiB, process 2230 (jupyter-lab) 7.0 GiB, headroom 1.0",
-        "    GiB",
+        "GPU 0: 99.0 of 141.0 GiB taken (qwen3-32b.0 90.0 GiB, gemma.0 keeps 2.0 GiB,",
+        "    process 2230 (jupyter-lab) 7.0 GiB), 49.0 GiB free at the moment",
+        "GPU 0: 99.0 of 141.0 GiB taken (qwen3-32b.0 90.0 GiB, gemma.0 keeps 2.0 GiB,",
+        "    process 2230 (jupyter-lab) 7.0 GiB), nobody looks",
         "    ! nobody can tell what it holds: it is  [31mlost",
         "    ! gemma.0 holds too much",
     ]
     assert all(len(line) <= 80 for line in lines)
+    bare = card(engines=(), foreign=(), reserved=0, taken=GIB, free=141 * GIB)
+    assert card_line(json.loads(json.dumps(dataclasses.asdict(bare)))) == (
+        "GPU 0: 1.0 of 141.0 GiB taken (headroom 1.0 GiB), 141.0 GiB free at the moment"
+    )
     piped = status_table(shown, NOW, None).plain
     assert piped.removeprefix(status_table(BUSY, NOW, None).plain).splitlines()[1:] == [
         "warning: GPU 0: nobody can tell what it holds: it is  [31mlost",

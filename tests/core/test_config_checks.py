@@ -185,6 +185,27 @@ def test_a_cache_entry_of_hugging_face_stands_for_its_snapshot(tmp_path: Path) -
     assert "holds 2 snapshots and no refs/main" in problem(file)
 
 
+def test_a_folder_is_offered_only_where_it_is_the_model_s(tmp_path: Path) -> None:
+    folder, said = tmp_path / "models", 'did you mean "'
+    for name in ("one", "other"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").touch()
+        assert said not in problem(config(tmp_path, f'weights = "{folder}"')), "no weights there"
+    (folder / "one" / "model.safetensors").touch()
+    assert said not in problem(config(tmp_path, f'weights = "{folder}"')), "one of several"
+    (folder / "other" / "config.json").unlink()
+    assert f'{said}{folder / "one"}"?' in problem(config(tmp_path, f'weights = "{folder}"'))
+
+
+def test_pool_names(tmp_path: Path) -> None:
+    file = config(tmp_path)
+    file.write_text(file.read_text() + '\n[pools."Bad name"]\nvram = "1GiB"\n')
+    text = problem(file)
+    assert "a pool's name is up to 64 of a-z" in text
+    assert "call it 'bad-name'" in text
+    assert "alias" not in text
+
+
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-32B", "", "-x", "x" * 65, "a b"])
 def test_model_names(tmp_path: Path, name: str) -> None:
     text = problem(config(tmp_path, name=name))

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from warmd.config import WarmupKind
 from warmd.engine import (
     Binder,
+    Cause,
     EngineError,
     EngineHome,
     EngineRecipe,
@@ -250,6 +251,23 @@ async def test_a_start_takes_the_snapshot_of_the_moment_and_tells_where_it_compi
         make.ended(failed=False)
 
 
+def test_what_its_log_says_is_told_without_secrets(tmp_path: Path) -> None:
+    made = recipe(
+        home=EngineHome(tmp_path),
+        args=("--hf-token", "hf_12345678", "--seed", "10000000", "--api-key=sk-12345678"),
+        model_env={"WANDB": SecretStr("w-12345678"), "HF_HOME": SecretStr("/srv/models")},
+    )
+    ask = WarmupSpec("m", "hi", 1, WarmupKind.AUTO, 1.0)
+    make = Vllm("m.0", made, ask, source=tmp_path, inherited={}, report=print)
+    words = "hf_12345678 sk-12345678 w-12345678 10000000 /srv/models"
+    make.log(f"vllm: error: unrecognized arguments: {words}")
+    assert make.cause("exited with status 2") == Cause(
+        "vLLM refuses its command line: unrecognized arguments: ******** ******** ******** "
+        "10000000 /srv/models; correct the model's args",
+        for_good=True,
+    )
+
+
 def test_what_an_engine_printed_between_two_daemons_is_kept_in_its_log(tmp_path: Path) -> None:
     made = recipe(home=EngineHome(tmp_path))
     ask = WarmupSpec("m", "hi", 1, WarmupKind.AUTO, 1.0)
@@ -257,6 +275,6 @@ def test_what_an_engine_printed_between_two_daemons_is_kept_in_its_log(tmp_path:
     make.log("ValueError: the cause")  # it comes with the word that there is an engine
     make.resume(7)
     make.ended(failed=False)
-    assert make.cause("exited with status 1") == "ValueError: the cause"
+    assert make.cause("exited with status 1").sentence == "ValueError: the cause"
     header, line = made.home.log.read_text().splitlines()
     assert (header.endswith("engine process 7 ---"), line) == (True, "ValueError: the cause")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from warmd.engine import failure_cause
+
+
+def cause_of(lines: Sequence[str], ending: str, *log: str, by_vram: bool = False) -> str:
+    return failure_cause(lines, ending, *log, by_vram=by_vram).sentence
+
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 STATUS_1 = "exited with status 1"
@@ -89,7 +95,7 @@ WRAPPER = (
 )
 def test_real_failures(log: str, cause: str) -> None:
     lines = (FIXTURES / f"vllm-0.32-{log}.log").read_text().split("\n")
-    assert failure_cause(lines, STATUS_1) == cause
+    assert cause_of(lines, STATUS_1) == cause
 
 
 def worker(text: str, rank: int = 0) -> str:
@@ -193,7 +199,7 @@ def test_known_failures_of_a_gpu_are_found_behind_the_wrappers(line: str, says: 
         "Traceback (most recent call last):",
         WRAPPER,
     ]
-    assert says in failure_cause(log, STATUS_1)
+    assert says in cause_of(log, STATUS_1)
 
 
 def test_tracebacks_of_several_processes_may_be_interleaved() -> None:
@@ -206,7 +212,7 @@ def test_tracebacks_of_several_processes_may_be_interleaved() -> None:
         worker("BrokenPipeError: [Errno 32] Broken pipe", 1),
         WRAPPER,
     ]
-    assert failure_cause(log, STATUS_1) == "KeyError: 'model.layers.3.mlp.weight'"
+    assert cause_of(log, STATUS_1) == "KeyError: 'model.layers.3.mlp.weight'"
 
 
 def test_an_exception_raised_from_another_tells_both() -> None:
@@ -219,7 +225,7 @@ def test_an_exception_raised_from_another_tells_both() -> None:
         "Traceback (most recent call last):",
         "vllm.exceptions.LoadError: tokenizer.json is not readable. See https://docs.vllm.ai/x",
     ]
-    assert failure_cause(log, STATUS_1) == (
+    assert cause_of(log, STATUS_1) == (
         "LoadError: tokenizer.json is not readable, caused by"
         " JSONDecodeError: Expecting value: line 1 column 1 (char 0)"
     )
@@ -232,7 +238,7 @@ def test_a_python_without_vllm() -> None:
             " 'vllm.entrypoints.openai.api_server' (ModuleNotFoundError: No module named 'vllm')"
         )
     ]
-    assert failure_cause(log, STATUS_1).startswith("vLLM is not installed in the engine's Python")
+    assert cause_of(log, STATUS_1).startswith("vLLM is not installed in the engine's Python")
 
 
 @pytest.mark.parametrize(
@@ -247,7 +253,7 @@ def test_a_python_without_vllm() -> None:
     ],
 )
 def test_a_process_that_the_kernel_killed(log: list[str], exit_sentence: str) -> None:
-    cause = failure_cause(log, exit_sentence)
+    cause = cause_of(log, exit_sentence)
     assert "killed by SIGKILL" in cause
     assert "journalctl -k" in cause
 
@@ -256,22 +262,20 @@ def test_what_an_engine_complained_of_before_it_was_killed_is_not_the_cause() ->
     log = [
         "(APIServer pid=1) ERROR [x.py:1] PermissionError: [Errno 13] Permission denied: '/a.png'"
     ]
-    assert "/a.png" not in failure_cause(log, "was killed by SIGKILL")
+    assert "/a.png" not in cause_of(log, "was killed by SIGKILL")
 
 
 def test_the_dump_of_all_arguments_is_never_quoted() -> None:
     log = ["(APIServer pid=1) INFO [api_utils.py:286] non-default args: {'secret': 'x'}"]
-    assert "secret" not in failure_cause(log, STATUS_1)
+    assert "secret" not in cause_of(log, STATUS_1)
 
 
 def test_without_a_complaint_the_last_words_and_the_exit_must_do() -> None:
     log = ["INFO:     Application startup complete.", "  - leaked type 'x'", ""]
-    assert failure_cause(log, "exited with status 0") == (
+    assert cause_of(log, "exited with status 0") == (
         "it exited with status 0, and its last words were: INFO: Application startup complete"
     )
-    assert (
-        failure_cause([], "exited with status 3") == "it exited with status 3 and printed nothing"
-    )
+    assert cause_of([], "exited with status 3") == "it exited with status 3 and printed nothing"
 
 
 @pytest.mark.parametrize(
@@ -301,7 +305,7 @@ def test_where_memory_follows_from_vram_no_flag_is_named(line: str, helps: str) 
         worker('  File "core.py", line 1, in run'),
         worker(line),
     ]
-    cause = failure_cause(log, STATUS_1, by_vram=True)
+    cause = cause_of(log, STATUS_1, by_vram=True)
     assert helps in cause
     assert "--gpu-memory" not in cause
     assert "--kv-cache" not in cause
@@ -309,5 +313,14 @@ def test_where_memory_follows_from_vram_no_flag_is_named(line: str, helps: str) 
 
 def test_who_is_sent_to_a_log_hears_where_it_is() -> None:
     lines = ["ERROR vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue."]
-    said = failure_cause(lines, STATUS_1, "/run/warmd/engines/m.0/engine.log")
+    said = cause_of(lines, STATUS_1, "/run/warmd/engines/m.0/engine.log")
     assert "the last lines of /run/warmd/engines/m.0/engine.log, or `journalctl -k`" in said
+
+
+@pytest.mark.parametrize(
+    ("log", "for_good"),
+    [("unknown-argument", True), ("max-model-len", True), ("kv-cache-too-small", False)],
+)
+def test_what_the_same_args_can_only_repeat_is_known(log: str, for_good: bool) -> None:
+    lines = (FIXTURES / f"vllm-0.32-{log}.log").read_text().splitlines()
+    assert failure_cause(lines, STATUS_1).for_good is for_good

@@ -51,7 +51,9 @@ def test_a_pool_that_a_reload_made_smaller_keeps_nobody_beyond_its_room() -> Non
     pinned = replace(b, pinned=True)
     assert make_plan(scene(a, pinned)).actions == (SleepEngine("a.0", why),)
     stale = replace(a, replicas=[replace(a.replicas[0], stale=True)])
-    assert make_plan(scene(stale, b)).actions == (StopEngine("a.0", "its settings have changed"),)
+    assert make_plan(scene(stale, b)).actions == (
+        StopEngine("a.0", "its settings have changed", anew=True),
+    )
 
 
 def test_nobody_waits_beyond_the_bound_because_another_is_busy() -> None:

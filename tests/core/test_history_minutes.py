@@ -13,12 +13,13 @@ def test_what_a_request_counts_as() -> None:
     count.add(200, Rung.HOT, 1.0, is_first=True)
     count.add(200, Rung.STAGED, 41.0, is_first=True)
     count.add(200, Rung.ASLEEP, 5.0, is_first=True)
-    count.add(503, Rung.COLD, None, is_first=True)
-    count.add(499, Rung.COLD, None, is_first=True)
+    count.add(503, Rung.COLD, None, is_first=True, total_s=0.5)
+    count.add(499, Rung.COLD, None, is_first=True, total_s=180.0)
+    count.add(503, Rung.HOT, None, is_first=False, total_s=9.0)
     assert count == MinuteCount(
-        requests=7,
-        failed=1,
-        met_hot=3,
+        requests=8,
+        failed=2,
+        met_hot=4,
         met_asleep=1,
         met_staged=1,
         met_cold=2,
@@ -29,6 +30,8 @@ def test_what_a_request_counts_as() -> None:
         first_bytes=2,
         ttfb_sum=1.0,
         ttfb_max=0.75,
+        vain=1,
+        vain_max=180.0,
     )
 
 

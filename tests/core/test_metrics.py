@@ -109,15 +109,15 @@ def test_what_staging_reads_and_what_is_pushed_out_is_counted() -> None:
 def test_a_gpu_that_nobody_can_look_at_has_no_figures_of_the_moment() -> None:
     foreign = (CardShare("process 7 (x)", 5, 5),)
     card = CardStatus(
-        *("GPU-8f3c", 0, "GPU 0", "a GPU", 100, 10, 60, 40, 70, (), foreign, None, (), 1.0)
+        *("GPU-8f3c", 0, "GPU 0", "a GPU", 100, 10, 60, 40, 50, 70, (), foreign, None, (), 1.0)
     )
     daemon = Daemon()
     metrics = Metrics(daemon.snapshot, [CHAT])
     daemon.cards = (card,)
     values = scrape(metrics)
-    names = ("total", "used", "reserved", "foreign")
+    names = ("total", "used", "reserved", "taken", "foreign")
     assert [values[f"warmd_gpu_{name}_bytes gpu=0 uuid=GPU-8f3c"] for name in names] == [
-        *(100, 60, 70, 5),
+        *(100, 60, 50, 70, 5),
     ]
     assert values["warmd_gpu_quarantined gpu=0 uuid=GPU-8f3c"] == 0
     assert values["warmd_vram_mismatch_total kind=kept-after-end model=tiny"] == 0

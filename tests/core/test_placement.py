@@ -151,7 +151,15 @@ def test_slices_are_devices_that_no_wide_engine_can_use() -> None:
         ([pool("a", 10, vram=GIB, cards=3)], "on 3 GPUs, and there are 2:"),
         ([pool("a", 10, vram=11 * GIB)], "1.0 GiB are missing"),
         ([pool("a", 10, "GPU-0", vram=GIB, cards=2)], "on 2 GPUs at once, and pool a has 1"),
-        ([pool("a", 10, vram=6 * GIB, replicas=2)], "2 of 6.0 GiB share a GPU of pool a"),
+        (
+            [pool("a", 10, vram=6 * GIB, replicas=2)],
+            (
+                "2 of 6.0 GiB share a GPU of pool a: 2.0 GiB are missing; give the pool more "
+                "`vram` or more `gpus`, or the model fewer `replicas`:\n"
+                "  pool a: 10.0 GiB on each GPU\n"
+                "    a-model: 6.0 GiB for each of 2 engines"
+            ),
+        ),
         (
             [shared(tenant("a", 6, pinned=True, replicas=2), tenant("b", 5, pinned=True))],
             (
@@ -173,6 +181,16 @@ def test_a_card_too_small_for_the_headroom_is_none_of_the_pools_concern() -> Non
     small = Card("d", 3, "T400", GIB // 2)
     placed = place([*H200, small], [pool("p", 60, "GPU-0"), pool("q", 60)], GIB)
     assert placed.pools == {"p": ("GPU-0",), "q": ("GPU-0",)}
+
+
+def test_a_headroom_that_leaves_nothing_is_blamed_itself() -> None:
+    with pytest.raises(MisfitError) as misfit:
+        place(H200, [pool("p", 60)], 200 * GIB)
+    assert (misfit.value.key, str(misfit.value)) == (
+        "gpus.headroom",
+        "is 200.0 GiB, and GPU 0 has 140.0 GiB: nothing is left for models; lower it",
+    )
+    assert place(H200, [], 200 * GIB).pools == {}, "nothing is reserved"
 
 
 def test_the_table_shows_who_wants_what() -> None:

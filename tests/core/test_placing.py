@@ -360,3 +360,32 @@ def test_a_model_whose_disk_is_not_there_is_not_started_and_takes_nobody_s_room(
     found = a_fitter().reserve(runs)
     assert found.models["n"].vram == 9 * GIB, "it runs, and has what it was given"
     assert list(found.unsized) == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "says"),
+    [
+        (["banana"], {}, "--max-model-len must be a number above 0 (got 'banana')"),
+        (["8193"], {}, "8193 is more than the 8192 tokens that the model was made for"),
+        (["8193"], {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}, None),
+        (["9k", "--rope-scaling", '{"factor": 2}'], {}, None),
+        (["8192"], {}, None),
+        (["auto"], {}, None),
+    ],
+)
+@pytest.mark.parametrize("vram", [None, "40GiB"])
+def test_a_length_that_the_model_was_not_made_for_is_found_before_it_is_started(
+    llama: str, args: list[str], env: dict[str, str], says: str | None, vram: str | None
+) -> None:
+    table = {"weights": llama, "args": ["--max-model-len", *args], "env": env}
+    asked = settings({}, m=table | ({} if vram is None else {"vram": vram}))
+    fitter = a_fitter()
+    found = fitter.reserve(asked)
+    if says is None:
+        fitter.check(asked, found, ["m"])
+        return
+    with pytest.raises(ConfigError) as error:
+        fitter.check(asked, found, ["m"])
+    [problem] = error.value.problems
+    assert problem.path == "models.m.args"
+    assert says in problem.message

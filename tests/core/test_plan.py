@@ -82,6 +82,16 @@ def test_one_operation_on_the_device_at_a_time() -> None:
         assert made.held_up["b"] == f"a.0 is {busy} on the same device"
 
 
+def test_what_shall_cool_says_what_its_stop_waits_for() -> None:
+    """status showed nothing while a model that was set lower was hot for 9 s more."""
+    made = plan(model("a", Rung.HOT, Phase.STARTING), model("b", Rung.STAGED, Phase.READY))
+    assert made.held_up == {"b": "its stop waits: a.0 is starting on the same device"}
+    drowsy = model("b", Rung.ASLEEP, Phase.READY)
+    drowsy = replace(drowsy, replicas=[replace(drowsy.replicas[0], sleeps=True)])
+    made = plan(model("a", Rung.HOT, Phase.STARTING), drowsy)
+    assert made.held_up == {"b": "its sleep waits: a.0 is starting on the same device"}
+
+
 def test_engines_on_other_cards_do_not_wait_for_each_other() -> None:
     def on(facts: ModelFacts, *cards: str) -> ModelFacts:
         replicas = [replace(r, cards=frozenset(cards)) for r in facts.replicas]
@@ -220,12 +230,26 @@ def with_stale(facts: ModelFacts) -> ModelFacts:
 
 def test_engines_with_changed_settings_are_made_anew_one_by_one_when_all_else_is_done() -> None:
     a, b = (with_stale(model(name, Rung.HOT, Phase.READY)) for name in "ab")
-    assert plan(a, b).actions == (StopEngine("a.0", "its settings have changed"),)
+    assert plan(a, b).actions == (StopEngine("a.0", "its settings have changed", anew=True),)
     anew = model("a", Rung.HOT, Phase.DOWN, staging=HELD)
     assert plan(anew, b).actions == (StartEngine("a.0", "a shall"),), "it comes back first"
     assert plan(model("a", Rung.HOT, Phase.STARTING, staging=HELD), b).actions == ()
     ready = model("a", Rung.HOT, Phase.READY)
-    assert plan(ready, b).actions == (StopEngine("b.0", "its settings have changed"),)
+    assert plan(ready, b).actions == (StopEngine("b.0", "its settings have changed", anew=True),)
+
+
+def test_what_served_and_is_made_anew_is_the_next_to_rise() -> None:
+    """A newcomer was tried twice before a hot model came back, whose requests got 503."""
+    [down] = model("a", Rung.HOT, Phase.DOWN).replicas
+    anew = replace(
+        model("a", Rung.HOT, Phase.DOWN, staging=HELD), replicas=[replace(down, anew=True)]
+    )
+    asked = model("t", Rung.HOT, Phase.DOWN, staging=HELD, wait=50.0)
+    assert plan(asked, anew).actions == (StartEngine("a.0", "a shall"),)
+    failed = replace(anew, replicas=[replace(down, anew=True, failures=1)])
+    assert plan(asked, failed).actions == (StartEngine("t.0", "t shall"),)
+    with_b = with_stale(model("b", Rung.HOT, Phase.READY))
+    assert plan(with_b).actions == (StopEngine("b.0", "its settings have changed", anew=True),)
 
 
 def test_engines_are_made_anew_one_by_one_over_all_cards() -> None:
@@ -236,7 +260,7 @@ def test_engines_are_made_anew_one_by_one_over_all_cards() -> None:
 
     a = on("GPU-0", model("a", Rung.HOT, Phase.READY), stale=True)
     b = on("GPU-1", model("b", Rung.HOT, Phase.READY), stale=True)
-    assert plan(a, b).actions == (StopEngine("a.0", "its settings have changed"),)
+    assert plan(a, b).actions == (StopEngine("a.0", "its settings have changed", anew=True),)
     for phase in (Phase.STOPPING, Phase.STARTING, Phase.WARMING):
         assert plan(on("GPU-0", model("a", Rung.HOT, phase, staging=HELD)), b).actions == ()
 
@@ -248,9 +272,9 @@ def test_changed_settings_that_do_not_work_take_one_engine_not_all() -> None:
     made = plan(renewed, b)
     assert made.actions == ()
     assert made.held_up["b"] == "b.0 goes on with its old settings: a.0 is failed"
-    assert plan(failed, b).actions == (StopEngine("b.0", "its settings have changed"),), (
-        "what failed with the settings that it always had says nothing of the new ones"
-    )
+    assert plan(failed, b).actions == (
+        StopEngine("b.0", "its settings have changed", anew=True),
+    ), "what failed with the settings that it always had says nothing of the new ones"
 
 
 def test_what_can_not_rise_at_all_keeps_no_engine_on_its_old_settings() -> None:
@@ -261,7 +285,7 @@ def test_what_can_not_rise_at_all_keeps_no_engine_on_its_old_settings() -> None:
     b = with_stale(model("b", Rung.HOT, Phase.READY))
     for a in (sleepless, roomless):
         made = make_plan(Scene([a, b], PLENTY, 0.0, {"p": 100}))
-        assert StopEngine("b.0", "its settings have changed") in made.actions
+        assert StopEngine("b.0", "its settings have changed", anew=True) in made.actions
 
 
 def test_a_start_only_to_sleep_makes_way_for_who_asks() -> None:
@@ -344,3 +368,22 @@ def test_what_is_not_verified_is_staged_first_and_loaded_by_nobody() -> None:
     assert WakeEngine("a.0", "a shall") in plan(sleeper).actions, "it has them in RAM"
     assert plan(replace(sleeper, sleep_level=2)).held_up == {"a": "they are others"}
     assert plan(replace(cold, unverified=None)).actions == (StartEngine("a.0", "a shall"),)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.floats(1.0, 99.0), st.booleans()), min_size=1))
+def test_what_has_just_failed_goes_after_all_whom_others_wait_for(
+    waiters: list[tuple[int, float, bool]],
+) -> None:
+    house = []
+    for n, (failures, wait, later) in enumerate(waiters):
+        phase = Phase.BACKING_OFF if failures else Phase.DOWN
+        facts = model(f"m{n}", Rung.HOT, phase, staging=HELD, wait=wait)
+        [replica] = facts.replicas
+        retry_at = 9.0 if failures and later else 0.0
+        house.append(
+            replace(facts, replicas=[replace(replica, failures=failures, retry_at=retry_at)])
+        )
+    [*begun] = [a.replica for a in plan(*house).actions if isinstance(a, StartEngine)]
+    can = [m for m in house if not m.replicas[0].failures or not m.replicas[0].retry_at]
+    first = sorted(can, key=lambda m: (m.replicas[0].failures > 0, -m.oldest_wait))
+    assert begun == [m.replicas[0].name for m in first[:1]]

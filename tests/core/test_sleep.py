@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from rig import House, next_step
+from rig import FakeGpu, House, next_step
 
 from warmd.devices import Footprint
 from warmd.ladder import NotReadyError, Phase, Rung, SleepFigures
@@ -215,6 +215,7 @@ async def test_what_is_not_woken_after_its_rehearsal_is_a_sleeper_like_any() -> 
         return house.supervisor.statuses()["m"].replicas[0].rehearses
 
     assert rehearses()
+    house.supervisor.set_target("m", Rung.ASLEEP, None)
     asked = asyncio.create_task(house.supervisor.acquire("n"))
     house.makes["m.0"].sleeps.set()
     await house.make_ready("n.0")
@@ -223,10 +224,36 @@ async def test_what_is_not_woken_after_its_rehearsal_is_a_sleeper_like_any() -> 
     await house.rest()
     assert house.phase("m.0") is Phase.ASLEEP
     assert not rehearses()
+    house.supervisor.set_target("m", None, None)
     house.supervisor.rules = Rules(pools={"p": 200})
     house.makes["m.0"].wakes.clear()
     await house.until(lambda: house.phase("m.0") is Phase.WAKING)
     assert not rehearses(), "it is a user's wake"
+
+
+async def test_nobody_takes_the_place_of_one_that_only_rehearses() -> None:
+    """A pinned model was put to sleep for it, and stayed so because another one had its place."""
+    house = House(gpu=FakeGpu())
+    terms = house.terms("m", Rung.HOT, sleep=policy(), pool="p", vram=60)
+    house.supervisor.adopt("m", replace(terms, pinned=True))
+    house.supervisor.adopt("n", house.terms("n", pool="p", vram=50))
+    house.supervisor.adopt("o", house.terms("o"))
+    await house.make_ready("m.0")
+    house.makes["m.0"].sleeps.clear()
+    house.makes["m.0"].wakes.clear()
+    house.time.now += 31.0
+    await house.until(lambda: house.phase("m.0") is Phase.FALLING_ASLEEP)
+    asked = [asyncio.create_task(house.supervisor.acquire(name)) for name in "no"]
+    house.makes["m.0"].sleeps.set()
+    await house.until(lambda: house.phase("m.0") is Phase.WAKING)
+    assert len(house.launcher.started) == 1, "though both have asked for longer"
+    house.makes["m.0"].wakes.set()
+    await house.make_ready("o.0")
+    await house.rest()
+    assert house.phase("m.0") is Phase.READY
+    assert "pinned, it makes room for nobody" in (house.supervisor.models["n"].held_up_by or "")
+    for each in asked:
+        each.cancel()
 
 
 async def test_nothing_is_rehearsed_under_traffic() -> None:

@@ -66,6 +66,23 @@ async def test_a_start_is_told_by_rung_stage_and_reason() -> None:
     await house.until(lambda: house.stager.holdings[0].released)
 
 
+async def test_weights_that_come_after_their_engine_has_died_tell_why_they_are_wanted_now() -> None:
+    house = House("m")
+    house.supervisor.adopt("m", house.terms("m", Rung.STAGED))
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.make_ready("m.0")
+    lease = await request
+    house.launcher.refusal = "no such file"
+    house.launcher.started[0].end(EngineExit(None, signal=9))
+    await house.until(lambda: house.phase("m.0") is Phase.BACKING_OFF)
+    assert house.supervisor.models["m"].staged.state.reason == "1 request in flight"
+    lease.release()
+    house.stager.done.set()
+    await house.recorded("m.0 cold -> staged")
+    why = "it had a request within the last 1 min"
+    assert f"m.0 cold -> staged: {why}" in house.recorder.lines
+
+
 async def test_a_second_replica_waits_for_its_turn_on_the_device() -> None:
     house = House("m", resting=Rung.HOT, replicas=2)
     await house.until(lambda: house.phase("m.0") is Phase.STARTING)
@@ -92,11 +109,46 @@ async def test_a_crash_is_told_with_its_cause_and_tried_again_until_it_is_a_loop
     await house.rest()
     assert house.phase("m.0") is Phase.FAILED
     assert len(house.launcher.started) == 3
-    with pytest.raises(NotReadyError, match="needs an operator") as given_up:
+    why = "needs an operator: exited with status 0; its last line was 'CUDA out of memory'"
+    with pytest.raises(NotReadyError, match=why) as given_up:
         await house.supervisor.acquire("m")
     assert given_up.value.retry_after_s is None, "no time mends it: nobody is to come back for it"
     house.supervisor.set_target("m", Rung.HOT, None)
     await house.make_ready("m.0")
+
+
+async def test_what_refuses_its_args_is_not_tried_again_before_they_are_mended() -> None:
+    house = House("m")
+    house.makes["m.0"].refuses_its_args = True
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.until(lambda: house.one("m.0").state.pid is not None)
+    house.launcher.started[-1].end(EngineExit(2))
+    await house.until(lambda: house.phase("m.0") is Phase.FAILED)
+    assert "mend the args, then `warmctl reload`" in house.recorder.lines[-1]
+    with pytest.raises(NotReadyError, match="needs an operator: exited with status 2"):
+        await request
+    assert len(house.launcher.started) == 1
+    house.makes["m.0"].refuses_its_args = False
+    house.supervisor.adopt("m", house.terms("m", Rung.HOT, spec="other"))
+    await house.make_ready("m.0")
+    house.makes["m.0"].refuses_its_args = True
+    house.launcher.started[-1].end(EngineExit(2))
+    await house.until(lambda: len(house.launcher.started) == 3)
+    assert house.phase("m.0") is Phase.STARTING, "what was ready once may be so again"
+
+
+async def test_who_waits_for_the_next_try_hears_why_the_last_one_failed() -> None:
+    house = House("m")
+    house.supervisor.models["m"].terms = house.terms("m", max_wait=0.05)
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.until(lambda: house.one("m.0").state.pid is not None)
+    house.launcher.started[-1].say("CUDA out of memory")
+    house.launcher.started[-1].end(EngineExit(1))
+    await house.until(lambda: len(house.launcher.started) == 2)
+    with pytest.raises(NotReadyError, match=r"tried again.*failed last because .* 'CUDA out of"):
+        await request
+    await house.make_ready("m.0")
+    assert house.one("m.0").state.trouble is None
 
 
 async def test_a_crash_while_serving_wakes_nobody_to_a_dead_engine() -> None:
@@ -398,6 +450,28 @@ async def test_new_terms_restart_only_the_engine_that_they_change() -> None:
     assert "a.0 hot -> cold: its settings have changed" in house.recorder.lines
 
 
+async def test_who_asks_for_a_newcomer_waits_until_what_served_is_back_with_its_new_settings() -> (
+    None
+):
+    house = House("a", resting=Rung.HOT)
+    await house.make_ready("a.0")
+    house.supervisor.adopt("t", house.terms("t"))
+    lease = await house.supervisor.acquire("a")
+    house.supervisor.adopt("a", house.terms("a", Rung.HOT, spec="other"))
+    await house.until(lambda: house.phase("a.0") is Phase.DRAINING)
+    asked = asyncio.create_task(house.supervisor.acquire("t"))
+    await house.rest()
+    house.time.now += 1.0
+    lease.release()
+    await house.until(lambda: len(house.launcher.started) == 2)
+    assert house.phase("a.0") is Phase.STARTING
+    house.launcher.started[1].end(EngineExit(1))  # now nothing speaks for it any more
+    await house.make_ready("t.0")
+    (await asked).release()
+    await house.make_ready("a.0")
+    assert not house.one("a.0").state.anew
+
+
 async def test_replicas_are_made_anew_one_after_the_other() -> None:
     house = House("m", resting=Rung.HOT, replicas=2)
     await house.make_ready("m.0")
@@ -574,3 +648,22 @@ async def test_an_operator_hears_at_once_what_holds_up_his_word() -> None:
     )
     cold = house.supervisor.set_target("b", Rung.COLD, None)
     assert cold == "b is to be cold until it is set otherwise"
+
+
+async def test_what_an_operator_sets_lower_serves_nobody_new_while_its_stop_must_wait() -> None:
+    house = House("b", resting=Rung.HOT)
+    await house.make_ready("b.0")
+    flows = await house.supervisor.acquire("b")
+    house.supervisor.adopt("a", house.terms("a", Rung.HOT))
+    await house.until(lambda: house.phase("a.0") is Phase.STARTING)
+    why = "its stop waits: a.0 is starting on the same device"
+    said = house.supervisor.set_target("b", Rung.STAGED, 30.0)
+    assert said == f"b is to be staged for 30 s; held up for now: {why}"
+    with pytest.raises(NotReadyError, match="b is kept staged: an operator set it"):
+        await house.supervisor.acquire("b")
+    await house.rest()
+    assert house.supervisor.statuses()["b"].held_up_by == why
+    assert house.phase("b.0") is Phase.READY
+    house.time.now += 30.0
+    (await house.supervisor.acquire("b")).release()
+    flows.release()

@@ -116,8 +116,19 @@ def test_who_waits_is_told_what_the_model_does() -> None:
     failed = why_not_ready("m", progress(Phase.FAILED))
     assert failed == "m can't be started and needs an operator"
     assert all(why_not_ready("m", progress(phase)).startswith("m ") for phase in Phase)
-    held_up = why_not_ready("m", progress(Phase.DOWN, held_up=True))
-    assert held_up.startswith("m waits for its turn, and for room"), "no time is promised for that"
+
+
+def test_who_waits_is_told_what_is_in_the_way_and_no_time_is_promised_for_that() -> None:
+    lacks = "the host's memory lacks 3.9 GiB for m.0"
+    assert why_not_ready("m", progress(Phase.DOWN, held_up=lacks)) == (
+        f"m waits to be started: {lacks}; its start then takes about 40 s"
+    )
+    assert why_not_ready("m", progress(Phase.DOWN, held_up=lacks, starts=[])) == (
+        f"m waits to be started: {lacks}; how long its start then takes was never measured yet"
+    )
+    assert why_not_ready("m", progress(Phase.ASLEEP, held_up=lacks, wakes=[2.0])) == (
+        f"m waits to be woken: {lacks}; its wake then takes about 2 s"
+    )
 
 
 @pytest.mark.parametrize(

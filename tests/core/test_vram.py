@@ -347,10 +347,62 @@ def test_a_stale_engine_makes_way_for_one_that_a_reload_gave_its_place_to() -> N
     cards = [card(used=60, ours={"a.0": 60}), card("GPU-1")]
     for asked in (b, replace(b, waiting=1, oldest_wait=50.0)):
         made = plan(cards, other, asked, a)
-        assert made.actions == (StopEngine("a.0", "its settings have changed"),)
+        assert made.actions == (StopEngine("a.0", "its settings have changed", anew=True),)
     # Until somebody has looked nobody knows whether it is in the way.
     made = plan([replace(cards[0], moved_at=NOW), cards[1]], other, b, a)
     assert made.actions == (LookAtCards("b.0 shall rise on GPU 0"),)
     # Where a stranger is in the way all the same, the others wait for the changed one.
     made = plan([card(used=60, foreign=(Stranger("process 7 (x)", 60),)), cards[1]], other, b, a)
     assert made.actions == ()
+
+
+def rehearsing(facts: ModelFacts) -> ModelFacts:
+    return replace(facts, replicas=[replace(r, rehearses=True) for r in facts.replicas])
+
+
+def test_what_sleeps_for_its_rehearsal_keeps_its_reservation_and_wakes_before_all_others() -> None:
+    slept = rehearsing(model("a", Phase.ASLEEP, "GPU-0", pool="p", kept=5, pinned=True))
+    asks = model("b", Phase.DOWN, "GPU-0", pool="p", vram=60, wait=55.0)
+    seen = card(used=5, ours={"a.0": 5})
+    made = plan([seen], asks, slept, pool=90)
+    assert made.actions == (WakeEngine("a.0", "a shall"),)
+    assert "pool p is full" in made.held_up["b"]
+    barred = plan([replace(seen, used=90)], asks, slept, pool=90)
+    assert not barred.actions, "a stranger keeps it from waking, and still nobody has its place"
+    unseen = replace(seen, moved_at=NOW)
+    free = model("c", Phase.DOWN, "GPU-0", vram=0, wait=9.0)
+    made = plan([unseen], free, slept, pool=90)
+    assert [type(action) for action in made.actions] == [LookAtCards], "nor before that look"
+
+
+def test_no_rehearsal_begins_while_somebody_waits_or_rises_on_its_card() -> None:
+    quiet = replace(model("a", Phase.READY, "GPU-0", pool="p", pinned=True), rehearse=True)
+    seen = [card(used=40, ours={"a.0": 40}), card("GPU-1")]
+    begun = SleepEngine(
+        "a.0",
+        "a rehearsal: nobody asks for it, and what its sleep takes was never measured",
+        rehearsal=True,
+    )
+    assert plan(seen, quiet).actions == (begun,)
+    full = model("b", Phase.DOWN, "GPU-0", pool="p", vram=60, wait=1.0)
+    assert plan(seen, quiet, full, pool=90).actions == ()
+    elsewhere = model("b", Phase.DOWN, "GPU-1", pool="p", vram=95, wait=1.0)
+    assert plan(seen, quiet, elsewhere, pool=90).actions == (begun,)
+    late = model("b", Phase.BACKING_OFF, "GPU-0", vram=20)
+    late = replace(late, replicas=[replace(late.replicas[0], retry_at=NOW + 9.0)])
+    assert plan(seen, quiet, late).actions == ()
+    nobody_asks = model("b", Phase.DOWN, "GPU-0", pool="p", vram=60)
+    assert plan(seen, quiet, nobody_asks, pool=90).actions == (begun,)
+
+
+def test_who_holds_the_hosts_memory_is_named_where_that_keeps_an_engine_from_starting() -> None:
+    rest = Stranger("the rest of this host", 70)
+    host = card(key="host", used=70, foreign=(rest,), named=False)
+    asks = model("a", Phase.DOWN, "host", vram=40, wait=1.0)
+    made = plan([host], asks)
+    assert made.actions == (LookAtCards("a.0 shall rise on host", names=True),)
+    assert plan([replace(host, named=True)], asks).actions == (), "they were looked for"
+    fits = replace(host, used=10, foreign=())
+    assert rises(plan([fits], asks)) == ["a.0"]
+    old = replace(fits, swept_at=NOW - 60.0)
+    assert plan([old], asks).actions == (LookAtCards("a.0 shall rise on host"),)

@@ -49,7 +49,7 @@ class Engine:
         """Wait for the end and return the cause."""
         status = await asyncio.wait_for(self.process.wait(), 10)
         await asyncio.wait_for(self.reading, 10)
-        return failure_cause(self.lines, f"exited with status {status}")
+        return failure_cause(self.lines, f"exited with status {status}").sentence
 
 
 @contextmanager

@@ -171,3 +171,20 @@ def test_history_that_cant_be_written_stops_nothing(daemon: Daemon) -> None:
     assert daemon.chat().status == 200
     assert "history" in daemon.log
     assert "Traceback" not in daemon.log
+
+
+def test_args_that_vllm_refuses_are_not_tried_again_before_they_are_mended(daemon: Daemon) -> None:
+    daemon.turn(refuse_args=["--my-token"])
+    daemon.write_config({"m": 'args = ["--my-token=tok-12345678"]'})
+    daemon.start()
+    refused = daemon.chat()
+    said = refused.json["error"]["message"]
+    assert refused.status == 503
+    assert "Retry-After" not in refused.headers
+    assert said.startswith("m can't be started and needs an operator: vLLM refuses its command ")
+    assert "unrecognized arguments: --my-token=********" in said
+    assert daemon.replica("m.0")["failures"] == 1
+    assert "mend the args, then `warmctl reload`" in daemon.log
+    daemon.write_config({"m": ""})
+    assert daemon.control("POST", "/reload", {}).status == 200
+    assert daemon.chat().status == 200

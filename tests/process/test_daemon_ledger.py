@@ -87,7 +87,7 @@ def test_nothing_is_started_over_a_stranger(daemon: Daemon, gpu: Gpu) -> None:
     assert daemon.record() == []
     gpu.says()
     daemon.wait_for("ready", "m.0")
-    assert card(daemon)["reserved"] == 61 * GIB
+    assert (card(daemon)["reserved"], card(daemon)["taken"]) == (60 * GIB, 61 * GIB)
     assert psutil.Process(os.getpid()).is_running()
 
 
@@ -154,7 +154,7 @@ def test_an_engine_that_holds_more_than_it_reserves_is_shown_and_counted(
     assert daemon.log.count(sentence.replace("m.0 ", "m.0  ", 1)) == 1
     metrics = daemon.control("GET", "/metrics").body.decode()
     assert 'warmd_vram_mismatch_total{kind="holds-more",model="m"} 1.0' in metrics
-    for name, gib in (("total", 80), ("used", 62), ("reserved", 62), ("foreign", 0)):
+    for name, gib in (("total", 80), ("used", 62), ("taken", 62), ("foreign", 0)):
         line = f'warmd_gpu_{name}_bytes{{gpu="0",uuid="GPU-aaaa"}} '
         value = float(metrics.partition(line)[2].split()[0])
         assert value == gib * GIB

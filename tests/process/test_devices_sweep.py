@@ -203,6 +203,27 @@ def test_without_a_gpu_the_hosts_memory_is_the_device(tree: tuple[int, int, int,
     for pid in (child, orphan):
         assert 64 * 2**20 < card.held[pid] < 100 * 2**20
     assert sum(card.held.values()) < card.used < card.total
+    assert card.others is None, "nobody reads all processes for each look"
+
+
+def test_who_else_holds_most_of_the_hosts_memory_is_named() -> None:
+    hoard = "import sys; held = b'x' * (300 << 20); print('up', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", hoard]
+    # Not below this process, as those of others are: its parent has ended.
+    away = f"import subprocess, sys; print(subprocess.Popen({command!r}, stdin=0, stdout=1).pid)"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", away], **pipes) as parent:  # type: ignore[call-overload]  # a table
+        said = {parent.stdout.readline().strip(), parent.stdout.readline().strip()}
+        [number] = said - {"up"}
+        parent.wait(10)
+        others = host_sweep([], names=True).cards[HOST].others
+        assert others is not None
+        assert os.getpid() not in others
+        larger = len(others) == 3 and min(others.values()) > 300 * 2**20
+        assert larger or others[int(number)] > 300 * 2**20
+        ours = host_sweep([int(number)], names=True).cards[HOST].others
+        assert int(number) not in (ours or {})
+        parent.communicate()
 
 
 def test_the_kernels_log_is_read_without_waiting(tmp_path: Path) -> None:

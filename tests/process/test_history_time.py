@@ -80,6 +80,7 @@ def ask(history: History, at: float, model: str = "m", first: float | None = Non
         met=met,
         first_byte_s=0.25 if first is None else first,
         is_first=first is not None,
+        total_s=1.0,
         at=at,
     )
 

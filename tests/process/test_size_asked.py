@@ -154,6 +154,15 @@ def test_a_folders_estimate_needs_no_daemon(tmp_path: Path) -> None:
     assert f"{nothing}/config.json: can't be read" in gone.stderr
     nobody = warmctl("size", "~nobody-of-this-host/m")
     assert nobody.stderr == "warmctl: ~nobody-of-this-host/m: there is no such user here\n"
+    for refused, says in (
+        (["--gpu-memory-utilization", "0.5"], "contradicts the model's vram"),
+        (["--port", "1"], "must not hold --port"),
+        (["nonsense"], "must begin with a flag"),
+        (["--tensor-parallel-size", "2"], "contradicts --tensor-parallel"),
+    ):
+        done = warmctl("size", str(a_model(tmp_path)), "--args", *refused)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert says in done.stderr
     named = warmctl("size", "m", "--tensor-parallel", "2")
     assert "stands in the config" in named.stderr
 

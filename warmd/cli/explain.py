@@ -34,7 +34,9 @@ def explanation(answer: Mapping[str, Any], local: Callable[[float], time.struct_
     notes += tuple(line for line in staged_lines(model) if line not in notes)
     lines = [_stands(model), *(f"  {note}" for note in notes)]
     for replica in model["replicas"]:
-        lines.append(f"  {replica['name']}: {replica_doing(replica, model, now)}")
+        lines.append(
+            f"  {replica['name']}: {replica_doing(replica, model, now, beside_notes=True)}"
+        )
         why = trouble(replica) or clean(replica["reason"])
         led = "; what led there: " if replica["phase"] in _STEADY else ": "
         lines.append(f"    for {span(now - replica['since'], 1)}{led}{why}")

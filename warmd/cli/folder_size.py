@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from warmd.cli.client import RefusedError
+from warmd.config import refuse_args
 from warmd.devices import NO_GPU, GpuError, gpus
 from warmd.doctor.look import Look
 from warmd.engine import SizingError
-from warmd.engine.sizing import Wanted, estimate, read_checkpoint
+from warmd.engine.sizing import Wanted, check_length, estimate, read_checkpoint
 
 _DRIVER_S = 10.0
 
@@ -23,9 +24,16 @@ def folder_size(args: argparse.Namespace) -> Mapping[str, Any]:
     except RuntimeError as error:
         raise RefusedError(f"{args.model}: there is no such user here") from error
     gpu = has_gpu() if args.on is None else args.on == "gpu"
-    wanted = Wanted(tuple(args.args), args.concurrency, args.tensor_parallel, gpu=gpu)
+    flags = tuple(args.args)
+    wanted = Wanted(flags, args.concurrency, args.tensor_parallel, gpu=gpu)
     try:
-        found = estimate(read_checkpoint(folder), wanted)
+        refuse_args(flags, args.tensor_parallel or 1)
+    except ValueError as error:
+        raise RefusedError(f"--args: {error}") from error
+    try:
+        checkpoint = read_checkpoint(folder)
+        check_length(flags, checkpoint.config)
+        found = estimate(checkpoint, wanted)
     except SizingError as error:
         raise RefusedError(str(error)) from error
     return {"model": str(folder), **found.facts(), "assumed": None if args.on else _assumed(gpu)}

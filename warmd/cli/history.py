@@ -68,9 +68,18 @@ def _requests(requests: Mapping[str, Any], slow_s: float) -> Iterator[tuple[str,
     failed = f", {requests['failed']} failed" if requests["failed"] else ""
     yield "requests", f"{requests['count']}{failed}; they met it {met}"
     delays, others = requests["first_delays"], requests["others"]
+    told = []
     if delays["count"]:
         slow = f"{delays['slow']} of them over {slow_s:g} s; " if delays["slow"] else ""
-        yield "first delays", f"{delays['count']}: {slow}{_mean(delays)}"
+        told.append(f"{delays['count']}: {slow}{_mean(delays)}")
+    if delays.get("vain"):
+        longest = "" if delays["vain"] == 1 else "longest "
+        more = " more" if told else ""
+        told.append(
+            f"{delays['vain']}{more} waited in vain, {longest}{_seconds(delays['vain_max'])}"
+        )
+    if told:
+        yield "first delays", "; ".join(told)
     if others["count"]:
         yield "first bytes", f"{others['count']} of a model in use: {_mean(others)}"
 

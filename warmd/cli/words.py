@@ -57,8 +57,13 @@ def model_doing(model: Mapping[str, Any], now: float) -> str:
     return ", ".join(counts) or "no replica"
 
 
-def replica_doing(replica: Mapping[str, Any], model: Mapping[str, Any], now: float) -> str:
-    """Say what one replica is doing: `starting 63 %: weights`. `now` is Unix seconds."""
+def replica_doing(
+    replica: Mapping[str, Any], model: Mapping[str, Any], now: float, *, beside_notes: bool = False
+) -> str:
+    """Say what one replica is doing: `starting 63 %: weights`. `now` is Unix seconds.
+
+    `beside_notes`: what holds its model up stands there already, as a whole sentence.
+    """
     match replica["phase"]:
         case "starting" | "warming" if replica["failures"]:
             return f"try {replica['failures'] + 1}, {_start(replica['start'])}"
@@ -67,7 +72,8 @@ def replica_doing(replica: Mapping[str, Any], model: Mapping[str, Any], now: flo
         case "backing-off" if model["target"] not in ("hot", "asleep"):
             return "failed, tried again when wanted"
         case "backing-off" if replica["retry_at"] is not None and replica["retry_at"] <= now:
-            return _held_up(model) or "failed, waits for its next try"
+            waits = "failed, waits for its next try"
+            return waits if beside_notes else _held_up(model) or waits
         case "backing-off" if replica["retry_at"] is not None:
             return f"backing off, next try in {span(replica['retry_at'] - now, 1)}"
         case "down":
@@ -128,7 +134,9 @@ def trouble(replica: Mapping[str, Any]) -> str | None:
     times = f" ({failures} failures in a row)" if failures > 1 else ""
     model = replica["name"].rpartition(".")[0]
     remedy = (
-        f"; once that is mended: warmctl set {model} auto" if replica["phase"] == "failed" else ""
+        f"; once that is mended: warmctl set {model} auto, or reload where it was the config"
+        if replica["phase"] == "failed"
+        else ""
     )
     return clean(f"{replica['reason']}{times}{remedy}")
 
@@ -146,15 +154,18 @@ def rung_reached(model: Mapping[str, Any]) -> float | None:
 
 
 def card_line(card: Mapping[str, Any]) -> str:
-    """Say what of a card is promised to whom, and how much is free."""
+    """Say what of a card is taken by whom, which adds up, and how much the driver finds free."""
+    counted = (*card["engines"], *card["foreign"])
     shares = [
         f"{each['who']} {'keeps ' if each['sleeps'] else ''}{_whole(each['bytes'])}"
-        for each in (*card["engines"], *card["foreign"])
+        for each in counted
     ]
-    shares.append(f"headroom {_whole(card['headroom'])}")
-    free = "nobody looks" if card["free"] is None else f"{_whole(card['free'])} free"
-    reserved = amount(card["reserved"], card["total"])
-    return clean(f"{card['words']}: {reserved} reserved, {free}: {', '.join(shares)}")
+    headroom = card["taken"] - sum(each["bytes"] for each in counted)
+    if headroom > 0:  # of it strangers take theirs first
+        shares.append(f"headroom {_whole(headroom)}")
+    free = "nobody looks" if card["free"] is None else f"{_whole(card['free'])} free at the moment"
+    taken, whose = amount(card["taken"], card["total"]), f" ({', '.join(shares)})" if shares else ""
+    return clean(f"{card['words']}: {taken} taken{whose}, {free}")
 
 
 def card_troubles(card: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from warmd.config.api_keys import ApiKey, read_api_keys
 from warmd.config.checks import OWN_GPUS
 from warmd.config.describe import describe
 from warmd.config.difference import Difference, differences
-from warmd.config.engine_args import memory_flag
+from warmd.config.engine_args import memory_flag, refuse_args
 from warmd.config.fields import AUTO
 from warmd.config.loading import DEFAULT_FILE, load, load_to_run, load_what_is_sound
 from warmd.config.problem import ConfigError, Problem, dotted, quoted, quoted_key
@@ -78,4 +78,5 @@ __all__ = [
     "quoted",
     "quoted_key",
     "read_api_keys",
+    "refuse_args",
 ]

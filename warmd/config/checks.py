@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 
 from warmd.config.address import Address
-from warmd.config.engine_args import memory_flag
+from warmd.config.engine_args import memory_contradiction, own_width
 from warmd.config.fields import did_you_mean
 from warmd.config.problem import Finding, KeyPath, dotted, quoted
 from warmd.config.reading import unreadable
@@ -22,6 +22,7 @@ from warmd.spoken import size
 OWN_GPUS = "where it matters on which GPUs a model runs, give it a pool with `gpus`"
 """What to do in place of setting CUDA_VISIBLE_DEVICES."""
 
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 _GIB = re.compile(r"[0-9]{1,6}")
 
 
@@ -98,11 +99,8 @@ def _pools(settings: Settings) -> Iterator[Finding]:
 def _tensor_parallel(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         for index, arg in enumerate(model.args):
-            flag, _, value = arg.partition("=")
-            if flag.replace("_", "-") not in ("--tensor-parallel-size", "-tp"):
-                continue
-            value = value or (model.args[index + 1] if index + 1 < len(model.args) else "")
-            if model.is_reserved_for and value != str(model.tensor_parallel):
+            value = own_width(model.args, index, model.tensor_parallel)
+            if model.is_reserved_for and value is not None:
                 yield Finding(
                     ("models", name, "args", index),
                     "contradicts the model's tensor_parallel, by which its GPUs are reserved: "
@@ -124,13 +122,8 @@ def _visible_devices(settings: Settings) -> Iterator[Finding]:
 def _memory_flags(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         for index, arg in enumerate(model.args):
-            if model.vram is not None and (flag := memory_flag(arg)) is not None:
-                yield Finding(
-                    ("models", name, "args", index),
-                    f"contradicts the model's vram, from which {flag} follows at each start: take "
-                    "the flag away, and set vram to what its engines shall have",
-                    quoted(arg),
-                )
+            if model.vram is not None and (why := memory_contradiction(arg)) is not None:
+                yield Finding(("models", name, "args", index), why, quoted(arg))
 
 
 def _kv_space(settings: Settings) -> Iterator[Finding]:
@@ -259,7 +252,11 @@ def _weights(path: KeyPath, folder: Path) -> Iterator[Finding]:
 
 def _likely_folder(folder: Path) -> str:
     """Say where the model probably is; a Hugging Face cache entry keeps it in a snapshot."""
-    found = sorted(folder.glob("*/config.json")) or sorted(folder.glob("snapshots/*/config.json"))
-    if found:
-        return f"did you mean {quoted(str(found[-1].parent))}?"
+    below = [file.parent for file in sorted(folder.glob("*/config.json")) if file.is_file()]
+    snapshots = sorted(folder.glob("snapshots/*/config.json"))
+    # Of many nobody knows which, and not all that has a config.json is a model.
+    if len(below) == 1 and any(any(below[0].glob(kind)) for kind in _WEIGHTS):
+        return f"did you mean {quoted(str(below[0]))}?"
+    if snapshots:
+        return f"did you mean {quoted(str(snapshots[-1].parent))}?"
     return "name the folder that holds config.json and the weights"

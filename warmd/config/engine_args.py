@@ -74,6 +74,39 @@ def memory_flag(arg: str) -> str | None:
     return next((own for own in _MEMORY_FLAGS if flag and own.startswith(flag)), None)
 
 
+def own_width(args: tuple[str, ...], index: int, tensor_parallel: int) -> str | None:
+    """Say what is wrong with an arg that sets among how many GPUs an engine is split, if it does.
+
+    The table's tensor_parallel says that, by which GPUs are reserved.
+    """
+    flag, _, value = args[index].partition("=")
+    if flag.replace("_", "-") not in ("--tensor-parallel-size", "-tp"):
+        return None
+    value = value or (args[index + 1] if index + 1 < len(args) else "")
+    return value if value != str(tensor_parallel) else None
+
+
+def memory_contradiction(arg: str) -> str | None:
+    """Say what is wrong with an arg beside a vram; None where nothing is."""
+    if (flag := memory_flag(arg)) is None:
+        return None
+    return (
+        f"contradicts the model's vram, from which {flag} follows at each start: take the flag "
+        "away, and set vram to what its engines shall have"
+    )
+
+
+def refuse_args(args: tuple[str, ...], tensor_parallel: int) -> None:
+    """Raise `ValueError` where a config refuses these args of a model that has a vram."""
+    begins_with_a_flag(args)
+    for index, arg in enumerate(args):
+        allowed_arg(arg)
+        if (why := memory_contradiction(arg)) is not None:
+            raise ValueError(why)
+        if own_width(args, index, tensor_parallel) is not None:
+            raise ValueError("contradicts --tensor-parallel, which says it: take the flag away")
+
+
 def _flag(arg: str) -> str | None:
     flag = arg.split("=", 1)[0].replace("_", "-")
     return flag if flag.startswith("--") and flag != "--" else None

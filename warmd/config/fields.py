@@ -104,10 +104,25 @@ def _parse_verify(text: str) -> str:
     return text
 
 
+def _likely_name(name: str) -> str:
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).lstrip("._-")[:64]
+
+
+def _parse_pool_name(name: str) -> str:
+    if _MODEL_NAME.fullmatch(name):
+        return name
+    likely = _likely_name(name)
+    instead = f"; call it {likely!r}" if likely else ""
+    raise ValueError(
+        "a pool's name is up to 64 of a-z, 0-9, '.', '_' and '-', and begins with a letter or "
+        f"digit{instead}"
+    )
+
+
 def _parse_model_name(name: str) -> str:
     if _MODEL_NAME.fullmatch(name):
         return name
-    likely = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).lstrip("._-")[:64]
+    likely = _likely_name(name)
     instead = f"; call it {likely!r} and put {name!r} in its aliases" if likely else ""
     raise ValueError(
         "a model's name is up to 64 of a-z, 0-9, '.', '_' and '-', and begins with a letter or "
@@ -202,6 +217,7 @@ RestingRung = Annotated[Rung, one_of(Rung), PlainSerializer(str)]
 IdleRung = Annotated[Rung, one_of(Rung, {Rung.HOT: _ALWAYS_HOT}), PlainSerializer(str)]
 VerifyText = Annotated[str, AfterValidator(_parse_verify)]
 ModelName = Annotated[str, AfterValidator(_parse_model_name)]
+PoolName = Annotated[str, AfterValidator(_parse_pool_name)]
 Alias = Annotated[str, AfterValidator(_parse_alias)]
 Arg = Annotated[str, AfterValidator(allowed_arg)]
 Environment = Annotated[

@@ -32,6 +32,7 @@ from warmd.config.fields import (
     IdleRung,
     ModelName,
     Percent,
+    PoolName,
     RestingRung,
     Seconds,
     ShareText,
@@ -255,7 +256,7 @@ class Settings(Table):
     restart: RestartSettings = RestartSettings()
     fairness: FairnessSettings = FairnessSettings()
     gpus: GpuSettings = GpuSettings()
-    pools: dict[ModelName, PoolSettings] = {}
+    pools: dict[PoolName, PoolSettings] = {}
     models: dict[ModelName, ModelSettings] = {}
 
     _sources: tuple[Path, ...] = PrivateAttr(())

@@ -70,19 +70,18 @@ def _promised(card: CardStatus) -> dict[str, Any]:
 
     `headroom`: what of it is left beside strangers and engines that hold more than their promise.
     """
-    awake = [each for each in card.engines if not each.sleeps]
     foreign = sum(each.held for each in card.foreign)
     named = sum(each.bytes for each in card.engines) + foreign
     return {
         "key": card.key,
         "words": card.words,
         "total": card.total,
-        "reserved": sum(each.bytes for each in awake),
-        "held": sum(each.held for each in awake),
+        "reserved": card.reserved,
+        "held": sum(each.held for each in card.engines if not each.sleeps),
         "sleepers": sum(each.bytes for each in card.engines if each.sleeps),
         "foreign": foreign,
-        "headroom": max(0, card.reserved - named),
-        "free": max(0, card.total - card.reserved),
+        "headroom": max(0, card.taken - named),
+        "free": max(0, card.total - card.taken),
         "quarantine": card.quarantine,
         "remedy": card.remedy,
     }

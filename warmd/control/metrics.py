@@ -233,7 +233,12 @@ def _cards(cards: Sequence[CardStatus]) -> list[GaugeMetricFamily]:
     used = GaugeMetricFamily("warmd_gpu_used_bytes", "What everybody holds of it.", labels=labels)
     reserved = GaugeMetricFamily(
         "warmd_gpu_reserved_bytes",
-        "What nothing else is started on: engines, and foreign processes or headroom.",
+        "What is reserved for engines that are up and awake.",
+        labels=labels,
+    )
+    taken = GaugeMetricFamily(
+        "warmd_gpu_taken_bytes",
+        "What nothing else is started on: engines, sleepers, foreign processes or headroom.",
         labels=labels,
     )
     foreign = GaugeMetricFamily(
@@ -247,10 +252,11 @@ def _cards(cards: Sequence[CardStatus]) -> list[GaugeMetricFamily]:
         sick.add_metric(names, card.quarantine is not None)
         total.add_metric(names, card.total)
         reserved.add_metric(names, card.reserved)
+        taken.add_metric(names, card.taken)
         if card.used is not None:
             used.add_metric(names, card.used)
             foreign.add_metric(names, sum(each.held for each in card.foreign))
-    return [total, used, reserved, foreign, sick]
+    return [total, used, reserved, taken, foreign, sick]
 
 
 def _gauges(models: list[ModelStatus]) -> list[GaugeMetricFamily]:

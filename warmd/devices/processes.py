@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,6 +37,30 @@ def owners(roots: Mapping[int, _T]) -> dict[int, _T]:
         elif at in above and above[at] in shims:
             found[pid] = shims[above[at]]
     return found
+
+
+def strangers(ours: Collection[int], most: int, least: int) -> dict[int, int]:
+    """Say which of the other processes have taken most of the host's memory, and how many bytes.
+
+    At most `most` of them, each with at least `least` bytes; no process below this one.
+    """
+    above = _parents()
+    known = dict.fromkeys((*ours, os.getpid()), True)
+
+    def is_ours(pid: int) -> bool:
+        line = []
+        while pid in above and pid not in known and pid not in line:
+            line.append(pid)
+            pid = above[pid]
+        return known.setdefault(pid, False)
+
+    sizes = {}
+    for pid in above:
+        if not is_ours(pid):
+            with suppress(PermissionError):
+                sizes[pid] = own_memory(pid) or 0
+    largest = sorted(sizes, key=lambda pid: -sizes[pid])[:most]
+    return {pid: sizes[pid] for pid in largest if sizes[pid] >= least}
 
 
 def own_memory(pid: int) -> int | None:

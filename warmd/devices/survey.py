@@ -54,7 +54,7 @@ def survey(roots: Mapping[int, str]) -> Survey:
     except GpuError as error:
         if error.trouble not in NO_GPU:
             raise
-        found, fares, no_gpu = host_sweep(roots), {}, str(error)
+        found, fares, no_gpu = host_sweep(roots, names=True), {}, str(error)
     cards = sorted(found.cards.values(), key=lambda card: (card.index, card.slice or 0))
     owned = owners(roots)
     return Survey(
@@ -69,6 +69,8 @@ def survey(roots: Mapping[int, str]) -> Survey:
 def _holders(card: CardUse, owned: Mapping[int, str]) -> Iterator[Holder]:
     for pid, size in sorted(card.held.items(), key=lambda each: (-each[1], each[0])):
         yield Holder(pid, _name(pid), owned.get(pid), size)
+    for pid, size in (card.others or {}).items():
+        yield Holder(pid, _name(pid), None, size)
     for pid in sorted(card.unsized):
         yield Holder(pid, _name(pid), owned.get(pid), None)
 

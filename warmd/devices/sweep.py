@@ -9,8 +9,11 @@ from types import ModuleType
 
 from warmd.devices.memory import host_memory
 from warmd.devices.nvml import GpuError, GpuTrouble, SickGpu, Unit, gpu_error, opened, units
-from warmd.devices.processes import own_memory, owners
+from warmd.devices.processes import own_memory, owners, strangers
 from warmd.ladder import HOST
+
+_NAMED = 3
+_NAMED_LEAST = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class CardUse:
     """What is taken of one GPU, of one MIG slice, or of the host's memory; sizes in bytes.
 
     `used` is what everybody holds, the driver too: more than `held` adds up to. `unsized` are
-    processes that the driver knows without their memory, as those of another container.
+    processes that the driver knows without their memory, as those of another container. `others`:
+    of the host's memory, the processes that are no engine's and hold most; None: nobody looked.
     """
 
     key: str  # the UUID, or `HOST`
@@ -29,6 +33,7 @@ class CardUse:
     held: Mapping[int, int]
     unsized: frozenset[int]
     slice: int | None = None  # its number within a GPU in MIG mode
+    others: Mapping[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,10 @@ def sweep() -> Sweep:
     return Sweep(cards, tuple(sick))
 
 
-def host_sweep(roots: Collection[int]) -> Sweep:
+def host_sweep(roots: Collection[int], *, names: bool = False) -> Sweep:
     """Look at the host's memory as the one device; `held` by all processes below `roots`.
 
+    `names`: the largest of all others are looked for as well, which reads some of every process.
     Counted is what a process alone has taken, see `own_memory`. Cheap enough for each few seconds.
     """
     held: dict[int, int] = {}
@@ -74,7 +80,10 @@ def host_sweep(roots: Collection[int]) -> Sweep:
             held[pid] = size
     memory = host_memory()
     used = memory.total - memory.available
-    card = CardUse(HOST, 0, "host memory", memory.total, used, held, frozenset(unsized))
+    others = strangers((*roots, *held, *unsized), _NAMED, _NAMED_LEAST) if names else None
+    card = CardUse(
+        *(HOST, 0, "host memory", memory.total, used, held, frozenset(unsized)), others=others
+    )
     return Sweep({HOST: card}, ())
 
 

@@ -14,7 +14,7 @@ from warmd.engine.command import (
     first_port,
 )
 from warmd.engine.errors import EngineError, SizingError, SleepError, WarmupError
-from warmd.engine.failure import failure_cause
+from warmd.engine.failure import Cause, failure_cause
 from warmd.engine.home import EngineHome, engine_home, point_at, prepare_home, stable_path
 from warmd.engine.log import EngineLog
 from warmd.engine.note import read_note
@@ -27,6 +27,7 @@ __all__ = [
     "Binder",
     "Binding",
     "CanaryAnswer",
+    "Cause",
     "EngineClient",
     "EngineCommand",
     "EngineError",

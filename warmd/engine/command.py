@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ PORTS_EACH = 50
 _PORT = "VLLM_PORT"
 _CARDS = "CUDA_VISIBLE_DEVICES"
 _WIDTH = "--tensor-parallel-size"
+_SECRET = re.compile(r"-(?:key|token|secret|password)$", re.IGNORECASE)
+_SECRET_LEAST = 8
 _PORT_RANGES = 200  # ends at 31000, below the kernel's ephemeral ports (ip(7): from 32768)
 
 
@@ -61,6 +64,21 @@ class EngineRecipe:
     tensor_parallel: int = 1
     vram: int | None = None  # bytes of each GPU that it is held to
     sleep_level: int = 1  # what level 1 has pinned an engine never gives back (vllm#16663)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be quoted from its log: values of `env`, and of args that are named so.
+
+        Not folders, nor what is short: mostly that is a number or a word, and stands everywhere.
+        """
+        env = [*self.engine_env.values(), *self.model_env.values()]
+        values = (secret.get_secret_value() for secret in env)
+        found = {value for value in values if not value.startswith("/")}
+        for n, arg in enumerate(self.args):
+            flag, is_joined, value = arg.partition("=")
+            if flag.startswith("-") and _SECRET.search(flag):
+                found.add(value if is_joined else "".join(self.args[n + 1 : n + 2]))
+        return tuple(sorted((each for each in found if len(each) >= _SECRET_LEAST), key=len)[::-1])
 
     def fingerprint(self, source: Path) -> str:
         """Return the SHA-256 (hex) of what makes this engine what it is.

@@ -21,10 +21,22 @@ class _Known:
 
     pattern: re.Pattern[str]
     says: str
+    for_good: bool = False
 
 
-def _known(pattern: str, says: str) -> _Known:
-    return _Known(re.compile(pattern, re.DOTALL | re.IGNORECASE), says)
+def _known(pattern: str, says: str, *, for_good: bool = False) -> _Known:
+    return _Known(re.compile(pattern, re.DOTALL | re.IGNORECASE), says, for_good)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why an engine ended, and what helps, in one sentence without a full stop.
+
+    `for_good`: with the same args every further start ends in the same way.
+    """
+
+    sentence: str
+    for_good: bool = False
 
 
 # What helps, where the model's args say what memory it takes and where its vram does.
@@ -117,6 +129,7 @@ _KNOWN = (
     _known(
         r"^(?P<what>unrecognized arguments: .*|argument -.*?|expected .*? arguments?.*)$",
         "vLLM refuses its command line: {what}; correct the model's args",
+        for_good=True,
     ),
     _known(
         r"No module named '?vllm\b",
@@ -157,6 +170,7 @@ _KNOWN = (
         r" \(\w+=(?P<most>\d+)",
         "--max-model-len {want} is more than the {most} tokens that the model was made for;"
         " lower it",
+        for_good=True,
     ),
     _known(
         r"trust_remote_code=True|--trust-remote-code",
@@ -235,8 +249,8 @@ _CONSEQUENCE = re.compile(
 
 def failure_cause(
     lines: Sequence[str], exit_sentence: str, log: str = "its log", *, by_vram: bool = False
-) -> str:
-    """Say in one sentence, without a full stop, why the engine ended, and what helps.
+) -> Cause:
+    """Say why the engine ended, and what helps.
 
     `lines` are the last lines that it printed, `exit_sentence` is how its main process ended:
     `exited with status 1`; `log` names the file that has them all. `by_vram`: what memory it takes
@@ -249,6 +263,12 @@ def failure_cause(
     for complaint in found:
         if (known := _explain(complaint, _BY_VRAM if by_vram else _BY_ARGS)) is not None:
             return known
+    return Cause(_unexplained(lines, found, exit_sentence, log))
+
+
+def _unexplained(
+    lines: Sequence[str], found: Sequence[Complaint], exit_sentence: str, log: str
+) -> str:
     if "SIGKILL" in exit_sentence:
         return (
             "it was killed by SIGKILL and its log doesn't say why: by somebody, or by the kernel"
@@ -273,11 +293,12 @@ def failure_cause(
     return f"it {exit_sentence} and printed nothing"
 
 
-def _explain(complaint: Complaint, helps: Mapping[str, str]) -> str | None:
+def _explain(complaint: Complaint, helps: Mapping[str, str]) -> Cause | None:
     for known in _KNOWN:
         if (match := known.pattern.search(complaint.sentence)) is not None:
             groups = {name: text or "" for name, text in match.groupdict().items()}
-            return _shorten(known.says.format(**groups, **helps), 2 * _LONGEST)
+            said = _shorten(known.says.format(**groups, **helps), 2 * _LONGEST)
+            return Cause(said, known.for_good)
     return None
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -17,7 +18,7 @@ from warmd.engine.client import EngineClient
 from warmd.engine.command import EngineRecipe, engine_command
 from warmd.engine.compiled import CompiledTracker
 from warmd.engine.errors import EngineError
-from warmd.engine.failure import failure_cause
+from warmd.engine.failure import Cause, failure_cause
 from warmd.engine.home import point_at, prepare_home
 from warmd.engine.log import EngineLog
 from warmd.engine.note import read_note, write_note
@@ -215,10 +216,16 @@ class Vllm:
             self._bound = None
         self._log.close()
 
-    def cause(self, ending: str) -> str:
-        """Say in one sentence, from its log, why an engine that `ending` failed."""
+    def cause(self, ending: str) -> Cause:
+        """Say from its log, without its secrets, why an engine that `ending` failed."""
         by_vram, log = self._binder is not None, str(self._recipe.home.log)
-        return failure_cause(self._log.lines, ending, log, by_vram=by_vram)
+        secrets = self._recipe.secrets
+        # Before anything is cut short: half a secret would not be known for one.
+        lines = [_without(secrets, line) for line in self._log.lines]
+        cause = failure_cause(lines, ending, log, by_vram=by_vram)
+        # The next start goes without what warmd itself has added.
+        added = self._bound is not None and self._bound.kv_cache is not None
+        return replace(cause, for_good=cause.for_good and not added)
 
     def fingerprint(self) -> str:
         """Name everything that makes the engine what it is."""
@@ -243,3 +250,9 @@ class Vllm:
     def connect(self) -> VllmConnection:
         """Return the way to the engine; nothing is sent yet."""
         return VllmConnection(EngineClient(self._recipe.home.socket), self._question, self._aim)
+
+
+def _without(secrets: Iterable[str], line: str) -> str:
+    for secret in secrets:
+        line = line.replace(secret, "********")
+    return line

@@ -9,13 +9,16 @@ from warmd.ladder import Rung
 SLOW_S = 5.0
 """A first delay of more than this is counted as slow: about here a person stops waiting calmly."""
 
+IN_VAIN_S = 1.0
+"""Who got no first byte within this time was refused at once; after it, waited in vain."""
+
 
 @dataclass(slots=True)
 class MinuteCount:
     """The requests for one model that ended within one minute. Sums and maxima are seconds.
 
     First delays are those of requests that met the model not in use; `first_bytes` counts all
-    others that got a first byte, and `ttfb_*` is theirs.
+    others that got a first byte, and `ttfb_*` is theirs; `vain`: got none of a model not in use.
     """
 
     requests: int = 0
@@ -31,9 +34,19 @@ class MinuteCount:
     first_bytes: int = 0
     ttfb_sum: float = 0.0
     ttfb_max: float = 0.0
+    vain: int = 0
+    vain_max: float = 0.0
 
-    def add(self, status: int, met: Rung, first_byte_s: float | None, *, is_first: bool) -> None:
-        """Count one request."""
+    def add(
+        self,
+        status: int,
+        met: Rung,
+        first_byte_s: float | None,
+        *,
+        is_first: bool,
+        total_s: float = 0.0,
+    ) -> None:
+        """Count one request, which lasted for `total_s` in all."""
         self.requests += 1
         if status >= 500:
             self.failed += 1
@@ -46,6 +59,9 @@ class MinuteCount:
         else:
             self.met_cold += 1
         if first_byte_s is None:
+            if is_first and total_s > IN_VAIN_S:
+                self.vain += 1
+                self.vain_max = max(self.vain_max, total_s)
             return
         if is_first:
             self.first_delays += 1

@@ -75,12 +75,17 @@ class Failure:
 
 @dataclass(frozen=True)
 class FirstDelays:
-    """Waits for the first byte by requests that met a model not in use; `slow` ones over 5 s."""
+    """Waits for the first byte by requests that met a model not in use; `slow` ones over 5 s.
+
+    `vain`: such as waited and got none, which are in none of the other figures.
+    """
 
     count: int
     slow: int
     mean: float | None
     max: float | None
+    vain: int = 0
+    vain_max: float | None = None
 
 
 @dataclass(frozen=True)
@@ -258,7 +263,8 @@ class _Reading:
             " sum(met_cold) AS cold, sum(first_delays) AS first_delays, sum(slow) AS slow,"
             " sum(first_delay_sum) AS first_delay_sum, max(first_delay_max) AS first_delay_max,"
             " sum(first_bytes) AS first_bytes, sum(ttfb_sum) AS ttfb_sum,"
-            " max(ttfb_max) AS ttfb_max, max(minute) AS minute FROM requests"
+            " max(ttfb_max) AS ttfb_max, sum(vain) AS vain, max(vain_max) AS vain_max,"
+            " max(minute) AS minute FROM requests"
             " WHERE model IN (SELECT model FROM models_asked) AND minute > :since / 60 - 1"
             " AND (:model IS NULL OR model = :model) GROUP BY model"
         ):
@@ -272,6 +278,8 @@ class _Reading:
                     row["slow"],
                     row["first_delay_sum"] / delays if delays else None,
                     row["first_delay_max"] if delays else None,
+                    row["vain"],
+                    row["vain_max"] if row["vain"] else None,
                 ),
                 others=FirstBytes(
                     others,

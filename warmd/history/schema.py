@@ -121,6 +121,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         "ALTER TABLE starts ADD COLUMN files TEXT",
         "ALTER TABLE overrides ADD COLUMN floor INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE requests ADD COLUMN vain INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE requests ADD COLUMN vain_max REAL NOT NULL DEFAULT 0",
     ),
 )
 """One tuple of statements for each version; user_version counts those that were applied."""

@@ -371,16 +371,18 @@ class History:
         met: Rung,
         first_byte_s: float | None,
         is_first: bool,
+        total_s: float,
         at: float,
     ) -> None:
         """Count a request that ended at `at` (Unix seconds), in memory until its minute is over.
 
         Only the first of a model's minute is written at once.
 
-        `is_first`: the wait for its first byte counts as a first delay.
+        `is_first`: the wait for its first byte counts as a first delay; `total_s`: how long it
+        lasted.
         """
         count = self._minutes.at(model, int(at // 60))
-        count.add(status, met, first_byte_s, is_first=is_first)
+        count.add(status, met, first_byte_s, is_first=is_first, total_s=total_s)
         if self._minutes.begins(model, int(at // 60)):
             # At once: a daemon that is killed must not forget that the model is in use.
             self._hand_over(but=None)

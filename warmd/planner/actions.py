@@ -50,12 +50,14 @@ class StartEngine:
 class StopEngine:
     """Drain and stop a replica's engine; also calls off a start.
 
-    `sleepless`: it would have been put to sleep, but there was no RAM for that.
+    `sleepless`: it would have been put to sleep, but there was no RAM for that; `anew`: only to be
+    started with its new settings.
     """
 
     replica: str
     reason: str
     sleepless: bool = False
+    anew: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,13 @@ class WakeEngine:
 
 @dataclass(frozen=True)
 class LookAtCards:
-    """See what the cards hold: what is known of them is too old to start anything on."""
+    """See what the cards hold: what is known of them is too old to start anything on.
+
+    `names`: or the host's memory lacks room, and who holds most of it is to be named.
+    """
 
     reason: str
+    names: bool = False
 
 
 Operation = StartEngine | StopEngine | SleepEngine | WakeEngine

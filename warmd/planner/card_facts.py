@@ -26,7 +26,8 @@ class CardFacts:
 
     `used` is what everybody holds, the driver too; `ours` what each replica holds of it. `swept_at`
     is when that look began, `moved_at` when the last operation on the card ended. `trouble` says
-    why nobody can tell, `quarantine` why it is out of service.
+    why nobody can tell, `quarantine` why it is out of service. `named`: `foreign` names those who
+    hold most of it, which is always so on a GPU.
     """
 
     key: str
@@ -40,6 +41,7 @@ class CardFacts:
     moved_at: float = -math.inf
     trouble: str | None = None
     quarantine: str | None = None
+    named: bool = True
 
     @property
     def doubt(self) -> str | None:
@@ -51,7 +53,7 @@ class CardFacts:
         """What nobody holds."""
         return max(0, self.total - self.used)
 
-    def reserved(self, engines: Iterable[Claim]) -> int:
+    def taken(self, engines: Iterable[Claim]) -> int:
         """What is not for a newcomer beside `engines`."""
         promised, unpromised = 0, sum(stranger.held for stranger in self.foreign)
         for claim in engines:

@@ -21,10 +21,19 @@ from warmd.planner.actions import (
 )
 from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene
 from warmd.planner.room import beyond, no_room, put_aside
-from warmd.planner.vram import bars, in_the_way, moves, quarantine, refuses, turns_back
+from warmd.planner.vram import (
+    bars,
+    in_the_way,
+    lacks_look,
+    moves,
+    quarantine,
+    refuses,
+    turns_back,
+)
 from warmd.spoken import duration
 
 STALE = "its settings have changed"
+_Rising = tuple[ModelFacts, ReplicaFacts, Operation]
 _BROKEN = (Phase.BACKING_OFF, Phase.FAILED)
 _STEADY = (Phase.READY, Phase.ASLEEP)
 _FALLING_ASLEEP = (Phase.DRAINING, Phase.FALLING_ASLEEP)
@@ -40,6 +49,8 @@ def device_lanes(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
     taken = [r for r in replicas.values() if r.phase.holds_the_device]
     # The next one is asked when what this one takes of the RAM is known.
     pins = any(r.pins and r.phase in _FALLING_ASLEEP for r in taken)
+    # Nobody goes before it in the moment until its card has been looked at.
+    taken += [r for m, r, _ in _due(scene) if lacks_look(scene, m, r)]
     for operation in _operations(scene, held_up):
         replica = replicas[operation.replica]
         if any(replica.meets(other) for other in taken):
@@ -59,10 +70,15 @@ def _operations(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]:
     others = sorted((m for m in scene.models if not m.waiting), key=lambda m: m.target.rank)
     # What is started only to be put to sleep can wait; who asks may be in a short back-off.
     others = [m for m in others if m.target.rung is not Rung.ASLEEP or not _in_the_way(m, asking)]
-    yield from _heat(scene, asking, held_up)
+    for model in (m for m in scene.models if m.target.rung is Rung.ASLEEP):
+        _explain_sleepless(scene, model, held_up)
+    yield from _heat(scene, _due(scene), held_up)
+    # What has failed would only keep the others waiting for its next failure.
+    asked = sorted(_rising(scene, asking), key=lambda each: each[1].failures > 0)
+    yield from _heat(scene, asked, held_up)
     yield from _cool(scene)
     yield from beyond(scene)
-    yield from _heat(scene, others, held_up)
+    yield from _heat(scene, _rising(scene, others), held_up)
     yield from _make_one_anew(scene, held_up)
     yield from _recycle(scene)
     yield from _rehearse(scene)
@@ -75,7 +91,25 @@ def _explain_busy(scene: Scene, held_up: dict[str, str]) -> None:
             continue
         for replica, _ in _risings(scene, model):
             for other in (b for b in busy if replica.meets(b)):
-                held_up[model.name] = f"{other.name} is {other.phase.words} on the same device"
+                held_up[model.name] = _busy(other)
+        for replica, verb in _coolings(model):
+            for other in (b for b in busy if replica.meets(b)):
+                held_up.setdefault(model.name, f"its {verb} waits: {_busy(other)}")
+
+
+def _busy(other: ReplicaFacts) -> str:
+    return f"{other.name} is {other.phase.words} on the same device"
+
+
+def _coolings(model: ModelFacts) -> Iterator[tuple[ReplicaFacts, str]]:
+    """Yield what is to be taken down a rung, with what is to be done to it."""
+    for replica in model.surplus:
+        if replica.phase in _STEADY:
+            yield replica, "stop"
+    if model.target.rung is Rung.ASLEEP:
+        for replica in model.wanted:
+            if replica.phase is Phase.READY:
+                yield replica, "sleep" if replica.sleeps and replica.worn is None else "stop"
 
 
 def _call_offs(scene: Scene) -> Iterator[Action]:
@@ -98,32 +132,46 @@ def _call_offs(scene: Scene) -> Iterator[Action]:
                 yield StopEngine(replica.name, why)
 
 
-def _heat(
-    scene: Scene, models: Iterable[ModelFacts], held_up: dict[str, str]
-) -> Iterator[Operation]:
+def _due(scene: Scene) -> Iterator[_Rising]:
+    """Yield what comes up before all others: it served, and was put aside by us for a moment."""
+    for model in scene.models:
+        # Mostly there is nobody, and this is asked at every tick.
+        if model.target.rung is Rung.HOT and any(_is_due(r) for r in model.wanted):
+            yield from (each for each in _rising(scene, [model]) if _is_due(each[1]))
+
+
+def _is_due(replica: ReplicaFacts) -> bool:
+    # With the first failure of its new settings it is one like any.
+    return replica.rehearses or (replica.anew and not replica.failures)
+
+
+def _rising(scene: Scene, models: Iterable[ModelFacts]) -> Iterator[_Rising]:
     for model in models:
-        if model.target.rung is Rung.ASLEEP:
-            _explain_sleepless(scene, model, held_up)
         for replica, action in _risings(scene, model):
-            why = moves(scene, replica) if isinstance(action, WakeEngine) else None
-            if why is not None:
-                yield StopEngine(replica.name, why)
-                continue
-            if model.unverified is not None and _loads(model, action):
-                held_up.setdefault(model.name, model.unverified)
-                continue
-            barred = bars(scene, model, replica)
-            full = None if barred else no_room(scene, model, replica)
-            if full is not None:
-                held_up.setdefault(model.name, full.reason)
-                if full.make_room is not None:
-                    yield full.make_room
-                continue
-            barred = barred or refuses(scene, model, replica)
-            if barred is None:
-                yield action
-            else:
-                held_up.setdefault(model.name, barred)
+            yield model, replica, action
+
+
+def _heat(scene: Scene, risings: Iterable[_Rising], held_up: dict[str, str]) -> Iterator[Operation]:
+    for model, replica, action in risings:
+        why = moves(scene, replica) if isinstance(action, WakeEngine) else None
+        if why is not None:
+            yield StopEngine(replica.name, why)
+            continue
+        if model.unverified is not None and _loads(model, action):
+            held_up.setdefault(model.name, model.unverified)
+            continue
+        barred = bars(scene, model, replica)
+        full = None if barred else no_room(scene, model, replica)
+        if full is not None:
+            held_up.setdefault(model.name, full.reason)
+            if full.make_room is not None:
+                yield full.make_room
+            continue
+        barred = barred or refuses(scene, model, replica)
+        if barred is None:
+            yield action
+        else:
+            held_up.setdefault(model.name, barred)
 
 
 def _risings(scene: Scene, model: ModelFacts) -> list[tuple[ReplicaFacts, Operation]]:
@@ -219,7 +267,7 @@ def _make_one_anew(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]
     names = [r.name for _, r in stale]
     first = [name for name in names if any(name in them for them in blocked)] or names
     if stale and all(not them.isdisjoint(names) for them in blocked):
-        yield StopEngine(first[0], STALE)
+        yield StopEngine(first[0], STALE, anew=True)
 
 
 def _stays_down(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> bool:
@@ -244,15 +292,28 @@ def _recycle(scene: Scene) -> Iterator[Operation]:
 
 
 def _rehearse(scene: Scene) -> Iterator[Operation]:
-    for model in scene.models:
-        if not model.rehearse or model.target.rung is not Rung.HOT:
-            continue
+    rehearsing = [m for m in scene.models if m.rehearse and m.target.rung is Rung.HOT]
+    if not rehearsing:
+        return
+    astir = [r for m in scene.models for r in m.wanted if m.waiting or _shall_rise(scene, m, r)]
+    for model in rehearsing:
         for replica in (r for r in model.wanted if r.phase is Phase.READY and r.sleeps):
             if quarantine(scene, replica.cards) is not None:
                 continue  # it could not be woken there
+            if any(replica.meets(other) for other in astir):
+                continue  # who is hot would not be for a while, and others would wait for it
             if scene.ram.refuses_sleep(replica.pins) is None:
                 why = "a rehearsal: nobody asks for it, and what its sleep takes was never measured"
                 yield SleepEngine(replica.name, why, rehearsal=True)
+
+
+def _shall_rise(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> bool:
+    """Whether an engine comes up as soon as its card is free, or its time has come."""
+    if replica.phase is Phase.ASLEEP and model.target.rung is Rung.HOT:
+        found = quarantine(scene, replica.cards) or no_room(scene, model, replica)
+        return found is None
+    down = replica.phase in (Phase.DOWN, Phase.BACKING_OFF)
+    return down and not _stays_down(scene, model, replica)
 
 
 def _explain_failures(model: ModelFacts, now: float, held_up: dict[str, str]) -> None:

@@ -19,9 +19,11 @@ class ReplicaFacts:
     `launches`: its start has begun, and no program runs yet; `launched_at`: when one began to run,
     None where that isn't known; `sleeps`: its engine can be put to sleep; `pins`: the host RAM that
     its next sleep would take beyond what it holds already; `kept`: what it keeps on each card while
-    it sleeps; `worn`: why it should be made anew before it sleeps again; `cards`: the keys of the
-    GPUs that its engine uses, none where that isn't told: then it may be any; `next_cards`: those
-    of its next engine.
+    it sleeps; `worn`: why it should be made anew before it sleeps again; `rehearses`: it sleeps for
+    a rehearsal only, and what is reserved for it stays so; `anew`: it was up and was stopped only
+    to be started with its new settings; `failures`: of its starts, in a row; `cards`: the keys of
+    the GPUs that its engine uses, none where that isn't told: then it may be any; `next_cards`:
+    those of its next engine.
     """
 
     name: str
@@ -39,6 +41,9 @@ class ReplicaFacts:
     pins: int = 0
     kept: int = 0
     worn: str | None = None
+    rehearses: bool = False
+    anew: bool = False
+    failures: int = 0
     cards: frozenset[str] = frozenset()
     next_cards: frozenset[str] = frozenset()
 
@@ -126,7 +131,7 @@ def claims(models: Iterable[ModelFacts], cards: Mapping[str, CardFacts]) -> dict
         for replica in model.replicas:
             if not replica.phase.is_up:
                 continue
-            sleeps = replica.phase is Phase.ASLEEP
+            sleeps = replica.phase is Phase.ASLEEP and not replica.rehearses
             # Without cards it may be on any: then only what it is seen to hold counts.
             promised = (replica.kept if sleeps else model.vram) if replica.cards else 0
             for key in replica.cards or cards:

@@ -149,7 +149,14 @@ class Placement:
 
 
 class MisfitError(Exception):
-    """The pools don't fit on the GPUs, or the models in their pools. The text is a table."""
+    """The pools don't fit on the GPUs, or the models in their pools. The text is a table.
+
+    `key`: what of the config it is about.
+    """
+
+    def __init__(self, text: str, key: str = "pools") -> None:
+        super().__init__(text)
+        self.key = key
 
 
 def place(
@@ -163,6 +170,8 @@ def place(
     `rest`: models that say nothing of what they take.
     """
     ground = _Ground(cards, headroom)
+    if pools or rest:
+        _check_headroom(cards, headroom)
     for pool in pools:
         _check_tenants(pool)
         _check_pinned(pool)
@@ -291,6 +300,13 @@ def _are(number: int) -> str:
     return "is" if number == 1 else "are"
 
 
+def _check_headroom(cards: Sequence[Card], headroom: int) -> None:
+    largest = max(cards, key=lambda card: card.total, default=None)
+    if largest is not None and largest.total <= headroom:
+        what = f"is {size(headroom)}, and {largest.words} has {size(largest.total)}"
+        raise MisfitError(f"{what}: nothing is left for models; lower it", "gpus.headroom")
+
+
 def _check_tenants(pool: PoolWish) -> None:
     if isinstance(pool, OwnPool):
         return  # made to measure
@@ -309,11 +325,14 @@ def _check_tenants(pool: PoolWish) -> None:
         # All engines of one model must be able to be hot together, spread over the pool's GPUs.
         most = -(-tenant.replicas * tenant.cards // width)
         if most * tenant.vram > pool.vram:
-            raise MisfitError(
+            missing = size(most * tenant.vram - pool.vram)
+            head = (
                 f"{tenant.name} has {count(tenant.replicas, 'engine')}, so {most} of "
-                f"{size(tenant.vram)} share a GPU of pool {pool.name}, which has "
-                f"{size(pool.vram)} there"
+                f"{size(tenant.vram)} share a GPU of pool {pool.name}: {missing} are missing; give "
+                "the pool more `vram` or more `gpus`, or the model fewer `replicas`:"
             )
+            has = f"  pool {pool.name}: {size(pool.vram)} on each GPU"
+            raise MisfitError(f"{head}\n{has}\n    {tenant.name}: {_wants(tenant)}")
 
 
 def _check_pinned(pool: PoolWish) -> None:

@@ -77,10 +77,11 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
                 return Full(aside, put_aside(scene, victim, why))
             case Stays() as verdict:
                 stays.append((victim.name, verdict))
-    sleeper = max(_sleepers(scene, model, tight), key=lambda r: r.kept, default=None)
-    if sleeper is not None and (sleeper.kept >= missing or not stays):
-        why = f"stopped for {model.name}: asleep it keeps {size(sleeper.kept)} of the pool"
-        return Full(f"{full}; {sleeper.name} is stopped for it", StopEngine(sleeper.name, why))
+    sleepers = [(_takes(*each), each[1].name) for each in _sleepers(scene, model, tight)]
+    keeps, sleeper = max(sleepers, key=lambda each: each[0], default=(0, ""))
+    if keeps and (keeps >= missing or not stays):
+        why = f"stopped for {model.name}: asleep it keeps {size(keeps)} of the pool"
+        return Full(f"{full}; {sleeper} is stopped for it", StopEngine(sleeper, why))
     if stays:
         name, verdict = min(stays, key=lambda each: each[1].at_most)
         within = duration(verdict.at_most)
@@ -195,7 +196,8 @@ def _up(scene: Scene, pool: str, newcomer: ReplicaFacts) -> Iterator[_Engine]:
 
 
 def _takes(model: ModelFacts, replica: ReplicaFacts) -> int:
-    return replica.kept if replica.phase is Phase.ASLEEP else model.vram
+    sleeps = replica.phase is Phase.ASLEEP and not replica.rehearses
+    return replica.kept if sleeps else model.vram
 
 
 def _taken(engines: Iterable[_Engine], newcomer: ReplicaFacts) -> dict[str, int]:
@@ -209,7 +211,8 @@ def _taken(engines: Iterable[_Engine], newcomer: ReplicaFacts) -> dict[str, int]
 
 def _stays_put(other: ModelFacts, replica: ReplicaFacts, model: ModelFacts) -> bool:
     """Whether nobody's wait moves `replica`, and nothing else is about to."""
-    if replica.phase is Phase.ASLEEP or replica.phase in _ON_THE_WAY_OUT:
+    sleeps = replica.phase is Phase.ASLEEP and not replica.rehearses
+    if sleeps or replica.phase in _ON_THE_WAY_OUT:
         return False
     return other.name == model.name or (other.pinned and other.target.rung is Rung.HOT)
 
@@ -228,7 +231,7 @@ def _why_it_stays(other: ModelFacts, replica: ReplicaFacts, model: ModelFacts) -
         doing = "being taken over"
     if other.name == model.name:
         return f"{name} of the same model is {doing} there"
-    if other.pinned and phase is not Phase.ASLEEP:
+    if other.pinned and (phase is not Phase.ASLEEP or replica.rehearses):
         return f"{name} is {doing} there and pinned, it makes room for nobody"
     if phase is Phase.ASLEEP and other.waiting:
         return f"{name} is {doing} there and requests wait for it"
@@ -243,12 +246,14 @@ def _holders(scene: Scene, model: ModelFacts, newcomer: ReplicaFacts) -> Iterato
                     yield other, replica
 
 
-def _sleepers(scene: Scene, model: ModelFacts, newcomer: ReplicaFacts) -> Iterator[ReplicaFacts]:
+def _sleepers(scene: Scene, model: ModelFacts, newcomer: ReplicaFacts) -> Iterator[_Engine]:
     for other in scene.by_pool[model.pool or ""]:
         if other.name != model.name and not other.waiting:
             for replica in other.replicas:
-                if replica.phase is Phase.ASLEEP and replica.kept > 0 and replica.meets(newcomer):
-                    yield replica
+                stays = other.pinned and replica.rehearses
+                sleeps = replica.phase is Phase.ASLEEP and _takes(other, replica) > 0
+                if sleeps and not stays and replica.meets(newcomer):
+                    yield other, replica
 
 
 def _verdict(

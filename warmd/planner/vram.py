@@ -1,6 +1,6 @@
 """The VRAM ledger: what each card's bytes are promised to, and why an engine can't rise on it.
 
-reserved = engines that are up or come up + what sleepers keep + headroom. Foreign processes, and
+taken = engines that are up or come up + what sleepers keep + headroom. Foreign processes, and
 what engines hold beyond their promise, take of the headroom first: that is what it is for. Before
 an engine rises, its reservation must fit beside that, and the driver must say that so much is free,
 in a look that is younger than the last operation on the card.
@@ -122,18 +122,35 @@ def looks(scene: Scene, rises: Collection[str] = ()) -> Iterator[LookAtCards]:
                 continue  # who resets a GPU must find nobody at it
             for card in _cards(scene, model, replica):
                 old = scene.now - card.swept_at > _LOOK_AGAIN_S or card.swept_at < card.moved_at
+                names = card.key == HOST and _lacks(scene, card, model, replica)
                 # One in trouble is looked at again and again as it is.
-                if old and card.trouble is None:
-                    yield LookAtCards(f"{replica.name} shall rise on {card.words}")
+                if (old or (names and not card.named)) and card.trouble is None:
+                    yield LookAtCards(f"{replica.name} shall rise on {card.words}", names=names)
                     return
+
+
+def _lacks(scene: Scene, card: CardFacts, model: ModelFacts, replica: ReplicaFacts) -> bool:
+    """Whether `replica` finds no room on a card, by the last look at it."""
+    here = scene.claims[card.key]
+    full = _full(card, here, model, replica) or _taken(card, here, model, replica)
+    return card.swept_at > -math.inf and full is not None
 
 
 def awaits_look(scene: Scene, model: ModelFacts) -> bool:
     """Whether an engine of `model` shall rise as soon as a card has been looked at."""
     return any(
-        card.trouble is None and not card.is_known(scene.now, _lasts(card, replica))
+        lacks_look(scene, model, replica)
         for replica in model.wanted
         if replica.phase in _RISES_FROM
+    )
+
+
+def lacks_look(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> bool:
+    """Whether `replica` may rise as soon as somebody has looked at its cards."""
+    if quarantine(scene, replica.cards) is not None:
+        return False
+    return any(
+        card.trouble is None and not card.is_known(scene.now, _lasts(card, replica))
         for card in _cards(scene, model, replica)
     )
 
@@ -163,13 +180,13 @@ def _full(
 ) -> str | None:
     """Say what the ledger lacks."""
     beside = [claim for claim in others if claim.replica != replica.name]
-    reserved = card.reserved(beside)
-    missing = reserved + model.vram - card.total
+    taken = card.taken(beside)
+    missing = taken + model.vram - card.total
     if missing <= 0:
         return None
     blockers = [(claim.bytes, claim.said) for claim in beside]
     blockers += [(each.held, f"{each.who} holds {size(each.held)}") for each in card.foreign]
-    unused = reserved - sum(held for held, _ in blockers)
+    unused = taken - sum(held for held, _ in blockers)
     blockers.append((unused, f"{size(unused)} stay free as headroom"))
     return (
         f"{card.words} lacks {size(missing)} for {replica.name}, which wants {size(model.vram)}: "

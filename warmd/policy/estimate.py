@@ -1,6 +1,6 @@
 """When a model will be ready, said honestly from measured starts.
 
-These sentences go to clients: why an engine failed, with its paths, is for status and log.
+These sentences go to clients: what is handed in of an engine's failure must hold no secret.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Progress:
     `elapsed`: seconds since its start was decided; `retry_in`: seconds until the next try while it
     backs off; `ahead`: seconds until others are done with the device; `starts`: seconds that
     earlier starts took from decision to ready, `wakes` the same of wakes; `failures`: in a row,
-    until now; `held_up`: something keeps it from being started or woken at this moment.
+    until now; `cause`: why it failed last, without secrets; `held_up`: what keeps it from being
+    started or woken at this moment.
     """
 
     phase: Phase
@@ -33,7 +34,8 @@ class Progress:
     ahead: float
     starts: Sequence[float]
     failures: int = 0
-    held_up: bool = False
+    held_up: str | None = None
+    cause: str | None = None
     wakes: Sequence[float] = ()
 
 
@@ -89,13 +91,18 @@ def why_not_ready(model: str, progress: Progress) -> str:
     """Say in one sentence, to somebody who waits, what the model is doing."""
     about = f"ready in about {duration(round(ready_in(progress)))}"
     wakes = progress.phase in (Phase.ASLEEP, Phase.FALLING_ASLEEP, Phase.WAKING, Phase.ADOPTING)
-    if not (progress.wakes if wakes else progress.starts):
+    if not (measured := progress.wakes if wakes else progress.starts):
         about = "and how long that takes was never measured yet"
+    cause = "" if progress.cause is None else f"; it failed last because {progress.cause}"
     match progress.phase:
-        case Phase.DOWN | Phase.ASLEEP if progress.held_up:
-            return f"{model} waits for its turn, and for room beside other models; then {about}"
+        case Phase.DOWN | Phase.ASLEEP if progress.held_up is not None:
+            done, doing = ("woken", "wake") if wakes else ("started", "start")
+            took = f"its {doing} then takes about {duration(round(median(measured or [0])))}"
+            if not measured:
+                took = f"how long its {doing} then takes was never measured yet"
+            return f"{model} waits to be {done}: {progress.held_up}; {took}"
         case Phase.STARTING if progress.failures:
-            return f"{model} failed to start and is tried again, {about}"
+            return f"{model} failed to start and is tried again, {about}{cause}"
         case Phase.STARTING if progress.stage is not None:
             return f"{model} is starting ({progress.stage.label}), {about}"
         case Phase.STARTING:
@@ -103,9 +110,10 @@ def why_not_ready(model: str, progress: Progress) -> str:
         case Phase.WARMING:
             return f"{model} has started and its first answer is awaited, {about}"
         case Phase.BACKING_OFF:
-            return f"{model} failed and is tried again, {about}"
+            return f"{model} failed and is tried again, {about}{cause}"
         case Phase.FAILED:
-            return f"{model} can't be started and needs an operator"
+            why = "" if progress.cause is None else f": {progress.cause}"
+            return f"{model} can't be started and needs an operator{why}"
         case Phase.DRAINING | Phase.STOPPING:
             return f"{model} is being stopped and is started again after that, {about}"
         case Phase.DOWN:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from warmd.engine.errors import EngineError
+from warmd.engine.failure import Cause
 from warmd.engine.stages import StartTracker
 from warmd.ladder import Phase, Rung
 from warmd.launch import Launcher, LaunchError, RunningEngine
@@ -64,7 +65,7 @@ class Life:
     async def _live(self, record: EngineRecord | None) -> None:
         desk = self._desk
         engine: RunningEngine | None = None
-        failure: str | None = None
+        failure: Cause | None = None
         hurry = math.inf
         try:
             engine = await self._launch() if record is None else await self._find(record)
@@ -89,18 +90,20 @@ class Life:
             # An importing vLLM heeds SIGTERM late, and nobody is served by it yet.
             hurry = CALLED_OFF_GRACE_S
         except HungError as hung:
-            failure = str(hung)
+            failure = Cause(str(hung))
             hurry = 0.0  # what stands still can't end in good order
         except EngineEndedError as ended:
             failure = None if desk.orders.stop else desk.fit.make.cause(ended.exit.sentence)
         except (LaunchError, EngineError) as error:
-            failure = str(error)
+            failure = Cause(str(error))
         except Exception as bug:
             # A replica that stands still for ever would be worse than one that is tried again.
             log.exception("%s: a fault of warmd's own while its engine ran", desk.name)
-            failure = f"a fault of warmd's own ({bug!r}); please report it with the journal"
+            said = f"a fault of warmd's own ({bug!r}); please report it with the journal"
+            failure = Cause(said)
         was_bad_nap = failure is not None and desk.state.phase in _NAPS
-        await self._clear_away(engine, failure, min(hurry, desk.fit.limits.stop))
+        reason = None if failure is None else failure.sentence
+        await self._clear_away(engine, reason, min(hurry, desk.fit.limits.stop))
         self._conclude(failure, desk.state.bad_naps + was_bad_nap)
 
     @property
@@ -190,7 +193,7 @@ class Life:
             doing = "nowhere known" if tracker.stage is None else f"at {tracker.stage.label!r}"
             raise EngineError(
                 f"it was not ready within {limit} and stood {doing}; see its log, "
-                f"or raise start_timeout: {make.cause('was still starting')}"
+                f"or raise start_timeout: {make.cause('was still starting').sentence}"
             ) from None
         now = desk.clock()
         times = tracker.ready(now)
@@ -198,7 +201,8 @@ class Life:
         if desk.fit.sleep or desk.fit.outlives:
             desk.version = await race.first(connection.version())
         reason = desk.state.reason
-        desk.become(Phase.READY, reason, ready_at=now, last_start=times, canary=canary)
+        came: dict[str, object] = {"ready_at": now, "last_start": times, "canary": canary}
+        desk.become(Phase.READY, reason, anew=False, trouble=None, **came)
 
     async def _size_up(self, engine: RunningEngine, race: Race) -> None:
         """Keep what the start took of each GPU, beside what the driver says that it holds."""
@@ -254,7 +258,7 @@ class Life:
             await connection.close()
         desk.fit.make.ended(failed=failure is not None)
 
-    def _conclude(self, failure: str | None, bad_naps: int) -> None:
+    def _conclude(self, cause: Cause | None, bad_naps: int) -> None:
         desk = self._desk
         ready_at = desk.state.ready_at
         gone: dict[str, object] = {
@@ -265,11 +269,12 @@ class Life:
             "last_wake": None,
             "bad_naps": bad_naps,
         }
-        if failure is None:
+        if cause is None:
             failures = desk.state.failures if ready_at is None else 0
             reason = desk.orders.stop or desk.state.reason
             desk.become(Phase.DOWN, reason, failures=failures, **gone)
             return
+        failure = cause.sentence
         if bad_naps > desk.state.bad_naps and bad_naps >= BAD_NAPS_MAX:
             failure += (
                 "; it is not put to sleep any more until its settings change, or "
@@ -278,11 +283,12 @@ class Life:
         now = desk.clock()
         ready_for = None if ready_at is None else now - ready_at
         failures = desk.fit.back_off.failures_after(desk.state.failures, ready_for)
-        match desk.fit.back_off.next_try(failures):
+        # What has been ready with these settings may be so again, whatever it said in its end.
+        for_good = cause.for_good and ready_at is None
+        gone |= {"trouble": failure, "for_good": for_good, "failures": failures}
+        match GiveUp(failures) if for_good else desk.fit.back_off.next_try(failures):
             case RetryIn(seconds):
                 retry_at = now + seconds
-                desk.become(
-                    Phase.BACKING_OFF, failure, failures=failures, retry_at=retry_at, **gone
-                )
+                desk.become(Phase.BACKING_OFF, failure, retry_at=retry_at, **gone)
             case GiveUp():
-                desk.become(Phase.FAILED, failure, failures=failures, retry_at=None, **gone)
+                desk.become(Phase.FAILED, failure, retry_at=None, **gone)

@@ -11,6 +11,7 @@ import aiohttp
 
 from warmd.devices import Footprint
 from warmd.engine.canary import CanaryAnswer
+from warmd.engine.failure import Cause
 from warmd.ladder import MeasuredParts
 from warmd.launch import LaunchSpec
 from warmd.policy import BackOff, Counters
@@ -83,8 +84,8 @@ class EngineMake(Protocol):
     def ended(self, *, failed: bool) -> None:
         """Hear that the engine has ended, or is left: let go of its log's file."""
 
-    def cause(self, ending: str) -> str:
-        """Say in one sentence, from its log, why an engine that `ending` failed."""
+    def cause(self, ending: str) -> Cause:
+        """Say from its log, without its secrets, why an engine that `ending` failed."""
 
     @property
     def measured(self) -> MeasuredParts | None:

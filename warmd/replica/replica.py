@@ -100,11 +100,15 @@ class Replica:
                 Phase.WAKING, reason, started_at=self._desk.clock(), rehearses=self.rehearses
             )
 
-    def begin_stop(self, reason: str) -> None:
-        """Drain and stop the engine, or call off its start. Without an engine nothing happens."""
+    def begin_stop(self, reason: str, *, anew: bool = False) -> None:
+        """Drain and stop the engine, or call off its start. Without an engine nothing happens.
+
+        `anew`: it is stopped only to be started with its new settings.
+        """
         if not self.state.phase.is_up or self._desk.orders.stop is not None:
             return
         self._desk.orders.give_stop(reason)
+        self._desk.state = replace(self.state, anew=anew or self.state.anew)
         # At once: the next look at the facts must see that the device is taken.
         if self.state.phase is Phase.READY:
             self._desk.become(Phase.DRAINING, reason)
@@ -119,7 +123,9 @@ class Replica:
     def forgive(self, reason: str) -> None:
         """Forget earlier failures: an operator wants it tried again."""
         if self.state.phase in (Phase.FAILED, Phase.BACKING_OFF):
-            self._desk.become(Phase.DOWN, reason, failures=0, retry_at=None, bad_naps=0)
+            self._desk.become(
+                Phase.DOWN, reason, failures=0, retry_at=None, bad_naps=0, trouble=None
+            )
         else:
             self._desk.state = replace(self.state, bad_naps=0)
 

@@ -85,8 +85,11 @@ class ReplicaState:
     launched_at: float | None = None  # when that process was known
     failures: int = 0
     retry_at: float | None = None
+    trouble: str | None = None  # why it failed, until it is ready again
+    for_good: bool = False  # and another try would help nobody
     started_at: float | None = None  # when the start or the wake that led here was decided
     ready_at: float | None = None  # when the engine first became ready
+    anew: bool = False  # it was stopped only to be started with its new settings
     last_start: StartTimes | None = None
     parts: MeasuredParts | None = None  # what that start took of each GPU
     doing: Phase = Phase.DOWN  # the last phase before any end: what it failed at, where it did

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from warmd.devices import HOST, CardUse, Sweep
@@ -14,6 +15,9 @@ from warmd.status import CardShare, CardStatus
 from warmd.supervisor.events import Mismatch, Quarantine
 from warmd.supervisor.model import Managed
 from warmd.supervisor.wards import Examination, Wards
+
+NAMED_S = 300.0
+"""So long the largest processes of the host are named after an engine has found no room there."""
 
 _SHOWN_S = 45.0
 """So long a look is shown: with no engine up there is one each 30 s, and nobody starts by it."""
@@ -50,6 +54,7 @@ class Cards:
     def __init__(self, now: Callable[[], float]) -> None:
         self.wanted = asyncio.Event()  # somebody waits for a look
         self.to_examine = True  # that look shall see how they fare, too
+        self.named_until = -math.inf  # and until then who holds most of the host's memory
         self.rules = CardRules()
         self._now = now
         self._look = Look(-1.0)  # the last one that found anything
@@ -68,6 +73,12 @@ class Cards:
         self.rules = rules
         self._wards.keep(rules.cards)
         self._refresh()
+
+    def want(self, *, names: bool = False) -> None:
+        """Ask for a look; `names`: one that names who holds most of the host's memory."""
+        if names:
+            self.named_until = self._now() + NAMED_S
+        self.wanted.set()
 
     @property
     def on_host(self) -> bool:
@@ -186,6 +197,7 @@ class Cards:
             *(card.key, words, use.total, headroom, use.used, ours, foreign),
             swept_at=look.began,
             trouble=trouble,
+            named=use.key != HOST or use.others is not None,
         )
 
     def mismatches(self, models: Iterable[Managed]) -> Iterator[Mismatch]:
@@ -253,8 +265,13 @@ def _sick(sweep: Sweep, card: Card) -> str:
 
 def _strangers(look: Look, use: CardUse, ours: int) -> Iterator[Stranger]:
     if use.key == HOST:
-        # Nobody asks each process of the host: what isn't ours is somebody's.
-        yield Stranger("the rest of this host", max(0, use.used - ours))
+        # Nobody asks each process of the host each time: what isn't ours is somebody's.
+        rest = max(0, use.used - ours)
+        for pid, held in (use.others or {}).items():
+            if held <= rest:  # pages that several share are counted with each of them
+                rest -= held
+                yield Stranger(look.who.get(pid, f"process {pid}"), held)
+        yield Stranger("the rest of this host", rest)
         return
     for pid, held in use.held.items():
         if pid not in look.ours and held:
@@ -264,7 +281,7 @@ def _strangers(look: Look, use: CardUse, ours: int) -> Iterator[Stranger]:
 def _status(
     card: CardFacts,
     device: Card,
-    claims: Iterable[Claim],
+    claims: Sequence[Claim],
     over: Iterable[Mismatch],
     *,
     now: float,
@@ -284,7 +301,8 @@ def _status(
         headroom=card.headroom,
         used=card.used if known else None,
         free=card.free if known else None,
-        reserved=card.reserved(claims),
+        reserved=sum(claim.bytes for claim in claims if not claim.sleeps),
+        taken=card.taken(claims),
         engines=engines,
         foreign=foreign,
         trouble=card.trouble,

@@ -1,4 +1,4 @@
-"""What keeps a model from beginning on its way up, found by a plan that nobody carries out."""
+"""What keeps a model from beginning on its way, found by a plan that nobody carries out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from warmd.supervisor.model import Managed
 
 
 def held_up(scene: Scene, model: Managed) -> str | None:
-    """Say what keeps `model` from beginning on its way up; None where nothing does."""
+    """Say what keeps `model` from beginning on its way; None where nothing does."""
     plan = make_plan(scene)
     if any(isinstance(action, LookAtCards) for action in plan.actions):
         # The look comes at once: pools tell more, and who is out of service.
@@ -34,7 +34,7 @@ def held_up(scene: Scene, model: Managed) -> str | None:
     }
     phases = [replica.state.phase for replica in model.replicas]
     rises = any(phase.is_coming_up or phase is Phase.WAKING for phase in phases)
-    there = model.rung >= model.target.rung
+    there = model.rung is model.target.rung
     return None if there or rises or begun & ours else plan.held_up.get(model.name)
 
 

@@ -76,7 +76,7 @@ class Supervisor(ReplicaListener):
         self._ram = ram
         self.cards = Cards(clock.monotonic)
         self._changed = asyncio.Event()
-        self.shelf = Shelf(build, self.models, self._teller, self._changed.set)
+        self.shelf = Shelf(build, self.models, self._teller, self._changed.set, self._why_now)
         self._closing = False
         self._waiting_room = WaitingRoom(clock, self._changed.set, self._ahead)
 
@@ -152,6 +152,11 @@ class Supervisor(ReplicaListener):
         if model.retired:
             model.target = RETIRED
 
+    def _why_now(self, model: Managed) -> str:
+        if not self._closing:
+            self._retarget(model)
+        return model.target.reason
+
     def _plan(self) -> Plan:
         plan = make_plan(self._scene())
         for model in self.models.values():
@@ -181,17 +186,17 @@ class Supervisor(ReplicaListener):
         match action:
             case StartEngine(replica=name, reason=reason):
                 replicas[name].begin_start(reason)
-            case StopEngine(replica=name, reason=reason, sleepless=sleepless):
+            case StopEngine(replica=name, reason=reason, sleepless=sleepless, anew=anew):
                 if sleepless:
                     model = self.models[replicas[name].model]
                     model.sleepless_until = self._clock.monotonic() + SLEEPLESS_S
-                replicas[name].begin_stop(reason)
+                replicas[name].begin_stop(reason, anew=anew)
             case SleepEngine(replica=name, reason=reason, rehearsal=rehearsal):
                 replicas[name].begin_sleep(reason, rehearsal=rehearsal)
             case WakeEngine(replica=name, reason=reason):
                 replicas[name].begin_wake(reason)
-            case LookAtCards():
-                self.cards.wanted.set()
+            case LookAtCards(names=names):
+                self.cards.want(names=names)
             case StageFiles() | ReleaseFiles() | PaceFiles():
                 self.shelf.begin(action)
 

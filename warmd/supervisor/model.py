@@ -240,9 +240,17 @@ class Managed:
             pins=self._will_pin(replica),
             kept=kept,
             worn=wear,
+            rehearses=self._only_rehearses(replica),
+            anew=state.anew,
+            failures=0 if state.phase.is_up else state.failures,
             cards=replica.cards,
             next_cards=replica.fit.cards,
         )
+
+    def _only_rehearses(self, replica: Replica) -> bool:
+        """Whether a replica sleeps for its rehearsal, and shall be woken from it."""
+        state = replica.state
+        return state.phase is Phase.ASLEEP and state.rehearses and self.target.rung is Rung.HOT
 
     def _will_pin(self, replica: Replica) -> int:
         return 0 if replica.state.cycles else self._pins(replica, None)

@@ -30,12 +30,17 @@ class Shelf(StagedListener):
         models: Mapping[str, Managed],
         teller: Teller,
         changed: Callable[[], None],
+        why: Callable[[Managed], str],
     ) -> None:
-        """`models` are those of the supervisor; `changed` makes it look at the facts again."""
+        """`models` are those of the supervisor; `changed` makes it look at the facts again.
+
+        `why` says why a model shall be what it shall be at this moment.
+        """
         self._build = build
         self._models = models
         self._teller = teller
         self._changed = changed
+        self._why = why
         self._sets: dict[str, StagedFiles] = {}
         self._terms: dict[str, FileTerms] = {}
         self.why_not: Mapping[str, str] = {}  # by key: why a set isn't brought in
@@ -109,7 +114,9 @@ class Shelf(StagedListener):
         if models and old.busy and not new.busy and new.took is not None:
             self._teller.tell_staged(models[0], staged.kind, new.took, new.done)
         for model in models:
-            self._teller.tell_rungs(model, new.reason, None)
+            # Why it was begun may have passed meanwhile.
+            came = new.held and old.busy
+            self._teller.tell_rungs(model, self._why(model) if came else new.reason, None)
             if new.refused:
                 for woken in model.waiting:
                     woken.set()  # they wait in vain

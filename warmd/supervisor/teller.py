@@ -131,6 +131,8 @@ def _failure(model: Managed, name: str, old: ReplicaState, new: ReplicaState) ->
 
 
 def _what_follows(model: str, state: ReplicaState) -> str:
+    if state.phase is Phase.FAILED and state.for_good:
+        return "not tried again, which would help nobody: mend the args, then `warmctl reload`"
     if state.phase is Phase.FAILED:
         return (
             f"given up after {count(state.failures, 'failure')} in a row: mend the cause, then "

@@ -70,7 +70,7 @@ class WaitingRoom:
         Waits for one until `max_wait` is over, of which `waited` seconds are past; raises
         `NotReadyError` after it, and at once where no waiting would help.
         """
-        if (place := _take(model)) is not None:
+        if (place := self._take(model)) is not None:
             return self._lease(model, place)
         self._refuse_the_hopeless(model)
         woken = asyncio.Event()
@@ -80,7 +80,7 @@ class WaitingRoom:
             async with asyncio.timeout(max(0.0, model.terms.max_wait - waited)):
                 while True:
                     await woken.wait()
-                    if (place := _take(model)) is not None:
+                    if (place := self._take(model)) is not None:
                         return self._lease(model, place)
                     self._refuse_the_hopeless(model)
                     woken.clear()
@@ -90,6 +90,13 @@ class WaitingRoom:
             del model.waiting[woken]
             # Who gave up waiting wanted it all the same, and mostly comes back.
             self._ended(model)
+
+    def _take(self, model: Managed) -> ReplicaLease | None:
+        # What an operator set lower serves nobody new, though its stop may have to wait.
+        word = model.override
+        if word is not None and word.rung is not Rung.HOT and word.holds_at(self._clock.wall()):
+            return None
+        return _take(model)
 
     def _lease(self, model: Managed, place: ReplicaLease) -> Lease:
         return Lease(place, lambda: self._ended(model))
@@ -141,7 +148,8 @@ class WaitingRoom:
             starts=model.starts,
             wakes=model.wakes,
             failures=state.failures,
-            held_up=model.held_up_by is not None,
+            cause=state.trouble,
+            held_up=model.held_up_by,
         )
 
 

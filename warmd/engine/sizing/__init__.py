@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from warmd.engine.sizing.checkpoint import Checkpoint, read_checkpoint
 from warmd.engine.sizing.estimate import Estimate, Part, Wanted, estimate
+from warmd.engine.sizing.length import check_length
 from warmd.engine.sizing.measured import PartsTracker
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Part",
     "PartsTracker",
     "Wanted",
+    "check_length",
     "estimate",
     "read_checkpoint",
 ]

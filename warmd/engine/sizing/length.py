@@ -1,10 +1,14 @@
-"""The longest request that a model takes, where its args don't say. Pure.
+"""The longest request that a model takes, and whether its args ask for a longer one. Pure.
 
 As vLLM derives it (config/model.py, _get_and_verify_max_len).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from warmd.engine.errors import SizingError
+from warmd.engine.sizing.flags import EngineFlags
 from warmd.engine.sizing.model_config import ModelConfig
 
 _KEYS = (
@@ -34,3 +38,20 @@ def derived_max_len(config: ModelConfig) -> int | None:
         if kind not in _ALREADY_SCALED and isinstance(factor, int | float):
             scale = factor
     return int(length * scale) if 0 < scale < 1e6 else None
+
+
+_CHANGES_IT = ("--hf-overrides", "--rope-scaling", "--rope-theta", "--config-format", "--tokenizer")
+
+
+def check_length(args: Sequence[str], config: ModelConfig | None) -> None:
+    """Raise `SizingError` where vLLM surely refuses the --max-model-len of `args`."""
+    flags = EngineFlags.of(args)
+    asked = flags.max_model_len
+    if asked is None or config is None or any(flag in flags.values for flag in _CHANGES_IT):
+        return
+    most = derived_max_len(config)
+    if most is not None and asked > max(most, config.number("model_max_length") or 0):
+        raise SizingError(
+            f"--max-model-len {asked} is more than the {most} tokens that the model was made for, "
+            "by its config.json; lower it"
+        )
