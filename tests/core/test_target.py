@@ -157,3 +157,6 @@ def test_what_is_kept_at_least_staged_follows_its_own_policy_above_that() -> Non
     assert decide_target(resting, floor, NOBODY, 100.0).rung is Rung.COLD
     asked = decide_target(resting, floor, Demand(1, 0, math.inf), 50.0)
     assert asked == decide_target(resting, None, Demand(1, 0, math.inf), 50.0)
+    assert [o.refuses for o in (floor, Override(Rung.STAGED, None), Override(Rung.HOT, None))] == [
+        *(False, True, False)
+    ]

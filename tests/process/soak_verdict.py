@@ -87,7 +87,13 @@ def strays(daemon: Daemon, status: Any) -> Iterator[str]:
     shims = {t.process.pid for t in found if t.what == "shim" and _children(t) & mains.keys()}
     forkservers = {t.process.pid for t in found if t.what == "forkserver"}
     daemon_pid = status["pid"]
-    held = [name for name, model in status["models"].items() if model["staging"]["holding"]]
+    held = {
+        # The program's files are one set for all models.
+        (kind["kind"], None if kind["kind"] == "program" else name)
+        for name, model in status["models"].items()
+        for kind in model["staged"]
+        if kind["held"] or kind["partial"] or kind["busy"]
+    }
     ours = {daemon_pid, *shims}
     for tree in found:
         pid = tree.process.pid
@@ -121,7 +127,7 @@ def strays(daemon: Daemon, status: Any) -> Iterator[str]:
 def stray_files(daemon: Daemon, up: set[str]) -> Iterator[str]:
     """Tell each file in the run folder that belongs to nothing that lives; `up`: the replicas."""
     run_dir = daemon.run_dir
-    allowed = {run_dir / name for name in ("warmd.lock", "control.sock", "engines")}
+    allowed = {run_dir / name for name in ("warmd.lock", "control.sock", "engines", "stage.sock")}
     allowed |= {run_dir / "engines" / f"{name}.shim" for name in up}
     for folder in (run_dir / "engines").iterdir():
         if folder.is_dir():

@@ -39,6 +39,11 @@ class Override:
     until: float | None
     floor: bool = False
 
+    @property
+    def refuses(self) -> bool:
+        """Whether nobody who asks for the model is served."""
+        return self.rung is not Rung.HOT and not self.floor
+
     def holds_at(self, now: float) -> bool:
         """Whether it is in force at `now` (Unix seconds)."""
         return self.until is None or now < self.until

@@ -192,7 +192,7 @@ class Managed:
             unsized=self.terms.unsized,
             unverified=self._unverified,
             pinned=self.terms.pinned,
-            refused=(o := self.override) is not None and o.rung is not Rung.HOT and not o.floor,
+            refused=self.override is not None and self.override.refuses,
             sleep_level=1 if sleep is None else sleep.level,
             switch_cost=self._switch_cost(),
             rehearse=self._may_rehearse(now),

@@ -94,7 +94,7 @@ class WaitingRoom:
     def _take(self, model: Managed) -> ReplicaLease | None:
         # What an operator set lower serves nobody new, though its stop may have to wait.
         word = model.override
-        if word is not None and word.rung is not Rung.HOT and word.holds_at(self._clock.wall()):
+        if word is not None and word.refuses and word.holds_at(self._clock.wall()):
             return None
         return _take(model)
 
