@@ -12,8 +12,9 @@ from typing import TypeVar
 import pytest
 
 from warmd.ladder import FileKind, Place
-from warmd.staged import RETRY_S, StagedFiles, StagedState
-from warmd.staging import FIRST, MismatchError, Pace, Proofs, Request, StagingProgress
+from warmd.staged import RETRY_S, StagedFiles
+from warmd.staged_state import StagedState
+from warmd.staging import FIRST, MismatchError, Pace, Proofs, Request, StagingError, StagingProgress
 
 _T = TypeVar("_T")
 KEY = "weights:m"
@@ -25,13 +26,14 @@ class Holding:
     adopted = False
 
     def __init__(self) -> None:
+        self.released = False
         self.loss: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def lost(self) -> str:
         return await self.loss
 
     async def release(self) -> None:
-        return
+        self.released = True
 
 
 @dataclass
@@ -164,3 +166,72 @@ async def test_other_files_by_a_new_config_are_verified_first(scene: Scene) -> N
     scene.staged.refit(scene.scan)
     assert scene.staged.state.unverified == FIRST == scene.proofs.doubt(KEY)
     await scene.staged.ended()
+
+
+async def test_other_files_by_a_new_config_are_not_proved_by_what_was_just_verified(
+    scene: Scene,
+) -> None:
+    """The last word of a staging comes at the very moment of the reload."""
+    scene.staged.begin_stage("it shall")
+    for _ in range(20):
+        if scene.holding is not None:
+            break
+        await asyncio.sleep(0)
+    assert scene.holding is not None
+    other = scene.file.with_name("other.safetensors")
+    other.write_bytes(b"true")
+    scene.file, scene.digests = other, {other: "1" * 64}
+    scene.staged.refit(scene.scan)
+    await scene.staged.ended()
+    assert scene.staged.state.unverified == FIRST == scene.proofs.doubt(KEY)
+    assert scene.holding.released
+
+
+async def test_another_snapshot_that_engines_would_load_is_staged_and_verified_first(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warmd.staged.LOOK_AGAIN_S", 0.01)
+    await scene.stage()
+    other = scene.file.with_name("other.safetensors")
+    other.write_bytes(b"true")
+    scene.file, scene.digests = other, {other: "1" * 64}
+    await asyncio.wait_for(scene.staged.ended(), 5)
+    assert scene.staged.state.unverified == FIRST == scene.proofs.doubt(KEY)
+    assert (await scene.stage()).unverified is None
+    await scene.release()
+
+
+async def test_what_is_held_goes_also_where_its_engines_path_cannot_be_turned_back(
+    scene: Scene,
+) -> None:
+    def aim(_request: Request, _copy: bool) -> None:
+        raise StagingError("something else stands there")
+
+    scene.staged._aim = aim
+    assert (await scene.stage()).problem == "something else stands there"
+    await scene.staged.ended()
+    assert scene.holding is not None
+    assert scene.holding.released
+
+
+async def test_a_mount_that_hangs_gives_the_disk_back_and_costs_one_thread(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warmd.finding.PATIENCE_S", 0.01)
+    asked = 0
+    comes_back = asyncio.Event()
+
+    async def hangs(_work: Callable[[], _T], /) -> _T:
+        nonlocal asked
+        asked += 1
+        await comes_back.wait()
+        raise StagingError("it is gone")
+
+    scene.staged._finder._in_thread = hangs
+    for _ in range(3):
+        scene.staged.begin_stage("it shall")
+        await asyncio.wait_for(scene.staged.ended(), 5)
+        assert "haven't answered for" in (scene.staged.state.problem or "")
+    assert asked == 1
+    comes_back.set()
+    await asyncio.sleep(0)
