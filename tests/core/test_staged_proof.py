@@ -94,6 +94,9 @@ class Scene:
     def staging_evicted(self, _staged: StagedFiles, _sentence: str) -> None:
         return
 
+    def doubt(self) -> str | None:
+        return self.proofs.doubt(KEY, (self.file,))
+
     async def stage(self) -> StagedState:
         self.staged.begin_stage("it shall")
         for _ in range(20):
@@ -114,18 +117,18 @@ def scene(tmp_path: Path) -> Scene:
 
 
 async def test_what_was_verified_may_be_loaded_until_it_is_another_file(scene: Scene) -> None:
-    assert scene.staged.state.unverified == FIRST == scene.proofs.doubt(KEY)
+    assert scene.staged.state.unverified == FIRST == scene.doubt()
     assert (await scene.stage()).unverified is None
-    assert scene.proofs.doubt(KEY) is None
+    assert scene.doubt() is None
     assert (await scene.release()).unverified is None, "an engine has loaded it, and starts again"
     assert scene.aimed == [True, False]
     os.utime(scene.file, ns=(1, 1))
-    assert "isn't the file any more that was verified" in (scene.proofs.doubt(KEY) or "")
+    assert "isn't the file any more that was verified" in (scene.doubt() or "")
     scene.mismatch = True
     state = await scene.stage()
     assert state.refused
     assert "the file has the digest" in (state.unverified or "")
-    assert scene.proofs.doubt(KEY) == FIRST
+    assert scene.doubt() == FIRST
 
 
 async def test_what_was_refused_is_hashed_again_only_when_something_has_changed(
@@ -154,7 +157,7 @@ async def test_a_file_that_changes_while_held_is_verified_anew(scene: Scene) -> 
     assert scene.holding is not None
     scene.holding.verified = False  # the keeper let go of it, and waits until it is quiet
     scene.tell(StagingProgress(4, 4, 2, "w: was written to"))
-    assert scene.staged.state.unverified == FIRST == scene.proofs.doubt(KEY)
+    assert scene.staged.state.unverified == FIRST == scene.doubt()
     await scene.staged.ended()
     assert (await scene.stage()).unverified is None
     assert scene.holds == 2
@@ -164,7 +167,7 @@ async def test_a_file_that_changes_while_held_is_verified_anew(scene: Scene) -> 
 async def test_other_files_by_a_new_config_are_verified_first(scene: Scene) -> None:
     await scene.stage()
     scene.staged.refit(scene.scan)
-    assert scene.staged.state.unverified == FIRST == scene.proofs.doubt(KEY)
+    assert scene.staged.state.unverified == FIRST == scene.doubt()
     await scene.staged.ended()
 
 
@@ -183,7 +186,7 @@ async def test_other_files_by_a_new_config_are_not_proved_by_what_was_just_verif
     scene.file, scene.digests = other, {other: "1" * 64}
     scene.staged.refit(scene.scan)
     await scene.staged.ended()
-    assert scene.staged.state.unverified == FIRST == scene.proofs.doubt(KEY)
+    assert scene.staged.state.unverified == FIRST == scene.doubt()
     assert scene.holding.released
 
 
@@ -195,8 +198,9 @@ async def test_another_snapshot_that_engines_would_load_is_staged_and_verified_f
     other = scene.file.with_name("other.safetensors")
     other.write_bytes(b"true")
     scene.file, scene.digests = other, {other: "1" * 64}
+    assert "other.safetensors isn't the file any more" in (scene.doubt() or ""), "nor is it loaded"
     await asyncio.wait_for(scene.staged.ended(), 5)
-    assert scene.staged.state.unverified == FIRST == scene.proofs.doubt(KEY)
+    assert scene.staged.state.unverified == FIRST == scene.doubt()
     assert (await scene.stage()).unverified is None
     await scene.release()
 
