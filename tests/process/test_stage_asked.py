@@ -63,10 +63,10 @@ def test_a_cold_model_is_staged_and_shown(daemon: Daemon) -> None:
     assert lines[-1] == "m is staged"
     after = weights(daemon)
     assert (after["resident"], after["held"], after["state"]) == (SIZE + 2, SIZE + 2, "held")
-    assert daemon.chat("m").status == 200, "who asks for it is served all the same"
     table = warmctl(daemon, "residency").stdout
     assert " 8.0 MiB  8.0 MiB  100 %  held " in table
     assert "measured just now by cachestat" in table
+    assert daemon.chat("m").status == 200, "who asks for it is served all the same"
 
 
 def test_what_cannot_be_staged_is_said_with_status_1(daemon: Daemon) -> None:

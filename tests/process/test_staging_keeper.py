@@ -120,6 +120,49 @@ async def test_what_no_daemon_asks_for_is_let_go(
         assert again.pid == kept.pid
 
 
+async def test_what_a_daemon_has_no_turn_for_yet_is_not_let_go(weights: WeightFiles) -> None:
+    """It asks for one set after the other, and the first may have to be read for minutes."""
+    async with a_run_dir() as folder:
+        keeper = Keeper(folder, linger_s=60, python=_with(folder, "program.CLAIM_S = 0.3"))
+        left = await hold(keeper, weights)
+        await keeper.close(leave=True)
+        later, slow = Keeper(folder, linger_s=60), Pace(urgent=False, rate=8 << 20)
+        first = Request(weights.files, weights.total)
+        await later.hold("weights:n", first, slow, lambda _: None)
+        assert (await hold(later, weights)).pid == left.pid
+
+
+async def test_a_pace_that_changes_before_the_order_has_gone_out_is_kept(
+    weights: WeightFiles,
+) -> None:
+    async with a_run_dir() as folder:
+        keeper = Keeper(folder)
+        request, slow = Request(weights.files, weights.total), Pace(urgent=False, rate=1 << 10)
+        task = asyncio.create_task(keeper.hold("weights:m", request, slow, lambda _: None))
+        await asyncio.sleep(0)  # its program isn't started yet
+        keeper.pace("weights:m", Pace())
+        assert (await asyncio.wait_for(task, 10)).complete
+
+
+async def test_no_second_process_is_sent_where_the_first_hangs(
+    weights: WeightFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_run_dir() as folder:
+        keeper = Keeper(folder)
+        held = await hold(keeper, weights)
+        program = the_program(held)
+        monkeypatch.setattr("warmd.staging.holding._END_S", 0.2)
+        program.suspend()  # nobody hears of the end, as of one that is in the kernel
+        with pytest.raises(StagingError, match="doesn't end"):
+            await held.release()
+        with pytest.raises(StagingError, match=f"m: process {held.pid}, .* hangs in the kernel"):
+            await hold(keeper, weights)
+        program.resume()
+        await until(lambda: not psutil.pid_exists(held.pid))
+        await until(lambda: keeper._hanging("weights:m") is None)
+        assert (await hold(keeper, weights)).complete
+
+
 def _with(folder: Path, line: str) -> Path:
     """A Python that runs the keeper's program with something of it set otherwise."""
     python = folder / "python"
