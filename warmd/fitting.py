@@ -31,7 +31,7 @@ from warmd.placing import Sized, config_error, reserve
 from warmd.planner import Card, Figure, Reservations
 from warmd.policy import BackOff, Hygiene, Wish
 from warmd.replica import EngineRecord, Fit, Limits, SleepTerms
-from warmd.staging import Proofs, StagingError, model_folder, published_copy
+from warmd.staging import Proofs, StagingError, model_folder, published_copy, weight_files
 from warmd.supervisor import FileTerms, SleepPolicy, Terms
 
 _ALLOWS_LONGER = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
@@ -208,9 +208,13 @@ class Fitter:
         key, in_tmpfs = set_key(FileKind.WEIGHTS, model), table.stage is Place.TMPFS
 
         def where(source: Path) -> Path:
-            doubt = self.proofs.doubt(key) if table.verify is not None else None
-            if doubt is not None:
-                raise EngineError(doubt)
+            if table.verify is not None:
+                try:
+                    doubt = self.proofs.doubt(key, weight_files(source).files)
+                except StagingError as error:
+                    raise EngineError(str(error)) from error
+                if doubt is not None:
+                    raise EngineError(doubt)
             return (published_copy(folder, source) if in_tmpfs else None) or source
 
         return where

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from warmd.ladder import FileKind, Place
+from warmd.finding import PATIENCE_S, Finder, InThread
+from warmd.ladder import FileKind
+from warmd.staged_state import StagedState
 from warmd.staging import (
     FIRST,
     MismatchError,
@@ -18,7 +21,6 @@ from warmd.staging import (
     Request,
     StagingError,
     StagingProgress,
-    identity_of,
 )
 from warmd.staging.proofs import Identity
 
@@ -34,6 +36,9 @@ SHORT_S = 120.0
 
 GROWN_S = 1.0
 """How long is waited for files that grow: a download, or a cache that is being written."""
+
+LOOK_AGAIN_S = 30.0
+"""How often it is seen whether other files are meant than those that are held."""
 
 
 class Holding(Protocol):
@@ -67,56 +72,6 @@ class Keeper(Protocol):
 
     def pace(self, key: str, pace: Pace) -> None:
         """Bring in what is on its way at another pace."""
-
-
-@dataclass(frozen=True)
-class StagedState:
-    """How much of a set is in RAM, in bytes. Times are monotonic seconds.
-
-    `held`: all of it is resident by measurement, and held. `partial`: it is held, and not all is
-    there: as `limit` says, or for `problem`. `unverified`: why they don't count as verified;
-    `refused`: they were verified and aren't what they shall be. `took`: seconds that bringing it in
-    took, None where nothing was brought in.
-    """
-
-    total: int | None = None  # None until the files have been looked at
-    done: int = 0
-    busy: bool = False
-    held: bool = False
-    reason: str = ""
-    problem: str | None = None
-    retry_at: float | None = None
-    partial: bool = False
-    limit: int | None = None
-    resident: int = 0
-    paused: str | None = None
-    urgent: bool = True
-    place: Place = Place.PAGE_CACHE
-    unverified: str | None = FIRST
-    refused: bool = False
-    took: float | None = None
-
-    @property
-    def taken(self) -> int:
-        """The bytes that are held, or on their way."""
-        if not (self.busy or self.held or self.partial):
-            return 0
-        total = self.total or 0
-        return total if self.limit is None else min(total, self.limit)
-
-    @property
-    def gone(self) -> int:
-        """What of them the kernel no longer counts as available."""
-        if self.place is Place.PAGE_CACHE:
-            return 0
-        return min(self.taken, self.done) if self.busy else self.taken
-
-
-class InThread(Protocol):
-    """Runs what may hang on a dead mount beside the event loop."""
-
-    async def __call__(self, work: Callable[[], _T], /) -> _T:
-        """Return what `work` returns, or raise what it raises."""
 
 
 Aim = Callable[[Request, bool], None]
@@ -159,7 +114,7 @@ class StagedFiles:
         self.kind = kind
         self.state = StagedState()
         self.files: tuple[Path, ...] | None = None  # None until they have been looked at
-        self._scan = scan
+        self._finder = Finder(f"{key.partition(':')[2]}: its {kind.words}", scan, in_thread)
         self._keeper = keeper
         self._clock = clock
         self._listener = listener
@@ -194,21 +149,25 @@ class StagedFiles:
         self._looking = asyncio.create_task(self._look(), name=f"look at {self.key}")
 
     async def _look(self) -> None:
+        files: tuple[Path, ...] = ()
         try:
-            request = await self._in_thread(self._scan)
+            request, _ = await self._finder()
             self.files, total, problem = request.files, request.total, None
+            files = request.files
         except StagingError as error:
             total, problem = 0, str(error)
         except Exception as error:  # noqa: BLE001 - staging them will say what is wrong with them
             total, problem = 0, repr(error)
         if self.kind is FileKind.WEIGHTS:
             problem = self.state.problem  # they are tried all the same, and that tells
+        elif self._request is not None and self._task is not None and self._request.files != files:
+            self.begin_release(f"its {self.kind.words} are others now")
         if not self.state.taken:
             self._become(total=total, problem=problem)
 
     def refit(self, scan: Callable[[], Request]) -> None:
         """Let go of what is held: the files are others now, which `scan` finds."""
-        self._scan = scan
+        self._finder.use(scan)
         self.begin_release(f"its {self.kind.words} are others now")
         self._proofs.drop(self.key)
         self._refused = None
@@ -224,6 +183,7 @@ class StagedFiles:
         if self._task is not None:
             return
         self._release.clear()
+        self._request = None
         self.pushed = ""
         self.state = replace(self.state, took=None)
         self._become(busy=True, done=0, reason=reason, retry_at=None, limit=limit, urgent=urgent)
@@ -264,20 +224,26 @@ class StagedFiles:
         try:
             began = self._clock()
             holding = await self._unless_released(self._bring_in())
+            if self._release.is_set():
+                raise _ReleasedError  # at the same moment: other files may be meant already
             if not holding.adopted:
                 self.state = replace(self.state, took=self._clock() - began)
             self._holding = holding
             self._prove(holding)
             await self._lead_to(copy=True)
             self._settle()
-            problem = await self._unless_released(holding.lost())
+            problem = await self._unless_released(self._while_held(holding))
         except _ReleasedError:
             pause_s, problem = self._pause_s, None
         except _GrownError:
-            pause_s = GROWN_S
+            pause_s, self._release_reason = GROWN_S, "there are more files than room was found for"
+        except _MovedError:
+            self._release_reason = f"its {self.kind.words} are others now"
+            self._doubt(FIRST)
         except MismatchError as error:
             problem = str(error)
-            self._refuse(error)
+            if not self._release.is_set():
+                self._refuse(error)
         except StagingError as error:
             problem = str(error)
         except Exception as bug:
@@ -286,11 +252,8 @@ class StagedFiles:
             problem = f"a fault of warmd's own ({bug!r}); please report it with the journal"
         self._holding = None
         if holding is not None and not self._leaves:
-            try:
-                await self._lead_to(copy=False)
-                await holding.release()
-            except StagingError as error:
-                problem = problem or str(error)
+            trouble = await self._let_go(holding)
+            problem = problem or trouble
         self._task = None
         pause_s = RETRY_S if problem is not None else pause_s
         self._become(
@@ -315,28 +278,56 @@ class StagedFiles:
         if limit is None and planned < request.total:
             raise _GrownError  # room is found for so many anew
         if not request.total:
-            raise StagingError(f"{self.key}: there are no files any more")
+            raise StagingError(f"{self.key.partition(':')[2]}: there are no files any more")
         pace = Pace(self.state.urgent, self._rate)
         self._request = request = replace(request, limit=limit)
         return await self._keeper.hold(self.key, request, pace, self._progress, self._evicted)
 
     async def _look_at(self) -> Request:
         """Find the files; raises `MismatchError` where they are those that were refused."""
-
-        def look() -> tuple[Request, Identity]:
-            request = self._scan()
-            try:
-                return request, identity_of(request.files) if request.sha256 else ()
-            except OSError as error:
-                raise StagingError(f"{error.filename}: {error.strerror}; restore it") from None
-
-        request, files = await self._in_thread(look)
+        request, files = await self._finder()
         self._files, self._digests = files, request.sha256
         if self._refused is not None and self._refused.is_of(files, request.sha256):
             raise MismatchError(self._refused.sentence, self._refused.path)
         if not self._proofs.is_of(self.key, files):
             self._doubt(FIRST)
         return request
+
+    async def _while_held(self, holding: Holding) -> str:
+        """Return why it is held no longer; raises `_MovedError` where other files are meant now.
+
+        A download may have made another snapshot of a cache entry the one that engines load.
+        """
+        lost = asyncio.create_task(holding.lost())
+        try:
+            while not (await asyncio.wait([lost], timeout=LOOK_AGAIN_S))[0]:
+                if self.kind is FileKind.WEIGHTS and await self._are_others():
+                    raise _MovedError
+            return lost.result()
+        finally:
+            lost.cancel()
+
+    async def _are_others(self) -> bool:
+        try:
+            request, _ = await self._finder()
+        except StagingError:
+            return False  # half a download, or a mount that hangs: what is held is worth keeping
+        held = self._request
+        return held is not None and (request.files, request.sha256) != (held.files, held.sha256)
+
+    async def _let_go(self, holding: Holding) -> str | None:
+        """Let go of it whatever goes wrong meanwhile; return what did."""
+        trouble: str | None = None
+        back: Callable[[], Awaitable[None]] = partial(self._lead_to, copy=False)
+        for step in (back, holding.release):
+            try:
+                await step()
+            except StagingError as error:
+                trouble = trouble or str(error)
+            except Exception as bug:
+                log.exception("%s: a fault of warmd's own while it was let go", self.key)
+                trouble = f"a fault of warmd's own ({bug!r}); please report it with the journal"
+        return trouble
 
     def _prove(self, holding: Holding) -> None:
         """Take in whether the files are what they shall be."""
@@ -360,8 +351,16 @@ class StagedFiles:
     async def _lead_to(self, *, copy: bool) -> None:
         """Have the files read from their copy, or from where they are."""
         aim, request = self._aim, self._request
-        if aim is not None and request is not None and request.folder is not None:
-            await self._in_thread(lambda: aim(request, copy))
+        if aim is None or request is None or request.folder is None:
+            return
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._in_thread(lambda: aim(request, copy))
+        except TimeoutError:
+            raise StagingError(
+                f"{self.key.partition(':')[2]}: the path that its engines read from can't be turned"
+                " to its copy or back: look at the disk of [host] cache_dir"
+            ) from None
 
     async def _unless_released(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Await `work`, unless the files are to be let go before."""
@@ -444,3 +443,7 @@ class _ReleasedError(Exception):
 
 class _GrownError(Exception):
     """There are more of them than room was found for."""
+
+
+class _MovedError(Exception):
+    """Other files are meant now."""

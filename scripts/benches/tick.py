@@ -25,18 +25,21 @@ from warmd.policy import Target
 GIB = 2**30
 MODELS, REPLICAS, CARDS = 64, 2, 16
 _AIM_MS = 5.0
+_PROGRAM = "program:/opt/vllm/bin/python"
 _PHASES = (Phase.READY, Phase.ASLEEP, Phase.DOWN, Phase.BACKING_OFF, Phase.STARTING, Phase.WAKING)
 
 
 def _scenes(chance: random.Random) -> Iterator[Scene]:
     """Hosts in every state: pools of four models on each GPU, some asked for, some busy."""
-    ram = RamLedger(10**12, 0, 10**12, 10**12, 0)
     pools = {f"p{card}": 100 * GIB for card in range(CARDS)}
     while True:
         busy = {card for card in range(CARDS) if chance.random() < 0.3}
         models = [_model(chance, n, n % CARDS, busy=n % CARDS in busy) for n in range(MODELS)]
         cards = {card.key: card for card in (_card(chance, n, models) for n in range(CARDS))}
-        yield Scene(models, ram, 1000.0, pools, cards=cards)
+        sets = [each for model in models for each in (model.staging, model.caches)]
+        ram = RamLedger(10**12, sum(each.taken for each in sets), 2 * 10**12, 10**12, 0)
+        programs = {_PROGRAM: StagingFacts(8 * GIB, held=chance.random() < 0.5)}
+        yield Scene(models, ram, 1000.0, pools, cards=cards, programs=programs)
 
 
 def _card(chance: random.Random, number: int, models: Sequence[ModelFacts]) -> CardFacts:
@@ -86,6 +89,8 @@ def _model(chance: random.Random, number: int, card: int, *, busy: bool) -> Mode
         pool=f"p{card}",
         vram=40 * GIB,
         switch_cost=3.0,
+        caches=StagingFacts(total=GIB // 4, held=chance.random() < 0.5),
+        program=_PROGRAM,
     )
 
 

@@ -179,6 +179,35 @@ def test_the_pace_follows_the_need() -> None:
     assert disk(starts, serves) == [PaceFiles("weights:a", urgent=True)]
 
 
+def test_program_files_never_take_the_budget_from_the_weights() -> None:
+    asks = model("a", total=60)
+    assert disk(asks, program=40) == [StageFiles(ENV, "a shall")]
+    assert disk(asks, program=41) == [StageFiles("weights:a", "a shall")]
+    assert disk(asks, program=200) == [StageFiles("weights:a", "a shall")]
+    held = replace(asks, staging=StagingFacts(60, held=True))
+    assert disk(held, program=200) == [StageFiles(ENV, "a shall", limit=40)], "as far as it pays"
+    partly = {ENV: StagingFacts(200, partial=True, limit=100)}
+    made = make_plan(Scene([asks], RamLedger(100, 100, 10**6), 0.0, programs=partly))
+    why = "it makes room for the weights of a, needed sooner"
+    assert made.actions == (ReleaseFiles(ENV, why),)
+
+
+def test_what_is_held_in_part_for_a_trouble_is_not_said_to_be_too_large() -> None:
+    trouble = "b.safetensors: can't be read"
+    assert plan(model("a", partial=True, problem=trouble)).held_up == {"a": trouble}
+
+
+def test_why_weights_cannot_be_verified_yet_is_told() -> None:
+    waits = replace(model("a", Rung.HOT, total=60, wait=1.0), unverified="they are verified first")
+    assert plan(waits).held_up == {"a": "they are verified first"}
+    told = plan(waits, budget=60, available=59).held_up["a"]
+    assert told == (
+        "they are verified first; its weights (60 bytes) don't fit in RAM: 59 bytes are to spare"
+    )
+    late = replace(waits, staging=replace(waits.staging, retry_at=30.0))
+    assert plan(late).held_up["a"] == "they are verified first; it is tried again in 30 s"
+
+
 # A host that does what the plan says, while nothing else changes.
 
 

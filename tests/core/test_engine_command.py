@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -266,6 +268,42 @@ def test_what_its_log_says_is_told_without_secrets(tmp_path: Path) -> None:
         "10000000 /srv/models; correct the model's args",
         for_good=True,
     )
+
+
+async def test_a_mount_that_hangs_fails_the_start_and_holds_up_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warmd.engine.vllm.ANSWERS_S", 0.02)
+    for folder in ("m/snapshots/0123", "m/blobs", "m/refs"):
+        (tmp_path / folder).mkdir(parents=True)
+    os.mkfifo(tmp_path / "m/refs/main")  # who opens it waits for a writer
+    made = recipe(home=EngineHome(tmp_path / "home"), weights=tmp_path / "link")
+    ask = WarmupSpec("m", "hi", 1, WarmupKind.AUTO, 1.0)
+    make = Vllm("m.0", made, ask, source=tmp_path / "m", inherited={}, report=print)
+    before = threading.active_count()
+    for _ in range(3):
+        with pytest.raises(EngineError, match="hasn't answered for"):
+            await make.prepare()
+    assert threading.active_count() == before + 1
+    (tmp_path / "m/refs/main").open("w").close()
+
+
+async def test_a_copy_that_is_let_go_as_an_engine_starts_leaves_it_the_weights_themselves(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/config.json").write_text("{}")
+    made = recipe(home=EngineHome(tmp_path / "home"), weights=tmp_path / "link")
+    ask = WarmupSpec("m", "hi", 1, WarmupKind.AUTO, 1.0)
+    make = Vllm(
+        *("m.0", made, ask),
+        source=tmp_path / "m",
+        inherited={},
+        report=print,
+        where=lambda _source: tmp_path / "copy",  # it was there a moment ago
+    )
+    await make.prepare()
+    assert made.weights.readlink() == tmp_path / "m"
 
 
 def test_what_an_engine_printed_between_two_daemons_is_kept_in_its_log(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from typing import TypeVar
 import pytest
 
 from warmd.ladder import FileKind, Place
-from warmd.staged import RETRY_S, StagedFiles, StagedState
-from warmd.staging import FIRST, MismatchError, Pace, Proofs, Request, StagingProgress
+from warmd.staged import RETRY_S, StagedFiles
+from warmd.staged_state import StagedState
+from warmd.staging import FIRST, MismatchError, Pace, Proofs, Request, StagingError, StagingProgress
 
 _T = TypeVar("_T")
 KEY = "weights:m"
@@ -25,13 +26,14 @@ class Holding:
     adopted = False
 
     def __init__(self) -> None:
+        self.released = False
         self.loss: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def lost(self) -> str:
         return await self.loss
 
     async def release(self) -> None:
-        return
+        self.released = True
 
 
 @dataclass
@@ -92,6 +94,9 @@ class Scene:
     def staging_evicted(self, _staged: StagedFiles, _sentence: str) -> None:
         return
 
+    def doubt(self) -> str | None:
+        return self.proofs.doubt(KEY, (self.file,))
+
     async def stage(self) -> StagedState:
         self.staged.begin_stage("it shall")
         for _ in range(20):
@@ -112,18 +117,18 @@ def scene(tmp_path: Path) -> Scene:
 
 
 async def test_what_was_verified_may_be_loaded_until_it_is_another_file(scene: Scene) -> None:
-    assert scene.staged.state.unverified == FIRST == scene.proofs.doubt(KEY)
+    assert scene.staged.state.unverified == FIRST == scene.doubt()
     assert (await scene.stage()).unverified is None
-    assert scene.proofs.doubt(KEY) is None
+    assert scene.doubt() is None
     assert (await scene.release()).unverified is None, "an engine has loaded it, and starts again"
     assert scene.aimed == [True, False]
     os.utime(scene.file, ns=(1, 1))
-    assert "isn't the file any more that was verified" in (scene.proofs.doubt(KEY) or "")
+    assert "isn't the file any more that was verified" in (scene.doubt() or "")
     scene.mismatch = True
     state = await scene.stage()
     assert state.refused
     assert "the file has the digest" in (state.unverified or "")
-    assert scene.proofs.doubt(KEY) == FIRST
+    assert scene.doubt() == FIRST
 
 
 async def test_what_was_refused_is_hashed_again_only_when_something_has_changed(
@@ -152,7 +157,7 @@ async def test_a_file_that_changes_while_held_is_verified_anew(scene: Scene) -> 
     assert scene.holding is not None
     scene.holding.verified = False  # the keeper let go of it, and waits until it is quiet
     scene.tell(StagingProgress(4, 4, 2, "w: was written to"))
-    assert scene.staged.state.unverified == FIRST == scene.proofs.doubt(KEY)
+    assert scene.staged.state.unverified == FIRST == scene.doubt()
     await scene.staged.ended()
     assert (await scene.stage()).unverified is None
     assert scene.holds == 2
@@ -162,5 +167,75 @@ async def test_a_file_that_changes_while_held_is_verified_anew(scene: Scene) -> 
 async def test_other_files_by_a_new_config_are_verified_first(scene: Scene) -> None:
     await scene.stage()
     scene.staged.refit(scene.scan)
-    assert scene.staged.state.unverified == FIRST == scene.proofs.doubt(KEY)
+    assert scene.staged.state.unverified == FIRST == scene.doubt()
     await scene.staged.ended()
+
+
+async def test_other_files_by_a_new_config_are_not_proved_by_what_was_just_verified(
+    scene: Scene,
+) -> None:
+    """The last word of a staging comes at the very moment of the reload."""
+    scene.staged.begin_stage("it shall")
+    for _ in range(20):
+        if scene.holding is not None:
+            break
+        await asyncio.sleep(0)
+    assert scene.holding is not None
+    other = scene.file.with_name("other.safetensors")
+    other.write_bytes(b"true")
+    scene.file, scene.digests = other, {other: "1" * 64}
+    scene.staged.refit(scene.scan)
+    await scene.staged.ended()
+    assert scene.staged.state.unverified == FIRST == scene.doubt()
+    assert scene.holding.released
+
+
+async def test_another_snapshot_that_engines_would_load_is_staged_and_verified_first(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warmd.staged.LOOK_AGAIN_S", 0.01)
+    await scene.stage()
+    other = scene.file.with_name("other.safetensors")
+    other.write_bytes(b"true")
+    scene.file, scene.digests = other, {other: "1" * 64}
+    assert "other.safetensors isn't the file any more" in (scene.doubt() or ""), "nor is it loaded"
+    await asyncio.wait_for(scene.staged.ended(), 5)
+    assert scene.staged.state.unverified == FIRST == scene.doubt()
+    assert (await scene.stage()).unverified is None
+    await scene.release()
+
+
+async def test_what_is_held_goes_also_where_its_engines_path_cannot_be_turned_back(
+    scene: Scene,
+) -> None:
+    def aim(_request: Request, _copy: bool) -> None:
+        raise StagingError("something else stands there")
+
+    scene.staged._aim = aim
+    assert (await scene.stage()).problem == "something else stands there"
+    await scene.staged.ended()
+    assert scene.holding is not None
+    assert scene.holding.released
+
+
+async def test_a_mount_that_hangs_gives_the_disk_back_and_costs_one_thread(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warmd.finding.PATIENCE_S", 0.01)
+    asked = 0
+    comes_back = asyncio.Event()
+
+    async def hangs(_work: Callable[[], _T], /) -> _T:
+        nonlocal asked
+        asked += 1
+        await comes_back.wait()
+        raise StagingError("it is gone")
+
+    scene.staged._finder._in_thread = hangs
+    for _ in range(3):
+        scene.staged.begin_stage("it shall")
+        await asyncio.wait_for(scene.staged.ended(), 5)
+        assert "haven't answered for" in (scene.staged.state.problem or "")
+    assert asked == 1
+    comes_back.set()
+    await asyncio.sleep(0)

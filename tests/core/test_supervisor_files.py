@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rig import House
 
 from warmd.ladder import FileKind, Phase, Place, Rung
 from warmd.staged import SHORT_S
+from warmd.staging import Request
+from warmd.supervisor import FileTerms, Scan
 
 
 def a_house(*names: str, **sizes: int) -> House:
@@ -173,3 +177,29 @@ async def test_a_daemon_that_leaves_its_engines_leaves_the_files_held() -> None:
     await other.until(lambda: other.supervisor.rung("m") is Rung.STAGED)
     await other.supervisor.close("the host goes down")
     assert other.stager.holdings[0].released
+
+
+async def test_what_a_start_has_taught_anew_replaces_the_program_files_that_are_held() -> None:
+    """An environment was upgraded in place while other models rest on it."""
+    house = a_house("a", "b", weights=10)
+    house.sizes["program:env"] = 7
+    files = [Path("/env/old")]
+    scan = house.scan
+
+    def scan_of_now(terms: FileTerms) -> Scan:
+        if terms.kind is not FileKind.PROGRAM:
+            return scan(terms)
+        return lambda: Request(tuple(files), 7)
+
+    house.scan = scan_of_now  # type: ignore[method-assign]
+    for model in house.supervisor.models.values():
+        model.sets[FileKind.PROGRAM].refit(
+            scan_of_now(FileTerms(FileKind.PROGRAM, "env", Path("/env")))
+        )
+    await house.until(lambda: staged(house, "a", FileKind.PROGRAM) == "held")
+    files[:] = [Path("/env/new")]
+    house.supervisor.shelf.learnt("a", FileKind.PROGRAM)
+    await house.until(
+        lambda: house.stager.asked[-1] == ("program:env", Request((Path("/env/new"),), 7))
+    )
+    await house.until(lambda: staged(house, "b", FileKind.PROGRAM) == "held")

@@ -60,7 +60,7 @@ def _named(process: psutil.Process) -> Tree:
             return Tree(process, what, model)
         return Tree(process, "api-server", model)
     if name in ("warmd-stage", "warmd-held"):
-        return Tree(process, {"warmd-stage": "stage keeper", "warmd-held": "stager"}[name])
+        return Tree(process, {"warmd-stage": "stage keeper", "warmd-held": "holder"}[name])
     command = process.cmdline()
     return Tree(process, "daemon" if "warmd" in command else "stranger")
 
@@ -87,7 +87,7 @@ class Hand:
             "shim": (3, self._kill_of_engine),
             "stop": (3, self._stop_engine),
             "forkserver": (2, self._kill),
-            "stager": (2, self._kill),
+            "holder": (2, self._kill),
             "stage keeper": (1, self._kill),
             "daemon SIGKILL": (3, self._end_daemon),
             "daemon SIGTERM": (2, self._end_daemon),

@@ -107,8 +107,8 @@ def strays(daemon: Daemon, status: Any) -> Iterator[str]:
                 well = pid in shims
             case "stage keeper":
                 well = sum(each.what == "stage keeper" for each in found) == 1
-            case "stager":
-                well = sum(each.what == "stager" for each in found) <= len(held)
+            case "holder":
+                well = sum(each.what == "holder" for each in found) <= len(held)
             case "zombie":
                 # Whoever must reap it does so at its next look, or when its last engine ends.
                 well = bool(parents & (ours | forkservers))

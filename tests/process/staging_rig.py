@@ -19,12 +19,12 @@ import psutil
 import pytest
 
 from warmd.staging import (
+    FileSet,
     Holding,
     Keeper,
     Pace,
     Request,
     StagingProgress,
-    WeightFiles,
     weight_files,
 )
 
@@ -75,7 +75,7 @@ def alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def some_weights(folder: Path) -> WeightFiles:
+def some_weights(folder: Path) -> FileSet:
     """Two files of 13 MiB in all, on disk alone."""
     folder.mkdir(exist_ok=True)
     for name, size in [("a.safetensors", 8 * MIB), ("b.safetensors", 5 * MIB + 4097)]:
@@ -108,7 +108,7 @@ async def a_keeper(python: Path | str = sys.executable, **more: Any) -> AsyncIte
 
 async def hold(
     keeper: Keeper,
-    weights: WeightFiles,
+    weights: FileSet,
     on_progress: OnProgress = lambda _progress: None,
     key: str = "weights:m",
 ) -> Holding:
@@ -116,6 +116,6 @@ async def hold(
 
 
 @asynccontextmanager
-async def holding(weights: WeightFiles, interval: float = 30.0) -> AsyncIterator[Holding]:
+async def holding(weights: FileSet, interval: float = 30.0) -> AsyncIterator[Holding]:
     async with a_keeper(interval=interval) as keeper:
         yield await hold(keeper, weights)

@@ -27,17 +27,17 @@ from staging_rig import (
 )
 
 from warmd.devices import host_memory
-from warmd.staging import StagingError, StagingProgress, WeightFiles
+from warmd.staging import FileSet, StagingError, StagingProgress
 
 ROOT = Path(sys.modules["warmd"].__path__[0]).parent
 
 
 @pytest.fixture
-def weights(tmp_path: Path) -> WeightFiles:
+def weights(tmp_path: Path) -> FileSet:
     return some_weights(tmp_path)
 
 
-async def test_staged_means_measured_and_held(weights: WeightFiles) -> None:
+async def test_staged_means_measured_and_held(weights: FileSet) -> None:
     seen: list[StagingProgress] = []
     async with a_keeper() as keeper:
         held = await hold(keeper, weights, seen.append)
@@ -65,14 +65,14 @@ async def test_staged_means_measured_and_held(weights: WeightFiles) -> None:
     assert not program.is_running()
 
 
-async def test_a_holder_that_does_not_listen_is_released_too(weights: WeightFiles) -> None:
+async def test_a_holder_that_does_not_listen_is_released_too(weights: FileSet) -> None:
     async with holding(weights) as held:
         os.kill(held.pid, signal.SIGSTOP)
         await asyncio.wait_for(held.release(), 5)
         assert not psutil.pid_exists(held.pid)
 
 
-async def test_what_is_evicted_comes_back(weights: WeightFiles) -> None:
+async def test_what_is_evicted_comes_back(weights: FileSet) -> None:
     async with holding(weights, interval=0.05) as held:
         os.kill(held.pid, signal.SIGSTOP)  # or it would see the write between its two steps
         take_away(weights.files[0])
@@ -83,7 +83,7 @@ async def test_what_is_evicted_comes_back(weights: WeightFiles) -> None:
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
-async def test_the_holders_death_is_told(weights: WeightFiles, ending: signal.Signals) -> None:
+async def test_the_holders_death_is_told(weights: FileSet, ending: signal.Signals) -> None:
     async with holding(weights) as held:
         os.kill(held.pid, ending)
         sentence = await asyncio.wait_for(held.lost(), 10)
@@ -93,9 +93,9 @@ async def test_the_holders_death_is_told(weights: WeightFiles, ending: signal.Si
         assert held.resident == 0
 
 
-async def test_staging_refuses_with_a_sentence(weights: WeightFiles, tmp_path: Path) -> None:
-    grown = WeightFiles(weights.files, weights.total - 1)
-    gone = WeightFiles((tmp_path / "gone",), 1)
+async def test_staging_refuses_with_a_sentence(weights: FileSet, tmp_path: Path) -> None:
+    grown = FileSet(weights.files, weights.total - 1)
+    gone = FileSet((tmp_path / "gone",), 1)
     async with a_keeper() as keeper:
         with pytest.raises(StagingError, match="changed while they were staged"):
             await hold(keeper, grown)
@@ -114,7 +114,7 @@ def processes() -> set[str]:
     return {p.name() for p in below if p.status() != psutil.STATUS_ZOMBIE}
 
 
-async def test_a_cancelled_staging_leaves_no_process(weights: WeightFiles) -> None:
+async def test_a_cancelled_staging_leaves_no_process(weights: FileSet) -> None:
     async with a_keeper() as keeper:
         task = asyncio.create_task(hold(keeper, weights))
         await until(lambda: "warmd-held" in processes())
@@ -126,7 +126,7 @@ async def test_a_cancelled_staging_leaves_no_process(weights: WeightFiles) -> No
 
 @pytest.mark.parametrize("trouble", [LookupError, asyncio.CancelledError])
 async def test_trouble_in_the_middle_ends_the_process(
-    weights: WeightFiles, trouble: type[BaseException]
+    weights: FileSet, trouble: type[BaseException]
 ) -> None:
     def fail(_progress: StagingProgress) -> None:
         raise trouble
@@ -175,14 +175,14 @@ def run_alone(
     return seen
 
 
-def test_the_holder_ends_with_its_keeper(weights: WeightFiles) -> None:
+def test_the_holder_ends_with_its_keeper(weights: FileSet) -> None:
     seen = run_alone(request([str(file) for file in weights.files]))
     ways = ("cachestat", "mincore")  # mincore: overlayfs, kernel < 6.5
     assert seen[-1].pop("by") in ways
     assert seen[-1] == {"resident": weights.total, "total": weights.total, "network": None}
 
 
-def test_too_little_resident_is_an_error_with_the_measured_share(weights: WeightFiles) -> None:
+def test_too_little_resident_is_an_error_with_the_measured_share(weights: FileSet) -> None:
     seen = run_alone(request([str(weights.files[0])], enough=1.5), end_at="error")
     assert "only 100.0 % of the files stay in RAM" in str(seen[-1]["error"])
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from staging_rig import MIB, a_keeper, hold, holding, resident, some_weights, take_away, until
 
-from warmd.staging import Keeper, Pace, Request, StagingError, StagingProgress, WeightFiles
+from warmd.staging import FileSet, Keeper, Pace, Request, StagingError, StagingProgress
 from warmd.staging.holder import child, mapping
 
 
 @pytest.fixture
-def weights(tmp_path: Path) -> WeightFiles:
+def weights(tmp_path: Path) -> FileSet:
     return some_weights(tmp_path)
 
 
@@ -53,7 +53,7 @@ async def test_a_file_that_changes_is_told_and_taken_anew_when_quiet(tmp_path: P
 
 
 async def _changes(
-    keeper: Keeper, weights: WeightFiles, change: Callable[[Path], None], words: str
+    keeper: Keeper, weights: FileSet, change: Callable[[Path], None], words: str
 ) -> None:
     first, second = weights.files
     held = await hold(keeper, weights, key=f"weights:{first}")
@@ -73,7 +73,7 @@ async def _changes(
 
 
 async def test_a_download_in_progress_is_not_staged_before_it_is_quiet(
-    weights: WeightFiles,
+    weights: FileSet,
 ) -> None:
     first = weights.files[0]
     async with holding(weights, interval=0.05) as held:
@@ -85,7 +85,7 @@ async def test_a_download_in_progress_is_not_staged_before_it_is_quiet(
         await until(lambda: held.complete and held.total == weights.total + 40 * 4096)
 
 
-async def test_a_file_that_is_replaced_while_it_is_read_is_told(weights: WeightFiles) -> None:
+async def test_a_file_that_is_replaced_while_it_is_read_is_told(weights: FileSet) -> None:
     seen: list[StagingProgress] = []
     async with a_keeper(interval=0.05) as keeper:
         request = Request(weights.files, weights.total)
@@ -99,7 +99,7 @@ async def test_a_file_that_is_replaced_while_it_is_read_is_told(weights: WeightF
 
 
 async def test_a_disk_that_fails_leaves_the_rest_staged(
-    weights: WeightFiles, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    weights: FileSet, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The kernel's word for a failed read is made up: no disk here fails on demand."""
     real, bad = mapping.madvise, weights.files[1]
@@ -134,7 +134,7 @@ async def test_a_disk_that_fails_leaves_the_rest_staged(
         file.close()
 
 
-async def test_an_eviction_is_told_once_with_what_is_known_of_it(weights: WeightFiles) -> None:
+async def test_an_eviction_is_told_once_with_what_is_known_of_it(weights: FileSet) -> None:
     told: list[str] = []
     async with a_keeper(interval=0.05) as keeper:
         request = Request(weights.files, weights.total)

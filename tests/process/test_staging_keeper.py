@@ -30,12 +30,12 @@ from staging_rig import (
     until,
 )
 
-from warmd.staging import Keeper, Pace, Request, StagingError, StagingProgress, WeightFiles
+from warmd.staging import FileSet, Keeper, Pace, Request, StagingError, StagingProgress
 from warmd.staging.holder import program as keeper_program
 
 
 @pytest.fixture
-def weights(tmp_path: Path) -> WeightFiles:
+def weights(tmp_path: Path) -> FileSet:
     return some_weights(tmp_path / "a")
 
 
@@ -49,7 +49,7 @@ async def a_run_dir() -> AsyncIterator[Path]:
         await last.close(leave=False)
 
 
-async def test_the_next_daemon_finds_what_is_held(weights: WeightFiles) -> None:
+async def test_the_next_daemon_finds_what_is_held(weights: FileSet) -> None:
     async with a_run_dir() as folder:
         first = Keeper(folder, linger_s=60)
         held = await hold(first, weights)
@@ -77,7 +77,7 @@ async def test_the_next_daemon_finds_what_is_held(weights: WeightFiles) -> None:
         assert list(folder.iterdir()) == []
 
 
-async def test_what_stands_while_it_is_brought_in_is_found_too(weights: WeightFiles) -> None:
+async def test_what_stands_while_it_is_brought_in_is_found_too(weights: FileSet) -> None:
     async with a_run_dir() as folder:
         first = Keeper(folder, linger_s=60)
         request = Request(weights.files, weights.total)
@@ -94,7 +94,7 @@ async def test_what_stands_while_it_is_brought_in_is_found_too(weights: WeightFi
 
 
 @pytest.mark.parametrize("linger_s", [0.3, 0.0])
-async def test_alone_it_ends_after_its_time(weights: WeightFiles, linger_s: float) -> None:
+async def test_alone_it_ends_after_its_time(weights: FileSet, linger_s: float) -> None:
     async with a_run_dir() as folder:
         keeper = Keeper(folder, linger_s=linger_s)
         held = await hold(keeper, weights)
@@ -107,7 +107,7 @@ async def test_alone_it_ends_after_its_time(weights: WeightFiles, linger_s: floa
 
 
 async def test_what_no_daemon_asks_for_is_let_go(
-    weights: WeightFiles, monkeypatch: pytest.MonkeyPatch
+    weights: FileSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_run_dir() as folder:
         keeper = Keeper(folder, linger_s=60, python=_with(folder, "program.CLAIM_S = 0.3"))
@@ -118,6 +118,49 @@ async def test_what_no_daemon_asks_for_is_let_go(
         await until(lambda: not psutil.pid_exists(dropped.pid))
         assert alive(kept.pid)
         assert again.pid == kept.pid
+
+
+async def test_what_a_daemon_has_no_turn_for_yet_is_not_let_go(weights: FileSet) -> None:
+    """It asks for one set after the other, and the first may have to be read for minutes."""
+    async with a_run_dir() as folder:
+        keeper = Keeper(folder, linger_s=60, python=_with(folder, "program.CLAIM_S = 0.3"))
+        left = await hold(keeper, weights)
+        await keeper.close(leave=True)
+        later, slow = Keeper(folder, linger_s=60), Pace(urgent=False, rate=8 << 20)
+        first = Request(weights.files, weights.total)
+        await later.hold("weights:n", first, slow, lambda _: None)
+        assert (await hold(later, weights)).pid == left.pid
+
+
+async def test_a_pace_that_changes_before_the_order_has_gone_out_is_kept(
+    weights: FileSet,
+) -> None:
+    async with a_run_dir() as folder:
+        keeper = Keeper(folder)
+        request, slow = Request(weights.files, weights.total), Pace(urgent=False, rate=1 << 10)
+        task = asyncio.create_task(keeper.hold("weights:m", request, slow, lambda _: None))
+        await asyncio.sleep(0)  # its program isn't started yet
+        keeper.pace("weights:m", Pace())
+        assert (await asyncio.wait_for(task, 10)).complete
+
+
+async def test_no_second_process_is_sent_where_the_first_hangs(
+    weights: FileSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_run_dir() as folder:
+        keeper = Keeper(folder)
+        held = await hold(keeper, weights)
+        program = the_program(held)
+        monkeypatch.setattr("warmd.staging.holding._END_S", 0.2)
+        program.suspend()  # nobody hears of the end, as of one that is in the kernel
+        with pytest.raises(StagingError, match="doesn't end"):
+            await held.release()
+        with pytest.raises(StagingError, match=f"m: process {held.pid}, .* hangs in the kernel"):
+            await hold(keeper, weights)
+        program.resume()
+        await until(lambda: not psutil.pid_exists(held.pid))
+        await until(lambda: keeper._hanging("weights:m") is None)
+        assert (await hold(keeper, weights)).complete
 
 
 def _with(folder: Path, line: str) -> Path:
@@ -135,7 +178,7 @@ def _with(folder: Path, line: str) -> Path:
 
 
 async def test_the_keepers_death_is_told_and_the_next_staging_starts_another(
-    weights: WeightFiles,
+    weights: FileSet,
 ) -> None:
     async with a_run_dir() as folder:
         keeper = Keeper(folder, linger_s=60)
@@ -151,7 +194,7 @@ async def test_the_keepers_death_is_told_and_the_next_staging_starts_another(
         assert again.resident == weights.total
 
 
-async def test_a_set_that_hangs_holds_up_no_other(weights: WeightFiles, tmp_path: Path) -> None:
+async def test_a_set_that_hangs_holds_up_no_other(weights: FileSet, tmp_path: Path) -> None:
     async with a_run_dir() as folder:
         keeper = Keeper(folder, interval=0.05)
         stuck = await hold(keeper, weights)
@@ -173,7 +216,7 @@ def greet(folder: Path) -> socket.socket:
     return caller
 
 
-async def test_garbage_and_half_a_line_hurt_nobody(weights: WeightFiles) -> None:
+async def test_garbage_and_half_a_line_hurt_nobody(weights: FileSet) -> None:
     async with a_run_dir() as folder:
         keeper = Keeper(folder, linger_s=60)
         held = await hold(keeper, weights)
@@ -190,7 +233,7 @@ async def test_garbage_and_half_a_line_hurt_nobody(weights: WeightFiles) -> None
 
 
 async def test_a_second_daemon_takes_over(
-    weights: WeightFiles, monkeypatch: pytest.MonkeyPatch
+    weights: FileSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("warmd.staging.link._END_S", 0.5)
     async with a_run_dir() as folder:
@@ -202,7 +245,7 @@ async def test_a_second_daemon_takes_over(
         assert alive(again.pid)
 
 
-async def test_one_of_another_version_is_replaced(weights: WeightFiles) -> None:
+async def test_one_of_another_version_is_replaced(weights: FileSet) -> None:
     async with a_run_dir() as folder:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(folder / "stage.sock"))
@@ -214,7 +257,7 @@ async def test_one_of_another_version_is_replaced(weights: WeightFiles) -> None:
         assert other.wait(5) == 0
 
 
-async def test_a_program_of_another_version_is_a_sentence(weights: WeightFiles) -> None:
+async def test_a_program_of_another_version_is_a_sentence(weights: FileSet) -> None:
     """As after an upgrade on disk, while the daemon runs."""
     async with a_run_dir() as folder:
         with pytest.raises(StagingError, match="another version of warmd was installed"):
@@ -222,7 +265,7 @@ async def test_a_program_of_another_version_is_a_sentence(weights: WeightFiles) 
 
 
 async def test_one_that_does_not_answer_is_replaced(
-    weights: WeightFiles, monkeypatch: pytest.MonkeyPatch
+    weights: FileSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_run_dir() as folder:
         keeper = Keeper(folder, linger_s=60)
@@ -238,9 +281,7 @@ async def test_one_that_does_not_answer_is_replaced(
         assert (await hold(later, weights)).complete
 
 
-async def test_a_socket_that_cannot_be_made_is_a_sentence(
-    weights: WeightFiles, tmp_path: Path
-) -> None:
+async def test_a_socket_that_cannot_be_made_is_a_sentence(weights: FileSet, tmp_path: Path) -> None:
     long = tmp_path / ("x" * 100)
     with pytest.raises(StagingError, match=r"too long for a unix socket.*\[host\] run_dir"):
         await Keeper(long).open()
@@ -254,7 +295,7 @@ async def test_a_socket_that_cannot_be_made_is_a_sentence(
             await hold(Keeper(folder / "none"), weights)
 
 
-async def test_nobody_else_may_connect(weights: WeightFiles) -> None:
+async def test_nobody_else_may_connect(weights: FileSet) -> None:
     async with a_run_dir() as folder:
         keeper = Keeper(folder)
         await hold(keeper, weights)
@@ -262,7 +303,7 @@ async def test_nobody_else_may_connect(weights: WeightFiles) -> None:
         await keeper.close(leave=False)
 
 
-async def test_silence_is_an_error(weights: WeightFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silence_is_an_error(weights: FileSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a read that hangs on a dead network mount; a stopped process is as silent."""
     monkeypatch.setattr("warmd.staging.holding.SILENCE_S", 1.0)
     async with holding(weights, interval=0.5) as held:
@@ -271,7 +312,7 @@ async def test_silence_is_an_error(weights: WeightFiles, monkeypatch: pytest.Mon
 
 
 async def test_silence_while_it_is_read_is_an_error_too(
-    weights: WeightFiles, monkeypatch: pytest.MonkeyPatch
+    weights: FileSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("warmd.staging.holding.SILENCE_S", 3.0)
     async with a_run_dir() as folder:
@@ -291,7 +332,7 @@ async def test_silence_while_it_is_read_is_an_error_too(
         assert not alive(holder.pid)
 
 
-async def test_when_memory_gets_short_it_looks_what_is_left(weights: WeightFiles) -> None:
+async def test_when_memory_gets_short_it_looks_what_is_left(weights: FileSet) -> None:
     """The kernel's word is made up, of a socket's urgent data: pressure is the whole machine's."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -17,14 +17,14 @@ import pytest
 from staging_rig import MIB, a_keeper, evict, libc, resident, some_weights, until
 
 from warmd.ladder import Place
-from warmd.staging import Pace, Request, StagingProgress, WeightFiles
+from warmd.staging import FileSet, Pace, Request, StagingProgress
 from warmd.staging.holder import pace as pacing
 
 ROOT = Path(sys.modules["warmd"].__path__[0]).parent
 
 
 @pytest.fixture
-def weights(tmp_path: Path) -> WeightFiles:
+def weights(tmp_path: Path) -> FileSet:
     return some_weights(tmp_path)
 
 
@@ -56,7 +56,7 @@ async def test_a_slow_pace_becomes_a_fast_one_while_it_runs(tmp_path: Path) -> N
         assert held.complete
 
 
-async def test_only_the_first_bytes_are_held(weights: WeightFiles) -> None:
+async def test_only_the_first_bytes_are_held(weights: FileSet) -> None:
     first, second = weights.files
     async with a_keeper() as keeper:
         request = Request(weights.files, weights.total, limit=9 * MIB)
@@ -74,7 +74,7 @@ def locked(pid: int) -> int:
     return next(int(x.split()[1]) for x in status.splitlines() if x.startswith("VmLck")) * 1024
 
 
-async def test_what_is_locked_is_locked(weights: WeightFiles) -> None:
+async def test_what_is_locked_is_locked(weights: FileSet) -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if os.geteuid() and soft < weights.total:
         pytest.skip("this user may not lock 13 MiB")
@@ -121,7 +121,7 @@ def test_what_may_not_be_locked_names_the_limit() -> None:
         assert "1.0 MiB; LimitMEMLOCK=infinity in warmd's unit" in str(word["error"])
 
 
-def test_it_waits_while_memory_is_short(weights: WeightFiles, tmp_path: Path) -> None:
+def test_it_waits_while_memory_is_short(weights: FileSet, tmp_path: Path) -> None:
     """The kernel's figure is made up: real pressure would be the whole machine's."""
     psi = tmp_path / "psi"
     psi.write_text("some avg10=34.50 avg60=3.00 avg300=0.00 total=1\n")

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from warmd.staging import StagingError, known_program, learn_program
+from warmd.staging import StagingError, is_known, known_program, learn_program
 
 SCRIPT = """
 import ctypes, sys, colorsys, used.inner
@@ -113,6 +113,15 @@ async def test_what_can_not_be_kept_is_one_sentence(engine: Engine, tmp_path: Pa
     (tmp_path / "programs").touch()
     with pytest.raises(StagingError, match=r"python can't be learnt: .*programs"):
         await learn_program(tmp_path, engine.python, [engine.pid])
+
+
+async def test_what_was_kept_and_is_garbage_is_learnt_anew(engine: Engine, tmp_path: Path) -> None:
+    await learn_program(tmp_path, engine.python, [engine.pid])
+    [file] = (tmp_path / "programs").iterdir()
+    assert is_known(tmp_path, engine.python)
+    file.write_text("")  # as after a power cut
+    assert known_program(tmp_path, engine.python) is None
+    assert not is_known(tmp_path, engine.python)
 
 
 async def test_a_cancelled_learning_leaves_no_process(engine: Engine, tmp_path: Path) -> None:

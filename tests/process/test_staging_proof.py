@@ -188,6 +188,21 @@ async def test_a_file_that_is_not_what_its_digest_says_is_named(
         await hold(keeper, request(model, folder, sums(model)))
 
 
+async def test_what_was_replaced_while_no_daemon_ran_is_not_taken_for_verified(
+    model: Path, stage: Path, run_dir: Path
+) -> None:
+    """The keeper's last look was before that."""
+    asked = request(model, None, sums(model))
+    first = Keeper(run_dir, tmpfs=stage, linger_s=60)
+    assert (await hold(first, asked)).verified
+    await first.close(leave=True)
+    (model / "new").write_bytes(bytes((model / "a.safetensors").stat().st_size))
+    (model / "new").replace(model / "a.safetensors")
+    async with a_keeper(run_dir, stage) as keeper:
+        held = await hold(keeper, asked)
+        assert (held.adopted, held.verified) == (True, False)
+
+
 async def test_digests_cost_no_second_read_from_the_disk(
     model: Path, stage: Path, run_dir: Path
 ) -> None:

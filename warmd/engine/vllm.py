@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import aiohttp
 
-from warmd.aside import aside
+from warmd.aside import Shared, aside
 from warmd.config import WarmupKind
 from warmd.engine.binder import Binder
 from warmd.engine.binding import Binding
@@ -28,6 +29,9 @@ from warmd.engine.warmup import WarmupSpec, warm_up
 from warmd.ladder import MeasuredParts
 from warmd.launch import LaunchSpec
 from warmd.staging import StagingError, model_folder
+
+ANSWERS_S = 30.0
+"""A disk or mount that doesn't answer an engine's start for so long hangs."""
 
 
 class VllmConnection:
@@ -134,9 +138,29 @@ class Vllm:
         self._binder = binder
         self._where = where
         self._bound: Binding | None = None  # while it starts
+        self._look: Shared[Path] = Shared()
 
     async def prepare(self) -> LaunchSpec:
         """Make the engine's folder fresh and say what to run; raises `EngineError`."""
+        try:
+            source = await self._look(self._model_there, ANSWERS_S)
+        except TimeoutError:
+            raise self._silent() from None
+        if self._binder is not None:
+            # With a KV cache of fixed size it didn't come up, so what was measured may be wrong.
+            anew = self._bound is not None and self._bound.kv_cache is not None
+            self._bound = await self._binder.binding(anew=anew)
+        bound = () if self._bound is None else self._bound.args
+        prepare_home(self._recipe.home)
+        await self._aim(source)
+        command = engine_command(self._recipe, self._inherited, bound)
+        self._log.begin(command.shown)
+        self._sizes, self._measured, self._compiled = PartsTracker(), None, CompiledTracker()
+        self._report_trouble()
+        return LaunchSpec(self._replica, command.argv, command.env, command.cwd)
+
+    def _model_there(self) -> Path:
+        """Return the model's folder; waits for the disk. Raises `EngineError`."""
         try:
             source = model_folder(self._source)
         except StagingError as error:
@@ -146,29 +170,35 @@ class Vllm:
                 f"there is no model at {source} (no config.json): is the disk mounted? put "
                 "the model there, or mend `weights`"
             )
-        if self._binder is not None:
-            # With a KV cache of fixed size it didn't come up, so what was measured may be wrong.
-            anew = self._bound is not None and self._bound.kv_cache is not None
-            self._bound = await self._binder.binding(anew=anew)
-        bound = () if self._bound is None else self._bound.args
-        prepare_home(self._recipe.home)
-        await self._aim()
-        command = engine_command(self._recipe, self._inherited, bound)
-        self._log.begin(command.shown)
-        self._sizes, self._measured, self._compiled = PartsTracker(), None, CompiledTracker()
-        self._report_trouble()
-        return LaunchSpec(self._replica, command.argv, command.env, command.cwd)
+        return source
 
-    async def _aim(self) -> None:
-        """Let the stable path lead to what is to be read; raises `EngineError`."""
+    async def _aim(self, source: Path | None = None) -> None:
+        """Let the stable path lead to what is to be read; raises `EngineError`.
+
+        `source`: the model's folder where that was just looked up.
+        """
+        where, link = self._where, self._recipe.weights
+        if where is None and source is not None:
+            point_at(link, source)
+            return
+
+        def aim() -> None:
+            found = source or self._model_there()
+            read = found if where is None else where(found)
+            point_at(link, read)
+            if read != found and not (read / "config.json").exists():
+                point_at(link, found)  # the copy was let go at this very moment
+
         try:
-            source = model_folder(self._source)
-        except StagingError as error:
-            raise EngineError(str(error)) from error
-        if (where := self._where) is not None:
-            found = source
-            source = await aside(lambda: where(found))
-        point_at(self._recipe.weights, source)
+            async with asyncio.timeout(ANSWERS_S):
+                await aside(aim)
+        except TimeoutError:
+            raise self._silent() from None
+
+    def _silent(self) -> EngineError:
+        return EngineError(
+            f"{self._source} hasn't answered for {ANSWERS_S:g} s; look at the disk or network mount"
+        )
 
     def resume(self, pid: int) -> None:
         """Go on with the log of an engine that an earlier daemon had started."""

@@ -16,7 +16,7 @@ from warmd.planner.actions import Action, PaceFiles, ReleaseFiles, StageFiles
 from warmd.planner.facts import Scene
 from warmd.planner.file_sets import FileSet, file_sets, is_anyone_served
 from warmd.planner.vram import awaits_look
-from warmd.spoken import size
+from warmd.spoken import duration, size
 
 _WORTH = 0.01
 """The share of a set below which it isn't worth to hold a part of it."""
@@ -50,7 +50,10 @@ def disk_lane(scene: Scene, rises: Collection[str], held_up: dict[str, str]) -> 
     _take_turns(scene, sets, going, rises, lane)
     for each in sets:
         if each.kind is FileKind.WEIGHTS and each.key in lane.held_up:
-            held_up.setdefault(each.models[0].name, lane.held_up[each.key])
+            model, why = each.models[0], lane.held_up[each.key]
+            if model.unverified is not None and held_up.get(model.name) == model.unverified:
+                held_up[model.name] = f"{model.unverified}; {why}"
+            held_up.setdefault(model.name, why)
     return lane
 
 
@@ -83,11 +86,14 @@ def _take_turns(
     for index, asker in enumerate(sets):
         staging = asker.staging
         if staging.partial:
-            lane.held_up[asker.key] = _partly(scene, asker)
+            whole = staging.limit is None  # as far as its files allow it
+            why = staging.problem if whole else None
+            lane.held_up[asker.key] = why or _partly(scene, asker)
         if not asker.wanted or asker.is_there or staging.busy or staging.total is None:
             continue
         if staging.retry_at is not None and scene.now < staging.retry_at:
-            lane.held_up[asker.key] = staging.problem or "it is tried again in a moment"
+            wait = duration(staging.retry_at - scene.now)
+            lane.held_up[asker.key] = staging.problem or f"it is tried again in {wait}"
             continue
         if running is not None and not asker.shares_a_model_with(running):
             lane.held_up[asker.key] = f"{_being(running)} being staged from the same disk"

@@ -108,7 +108,7 @@ class ModelFacts:
     caches: StagingFacts = NOTHING_TO_STAGE
     program: str | None = None
 
-    @property
+    @cached_property
     def wanted(self) -> Sequence[ReplicaFacts]:
         """The replicas that shall have an engine."""
         return self.replicas[: self.target.replicas] if self.target.rung >= Rung.ASLEEP else ()

@@ -82,7 +82,7 @@ def file_sets(scene: Scene) -> Sequence[FileSet]:
 
     Models: who is waited for, what shall be hot, what rests staged, by its last use. A model whose
     weights are larger than the whole budget comes after those that fit: half a model is no rung.
-    Of one model: in the order in which a start needs them.
+    Of one model: in the order in which a start needs them, where the budget has room for that.
     """
     ordered = sorted(scene.models, key=_need(scene.ram.budget))
     users: dict[str, list[ModelFacts]] = {}
@@ -91,16 +91,23 @@ def file_sets(scene: Scene) -> Sequence[FileSet]:
             users.setdefault(model.program, []).append(model)
     found: dict[str, FileSet] = {}
     for model in ordered:
+        weights, caches = (
+            FileSet(set_key(kind, model.name), kind, staging, (model,))
+            for kind, staging in (
+                (FileKind.WEIGHTS, model.staging),
+                (FileKind.CACHES, model.caches),
+            )
+        )
+        ours = [weights, caches] if model.caches.total else [weights]
         program = model.program
         if program is not None and program in scene.programs and program not in found:
             shared = FileSet(program, FileKind.PROGRAM, scene.programs[program], users[program])
             # It has its turn with the first model that needs it.
             if _wants(model, FileKind.PROGRAM) or not shared.wanted:
-                found[program] = shared
-        for kind, staging in ((FileKind.WEIGHTS, model.staging), (FileKind.CACHES, model.caches)):
-            if kind is FileKind.WEIGHTS or staging.total:
-                key = set_key(kind, model.name)
-                found[key] = FileSet(key, kind, staging, (model,))
+                both = (shared.staging.total or 0) + (model.staging.total or 0)
+                # Only weights make a rung: where there is no room for both, they come first.
+                ours.insert(0 if both <= scene.ram.budget else len(ours), shared)
+        found |= {each.key: each for each in ours}
     return tuple(found.values())
 
 

@@ -10,7 +10,7 @@ from warmd.staging.program import Learnt, is_known, known_program, learn_program
 from warmd.staging.proofs import FIRST, Proofs, identity_of
 from warmd.staging.published import published_copy
 from warmd.staging.request import Pace, Request, StagingProgress
-from warmd.staging.weights import WeightFiles, model_folder, weight_files
+from warmd.staging.weights import model_folder, weight_files
 
 __all__ = [
     "FIRST",
@@ -26,7 +26,6 @@ __all__ = [
     "Request",
     "StagingError",
     "StagingProgress",
-    "WeightFiles",
     "cache_files",
     "expected_digests",
     "identity_of",

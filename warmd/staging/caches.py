@@ -28,8 +28,11 @@ def remember_caches(state_dir: Path, model: str, folders: Iterable[Path]) -> Non
         pass
     file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(text)
-    draft.replace(file)
+    try:
+        draft.write_text(text)
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)  # of a full disk
 
 
 def cache_files(state_dir: Path, model: str) -> FileSet | None:

@@ -53,6 +53,8 @@ class Holding:
         """Whether all that has a digest is what it says."""
         self.mismatch: str | None = None
         """The file that isn't what its digest says."""
+        self.is_ending = False
+        """Whether it was let go."""
         self._send = send
         self._on_progress = on_progress
         self._on_evicted = on_evicted
@@ -100,6 +102,7 @@ class Holding:
         self._alarm.cancel()
         if self._gone.is_set():
             return
+        self.is_ending = True
         self._send({"release": self.key, "number": self.number})
         try:
             await asyncio.wait_for(self._gone.wait(), _END_S)

@@ -46,6 +46,7 @@ class Keeper:
         self._link: Link | None = None
         self._reading: asyncio.Task[None] | None = None
         self._holdings: dict[int, Holding] = {}
+        self._paces: dict[str, Pace] = {}  # as it was last wanted
 
     async def open(self) -> None:
         """Connect to the program that an earlier daemon left.
@@ -74,8 +75,17 @@ class Keeper:
         out of RAM, once an episode. Raises `StagingError`. A cancelled call lets go of the set
         before it raises.
         """
-        link = await self._linked()
+        self._paces[key] = pace
         number = next(self._numbers)
+        order = {"hold": key, "number": number}
+        # An engine has ten thousand files: that takes longer than the event loop may.
+        line = await aside(lambda: encoded(order | {"request": self._words(request, pace)}))
+        link = await self._linked()
+        if (hanging := self._hanging(key)) is not None:
+            raise StagingError(
+                f"{hanging.name}: process {hanging.pid}, which held its files before, hangs in the "
+                "kernel still; look at the disk or network mount"
+            )
         holding = Holding(
             key,
             number,
@@ -87,10 +97,9 @@ class Keeper:
         )
         self._holdings[number] = holding
         try:
-            order = {"hold": key, "number": number}
-            # An engine has ten thousand files: that takes longer than the event loop may.
-            line = await aside(lambda: encoded(order | {"request": self._words(request, pace)}))
             link.send_line(line)
+            if self._paces[key] != pace:  # somebody came to need it meanwhile
+                holding.pace(self._paces[key])
             await holding.staged()
         except BaseException:
             with contextlib.suppress(StagingError):  # the first trouble is the one to tell
@@ -100,9 +109,15 @@ class Keeper:
 
     def pace(self, key: str, pace: Pace) -> None:
         """Bring a set in at another pace from now on, also while `hold` waits for it."""
+        self._paces[key] = pace
         for holding in self._holdings.values():
             if holding.key == key:
                 holding.pace(pace)
+
+    def _hanging(self, key: str) -> Holding | None:
+        """Return an order of the same set that was let go and whose process hasn't ended."""
+        ending = (each for each in self._holdings.values() if each.is_ending)
+        return next((each for each in ending if each.key == key), None)
 
     async def close(self, *, leave: bool) -> None:
         """Hang up. Where `leave`, the program holds on for a while, else it lets go of all."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from warmd.staging.file_set import FileSet, StagingError
 from warmd.staging.holder.environment import Environment
-from warmd.staging.holder.kept import file_of, kept
+from warmd.staging.holder.kept import kept
 
 _PROGRAM = Path(__file__).parent / "holder" / "learn.py"
 _CAP = 16 << 30  # bytes; CUDA's libraries and torch take about 8
@@ -51,7 +51,7 @@ def known_program(state_dir: Path, python: Path) -> FileSet | None:
 def is_known(state_dir: Path, python: Path) -> bool:
     """Whether nothing is left to be learnt; touches the disk, but a few files only."""
     try:
-        return file_of(_folder(state_dir), Environment(python).name()).exists()
+        return kept(_folder(state_dir), Environment(python).name()) is not None
     except OSError:
         return False
 

@@ -40,16 +40,27 @@ class Proofs:
         """Whether a set was verified and had these very files."""
         return self._verified.get(key) == files
 
-    def doubt(self, key: str) -> str | None:
-        """Say why a set doesn't count as verified now; None where it does. Waits for the disk."""
+    def doubt(self, key: str, files: Iterable[Path]) -> str | None:
+        """Say why the `files` of a set don't count as verified now; None where they do.
+
+        Waits for the disk. The files are those that would be loaded: a download may have made
+        others the model's since the set was verified.
+        """
         known = self._verified.get(key)
         if known is None:
             return FIRST
-        for each in known:
+        paths = [os.fspath(file) for file in files]
+        try:
+            if tuple(map(_identity, paths)) == known:
+                return None
+        except OSError:
+            pass
+        was = {each[0]: each for each in known}
+        for path in (*paths, *was):
             try:
-                if _identity(each[0]) == each:
+                if _identity(path) == was.get(path):
                     continue
             except OSError:
                 pass
-            return f"{each[0]} isn't the file any more that was verified: it is verified anew first"
-        return None
+            break
+        return f"{path} isn't the file any more that was verified: it is verified anew first"

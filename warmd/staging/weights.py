@@ -14,8 +14,6 @@ from warmd import spoken
 from warmd.snapshots import SnapshotError, snapshot_of
 from warmd.staging.file_set import FileSet, StagingError
 
-WeightFiles = FileSet
-
 _SMALL = frozenset({".json", ".model", ".jinja", ".txt", ".tiktoken"})
 
 # Left behind by training; vLLM's own filter skips them too.

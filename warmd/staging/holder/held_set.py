@@ -83,6 +83,16 @@ class HeldSet:
                         self._standing[kind] = word
                 yield word
 
+    def look_again(self) -> None:
+        """Have the process measure anew; what it said before no longer stands."""
+        self._standing.pop("resident", None)
+        self.tell({"look": True})
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a daemon asked for it and hasn't heard yet that it is there."""
+        return bool(self.number) and "resident" not in self._standing
+
     def standing(self) -> Iterator[dict[str, object]]:
         """Yield what it has said and what still holds."""
         return (self._standing[kind] for kind in _LASTING if kind in self._standing)

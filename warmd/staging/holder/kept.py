@@ -23,8 +23,11 @@ def keep(folder: Path, name: str, files: Sequence[str]) -> None:
     folder.mkdir(mode=0o750, parents=True, exist_ok=True)
     file = file_of(folder, name)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(json.dumps({"version": _VERSION, "files": files}))
-    draft.replace(file)
+    try:
+        draft.write_text(json.dumps({"version": _VERSION, "files": files}))
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)  # of a full disk
     python = name.partition("-")[0]
     for old in folder.glob(f"{python}-*.json"):
         if old != file:

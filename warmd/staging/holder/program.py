@@ -45,7 +45,10 @@ if TYPE_CHECKING:
 PR_SET_NAME = 15
 FIRST_DAEMON_S = 30.0
 CLAIM_S = 60.0
-"""How long after a daemon came a set is let go that it hasn't asked for."""
+"""How long after a daemon came, and has what it asked for, a set is let go that it hasn't claimed.
+
+It asks for one after the other, and what isn't there yet takes its time.
+"""
 
 
 class StageKeeper:
@@ -90,6 +93,8 @@ class StageKeeper:
 
     def _on_time(self) -> None:
         now = time.monotonic()
+        if self._claimed_by is not None and any(held.is_awaited for held in self._sets.values()):
+            self._claimed_by = max(self._claimed_by, now + CLAIM_S)
         if self._claimed_by is not None and now >= self._claimed_by:
             self._claimed_by = None
             for held in [held for held in self._sets.values() if not held.number]:
@@ -200,6 +205,9 @@ class StageKeeper:
             self._watch(held.pidfd, lambda: self._reap(held))
         else:
             held.tell(pace)
+            if request.get("sha256"):
+                # What was verified may have been replaced since the last look.
+                held.look_again()
         held.number = number
         self._say(held.signed({"pid": held.pid, "adopted": adopted}))
         for word in held.standing():
