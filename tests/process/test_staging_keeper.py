@@ -352,3 +352,33 @@ async def test_when_memory_gets_short_it_looks_what_is_left(weights: FileSet) ->
             await until(lambda: resident(weights.files[0]) == 8 << 20)
             kernel.close()
             await held.release()
+
+
+async def test_no_descriptor_stays_open_and_mappings_are_counted(tmp_path: Path) -> None:
+    """An engine has tens of thousands of files; a process may map 65530."""
+    for number in range(40):
+        (tmp_path / f"{number:02}").write_bytes(b"x" * 5000)
+    files = FileSet.of(sorted(tmp_path.iterdir()))
+    few = "from holder import members; members.allowed_mappings = lambda: 30"
+    async with a_run_dir() as folder:
+        keeper = Keeper(folder, _with(folder, few), linger_s=60)
+        held = await hold(keeper, files)
+        assert len(list(Path(f"/proc/{held.pid}/fd").iterdir())) < 10
+        assert held.resident == 30 * 5000
+        assert held.trouble is not None
+        assert "the last 10 of its 40 files aren't held" in held.trouble
+        assert "sysctl -w vm.max_map_count=" in held.trouble
+        maps = Path(f"/proc/{held.pid}/maps").read_text()
+        assert (str(files.files[29]) in maps, str(files.files[30]) in maps) == (True, False)
+
+
+async def test_what_the_system_refuses_is_a_sentence(weights: FileSet) -> None:
+    fault = 'child.can_populate = lambda: open("/nowhere/to/be/found")'
+    async with a_run_dir() as folder:
+        with pytest.raises(StagingError, match=r"m: /nowhere/.*No such file.*; put it back"):
+            await hold(Keeper(folder, _with(folder, fault)), weights)
+    async with a_run_dir() as folder:
+        fifo = folder / "fifo"
+        os.mkfifo(fifo)
+        with pytest.raises(StagingError, match="fifo: is no regular file"):
+            await hold(Keeper(folder), FileSet((fifo,), 1))

@@ -28,7 +28,6 @@ def file(tmp_path: Path) -> Iterator[HeldFile]:
     os.close(descriptor)
     held = HeldFile(str(path))
     yield held
-    os.close(held.fd)
     for segment in held.segments:
         if segment.address is not None:
             libc.munmap(segment.address, segment.length)

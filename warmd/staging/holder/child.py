@@ -16,6 +16,7 @@ says.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -97,7 +98,7 @@ class Holder:
         """
         looked_at = time.monotonic()
         while True:
-            wait = min(self._interval, QUIET_S) if self._members.trouble else self._interval
+            wait = min(self._interval, QUIET_S) if self._members.is_unsettled else self._interval
             due = looked_at + (min(wait, _LOOKS_APART_S) if self._look_soon else wait)
             left = due - time.monotonic()
             if left > 0:
@@ -118,7 +119,7 @@ class Holder:
         # Of a file that was just taken anew nothing was evicted.
         known = sum(file.size for file in files if file in held)
         missing = max(0, known - resident)
-        if missing and not self._members.trouble:
+        if missing and not self._members.is_unsettled:
             self._tell_evicted(missing, known)
         elif not missing:
             self._episode = False
@@ -126,7 +127,7 @@ class Holder:
         if resident < there - self._unreadable or self._members.read_due:
             self._fill("refilled")
             resident = self._resident()
-            self._unreadable = max(0, there - resident) if self._members.trouble else 0
+            self._unreadable = max(0, there - resident) if self._members.is_unsettled else 0
         self._verify()
         self._evidence = self._watch.evidence()
         self._measured(resident)
@@ -284,12 +285,29 @@ def say(line: dict[str, object]) -> None:
     os.write(1, json.dumps(line).encode() + b"\n")
 
 
+def sentence_of(error: OSError) -> str:
+    """Say what the system refused, and what helps."""
+    what = f"{error.filename}: " if error.filename else ""
+    match error.errno:
+        case errno.EMFILE | errno.ENFILE:
+            remedy = "raise LimitNOFILE in warmd's unit, and sysctl fs.file-max"
+        case errno.ENOMEM:
+            remedy = "look for a memory limit on the daemon's unit and for free memory"
+        case errno.EACCES | errno.EPERM:
+            remedy = "let the daemon's user read it"
+        case errno.ENOENT | errno.ENOTDIR:
+            remedy = "put it back or correct `weights`"
+        case _:
+            remedy = "look at the kernel's log"
+    return f"{what}can't be held in RAM ({error.strerror or error}); {remedy}"
+
+
 def hold(request: dict[str, Any]) -> int:
     """Hold until stdin ends; status 1 after a line that says what went wrong."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(PR_SET_NAME, b"warmd-held", 0, 0, 0)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # an engine has thousands of files
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # copies keep theirs open
     try:
         holder = Holder(request)
         holder.stage()
@@ -302,4 +320,6 @@ def hold(request: dict[str, Any]) -> int:
         say({"error": str(error)})
     except BrokenPipeError:
         pass  # the keeper is gone
+    except OSError as error:
+        say({"error": sentence_of(error)})
     return 1

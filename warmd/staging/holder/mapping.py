@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 
 TYPE_CHECKING = False  # `typing` would cost a megabyte in every process
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ _NETWORK = {  # statfs(2)
     0x47504653: "GPFS",
     0x19830326: "BeeGFS",
 }
+MAPPINGS = "vm.max_map_count"
+_SPARE_MAPPINGS = 1024  # libraries, threads' stacks, what malloc takes
+_TO_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # to open a FIFO waits for its writer
 _STATFS_BYTES = 256  # more than any architecture's struct
 
 
@@ -72,15 +76,22 @@ class HeldFile:
     """One file by its identity: a file that was replaced or written to is another one.
 
     `size` is how many of its bytes are held, the first ones; `network` names the file system where
-    that is one whose pages must be fetched by plain reads.
+    that is one whose pages must be fetched by plain reads. No descriptor stays open: an engine has
+    ten thousand files, and a mapping keeps its file as well.
     """
 
     def __init__(self, path: str, limit: int | None = None) -> None:
+        """Raises `OSError`, and `FileError` where the path leads to no regular file."""
         self.path = path
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.status = os.fstat(self.fd)
+        fd = os.open(path, _TO_READ)
+        try:
+            self.status = os.fstat(fd)
+            self.network = network_of(fd)
+        finally:
+            os.close(fd)
+        if not stat.S_ISREG(self.status.st_mode):
+            raise FileError(f"{path}: is no regular file; put the real file there")
         self.size = self.status.st_size if limit is None else min(limit, self.status.st_size)
-        self.network = network_of(self.fd)
         self.segments = [
             Segment(self, at, min(SEGMENT, self.size - at)) for at in range(0, self.size, SEGMENT)
         ]
@@ -89,7 +100,6 @@ class HeldFile:
         """Let go of it."""
         for segment in self.segments:
             segment.unmap()
-        os.close(self.fd)
 
     def check(self) -> None:
         """Raise `FileError` where the path no longer leads to the very file that is held."""
@@ -104,7 +114,7 @@ class HeldFile:
 
     def reopen(self) -> int:
         """Open the same file once more: the kernel's read-ahead state belongs to the descriptor."""
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(self.path, _TO_READ)
         try:
             self._compare(os.fstat(fd))
         except FileError:
@@ -169,9 +179,9 @@ class Segment:
         self.unmap()
         address = libc.mmap(None, self.length, PROT_READ, MAP_SHARED | flags, fd, self.offset)
         if address == ctypes.c_void_p(-1).value:
-            raise HoldError(
-                f"{self.file.path}: can't be mapped ({os.strerror(ctypes.get_errno())})"
-            )
+            number = ctypes.get_errno()
+            remedy = f"; raise {MAPPINGS}" if number == errno.ENOMEM else ""
+            raise HoldError(f"{self.file.path}: can't be mapped ({os.strerror(number)}){remedy}")
         self.address = int(address)
         return self.address
 
@@ -179,6 +189,15 @@ class Segment:
         """Its parts of at most `step` bytes: start within the segment, length."""
         for at in range(0, self.length, step):
             yield at, min(step, self.length - at)
+
+
+def allowed_mappings() -> int | None:
+    """How many files' parts this process may map, sysctl vm.max_map_count; None: unknown."""
+    try:
+        with open("/proc/sys/vm/max_map_count") as file:  # noqa: PTH123 - pathlib is left out here
+            return max(1, int(file.read()) - _SPARE_MAPPINGS)
+    except (OSError, ValueError):
+        return None
 
 
 def madvise(address: int, length: int, advice: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 
-from .mapping import FileError, HeldFile
+from .mapping import MAPPINGS, FileError, HeldFile, allowed_mappings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class Member:
         try:
             self.held = HeldFile(self.path, limit)
             self.trouble = None
+        except FileError as error:
+            self.trouble = str(error)
         except OSError as error:
             self.trouble = (
                 f"{self.path}: can't be read ({error.strerror}); let the daemon's user read it"
@@ -95,6 +97,8 @@ class Members:
     def __init__(self, paths: list[str], limit: int | None) -> None:
         self._all = [Member(path) for path in paths]
         self._limit = limit
+        self._most = allowed_mappings()
+        self._beyond = 0  # files that no mapping is left for
 
     def open(self) -> None:
         """Take each as it is now."""
@@ -123,9 +127,20 @@ class Members:
         return any(member.read_due for member in self._all)
 
     @property
+    def is_unsettled(self) -> bool:
+        """Whether a file is to be taken, or read, anew."""
+        return any(member.trouble is not None for member in self._all)
+
+    @property
     def trouble(self) -> str | None:
         """The first trouble, and how many more there are."""
         told = [member.trouble for member in self._all if member.trouble is not None]
+        if not told and self._beyond:
+            return (
+                f"the last {self._beyond} of its {len(self._all)} files aren't held: the kernel "
+                f"lets a process map {self._most} of them; raise {MAPPINGS} with "
+                f"`sysctl -w {MAPPINGS}={_next_size(len(self._all))}`"
+            )
         if len(told) > 1:
             return f"{told[0]} (and so with {len(told) - 1} more of its files)"
         return told[0] if told else None
@@ -147,10 +162,21 @@ class Members:
 
     def _with_limits(self) -> Iterator[tuple[Member, int | None]]:
         """Yield each with what is left for it, once the one before has been dealt with."""
-        left = self._limit
-        for member in self._all:
+        left, mappings = self._limit, 0
+        self._beyond = 0
+        for at, member in enumerate(self._all):
             if left is not None and left <= 0:
                 return
+            if self._most is not None and mappings >= self._most:
+                self._beyond = len(self._all) - at
+                return
             yield member, left
-            if left is not None and member.held is not None:
-                left -= member.held.size
+            if member.held is not None:
+                mappings += len(member.held.segments)
+                if left is not None:
+                    left -= member.held.size
+
+
+def _next_size(files: int) -> int:
+    """Return a power of two of mappings that has room for `files` and as many again."""
+    return 1 << (2 * files).bit_length()

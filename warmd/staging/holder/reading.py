@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterable
 
-from .mapping import HeldFile, HoldError, libc
+from .mapping import HeldFile, HoldError
 from .residency import Measure, mincore
 
 _DAY_S = 86400
@@ -37,17 +37,17 @@ def age_of(pids: Iterable[int]) -> float:
 def resident(path: str) -> int | None:
     """Return how many bytes of a file are in RAM; None where this user can't be told."""
     file = HeldFile(path)
+    if not file.is_ours():
+        return None
+    fd = file.reopen()
     try:
-        if not file.is_ours():
-            return None
         found = 0
         for segment in file.segments:
-            address = segment.map(file.fd)
-            found += mincore(address, segment.length) or 0
-            libc.munmap(address, segment.length)
+            found += mincore(segment.map(fd), segment.length) or 0
+            segment.unmap()
         return found
     finally:
-        os.close(file.fd)
+        os.close(fd)
 
 
 class Reading:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-from .mapping import MAP_SHARED, PAGE, PROT_READ, HeldFile, HoldError, libc
+from .mapping import MAP_SHARED, PAGE, PROT_READ, FileError, HeldFile, HoldError, libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ class Measure:
         total = 0
         unsure: list[HeldFile] = []
         for file in files:
-            found = cachestat(file.fd, file.size) if self.cachestat_works else None
-            if found:
+            if found := self._counted(file):
                 ways.add("cachestat")
                 total += found
                 continue
@@ -116,6 +115,18 @@ class Measure:
             total += self._mapped(unsure)
         self.by = ", ".join(sorted(ways))
         return total
+
+    def _counted(self, file: HeldFile) -> int | None:
+        if not self.cachestat_works:
+            return None
+        try:
+            fd = file.reopen()
+        except (OSError, FileError):
+            return None  # it changed this moment: the mapping is what is held
+        try:
+            return cachestat(fd, file.size)
+        finally:
+            os.close(fd)
 
     def _mapped(self, files: list[HeldFile]) -> int:
         try:
