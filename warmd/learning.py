@@ -11,7 +11,7 @@ from warmd.aside import aside
 from warmd.ladder import FileKind
 from warmd.staging import StagingError, is_known, learn_program, remember_caches
 
-QUIET_S = 30.0
+QUIET_S = 3.0
 """How long after an engine got ready its files are looked at: who waited for it comes first."""
 
 
@@ -71,8 +71,10 @@ class Learner:
             try:
                 found = await learn_program(self._state_dir, python, [pid], apart)
             except StagingError as error:
-                self._report(str(error))
+                self._report(f"{model}: {error}")
+                return
+            if found is None:
                 return
             if found.trouble is not None:
-                self._report(found.trouble)
+                self._report(f"{model}: {found.trouble}")
         self._learnt(model, FileKind.PROGRAM)

@@ -56,6 +56,7 @@ def test_a_venv_has_its_own_packages_and_its_bases_library(venv: Path) -> None:
     assert found.stdlib == (base / "lib/python3.11",)
     assert found.sites == (site,)
     assert found.interpreter == base / "bin/python3.11"
+    assert found.cache_tags == ("cpython-311",)
 
     source = prefix / "source"
     source.mkdir()
@@ -108,7 +109,7 @@ def test_what_was_learnt_is_kept_until_the_environment_changes(venv: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"version": 0, "files": []}', '{"version": 1, "files": [3]}']
+    "text", ["", "{", "[]", "{}", '{"version": 0, "files": []}', '{"version": 2, "files": [3]}']
 )
 def test_what_is_no_record_of_ours_is_learnt_anew(venv: Path, tmp_path: Path, text: str) -> None:
     file = file_of(tmp_path / "programs", Environment(venv).name())

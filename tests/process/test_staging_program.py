@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import shutil
 import subprocess
+import sys
 import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from warmd.learning import Learner
 from warmd.staging import StagingError, is_known, known_program, learn_program
 
 SCRIPT = """
@@ -46,6 +48,14 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         (site / name).parent.mkdir(exist_ok=True)
         (site / name).write_text("import json\n")
     (site / "unused/data.json").write_text("{}")
+    (site / "pip").mkdir(exist_ok=True)
+    (site / "pip/extra.json").write_text("{}")
+    about = site / "used-1.dist-info"
+    about.mkdir()
+    for name in ("METADATA", "entry_points.txt", "top_level.txt", "RECORD"):
+        (about / name).write_text("x")
+    (site / "used/__pycache__").mkdir()
+    (site / "used/__pycache__/inner.cpython-27.pyc").write_text("of another interpreter")
     (site / "used/notes.rst").write_text("no part of the program")
     library = _ctypes.__file__  # any shared object will do
     cache = site / "cache"
@@ -66,10 +76,16 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         process.kill()
 
 
+def list_compiled(source: Path) -> list[Path]:
+    tag = sys.implementation.cache_tag
+    return list((source.parent / "__pycache__").glob(f"{source.stem}.{tag}.pyc"))
+
+
 async def test_the_learnt_set_is_what_the_process_uses(engine: Engine, tmp_path: Path) -> None:
     learnt = await learn_program(tmp_path, engine.python, [engine.pid], [engine.cache])
     known = known_program(tmp_path, engine.python)
     assert known is not None
+    assert learnt is not None
     assert (learnt.files, learnt.total, learnt.trouble) == (len(known.files), known.total, None)
     assert learnt.by
 
@@ -83,7 +99,11 @@ async def test_the_learnt_set_is_what_the_process_uses(engine: Engine, tmp_path:
     expected = {"used/__pycache__/__init__", "used/__pycache__/inner", "used/mapped"}
     assert expected <= at_site
     # In RAM because they were just written, where access times don't say better.
-    assert at_site - expected <= {"used/__init__", "used/inner", "used/not_imported"}
+    about = {str(f.relative_to(engine.site)) for f in files if ".dist-info" in str(f)}
+    assert about <= {"used-1.dist-info/METADATA", "used-1.dist-info/entry_points.txt"}
+    assert at_site - expected <= {"used/not_imported", "used-1"}
+    assert not [f for f in files if f.suffix == ".py" and list_compiled(f)]
+    assert not [f for f in files if f.name == "inner.cpython-27.pyc"]
     assert "libc" in {f.name.partition(".")[0].partition("-")[0] for f in files}
     assert any(f.parent.parent.name == "json" for f in files)
     order = [f.is_relative_to(engine.site) for f in files if f.suffix == ".pyc"]
@@ -93,19 +113,15 @@ async def test_the_learnt_set_is_what_the_process_uses(engine: Engine, tmp_path:
     assert known_program(tmp_path, engine.python) == known
 
 
-async def test_without_a_process_access_times_or_residency_must_do(
-    engine: Engine, tmp_path: Path
-) -> None:
-    learnt = await learn_program(tmp_path, engine.python, [])
-    assert learnt.trouble is not None
-    assert "shared objects were told by" in learnt.trouble
-    known = known_program(tmp_path, engine.python)
-    assert known is not None
-    assert engine.site / "used/mapped.so" in known.files
+async def test_of_an_engine_that_has_gone_nothing_is_learnt(engine: Engine, tmp_path: Path) -> None:
+    beyond_any = 1 << 30
+    assert await learn_program(tmp_path, engine.python, [beyond_any]) is None
+    assert not is_known(tmp_path, engine.python), "the next start teaches"
 
 
 async def test_no_more_is_kept_than_was_allowed(engine: Engine, tmp_path: Path) -> None:
     learnt = await learn_program(tmp_path, engine.python, [engine.pid], cap=300_000)
+    assert learnt is not None
     assert 0 < learnt.total <= 300_000
 
 
@@ -113,6 +129,15 @@ async def test_what_can_not_be_kept_is_one_sentence(engine: Engine, tmp_path: Pa
     (tmp_path / "programs").touch()
     with pytest.raises(StagingError, match=r"python can't be learnt: .*programs"):
         await learn_program(tmp_path, engine.python, [engine.pid])
+
+
+async def test_what_is_told_of_a_learning_names_the_model(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "programs").touch()
+    told: asyncio.Queue[str] = asyncio.Queue()
+    learner = Learner(tmp_path, told.put_nowait, lambda _model, _kind: None, quiet_s=0)
+    learner.came_up("m", engine.pid, engine.python, (), ())
+    assert (await asyncio.wait_for(told.get(), 30)).startswith("m: the program files of ")
+    await learner.close()
 
 
 async def test_what_was_kept_and_is_garbage_is_learnt_anew(engine: Engine, tmp_path: Path) -> None:

@@ -63,8 +63,11 @@ async def learn_program(
     apart: Iterable[Path] = (),
     *,
     cap: int = _CAP,
-) -> Learnt:
+) -> Learnt | None:
     """Learn what a start on `python` needs, from engines that are up and quiet, and keep it.
+
+    None where they have gone: access times alone would tell far too much, and the next start
+    teaches as well.
 
     `pids`: the engines' first processes; those below count as well. `apart`: folders of which
     nothing belongs to the program: weights and compile caches. At most `cap` bytes are kept.
@@ -107,7 +110,7 @@ async def learn_program(
     return _answer(python, said, process.returncode)
 
 
-def _answer(python: Path, said: bytes, status: int | None) -> Learnt:
+def _answer(python: Path, said: bytes, status: int | None) -> Learnt | None:
     try:
         match json.loads(said):
             case {
@@ -117,6 +120,8 @@ def _answer(python: Path, said: bytes, status: int | None) -> Learnt:
                 "trouble": str() | None as trouble,
             }:
                 return Learnt(files, total, tuple(map(str, ways)), trouble)
+            case {"gone": True}:
+                return None
             case {"error": str(why)}:
                 pass
             case _:

@@ -39,6 +39,12 @@ class Environment:
         sites = [site for site in sites if site.is_dir()]
         self.sites = tuple(dict.fromkeys((*sites, *(f for s in sites for f in _added_by(s)))))
 
+    @property
+    def cache_tags(self) -> tuple[str, ...]:
+        """What tells this Python's compiled modules from another's, PEP 3147."""
+        versions = (folder.name.removeprefix("python") for folder in self.stdlib)
+        return tuple(f"cpython-{version.replace('.', '')}" for version in versions)
+
     def name(self) -> str:
         """Name it for a file: another name means that something was installed or removed since."""
         facts: list[object] = [_stamp(self.interpreter)]

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-_VERSION = 1
+_VERSION = 2  # with the first, sources were kept that no import reads
 
 
 def file_of(folder: Path, name: str) -> Path:

@@ -3,12 +3,13 @@
 Runs alone (`python -I -S learn.py`), with the standard library only, at the lowest priority, and
 ends. A start needs what its processes have mapped: the interpreter and shared objects. Modules and
 data files are read and closed again; `reading.py` says how that is known. They count only in
-packages of which a file is mapped or a compiled module was read.
+packages of which a file is mapped or a compiled module was read. A source that stands beside its
+compiled module is read by no import: installers have read all of them.
 
 In: one JSON line on stdin, `{"python": path, "pids": [...], "apart": [folder, ...], "folder": path,
 "cap": bytes}`. What it finds is written below `folder`, in one step.
 Out: one JSON line, `{"files": n, "total": bytes, "by": [way, ...], "trouble": sentence or null}`,
-or `{"error": sentence}` with status 1.
+or `{"gone": true}` where no process was left to learn from, or `{"error": sentence}` with status 1.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from .reading import Reading
 PR_SET_PDEATHSIG = 1
 _READ = frozenset({".pyc", ".py", ".pth", ".json", ".txt", ".yaml", ".toml", ".jinja"})
 _METADATA = frozenset({"METADATA", "entry_points.txt"})  # asked for by whatever has plugins
+_ABOUT = (".dist-info", ".egg-info")
+_INSTALLERS = frozenset({"pip", "setuptools", "wheel"})
 _SITES = frozenset({"site-packages", "dist-packages"})
 _SHORT_LIVED = ("/tmp/", "/var/tmp/", "/run/")  # noqa: S108 - nothing is put there
 
@@ -61,6 +64,7 @@ class Learning:
         self.name = self.environment.name()
         self._stdlib = tuple(_below(str(f.resolve())) for f in self.environment.stdlib)
         self._sites = tuple(_below(str(f.resolve())) for f in self.environment.sites)
+        self._compiled = tuple(f".{tag}" for tag in self.environment.cache_tags)
         self._apart = tuple(_below(os.path.realpath(folder)) for folder in apart)
         processes = tree(pids)
         self._maps = Maps(processes)
@@ -72,12 +76,15 @@ class Learning:
         """How it was told what was read."""
         return sorted(self._reading.ways)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether no process is left to learn from."""
+        return not self._maps.seen and self._maps.refused is None
+
     def trouble(self) -> str | None:
         """Say in a sentence what makes the result worse than it could be."""
         if (refused := self._maps.refused) is not None:
             return f"{refused}, so shared objects were told by {' and '.join(self.by)} too"
-        if not self._maps.seen:
-            return f"the engine is gone, so shared objects were told by {' and '.join(self.by)} too"
         return None
 
     def files(self, cap: int) -> list[Found]:
@@ -130,14 +137,16 @@ class Learning:
             }
             with contextlib.suppress(OSError), os.scandir(site) as entries:
                 for entry in entries:
+                    if entry.name in _INSTALLERS:
+                        continue
                     if not entry.is_dir():
-                        if self._is_wanted(entry.name) and (one := self._at(entry.path, 2)):
+                        if self._is_wanted(entry) and (one := self._at(entry.path, 2)):
                             yield one
                         continue
                     found = list(self._read_below(entry.path, 2))
                     if (
                         entry.name in used
-                        or entry.name.endswith(".dist-info")
+                        or entry.name.endswith(_ABOUT)
                         or any(each.path.endswith(".pyc") for each in found)
                     ):
                         yield from found
@@ -151,16 +160,23 @@ class Learning:
                 if entry.is_dir(follow_symlinks=False):
                     if entry.name not in _SITES:
                         yield from self._read_below(entry.path, rank)
-                elif self._is_wanted(entry.name) and (one := self._at(entry.path, rank)):
+                elif self._is_wanted(entry) and (one := self._at(entry.path, rank)):
                     yield one
 
-    def _is_wanted(self, name: str) -> bool:
-        suffix = os.path.splitext(name)[1]  # noqa: PTH122 - as above
-        if suffix in _READ or name in _METADATA:
-            return True
+    def _is_wanted(self, entry: os.DirEntry[str]) -> bool:
+        name = entry.name
+        stem, suffix = os.path.splitext(name)  # noqa: PTH122 - as above
+        folder = entry.path[: -len(name) - 1]
+        if name in _METADATA or folder.endswith(_ABOUT):
+            return name in _METADATA
+        if suffix == ".py":
+            compiled = (f"{folder}/__pycache__/{stem}{tag}.pyc" for tag in self._compiled)
+            return not any(map(os.path.exists, compiled))
+        if suffix == ".pyc" and folder.endswith("/__pycache__"):
+            return stem.partition(".opt-")[0].endswith(self._compiled)
         # Shared objects are known by who maps them, where that can be seen.
-        is_blind = self._maps.refused is not None or not self._maps.seen
-        return is_blind and (suffix == ".so" or ".so." in name)
+        is_blind = self._maps.refused is not None
+        return suffix in _READ or (is_blind and (suffix == ".so" or ".so." in name))
 
 
 def _below(folder: str) -> str:
@@ -176,6 +192,9 @@ def main() -> int:
     request = json.loads(sys.stdin.readline())
     try:
         learning = Learning(Path(request["python"]), request["pids"], request["apart"])
+        if learning.is_gone:
+            print(json.dumps({"gone": True}))  # noqa: T201 - to the daemon
+            return 0
         found = learning.files(request["cap"])
         keep(Path(request["folder"]), learning.name, [each.path for each in found])
     except OSError as error:
