@@ -183,6 +183,7 @@ class Daemon:
             host.run_dir,
             linger_s=_LINGER_S if host.engines_outlive_daemon else 0.0,
             tmpfs=self._config.settings.stage_folder,
+            report=_warn,
         )
         house.push_async_callback(lambda: keeper.close(leave=not self._engines_too))
         try:

@@ -271,14 +271,20 @@ async def test_one_that_does_not_answer_is_replaced(
         keeper = Keeper(folder, linger_s=60)
         program = the_program(await hold(keeper, weights))
         await keeper.close(leave=True)
-        monkeypatch.setattr("warmd.staging.link._HELLO_S", 0.5)
+        monkeypatch.setattr("warmd.staging.link._ANSWER_S", 1.5)
         monkeypatch.setattr("warmd.staging.link._END_S", 0.5)
         program.suspend()
-        later = Keeper(folder)
+        told: list[str] = []
+        later = Keeper(folder, report=told.append)
+        began = time.monotonic()
         await later.open()
-        await until(lambda: not alive(program.pid))
-        monkeypatch.undo()
+        assert time.monotonic() - began < 1.4, "a daemon's start waits for nobody"
+        assert alive(program.pid)
         assert (await hold(later, weights)).complete
+        assert not alive(program.pid)
+        [sentence] = told
+        assert f"process {program.pid}, the earlier stage keeper, gave no answer" in sentence
+        assert "(it is stopped) and was ended" in sentence
 
 
 async def test_a_socket_that_cannot_be_made_is_a_sentence(weights: FileSet, tmp_path: Path) -> None:

@@ -17,6 +17,13 @@ from warmd.staging.holding import Holding
 from warmd.staging.link import SOCKET, Link, checked, encoded, find, start
 from warmd.staging.request import ENOUGH, Pace, Request, StagingProgress
 
+_AT_START_S = 1.0
+"""So long a daemon's start waits for the program that an earlier one left; it answers at once."""
+
+
+def _unheard(_sentence: str) -> None:
+    return
+
 
 class Keeper:
     """Brings sets of files into RAM and keeps them there, by a program of its own.
@@ -24,7 +31,8 @@ class Keeper:
     The program is started when the first set is to be held, in `run_dir`, and found again there by
     a later daemon. `python` runs it (no packages needed); `interval` is how often, in seconds, it
     measures again and brings back what was evicted; `linger_s`, how long it holds on without a
-    daemon; `tmpfs`, where copies are made.
+    daemon; `tmpfs`, where copies are made; `report` hears, in a sentence, of an earlier program
+    that had to be ended.
     """
 
     def __init__(
@@ -35,12 +43,15 @@ class Keeper:
         interval: float = 30.0,
         linger_s: float = 0.0,
         tmpfs: Path | None = None,
+        report: Callable[[str], None] = _unheard,
     ) -> None:
         self._path = run_dir / SOCKET
         self._python = python
         self._interval = interval
         self._linger_s = linger_s
         self._tmpfs = tmpfs
+        self._report = report
+        self._opening: asyncio.Task[None] | None = None
         self._numbers = itertools.count(1)
         self._linking = asyncio.Lock()
         self._link: Link | None = None
@@ -51,10 +62,24 @@ class Keeper:
     async def open(self) -> None:
         """Connect to the program that an earlier daemon left.
 
-        Start none, but to take away the copies in a tmpfs that a killed one has left.
+        Start none, but to take away the copies in a tmpfs that a killed one has left. With one that
+        doesn't answer soon it goes on beside the caller: what is to be held waits for it.
         """
+        opening = asyncio.create_task(self._open(checked(self._path)), name="find stage keeper")
+        self._opening = opening
+        done, _ = await asyncio.wait([opening], timeout=_AT_START_S)
+        if done:
+            opening.result()
+        else:
+            opening.add_done_callback(self._opened_late)
+
+    def _opened_late(self, opening: asyncio.Task[None]) -> None:
+        if not opening.cancelled() and (error := opening.exception()) is not None:
+            self._report(str(error))
+
+    async def _open(self, path: Path) -> None:
         async with self._linking:
-            if self._link is None and (link := await find(checked(self._path))) is not None:
+            if self._link is None and (link := await find(path, self._report)) is not None:
                 self._begin(link)
         if self._link is None and self._tmpfs is not None and await aside(self._has_leftovers):
             await self._linked()
@@ -121,6 +146,10 @@ class Keeper:
 
     async def close(self, *, leave: bool) -> None:
         """Hang up. Where `leave`, the program holds on for a while, else it lets go of all."""
+        if self._opening is not None:
+            if leave:
+                self._opening.cancel()
+            await asyncio.wait([self._opening])
         async with self._linking:
             link, self._link = self._link, None
             if self._reading is not None:
@@ -141,7 +170,7 @@ class Keeper:
         async with self._linking:
             if self._link is None:
                 path = checked(self._path)
-                self._begin(await find(path) or await start(path, self._python))
+                self._begin(await find(path, self._report) or await start(path, self._python))
             assert self._link is not None  # noqa: S101 - it has just begun
             return self._link
 

@@ -11,17 +11,20 @@ import socket
 import stat
 import struct
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from warmd.aside import aside
 from warmd.staging.file_set import StagingError
 from warmd.staging.holder.protocol import NAME, PROTOCOL
+from warmd.staging.stopped import is_stopped
 
 SOCKET = "stage.sock"
 _PROGRAM = Path(__file__).with_name("holder") / "program.py"
 _LONGEST_PATH = 107  # unix(7), sun_path
 _PEER = struct.Struct("3i")  # SO_PEERCRED, unix(7): pid, uid, gid
 _HELLO_S = 30.0  # a Python that starts on a busy host
+_ANSWER_S = 10.0  # of one that runs already, on a host that swaps
 _END_S = 5.0
 _BACKLOG = 8
 _WORDS = 4096  # of what it wrote to stderr, so much is read
@@ -135,25 +138,34 @@ def encoded(word: dict[str, object]) -> bytes:
     return json.dumps(word).encode() + b"\n"
 
 
-async def find(path: Path) -> Link | None:
+async def find(path: Path, report: Callable[[str], None]) -> Link | None:
     """Connect to the keeper that listens at `path`; None where there is none that can be used.
 
-    One that speaks another protocol, or doesn't answer, is ended.
+    One that speaks another protocol, or doesn't answer, is ended; of the latter `report` hears.
     """
     try:
-        async with asyncio.timeout(_HELLO_S):
+        async with asyncio.timeout(_ANSWER_S):
             reader, writer = await asyncio.open_unix_connection(str(path))
     except (OSError, TimeoutError):  # none, or a dead one's socket file
         return None
     link = Link(reader, writer, None)
+    deaf = ""
     try:
-        async with asyncio.timeout(_HELLO_S):
+        async with asyncio.timeout(_ANSWER_S):
             hello = await link.hear()
     except TimeoutError:
         hello = {}
+        why = " (it is stopped)" if is_stopped(link.pid) else ""
+        deaf = f"process {link.pid}, the earlier stage keeper, gave no answer for {_ANSWER_S:g} s"
+        deaf += why
+    except asyncio.CancelledError:
+        link.leave()
+        raise
     if hello is not None and hello.get("keeper") == PROTOCOL:
         return link
     await link.end()
+    if deaf:
+        report(f"{deaf} and was ended; the files that it held are brought into RAM anew")
     return None
 
 
