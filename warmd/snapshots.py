@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from warmd.regular_file import open_regular
+
 
 class SnapshotError(Exception):
     """Nobody can tell which snapshot is meant. The text is one sentence: what, why, what to do."""
@@ -44,7 +46,7 @@ def snapshot_of(path: Path) -> Path:
 
 def _main(ref: Path) -> str | None:
     try:
-        with ref.open("rb") as file:
+        with open_regular(ref) as file:
             return file.read(256).decode(errors="replace").strip()
     except FileNotFoundError:
         return None

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
+from warmd.regular_file import open_regular
 from warmd.staging.file_set import StagingError
 
 HUGGING_FACE = "hugging-face"
@@ -59,7 +60,8 @@ def expected_digests(verify: str, folder: Path, files: Iterable[Path]) -> Mappin
         return {file: _blob_name(file) for file in files}
     manifest = folder / verify
     try:
-        listed = parse_checksums(manifest.read_text(encoding="utf-8", errors="surrogateescape"))
+        with open_regular(manifest) as opened:
+            listed = parse_checksums(opened.read().decode("utf-8", "surrogateescape"))
     except OSError as error:
         raise StagingError(
             f"{manifest}: can't be read ({error.strerror}); put the sums there, or correct `verify`"

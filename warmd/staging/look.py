@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmd.regular_file import open_regular
 from warmd.staging.holder.mapping import MAP_SHARED, PAGE, PROT_READ, libc
 from warmd.staging.holder.residency import Measure, cachestat, mincore
 
@@ -36,19 +37,18 @@ def measure(files: Iterable[Path]) -> Measured:
     trouble: str | None = None
     for path in files:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            file = open_regular(path)
         except OSError as error:
             trouble = trouble or f"{path}: can't be opened ({error.strerror}): put it back"
             continue
         try:
-            status = os.fstat(fd)
-            total += status.st_size
-            found = look.at(path, fd, status)
+            with file:
+                status = os.fstat(file.fileno())
+                total += status.st_size
+                found = look.at(path, file.fileno(), status)
         except OSError as error:
             trouble = trouble or f"{path}: can't be looked at ({error.strerror})"
             continue
-        finally:
-            os.close(fd)
         if found is None:
             trouble = trouble or (
                 f"{path}: belongs to user {status.st_uid}, and the kernel tells nobody else what "

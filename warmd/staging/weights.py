@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmd import spoken
+from warmd.regular_file import open_regular
 from warmd.snapshots import SnapshotError, snapshot_of
 from warmd.staging.file_set import FileSet, StagingError
 
@@ -116,7 +117,8 @@ def _weights(folder: Path, names: Sequence[str]) -> list[str]:
 
 def _shards(folder: Path, index: str) -> Iterable[str]:
     try:
-        shards = set(json.loads((folder / index).read_bytes())["weight_map"].values())
+        with open_regular(folder / index) as file:
+            shards = set(json.load(file)["weight_map"].values())
         outside = {
             shard for shard in shards if Path(shard).is_absolute() or ".." in Path(shard).parts
         }

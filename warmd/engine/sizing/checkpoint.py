@@ -10,6 +10,7 @@ from warmd.engine.errors import SizingError
 from warmd.engine.sizing.headers import read_header
 from warmd.engine.sizing.model_config import ModelConfig
 from warmd.engine.sizing.weights import Weights, tally
+from warmd.regular_file import open_regular
 from warmd.staging import StagingError, model_folder, weight_files
 
 _CONFIG_MAX = 32 * 2**20
@@ -43,7 +44,7 @@ def read_checkpoint(folder: Path, *, headers: bool = True) -> Checkpoint:
 
 def _config(path: Path) -> ModelConfig:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             text = file.read(_CONFIG_MAX + 1)
     except OSError as error:
         raise SizingError(f"{path}: can't be read ({error.strerror})") from error

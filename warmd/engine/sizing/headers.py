@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmd.engine.errors import SizingError
+from warmd.regular_file import open_regular
 
 HEADER_MAX = 100_000_000
 """The safetensors library takes no longer header either."""
@@ -32,7 +33,7 @@ class Tensor:
 def read_header(path: Path) -> tuple[Tensor, ...]:
     """Return the tensors of one file. Raises `SizingError` where it is damaged or unreadable."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             total = os.fstat(file.fileno()).st_size
             start = file.read(_LENGTH)
             length = int.from_bytes(start, "little")

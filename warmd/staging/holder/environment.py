@@ -63,22 +63,23 @@ def _libraries(prefix: Path) -> list[Path]:
 
 
 def _settings(file: Path) -> dict[str, str]:
-    try:
-        lines = file.read_text(errors="replace").splitlines()
-    except OSError:
-        return {}
-    pairs = (line.partition("=") for line in lines)
+    pairs = (line.partition("=") for line in _lines(file))
     return {key.strip().lower(): value.strip() for key, _, value in pairs}
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        # To open a FIFO would wait for who writes to it.
+        return file.read_text(errors="replace").splitlines() if file.is_file() else []
+    except OSError:
+        return []
 
 
 def _added_by(site: Path) -> list[Path]:
     """List the folders that path configuration files add, as of packages installed editable."""
     found = []
     for file in sorted(site.glob("*.pth")):
-        try:
-            lines = file.read_text(errors="replace").splitlines()
-        except OSError:
-            continue
+        lines = _lines(file)
         found += [site / line for line in lines if line.startswith("/") and Path(line).is_dir()]
     return found
 
