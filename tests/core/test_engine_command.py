@@ -274,6 +274,7 @@ async def test_a_mount_that_hangs_fails_the_start_and_holds_up_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("warmd.engine.vllm.ANSWERS_S", 0.02)
+    monkeypatch.setattr("warmd.snapshots.open_regular", lambda path: path.open("rb"))
     for folder in ("m/snapshots/0123", "m/blobs", "m/refs"):
         (tmp_path / folder).mkdir(parents=True)
     os.mkfifo(tmp_path / "m/refs/main")  # who opens it waits for a writer

@@ -73,6 +73,7 @@ async def test_a_disk_that_hangs_holds_up_nobody_else(
 ) -> None:
     """To open a FIFO waits for ever, as a read from a dead network mount does."""
     monkeypatch.setattr(residency, "WITHIN_S", 0.3)
+    monkeypatch.setattr("warmd.staging.look.open_regular", lambda path: path.open("rb"))
     fifo = tmp_path / "dead"
     os.mkfifo(fifo)
     dead = KnownSet("weights:dead", ("dead",), FileKind.WEIGHTS, (fifo,))

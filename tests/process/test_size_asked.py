@@ -15,6 +15,7 @@ import pytest
 from daemon_rig import Daemon, a_daemon, until
 from engine_scene import a_recipe, short_folder, spec
 
+import warmd
 from warmd.cli.main import main
 from warmd.devices import Gpu, GpuError, GpuTrouble
 from warmd.engine import Vllm
@@ -78,8 +79,20 @@ def test_what_a_start_tells_stands_in_the_table(daemon: Daemon) -> None:
     until(lambda: measured() == round(0.53 * GIB), "the weights are measured")
 
 
-def test_weights_that_hang_do_not_keep_the_daemon_from_its_end(daemon: Daemon) -> None:
-    """A read of a FIFO waits for ever, as one from a dead network mount does."""
+def test_weights_that_hang_do_not_keep_the_daemon_from_its_end(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read of a FIFO waits for ever, as one from a dead network mount does.
+
+    The daemon would refuse one: it is made to open it like any file.
+    """
+    daemon.stop()
+    (daemon.folder / "sitecustomize.py").write_text(
+        "import warmd.regular_file\nwarmd.regular_file.open_regular = lambda path: open(path, 'rb')"
+    )
+    tree = Path(warmd.__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", f"{daemon.folder}:{tree}")
+    daemon.start()
     config = daemon.folder / "weights-m" / "config.json"
     config.unlink()
     os.mkfifo(config)
