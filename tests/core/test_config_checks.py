@@ -238,3 +238,9 @@ def test_faulty_api_keys_are_told_by_line_and_never_shown(tmp_path: Path) -> Non
     assert "there is no such file" in problem(file)
     keys.symlink_to("/dev/zero")
     assert "it is no regular file" in problem(file)
+
+
+@pytest.mark.parametrize("folder", ["/", "/etc/passwd", "/dev/null"])
+def test_copies_belong_in_a_folder_of_their_own(tmp_path: Path, folder: str) -> None:
+    text = problem(config(tmp_path, host=f'staging.tmpfs = "{folder}"'))
+    assert "name a folder of its own" in text

@@ -220,8 +220,8 @@ draft.tidy(str(base / "stage"), set())
 assert list((base / "stage").iterdir()) == []
 try:
     draft.Draft("/var/stage/m", None, []).begin()
-except PermissionError:
-    print("refused")
+except mapping.HoldError as error:
+    print("refused" if "(Permission denied); set staging.tmpfs" in str(error) else error)
 """
 
 
@@ -303,3 +303,10 @@ def test_a_draft_of_who_lives_is_left_alone(model: Path, stage: Path) -> None:
     tidy(str(stage), set())
     assert os.listdir(stage) == [f".draft-m.{os.getpid()}"]
     draft.remove()
+
+
+def test_a_file_where_the_tmpfs_shall_be_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path, why in (("file", "it is no folder"), ("file/below", "Not a directory")):
+        with pytest.raises(HoldError, match=f"{path}: .*{why}.*set staging.tmpfs to a folder"):
+            tmpfs.ensure_tmpfs(str(tmp_path / path), MIB)

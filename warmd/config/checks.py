@@ -31,6 +31,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _names(settings.models)
     yield from _addresses(settings)
     yield from _socket_paths(settings)
+    yield from _stage_folder(settings)
     yield from _python(settings)
     yield from _pools(settings)
     yield from _sleepers(settings)
@@ -195,6 +196,23 @@ def _socket_paths(settings: Settings) -> Iterator[Finding]:
             / ENGINE_SOCKET,
             "choose a shorter model name (the long one can be an alias) or host.run_dir",
         )
+
+
+def _stage_folder(settings: Settings) -> Iterator[Finding]:
+    folder = settings.staging.tmpfs
+    if folder is None:
+        return
+    if Path(os.path.normpath(folder)).parent == folder:
+        why = "a tmpfs can't be mounted over the root of all files"
+    elif folder.exists() and not folder.is_dir():
+        why = "is there and no folder"
+    else:
+        return
+    yield Finding(
+        ("staging", "tmpfs"),
+        f"{why}: name a folder of its own, like /dev/shm/warmd-stage",
+        quoted(str(folder)),
+    )
 
 
 def _socket_path(path: KeyPath, socket: Path, remedy: str) -> Iterator[Finding]:

@@ -79,7 +79,14 @@ def ensure_tmpfs(path: str, needed: int) -> Tmpfs:
 
     Without the right to mount a folder will do that lies on a tmpfs already. Raises `HoldError`.
     """
-    os.makedirs(path, mode=0o755, exist_ok=True)  # engines may run as another user
+    try:
+        os.makedirs(path, mode=0o755, exist_ok=True)  # engines may run as another user
+    except OSError as error:
+        why = "it is no folder" if error.errno == errno.EEXIST else error.strerror
+        raise HoldError(
+            f"{path}: can't be made a folder for copies ({why}); set staging.tmpfs to a folder, "
+            "or to one that the daemon's user can make"
+        ) from None
     if not is_safe(path):
         raise HoldError(
             f"{path}: others may change what is in it, so it holds no copies; make it a folder "
