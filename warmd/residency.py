@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from warmd.aside import Shared
-from warmd.ladder import FileKind, FilesAtStart
+from warmd.ladder import FileKind, FilesAtStart, Place
 from warmd.staged import StagedFiles
 from warmd.staging.look import Measured, measure
 from warmd.supervisor import Managed
@@ -111,6 +111,9 @@ def residency_of(
 def _known(staged: StagedFiles, models: tuple[str, ...]) -> KnownSet:
     state = staged.state
     word = "staging" if state.busy else "held" if state.held else "partial" if state.partial else ""
+    # As long as there is no copy, what is measured are the files that it is made of.
+    has_no_copy = state.place is Place.TMPFS and not state.held
+    place = Place.PAGE_CACHE if has_no_copy else state.place
     return KnownSet(
         staged.key,
         models,
@@ -118,7 +121,7 @@ def _known(staged: StagedFiles, models: tuple[str, ...]) -> KnownSet:
         staged.held_files if state.held else staged.files,
         word or "not held",
         state.done if state.busy else state.resident,
-        state.place.value,
+        place.value,
         state.problem,
     )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from rig import FakeHolding, House
 
-from warmd.ladder import FileKind, Rung
+from warmd.ladder import FileKind, Place, Rung
+from warmd.residency import known_sets
 
 
 async def test_each_staging_is_told_once_with_its_time_and_its_bytes() -> None:
@@ -31,3 +34,12 @@ async def test_what_an_earlier_daemon_left_was_not_read_again(
     house.stager.done.set()
     await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
     assert house.recorder.brought_in == []
+
+
+@pytest.mark.parametrize(("held", "place"), [(False, "page-cache"), (True, "tmpfs")])
+async def test_without_a_copy_the_files_themselves_are_measured(held: bool, place: str) -> None:
+    house = House("m", resting=Rung.COLD)
+    staged = house.supervisor.models["m"].staged
+    staged.state = replace(staged.state, held=held, place=Place.TMPFS)
+    [weights] = [e for e in known_sets([house.supervisor.models["m"]]) if e.key == staged.key]
+    assert weights.place == place
