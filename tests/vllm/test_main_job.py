@@ -97,6 +97,7 @@ async def test_what_its_start_read_is_learnt(hot: tuple[Daemon, Answer], tmp_pat
     cache = ROOT / ".cache" / "vllm-tier"
     pid = daemon.replica("tiny.0")["pid"]
     learnt = await learn_program(tmp_path, python, [pid], [cache, model])
+    assert learnt is not None
     assert learnt.trouble is None
     known = known_program(tmp_path, python)
     assert known is not None
