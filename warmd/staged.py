@@ -22,13 +22,14 @@ from warmd.staging import (
     StagingError,
     StagingProgress,
 )
+from warmd.staging.holding import TRIED_AGAIN_S
 from warmd.staging.proofs import Identity
 
 _T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 
-RETRY_S = 30.0
+RETRY_S = TRIED_AGAIN_S
 """How long after a failure staging is tried again; memory that was short may be back by then."""
 
 SHORT_S = 120.0

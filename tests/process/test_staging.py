@@ -89,6 +89,7 @@ async def test_the_holders_death_is_told(weights: FileSet, ending: signal.Signal
         sentence = await asyncio.wait_for(held.lost(), 10)
         assert f"m: process {held.pid}" in sentence
         assert f"was killed by {ending.name}" in sentence
+        assert sentence.endswith("; it is tried again in 30 s")
         assert await held.lost() == sentence
         assert held.resident == 0
 

@@ -153,6 +153,12 @@ async def test_no_second_process_is_sent_where_the_first_hangs(
         program = the_program(held)
         monkeypatch.setattr("warmd.staging.holding._END_S", 0.2)
         program.suspend()  # nobody hears of the end, as of one that is in the kernel
+        is_stopped = f"m: process {program.pid}, the stage keeper, was stopped .*kill -CONT"
+        with pytest.raises(StagingError, match=is_stopped):
+            await held.release()
+        with pytest.raises(StagingError, match=is_stopped):
+            await hold(keeper, weights)
+        monkeypatch.setattr("warmd.staging.holding.is_stopped", lambda _pid: False)
         with pytest.raises(StagingError, match="doesn't end"):
             await held.release()
         with pytest.raises(StagingError, match=f"m: process {held.pid}, .* hangs in the kernel"):
@@ -309,12 +315,19 @@ async def test_nobody_else_may_connect(weights: FileSet) -> None:
         await keeper.close(leave=False)
 
 
-async def test_silence_is_an_error(weights: FileSet, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("known", [True, False])
+async def test_silence_is_an_error(
+    weights: FileSet, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
     """As of a read that hangs on a dead network mount; a stopped process is as silent."""
     monkeypatch.setattr("warmd.staging.holding.SILENCE_S", 1.0)
+    if not known:
+        monkeypatch.setattr("warmd.staging.holding.is_stopped", lambda _pid: False)
     async with holding(weights, interval=0.5) as held:
         os.kill(held.pid, signal.SIGSTOP)
-        assert "says nothing any more" in await asyncio.wait_for(held.lost(), 10)
+        sentence = await asyncio.wait_for(held.lost(), 10)
+        told = f"let it go on with `kill -CONT {held.pid}`" if known else "says nothing any more"
+        assert told in sentence
 
 
 async def test_silence_while_it_is_read_is_an_error_too(
@@ -333,6 +346,7 @@ async def test_silence_while_it_is_read_is_an_error_too(
             p for p in psutil.Process().children(recursive=True) if p.name() == "warmd-held"
         )
         holder.suspend()
+        monkeypatch.setattr("warmd.staging.holding.is_stopped", lambda _pid: False)
         with pytest.raises(StagingError, match="m: not one byte could be read for 3 s"):
             await asyncio.wait_for(task, 10)
         assert not alive(holder.pid)

@@ -10,9 +10,13 @@ from dataclasses import replace
 from warmd.staging.checksums import MismatchError
 from warmd.staging.file_set import StagingError
 from warmd.staging.request import Pace, Request, StagingProgress
+from warmd.staging.stopped import is_stopped
 
 SILENCE_S = 60.0
 """Without a word for so long a read hangs in the kernel, as on a dead network mount."""
+
+TRIED_AGAIN_S = 30.0
+"""So long after a failure staging is tried again: memory that was short may be back by then."""
 
 _END_S = 10.0  # a killed process ends at once, unless a read hangs in the kernel
 
@@ -37,11 +41,14 @@ class Holding:
         request: Request,
         *,
         interval: float,
+        keeper: int,
         send: Callable[[Word], None],
         on_progress: Callable[[StagingProgress], None],
         on_evicted: Callable[[str], None],
     ) -> None:
-        """`interval`: how often, in seconds, the process says what is resident."""
+        """`interval`: how often, in seconds, the process says what is resident; `keeper`: the
+        stage keeper's pid.
+        """
         self.key = key
         self.name = key.partition(":")[2] or key
         self.number = number
@@ -55,6 +62,7 @@ class Holding:
         """The file that isn't what its digest says."""
         self.is_ending = False
         """Whether it was let go."""
+        self._keeper = keeper
         self._send = send
         self._on_progress = on_progress
         self._on_evicted = on_evicted
@@ -108,9 +116,21 @@ class Holding:
             await asyncio.wait_for(self._gone.wait(), _END_S)
         except TimeoutError:
             raise StagingError(
-                f"{self.name}: process {self.pid}, which held its files, was killed but doesn't "
+                self.stopped
+                or f"{self.name}: process {self.pid}, which held its files, was killed but doesn't "
                 "end: a read hangs in the kernel; look at the disk or network mount"
             ) from None
+
+    @property
+    def stopped(self) -> str | None:
+        """Say which process was stopped, where that is why nothing is heard."""
+        for pid, what in ((self._keeper, "the stage keeper"), (self.pid, "which has its files")):
+            if pid and is_stopped(pid):
+                return (
+                    f"{self.name}: process {pid}, {what}, was stopped by a signal and does "
+                    f"nothing; let it go on with `kill -CONT {pid}`"
+                )
+        return None
 
     def pace(self, pace: Pace) -> None:
         """Bring it in at another pace from now on; felt within 16 MiB."""
@@ -211,13 +231,15 @@ class Holding:
     def _silent(self) -> None:
         if not self._staged.done():
             self._fail(
-                f"{self.name}: not one byte could be read for {SILENCE_S:g} s; look at the "
+                self.stopped
+                or f"{self.name}: not one byte could be read for {SILENCE_S:g} s; look at the "
                 "disk or network mount of its files"
             )
         elif not self._lost.done():
             self._lost.set_result(
-                f"{self.name}: process {self.pid}, which holds its files, says nothing any more: "
-                "a read hangs in the kernel; look at the disk or network mount"
+                self.stopped
+                or f"{self.name}: process {self.pid}, which holds its files, says nothing any "
+                "more: a read hangs in the kernel; look at the disk or network mount"
             )
 
     def _how(self, status: int) -> str:
@@ -227,4 +249,7 @@ class Holding:
             how = f"was killed by {signal.Signals(-status).name}"
         else:
             how = f"exited with status {status}"
-        return f"process {self.pid}, which held its files in RAM, {how}"
+        return (
+            f"process {self.pid}, which held its files in RAM, {how}; "
+            f"it is tried again in {TRIED_AGAIN_S:g} s"
+        )

@@ -108,14 +108,16 @@ class Keeper:
         link = await self._linked()
         if (hanging := self._hanging(key)) is not None:
             raise StagingError(
-                f"{hanging.name}: process {hanging.pid}, which held its files before, hangs in the "
-                "kernel still; look at the disk or network mount"
+                hanging.stopped
+                or f"{hanging.name}: process {hanging.pid}, which held its files before, hangs in "
+                "the kernel still; look at the disk or network mount"
             )
         holding = Holding(
             key,
             number,
             request,
             interval=self._interval,
+            keeper=link.pid,
             send=link.send,
             on_progress=on_progress,
             on_evicted=on_evicted,
