@@ -112,7 +112,7 @@ class StagedFiles:
         """
         self.key = key
         self.kind = kind
-        self.state = StagedState()
+        self.state = StagedState(rated=rate is not None)
         self.files: tuple[Path, ...] | None = None  # None until they have been looked at
         self._finder = Finder(f"{key.partition(':')[2]}: its {kind.words}", scan, in_thread)
         self._keeper = keeper

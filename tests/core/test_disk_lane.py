@@ -179,6 +179,15 @@ def test_the_pace_follows_the_need() -> None:
     assert disk(starts, serves) == [PaceFiles("weights:a", urgent=True)]
 
 
+def test_a_rate_holds_for_all_that_nobody_waits_for_whether_anybody_is_served_or_not() -> None:
+    rests = model("a", rated=True)
+    assert disk(rests) == [StageFiles("weights:a", "a shall", urgent=False)]
+    comes = model("a", busy=True, rated=True)
+    assert disk(comes) == [PaceFiles("weights:a", urgent=False)]
+    assert disk(model("a", Rung.HOT, Phase.STARTING, busy=True, rated=True)) == []
+    assert disk(model("a", Rung.HOT, busy=True, rated=True, wait=1.0)) == []
+
+
 def test_program_files_never_take_the_budget_from_the_weights() -> None:
     asks = model("a", total=60)
     assert disk(asks, program=40) == [StageFiles(ENV, "a shall")]

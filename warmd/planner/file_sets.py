@@ -59,9 +59,13 @@ class FileSet:
         return any(one is model for one in self.models for model in other.models)
 
     def is_urgent(self, *, served: bool) -> bool:
-        """Whether it is brought in at full speed: for its model, or as nobody is `served` now."""
+        """Whether it is brought in at full speed: for its model, or as nobody is `served` now.
+
+        Where a rate is set, it holds for all that nobody waits for.
+        """
         needy = (m for m in self.models if _wants(m, self.kind))
-        return not served or any(m.waiting or _comes_up(m) for m in needy)
+        free = not served and not self.staging.rated
+        return free or any(m.waiting or _comes_up(m) for m in needy)
 
     @property
     def why(self) -> str:
