@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from warmd.finding import PATIENCE_S, Finder, InThread
 from warmd.ladder import FileKind
+from warmd.staged_ports import Aim, Holding, Keeper
 from warmd.staged_state import StagedState
 from warmd.staging import (
     FIRST,
@@ -39,43 +40,6 @@ GROWN_S = 1.0
 
 LOOK_AGAIN_S = 30.0
 """How often it is seen whether other files are meant than those that are held."""
-
-
-class Holding(Protocol):
-    """Files that are in RAM and held there; `adopted`: since an earlier daemon.
-
-    `verified`: all that has a digest is what it says.
-    """
-
-    adopted: bool
-    verified: bool
-
-    async def lost(self) -> str:
-        """Return, with a sentence, when they are no longer held."""
-
-    async def release(self) -> None:
-        """Let them go."""
-
-
-class Keeper(Protocol):
-    """Brings sets of files into RAM and holds them there."""
-
-    async def hold(
-        self,
-        key: str,
-        request: Request,
-        pace: Pace,
-        on_progress: Callable[[StagingProgress], None],
-        on_evicted: Callable[[str], None],
-    ) -> Holding:
-        """Return when they are there, as far as they can be; raises `StagingError`."""
-
-    def pace(self, key: str, pace: Pace) -> None:
-        """Bring in what is on its way at another pace."""
-
-
-Aim = Callable[[Request, bool], None]
-"""Has the files of a request read from their copy, or else from where they are."""
 
 
 class StagedListener(Protocol):
@@ -133,6 +97,7 @@ class StagedFiles:
         self._refused: _Refusal | None = None  # until the files change
         self._was_verified = False
         self._request: Request | None = None
+        self._tried: tuple[Request, Identity] | None = None  # what was to be staged last
         self._holding: Holding | None = None
         self._known = StagingProgress(0, 0, None)  # what was measured last
         self.pushed = ""  # what pushed a part of it out, as it was told
@@ -148,10 +113,16 @@ class StagedFiles:
             self._looking.cancel()  # one that hung on a dead mount would tell of the old files
         self._looking = asyncio.create_task(self._look(), name=f"look at {self.key}")
 
+    def look_again(self) -> None:
+        """See whether files that couldn't be staged are others now; if so their trouble is over."""
+        self.state = replace(self.state, retry_at=self._clock() + RETRY_S)
+        self.begin_look()
+
     async def _look(self) -> None:
         files: tuple[Path, ...] = ()
+        found: tuple[Request, Identity] | None = None
         try:
-            request, _ = await self._finder()
+            found = request, _ = await self._finder()
             self.files, total, problem = request.files, request.total, None
             files = request.files
         except StagingError as error:
@@ -159,7 +130,10 @@ class StagedFiles:
         except Exception as error:  # noqa: BLE001 - staging them will say what is wrong with them
             total, problem = 0, repr(error)
         if self.kind is FileKind.WEIGHTS:
-            problem = self.state.problem  # they are tried all the same, and that tells
+            if found is None or found == self._tried:
+                problem = self.state.problem  # they are tried all the same, and that tells
+            elif self.state.problem is not None and not self.state.taken:
+                self.state = replace(self.state, retry_at=None)
         elif self._request is not None and self._task is not None and self._request.files != files:
             self.begin_release(f"its {self.kind.words} are others now")
         if not self.state.taken:
@@ -183,7 +157,7 @@ class StagedFiles:
         if self._task is not None:
             return
         self._release.clear()
-        self._request = None
+        self._request = self._tried = None
         self.pushed = ""
         self.state = replace(self.state, took=None)
         self._become(busy=True, done=0, reason=reason, retry_at=None, limit=limit, urgent=urgent)
@@ -285,7 +259,7 @@ class StagedFiles:
 
     async def _look_at(self) -> Request:
         """Find the files; raises `MismatchError` where they are those that were refused."""
-        request, files = await self._finder()
+        self._tried = request, files = await self._finder()
         self._files, self._digests = files, request.sha256
         if self._refused is not None and self._refused.is_of(files, request.sha256):
             raise MismatchError(self._refused.sentence, self._refused.path)

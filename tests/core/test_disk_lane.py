@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from warmd.ladder import Phase, Rung
 from warmd.planner import (
     Action,
+    LookAtFiles,
     ModelFacts,
     PaceFiles,
     Plan,
@@ -22,7 +23,7 @@ from warmd.planner import (
     StagingFacts,
     make_plan,
 )
-from warmd.policy import Target
+from warmd.policy import Rank, Target
 
 ENV = "program:env"
 
@@ -186,6 +187,38 @@ def test_a_rate_holds_for_all_that_nobody_waits_for_whether_anybody_is_served_or
     assert disk(comes) == [PaceFiles("weights:a", urgent=False)]
     assert disk(model("a", Rung.HOT, Phase.STARTING, busy=True, rated=True)) == []
     assert disk(model("a", Rung.HOT, busy=True, rated=True, wait=1.0)) == []
+
+
+def test_what_has_failed_makes_no_room_for_itself() -> None:
+    holds = model("a", idle=50.0, total=60, held=True)
+    failed = model("b", idle=1.0, total=60, problem="no such file", retry_at=-1.0)
+    made = plan(holds, failed)
+    assert made.actions == (LookAtFiles("weights:b"),)
+    assert made.held_up["b"].startswith("no such file; once that is mended")
+    assert disk(failed) == [StageFiles("weights:b", "b shall")], "where there is room it is tried"
+    comes = model("a", idle=50.0, busy=True)
+    waits = replace(failed, target=Target(Rung.HOT, 1, ""), oldest_wait=1.0, waiting=1)
+    assert ReleaseFiles not in map(type, disk(comes, waits))
+
+
+def test_what_an_operator_asked_for_goes_before_what_rests() -> None:
+    rests = model("a", idle=1.0, total=60)
+    asked = model("b", idle=9.0, total=60)
+    asked = replace(asked, target=replace(asked.target, rank=Rank.OPERATOR))
+    assert disk(rests, asked) == [StageFiles("weights:b", "b shall")]
+    held = replace(rests, staging=StagingFacts(60, held=True))
+    assert disk(held, asked) == [
+        ReleaseFiles("weights:a", "it makes room for the weights of b, needed sooner")
+    ]
+    there = replace(asked, staging=StagingFacts(60, held=True))
+    assert disk(rests, there) == [], "never the other way round"
+
+
+def test_a_refusal_by_a_hair_says_what_is_missing() -> None:
+    mib = 2**20
+    refused = RamLedger(400 * mib, 100 * mib + 2, 10**12).refuses(300 * mib)
+    assert refused is not None
+    assert refused.endswith("are taken, which is 2 bytes too much; raise ram.staging")
 
 
 def test_program_files_never_take_the_budget_from_the_weights() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from rig import House
 
 from warmd.ladder import FileKind, Phase, Place, Rung
-from warmd.staged import SHORT_S
+from warmd.staged import RETRY_S, SHORT_S
 from warmd.staging import Request
 from warmd.supervisor import FileTerms, Scan
 
@@ -86,7 +86,8 @@ async def test_two_models_within_a_budget_for_one_the_last_used_stays() -> None:
     await house.rest()
     told = house.supervisor.statuses()["b"]
     assert told.held_up_by == (
-        "its weights (10 bytes) don't fit in ram.staging: 10 bytes of 15 bytes are taken"
+        "its weights (10 bytes) don't fit in ram.staging: 10 bytes of 15 bytes are taken, which is "
+        "5 bytes too much; raise ram.staging"
     )
     house.supervisor.models["b"].last_request = house.time.now
     await house.until(lambda: house.supervisor.rung("b") is Rung.STAGED)
@@ -131,6 +132,26 @@ async def test_files_that_have_grown_find_room_anew() -> None:
     assert house.stager.asked == [], "no byte more than room was found for"
     house.time.now += 1.0
     await house.until(lambda: staged(house) == "partial")
+
+
+async def test_what_failed_evicts_nobody_and_is_given_room_once_its_files_are_others() -> None:
+    house = a_house("b", weights=10)
+    house.budget = 15
+    house.stager.problem = "it can't be read"
+    await house.until(lambda: house.supervisor.models["b"].staged.state.problem is not None)
+    house.stager.problem = None
+    house.supervisor.adopt("a", house.terms("a", Rung.STAGED))
+    await house.until(lambda: house.supervisor.rung("a") is Rung.STAGED)
+    house.stager.problem = "it can't be read"
+    house.supervisor.models["b"].last_request = house.time.now
+    for _ in range(3):
+        house.time.now += RETRY_S
+        await house.rest()
+    assert not house.stager.holdings[0].released
+    house.stager.problem = None
+    house.sizes["weights:b"] = 11
+    house.time.now += RETRY_S
+    await house.until(lambda: house.supervisor.rung("b") is Rung.STAGED)
 
 
 async def test_locked_files_are_asked_for_as_such_and_count_as_used() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from warmd.ladder import FileKind
-from warmd.planner.actions import Action, PaceFiles, ReleaseFiles, StageFiles
+from warmd.planner.actions import Action, LookAtFiles, PaceFiles, ReleaseFiles, StageFiles
 from warmd.planner.facts import Scene
 from warmd.planner.file_sets import FileSet, file_sets, is_anyone_served
 from warmd.planner.vram import awaits_look
@@ -131,6 +131,13 @@ class _Turn:
         if aside is None:
             lane.held_up[asker.key] = self._refusal
             return False
+        problem = asker.staging.problem
+        if problem is not None and (aside or self._bytes > room) and not self._is_giant:
+            # What is sound isn't let go for what may fail again.
+            lane.actions.append(LookAtFiles(asker.key))
+            again = f"warmctl set {asker.models[0].name} auto"
+            lane.held_up[asker.key] = f"{problem}; once that is mended, it is given room: {again}"
+            return False
         if self.launches:
             return True
         if aside or (self.freed and self._bytes > room):
@@ -147,6 +154,8 @@ class _Turn:
         """Call off what only rests, for who is on its way up; return True: the disk is taken."""
         if running not in self.later or running.rises or not self.asker.rises or self.launches:
             return True
+        if self.asker.staging.problem is not None:
+            return True  # it may fail again
         freed = self.freed + running.staging.taken
         others = [each for each in self.later if each is not running]
         if self._limit(freed) is not None or self._who_makes_room(freed, others) is not None:

@@ -15,6 +15,7 @@ from warmd.ladder import Phase, Rung, share_a_card
 from warmd.planner import (
     Action,
     LookAtCards,
+    LookAtFiles,
     PaceFiles,
     Plan,
     RamLedger,
@@ -197,7 +198,7 @@ class Supervisor(ReplicaListener):
                 replicas[name].begin_wake(reason)
             case LookAtCards(names=names):
                 self.cards.want(names=names)
-            case StageFiles() | ReleaseFiles() | PaceFiles():
+            case StageFiles() | ReleaseFiles() | PaceFiles() | LookAtFiles():
                 self.shelf.begin(action)
 
     # What replicas tell

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from warmd.ladder import FileKind
-from warmd.planner import PaceFiles, ReleaseFiles, StageFiles, StagingFacts
+from warmd.planner import LookAtFiles, PaceFiles, ReleaseFiles, StageFiles, StagingFacts
 from warmd.staged import SHORT_S, StagedFiles, StagedListener
 from warmd.staged_state import StagedState
 from warmd.supervisor.model import FileTerms, Managed, staging_facts
@@ -95,7 +95,7 @@ class Shelf(StagedListener):
             if staged.kind is FileKind.PROGRAM
         }
 
-    def begin(self, action: StageFiles | ReleaseFiles | PaceFiles) -> None:
+    def begin(self, action: StageFiles | ReleaseFiles | PaceFiles | LookAtFiles) -> None:
         """Carry out what a plan says of a set."""
         match action:
             case StageFiles(key=key, reason=reason, limit=limit, urgent=urgent):
@@ -104,6 +104,8 @@ class Shelf(StagedListener):
                 self._sets[key].begin_release(reason, pause_s=SHORT_S if short else None)
             case PaceFiles(key=key, urgent=urgent):
                 self._sets[key].pace(urgent=urgent)
+            case LookAtFiles(key=key):
+                self._sets[key].look_again()
 
     # What files tell
 
