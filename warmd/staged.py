@@ -248,7 +248,9 @@ class StagedFiles:
         request = await self._look_at()
         self.files = request.files
         limit, planned = self.state.limit, self.state.total or 0
-        self.state = replace(self.state, total=request.total, place=request.place)
+        if limit is not None and request.total <= limit:
+            limit = None  # there is less of them by now, and all of it fits
+        self.state = replace(self.state, total=request.total, place=request.place, limit=limit)
         if limit is None and planned < request.total:
             raise _GrownError  # room is found for so many anew
         if not request.total:
@@ -371,7 +373,7 @@ class StagedFiles:
         held = state.limit is None and known.complete
         problem = known.trouble
         if not held and problem is None and state.limit is None:
-            problem = self.pushed or "a part of it was pushed out of RAM"
+            problem = self.pushed or "not all of it is in RAM, by measurement"
         if not state.busy and held is state.held and problem == state.problem:
             return
         reason = problem or state.reason

@@ -239,6 +239,16 @@ def test_what_is_held_in_part_for_a_trouble_is_not_said_to_be_too_large() -> Non
     assert plan(model("a", partial=True, problem=trouble)).held_up == {"a": trouble}
 
 
+def test_a_part_of_what_fits_is_not_said_to_be_too_large() -> None:
+    assert plan(model("a", partial=True)).held_up == {"a": "not all of its weights are in RAM"}
+    shrunk = model("a", partial=True, limit=70, problem="w: was truncated")
+    assert plan(shrunk).held_up == {"a": "w: was truncated"}
+    giant = model("a", total=200, partial=True, limit=70, problem="w: was truncated")
+    told = plan(giant).held_up["a"]
+    assert "larger than ram.staging" in told
+    assert told.endswith("; w: was truncated")
+
+
 def test_why_weights_cannot_be_verified_yet_is_told() -> None:
     waits = replace(model("a", Rung.HOT, total=60, wait=1.0), unverified="they are verified first")
     assert plan(waits).held_up == {"a": "they are verified first"}

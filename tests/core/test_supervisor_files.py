@@ -110,6 +110,19 @@ async def test_larger_than_the_budget_is_held_in_part_and_stays_cold() -> None:
     assert "larger than ram.staging (40 bytes): 40 bytes of them are held" in told.held_up_by
 
 
+async def test_what_has_shrunk_until_it_fits_is_held_as_a_whole() -> None:
+    house = a_house("m", weights=100)
+    house.budget = 40
+    await house.until(lambda: house.supervisor.models["m"].staged.state.total == 100)
+    house.sizes["weights:m"] = 30  # a file was truncated since the last look
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    house.stager.holdings[0].measure(20)
+    told = house.supervisor.models["m"].staged.state
+    assert (told.partial, told.problem) == (True, "not all of it is in RAM, by measurement")
+    await house.rest()
+    assert "larger" not in (house.supervisor.statuses()["m"].held_up_by or "")
+
+
 async def test_what_memory_ran_short_for_is_not_brought_back_at_once() -> None:
     house = a_house("m", weights=10)
     await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
@@ -119,6 +132,9 @@ async def test_what_memory_ran_short_for_is_not_brought_back_at_once() -> None:
     house.reserve = 0
     await house.rest()
     assert house.supervisor.rung("m") is Rung.COLD
+    why = house.supervisor.statuses()["m"].held_up_by or ""
+    assert why.startswith("memory is short")
+    assert why.endswith("; it is tried again in 2 min")
     house.time.now += SHORT_S
     await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
 

@@ -86,14 +86,13 @@ def _take_turns(
     for index, asker in enumerate(sets):
         staging = asker.staging
         if staging.partial:
-            whole = staging.limit is None  # as far as its files allow it
-            why = staging.problem if whole else None
-            lane.held_up[asker.key] = why or _partly(scene, asker)
+            lane.held_up[asker.key] = _why_partly(scene, asker)
         if not asker.wanted or asker.is_there or staging.busy or staging.total is None:
             continue
         if staging.retry_at is not None and scene.now < staging.retry_at:
             wait = duration(staging.retry_at - scene.now)
-            lane.held_up[asker.key] = staging.problem or f"it is tried again in {wait}"
+            why = staging.problem or f"{staging.reason}; it is tried again in {wait}"
+            lane.held_up[asker.key] = why.removeprefix("; ")
             continue
         if running is not None and not asker.shares_a_model_with(running):
             lane.held_up[asker.key] = f"{_being(running)} being staged from the same disk"
@@ -208,6 +207,14 @@ def _being(running: FileSet) -> str:
     if running.kind is FileKind.WEIGHTS:
         return f"{running.models[0].name} is"
     return f"{running.words} are"
+
+
+def _why_partly(scene: Scene, each: FileSet) -> str:
+    """Say why a part of a set is held: there is no room for more, or its files are in trouble."""
+    problem = each.staging.problem
+    if each.staging.limit is None or (each.staging.total or 0) <= scene.ram.budget:
+        return problem or f"not all of {each.its} are in RAM"
+    return _partly(scene, each) + (f"; {problem}" if problem else "")
 
 
 def _partly(scene: Scene, each: FileSet) -> str:

@@ -311,4 +311,5 @@ def staging_facts(state: StagedState) -> StagingFacts:
         limit=state.limit,
         urgent=state.urgent,
         rated=state.rated,
+        reason=state.reason,
     )
