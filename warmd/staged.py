@@ -175,11 +175,16 @@ class StagedFiles:
             self._release.set()
 
     def forgive(self) -> None:
-        """Forget that files weren't what they shall be: an operator wants another look at them."""
+        """Forget what went wrong: an operator wants another look at the files, and at once."""
         if self._refused is not None:
             self._refused = None
-            self.state = replace(self.state, retry_at=None)
             self._doubt(FIRST)
+        if self._task is None:
+            self.state = replace(self.state, problem=None, retry_at=None)
+        elif self.state.partial and self._known.trouble is not None:
+            # What is in RAM of them stays in the page cache while they are looked at anew.
+            self.state = replace(self.state, problem=None)
+            self.begin_release("its files are looked at anew, for an operator said so")
 
     def begin_leaving(self) -> None:
         """Forget the files and leave them held: the next daemon finds them."""
@@ -361,7 +366,7 @@ class StagedFiles:
             resident=progress.resident or 0,
             paused=progress.paused,
         )
-        if not self.state.busy and self._task is not None:
+        if not self.state.busy and self._task is not None and not self._release.is_set():
             self._settle()
         if self._files and self._holding and self._holding.verified is not self._was_verified:
             self._doubt(FIRST)

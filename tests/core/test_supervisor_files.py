@@ -170,6 +170,27 @@ async def test_what_failed_evicts_nobody_and_is_given_room_once_its_files_are_ot
     await house.until(lambda: house.supervisor.rung("b") is Rung.STAGED)
 
 
+async def test_an_operators_word_tries_at_once_what_failed_or_is_held_in_part() -> None:
+    house = a_house("m", weights=10)
+    house.stager.problem = "it can't be read"
+    staged_files = house.supervisor.models["m"].staged
+    await house.until(lambda: staged_files.state.problem is not None)
+    house.stager.problem = None
+    await house.rest()
+    assert house.supervisor.rung("m") is Rung.COLD
+    house.supervisor.set_target("m", None, None)
+    assert house.supervisor.statuses()["m"].staged[0].problem is None, "nothing stale is told"
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    house.stager.holdings[0].measure(5, "w.safetensors is missing")
+    assert staged(house) == "partial"
+    house.supervisor.set_target("m", Rung.STAGED, None, floor=True)
+    await house.until(lambda: house.stager.holdings[0].released)
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    house.supervisor.set_target("m", Rung.STAGED, None)
+    said = house.supervisor.set_target("m", Rung.STAGED, None, floor=True)
+    assert said == "m is to be staged anyway: an operator set it to staged"
+
+
 async def test_locked_files_are_asked_for_as_such_and_count_as_used() -> None:
     house = House()
     house.stager.done.set()
