@@ -256,6 +256,8 @@ def test_why_weights_cannot_be_verified_yet_is_told() -> None:
     assert told == (
         "they are verified first; its weights (60 bytes) don't fit in RAM: 59 bytes are to spare"
     )
+    wrong = replace(waits.staging, problem="they are", retry_at=30.0)
+    assert plan(replace(waits, staging=wrong)).held_up == {"a": "they are verified first"}, "once"
     late = replace(waits, staging=replace(waits.staging, retry_at=30.0))
     assert plan(late).held_up["a"] == "they are verified first; it is tried again in 30 s"
 

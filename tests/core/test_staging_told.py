@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any, cast
+
 import pytest
 from rig import FakeHolding, House
 
+from warmd.chronicle import Chronicle
 from warmd.ladder import FileKind, Rung
 
 
@@ -31,3 +35,12 @@ async def test_what_an_earlier_daemon_left_was_not_read_again(
     house.stager.done.set()
     await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
     assert house.recorder.brought_in == []
+
+
+def test_a_line_of_the_log_names_its_model_once(caplog: pytest.LogCaptureFixture) -> None:
+    nobody = cast("Any", None)
+    with caplog.at_level(logging.WARNING):
+        Chronicle(nobody, nobody, nobody, nobody).staging_failed(
+            "big", FileKind.WEIGHTS, "big: /srv/big holds no weights"
+        )
+    assert caplog.messages == ["big: not staged: /srv/big holds no weights"]

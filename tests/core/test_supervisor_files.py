@@ -110,6 +110,18 @@ async def test_larger_than_the_budget_is_held_in_part_and_stays_cold() -> None:
     assert "larger than ram.staging (40 bytes): 40 bytes of them are held" in told.held_up_by
 
 
+async def test_what_is_too_large_is_logged_once_with_the_remedy() -> None:
+    house = a_house("m", weights=100)
+    house.budget = 40
+    await house.until(lambda: staged(house) == "partial")
+    await house.rest()
+    [line] = house.recorder.lines
+    assert line == (
+        "m not staged: its weights (100 bytes) are larger than ram.staging (40 bytes), and are "
+        "held as far as they fit; raise ram.staging, or it stays cold"
+    )
+
+
 async def test_what_has_shrunk_until_it_fits_is_held_as_a_whole() -> None:
     house = a_house("m", weights=100)
     house.budget = 40

@@ -51,8 +51,9 @@ def disk_lane(scene: Scene, rises: Collection[str], held_up: dict[str, str]) -> 
     for each in sets:
         if each.kind is FileKind.WEIGHTS and each.key in lane.held_up:
             model, why = each.models[0], lane.held_up[each.key]
-            if model.unverified is not None and held_up.get(model.name) == model.unverified:
-                held_up[model.name] = f"{model.unverified}; {why}"
+            told = held_up.get(model.name)
+            if told is not None and told == model.unverified and why not in told:
+                held_up[model.name] = f"{told}; {why}"
             held_up.setdefault(model.name, why)
     return lane
 
@@ -221,5 +222,5 @@ def _partly(scene: Scene, each: FileSet) -> str:
     part = f"{size(each.staging.taken)} of them are held" if each.staging.partial else "no room"
     return (
         f"{each.its} ({size(each.staging.total or 0)}) are larger than ram.staging "
-        f"({size(scene.ram.budget)}): {part}"
+        f"({size(scene.ram.budget)}): {part}; raise ram.staging"
     )

@@ -159,10 +159,11 @@ class Supervisor(ReplicaListener):
         return model.target.reason
 
     def _plan(self) -> Plan:
-        plan = make_plan(self._scene())
+        scene = self._scene()
+        plan = make_plan(scene)
         for model in self.models.values():
             model.held_up_by = plan.held_up.get(model.name)
-        self.shelf.why_not = plan.unstaged
+        self.shelf.heed(plan.unstaged, scene.ram.budget)
         return plan
 
     def _scene(self) -> Scene:
