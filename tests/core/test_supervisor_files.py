@@ -203,6 +203,14 @@ async def test_an_operators_word_tries_at_once_what_failed_or_is_held_in_part() 
     assert said == "m is to be staged anyway: an operator set it to staged"
 
 
+async def test_who_follows_its_own_policy_already_is_told_so() -> None:
+    house = a_house("m", weights=10)
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    assert house.supervisor.set_target("m", None, None) == "m follows its own policy already"
+    house.supervisor.set_target("m", Rung.COLD, None)
+    assert house.supervisor.set_target("m", None, None).startswith("m follows its own policy again")
+
+
 async def test_locked_files_are_asked_for_as_such_and_count_as_used() -> None:
     house = House()
     house.stager.done.set()

@@ -220,8 +220,9 @@ def _start(start: Mapping[str, Any] | None) -> str:
 
 def _down(replica: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     staging = model["staging"]
-    if staging["done"] < staging["total"] and model["target"] != "cold":
-        if not staging.get("busy", True):
+    to_be_staged = model["target"] == "staged" and replica["rung"] == "cold"
+    if to_be_staged or (staging["done"] < staging["total"] and model["target"] != "cold"):
+        if not staging["total"] or not staging.get("busy", True):
             return "not staged yet"
         return f"staging {amount(staging['done'], staging['total'])}"
     if replica["rung"] == "staged":

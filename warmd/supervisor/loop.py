@@ -359,7 +359,8 @@ class Supervisor(ReplicaListener):
         if rung is Rung.ASLEEP and model.terms.wish.cannot_sleep is not None:
             raise ValueError(f"{name} can't be put to sleep: {model.terms.wish.cannot_sleep}")
         if rung is None:
-            override, sentence = None, f"{name} follows its own policy again"
+            ever = "already" if model.override is None else "again"
+            override, sentence = None, f"{name} follows its own policy {ever}"
         else:
             until = None if for_s is None else self._clock.wall() + for_s
             override = Override(rung, until, floor)
