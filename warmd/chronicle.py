@@ -246,7 +246,8 @@ class Chronicle:
     def staging_failed(self, model: str, kind: FileKind, problem: str) -> None:
         """Say why files are not in RAM; the model can be started all the same."""
         what = "not staged" if kind is FileKind.WEIGHTS else f"its {kind.words} aren't staged"
-        log.warning("%s: %s: %s", model, what, problem, extra={"warmd": {"model": model}})
+        why = problem.removeprefix(f"{model}: ")  # the line begins with it
+        log.warning("%s: %s: %s", model, what, why, extra={"warmd": {"model": model}})
 
     def staging_evicted(self, model: str, kind: FileKind, sentence: str) -> None:
         """Say what pushed a part of the files out of RAM; it is brought back."""

@@ -313,6 +313,10 @@ class Daemon:
         """Keep `model` at least staged; return a sentence."""
         return self._supervisor.set_target(model, Rung.STAGED, for_s, floor=True)
 
+    def try_files_again(self, model: str) -> None:
+        """Look at once at files of `model` that couldn't be staged."""
+        self._supervisor.try_files_again(model)
+
     def shutdown(self) -> str:
         """End the daemon and every engine, also where engines outlive it; return a sentence."""
         if self._stopping and not self._engines_too:

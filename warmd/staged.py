@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from warmd.finding import PATIENCE_S, Finder, InThread
 from warmd.ladder import FileKind
+from warmd.staged_ports import Aim, Holding, Keeper
 from warmd.staged_state import StagedState
 from warmd.staging import (
     FIRST,
@@ -40,43 +41,6 @@ GROWN_S = 1.0
 
 LOOK_AGAIN_S = 30.0
 """How often it is seen whether other files are meant than those that are held."""
-
-
-class Holding(Protocol):
-    """Files that are in RAM and held there; `adopted`: since an earlier daemon.
-
-    `verified`: all that has a digest is what it says.
-    """
-
-    adopted: bool
-    verified: bool
-
-    async def lost(self) -> str:
-        """Return, with a sentence, when they are no longer held."""
-
-    async def release(self) -> None:
-        """Let them go."""
-
-
-class Keeper(Protocol):
-    """Brings sets of files into RAM and holds them there."""
-
-    async def hold(
-        self,
-        key: str,
-        request: Request,
-        pace: Pace,
-        on_progress: Callable[[StagingProgress], None],
-        on_evicted: Callable[[str], None],
-    ) -> Holding:
-        """Return when they are there, as far as they can be; raises `StagingError`."""
-
-    def pace(self, key: str, pace: Pace) -> None:
-        """Bring in what is on its way at another pace."""
-
-
-Aim = Callable[[Request, bool], None]
-"""Has the files of a request read from their copy, or else from where they are."""
 
 
 class StagedListener(Protocol):
@@ -113,7 +77,7 @@ class StagedFiles:
         """
         self.key = key
         self.kind = kind
-        self.state = StagedState()
+        self.state = StagedState(rated=rate is not None)
         self.files: tuple[Path, ...] | None = None  # None until they have been looked at
         self._finder = Finder(f"{key.partition(':')[2]}: its {kind.words}", scan, in_thread)
         self._keeper = keeper
@@ -134,6 +98,7 @@ class StagedFiles:
         self._refused: _Refusal | None = None  # until the files change
         self._was_verified = False
         self._request: Request | None = None
+        self._tried: tuple[Request, Identity] | None = None  # what was to be staged last
         self._holding: Holding | None = None
         self._known = StagingProgress(0, 0, None)  # what was measured last
         self.pushed = ""  # what pushed a part of it out, as it was told
@@ -149,10 +114,16 @@ class StagedFiles:
             self._looking.cancel()  # one that hung on a dead mount would tell of the old files
         self._looking = asyncio.create_task(self._look(), name=f"look at {self.key}")
 
+    def look_again(self) -> None:
+        """See whether files that couldn't be staged are others now; if so their trouble is over."""
+        self.state = replace(self.state, retry_at=self._clock() + RETRY_S)
+        self.begin_look()
+
     async def _look(self) -> None:
         files: tuple[Path, ...] = ()
+        found: tuple[Request, Identity] | None = None
         try:
-            request, _ = await self._finder()
+            found = request, _ = await self._finder()
             self.files, total, problem = request.files, request.total, None
             files = request.files
         except StagingError as error:
@@ -160,7 +131,10 @@ class StagedFiles:
         except Exception as error:  # noqa: BLE001 - staging them will say what is wrong with them
             total, problem = 0, repr(error)
         if self.kind is FileKind.WEIGHTS:
-            problem = self.state.problem  # they are tried all the same, and that tells
+            if found is None or found == self._tried:
+                problem = self.state.problem  # they are tried all the same, and that tells
+            elif self.state.problem is not None and not self.state.taken:
+                self.state = replace(self.state, retry_at=None)
         elif self._request is not None and self._task is not None and self._request.files != files:
             self.begin_release(f"its {self.kind.words} are others now")
         if not self.state.taken:
@@ -184,7 +158,7 @@ class StagedFiles:
         if self._task is not None:
             return
         self._release.clear()
-        self._request = None
+        self._request = self._tried = None
         self.pushed = ""
         self.state = replace(self.state, took=None)
         self._become(busy=True, done=0, reason=reason, retry_at=None, limit=limit, urgent=urgent)
@@ -202,11 +176,16 @@ class StagedFiles:
             self._release.set()
 
     def forgive(self) -> None:
-        """Forget that files weren't what they shall be: an operator wants another look at them."""
+        """Forget what went wrong: an operator wants another look at the files, and at once."""
         if self._refused is not None:
             self._refused = None
-            self.state = replace(self.state, retry_at=None)
             self._doubt(FIRST)
+        if self._task is None:
+            self.state = replace(self.state, problem=None, retry_at=None)
+        elif self.state.partial and self._known.trouble is not None:
+            # What is in RAM of them stays in the page cache while they are looked at anew.
+            self.state = replace(self.state, problem=None)
+            self.begin_release("its files are looked at anew, for an operator said so")
 
     def begin_leaving(self) -> None:
         """Forget the files and leave them held: the next daemon finds them."""
@@ -275,7 +254,9 @@ class StagedFiles:
         request = await self._look_at()
         self.files = request.files
         limit, planned = self.state.limit, self.state.total or 0
-        self.state = replace(self.state, total=request.total, place=request.place)
+        if limit is not None and request.total <= limit:
+            limit = None  # there is less of them by now, and all of it fits
+        self.state = replace(self.state, total=request.total, place=request.place, limit=limit)
         if limit is None and planned < request.total:
             raise _GrownError  # room is found for so many anew
         if not request.total:
@@ -286,7 +267,7 @@ class StagedFiles:
 
     async def _look_at(self) -> Request:
         """Find the files; raises `MismatchError` where they are those that were refused."""
-        request, files = await self._finder()
+        self._tried = request, files = await self._finder()
         self._files, self._digests = files, request.sha256
         if self._refused is not None and self._refused.is_of(files, request.sha256):
             raise MismatchError(self._refused.sentence, self._refused.path)
@@ -386,7 +367,7 @@ class StagedFiles:
             resident=progress.resident or 0,
             paused=progress.paused,
         )
-        if not self.state.busy and self._task is not None:
+        if not self.state.busy and self._task is not None and not self._release.is_set():
             self._settle()
         if self._files and self._holding and self._holding.verified is not self._was_verified:
             self._doubt(FIRST)
@@ -398,7 +379,7 @@ class StagedFiles:
         held = state.limit is None and known.complete
         problem = known.trouble
         if not held and problem is None and state.limit is None:
-            problem = self.pushed or "a part of it was pushed out of RAM"
+            problem = self.pushed or "not all of it is in RAM, by measurement"
         if not state.busy and held is state.held and problem == state.problem:
             return
         reason = problem or state.reason

@@ -15,7 +15,7 @@ class StagedState:
     `held`: all of it is resident by measurement, and held. `partial`: it is held, and not all is
     there: as `limit` says, or for `problem`. `unverified`: why they don't count as verified;
     `refused`: they were verified and aren't what they shall be. `took`: seconds that bringing it in
-    took, None where nothing was brought in.
+    took, None where nothing was brought in. `rated`: a rate is set for what nobody waits for.
     """
 
     total: int | None = None  # None until the files have been looked at
@@ -34,6 +34,7 @@ class StagedState:
     unverified: str | None = FIRST
     refused: bool = False
     took: float | None = None
+    rated: bool = False
 
     @property
     def taken(self) -> int:

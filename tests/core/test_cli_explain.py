@@ -121,7 +121,10 @@ def test_each_kind_of_files_has_its_line() -> None:
         "program: 10.0 of 10.0 GiB in RAM",
         "weights: staging 2.0 of 10.0 GiB, paused: memory is under pressure",
     ]
-    [part] = staged_lines({"staged": [kind("weights", 4 * GIB, partial=True, problem="no room")]})
+    partly = {"staged": [kind("weights", 4 * GIB, partial=True, problem="no room")]}
+    [told] = staged_lines(partly | {"held_up_by": "they are verified first; no room"})
+    assert "no room" not in told, "that stands there already"
+    [part] = staged_lines(partly)
     assert part == "weights: 4.0 of 10.0 GiB in RAM, no room"
     assert staged_lines({"staged": [kind("weights", 0)]}) == ["weights: not in RAM"]
     assert staged_lines({}) == [], "an older daemon tells nothing of it"

@@ -204,6 +204,12 @@ def test_what_is_amiss_is_told_to_people_and_to_pipes() -> None:
     assert status_table(amiss, NOW, None).plain.splitlines()[-2:] == told
 
 
+def test_what_shall_be_staged_and_has_no_known_files_is_not_just_down() -> None:
+    nothing = StagingStatus(0, 0, holding=False, busy=False)
+    waits = model("m", STAGED, replica("m.0", COLD, Phase.DOWN), staging=nothing)
+    assert model_doing(as_json(waits)["models"]["m"], NOW) == "not staged yet"
+
+
 def test_no_models() -> None:
     assert status_table(as_json(), NOW, 80).plain == (
         "warmd 0.1.0, up 2 h 5 min: no model is configured"

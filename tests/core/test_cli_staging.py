@@ -141,6 +141,7 @@ class Models:
     def __init__(self, **facts: Any) -> None:
         self.model = dataclasses.replace(MODEL, **facts)
         self.kept: list[tuple[str, float | None]] = []
+        self.tried: list[str] = []
 
     def snapshot(self) -> Status:
         return Status("0.1.0", 7, 1.0, 2.0, {"m": self.model})
@@ -148,6 +149,9 @@ class Models:
     def keep_staged(self, model: str, for_s: float | None) -> str:
         self.kept.append((model, for_s))
         return "m is to be at least staged for 2 h"
+
+    def try_files_again(self, model: str) -> None:
+        self.tried.append(model)
 
     async def settle(self) -> None:
         pass
@@ -159,6 +163,10 @@ def test_only_what_would_be_cold_is_kept_staged() -> None:
     assert cold.kept == [("m", 7200.0)]
     rising = Models(target=Rung.HOT)
     assert stage(rising, "m", None)[1]
+    assert rising.tried == ["m"], "what went wrong may be mended by now"
+    waits = Models(rung=Rung.COLD, target=Rung.STAGED)
+    assert stage(waits, "m", None)[1]
+    assert waits.kept == [("m", None)], "it goes before what merely rests"
     awake = Models(rung=Rung.ASLEEP, target=Rung.COLD)
     assert stage(awake, "m", None)[0].startswith("m is asleep: its engine has loaded its files")
     assert not stage(awake, "m", None)[1]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from warmd.ladder import Phase, Rung
 from warmd.planner import (
     Action,
+    LookAtFiles,
     ModelFacts,
     PaceFiles,
     Plan,
@@ -22,7 +23,7 @@ from warmd.planner import (
     StagingFacts,
     make_plan,
 )
-from warmd.policy import Target
+from warmd.policy import Rank, Target
 
 ENV = "program:env"
 
@@ -179,6 +180,47 @@ def test_the_pace_follows_the_need() -> None:
     assert disk(starts, serves) == [PaceFiles("weights:a", urgent=True)]
 
 
+def test_a_rate_holds_for_all_that_nobody_waits_for_whether_anybody_is_served_or_not() -> None:
+    rests = model("a", rated=True)
+    assert disk(rests) == [StageFiles("weights:a", "a shall", urgent=False)]
+    comes = model("a", busy=True, rated=True)
+    assert disk(comes) == [PaceFiles("weights:a", urgent=False)]
+    assert disk(model("a", Rung.HOT, Phase.STARTING, busy=True, rated=True)) == []
+    assert disk(model("a", Rung.HOT, busy=True, rated=True, wait=1.0)) == []
+
+
+def test_what_has_failed_makes_no_room_for_itself() -> None:
+    holds = model("a", idle=50.0, total=60, held=True)
+    failed = model("b", idle=1.0, total=60, problem="no such file", retry_at=-1.0)
+    made = plan(holds, failed)
+    assert made.actions == (LookAtFiles("weights:b"),)
+    assert made.held_up["b"].startswith("no such file; once that is mended")
+    assert disk(failed) == [StageFiles("weights:b", "b shall")], "where there is room it is tried"
+    comes = model("a", idle=50.0, busy=True)
+    waits = replace(failed, target=Target(Rung.HOT, 1, ""), oldest_wait=1.0, waiting=1)
+    assert ReleaseFiles not in map(type, disk(comes, waits))
+
+
+def test_what_an_operator_asked_for_goes_before_what_rests() -> None:
+    rests = model("a", idle=1.0, total=60)
+    asked = model("b", idle=9.0, total=60)
+    asked = replace(asked, target=replace(asked.target, rank=Rank.OPERATOR))
+    assert disk(rests, asked) == [StageFiles("weights:b", "b shall")]
+    held = replace(rests, staging=StagingFacts(60, held=True))
+    assert disk(held, asked) == [
+        ReleaseFiles("weights:a", "it makes room for the weights of b, needed sooner")
+    ]
+    there = replace(asked, staging=StagingFacts(60, held=True))
+    assert disk(rests, there) == [], "never the other way round"
+
+
+def test_a_refusal_by_a_hair_says_what_is_missing() -> None:
+    mib = 2**20
+    refused = RamLedger(400 * mib, 100 * mib + 2, 10**12).refuses(300 * mib)
+    assert refused is not None
+    assert refused.endswith("are taken, which is 2 bytes too much; raise ram.staging")
+
+
 def test_program_files_never_take_the_budget_from_the_weights() -> None:
     asks = model("a", total=60)
     assert disk(asks, program=40) == [StageFiles(ENV, "a shall")]
@@ -197,6 +239,16 @@ def test_what_is_held_in_part_for_a_trouble_is_not_said_to_be_too_large() -> Non
     assert plan(model("a", partial=True, problem=trouble)).held_up == {"a": trouble}
 
 
+def test_a_part_of_what_fits_is_not_said_to_be_too_large() -> None:
+    assert plan(model("a", partial=True)).held_up == {"a": "not all of its weights are in RAM"}
+    shrunk = model("a", partial=True, limit=70, problem="w: was truncated")
+    assert plan(shrunk).held_up == {"a": "w: was truncated"}
+    giant = model("a", total=200, partial=True, limit=70, problem="w: was truncated")
+    told = plan(giant).held_up["a"]
+    assert "larger than ram.staging" in told
+    assert told.endswith("; w: was truncated")
+
+
 def test_why_weights_cannot_be_verified_yet_is_told() -> None:
     waits = replace(model("a", Rung.HOT, total=60, wait=1.0), unverified="they are verified first")
     assert plan(waits).held_up == {"a": "they are verified first"}
@@ -204,6 +256,8 @@ def test_why_weights_cannot_be_verified_yet_is_told() -> None:
     assert told == (
         "they are verified first; its weights (60 bytes) don't fit in RAM: 59 bytes are to spare"
     )
+    wrong = replace(waits.staging, problem="they are", retry_at=30.0)
+    assert plan(replace(waits, staging=wrong)).held_up == {"a": "they are verified first"}, "once"
     late = replace(waits, staging=replace(waits.staging, retry_at=30.0))
     assert plan(late).held_up["a"] == "they are verified first; it is tried again in 30 s"
 

@@ -196,7 +196,8 @@ def test_what_does_not_fit_is_not_staged_and_says_why() -> None:
     made = plan(big, small, ram=ram)
     assert made.actions == (StageFiles("weights:b", "b shall"),)
     assert made.held_up == {
-        "a": "its weights (6.0 GiB) don't fit in ram.staging: 3.0 GiB of 8.0 GiB are taken"
+        "a": "its weights (6.0 GiB) don't fit in ram.staging: 3.0 GiB of 8.0 GiB are taken, which "
+        "is 1.0 GiB too much; raise ram.staging"
     }
     scarce = plan(big, ram=RamLedger(budget=2**40, held=0, available=2**30))
     assert "1.0 GiB are to spare" in scarce.held_up["a"]

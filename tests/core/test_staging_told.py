@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 from rig import FakeHolding, House
 
+from warmd.chronicle import Chronicle
 from warmd.ladder import FileKind, Place, Rung
 from warmd.residency import known_sets
 
@@ -43,3 +46,12 @@ async def test_without_a_copy_the_files_themselves_are_measured(held: bool, plac
     staged.state = replace(staged.state, held=held, place=Place.TMPFS)
     [weights] = [e for e in known_sets([house.supervisor.models["m"]]) if e.key == staged.key]
     assert weights.place == place
+
+
+def test_a_line_of_the_log_names_its_model_once(caplog: pytest.LogCaptureFixture) -> None:
+    nobody = cast("Any", None)
+    with caplog.at_level(logging.WARNING):
+        Chronicle(nobody, nobody, nobody, nobody).staging_failed(
+            "big", FileKind.WEIGHTS, "big: /srv/big holds no weights"
+        )
+    assert caplog.messages == ["big: not staged: /srv/big holds no weights"]

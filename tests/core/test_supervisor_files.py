@@ -7,7 +7,7 @@ from pathlib import Path
 from rig import House
 
 from warmd.ladder import FileKind, Phase, Place, Rung
-from warmd.staged import SHORT_S
+from warmd.staged import RETRY_S, SHORT_S
 from warmd.staging import Request
 from warmd.supervisor import FileTerms, Scan
 
@@ -86,7 +86,8 @@ async def test_two_models_within_a_budget_for_one_the_last_used_stays() -> None:
     await house.rest()
     told = house.supervisor.statuses()["b"]
     assert told.held_up_by == (
-        "its weights (10 bytes) don't fit in ram.staging: 10 bytes of 15 bytes are taken"
+        "its weights (10 bytes) don't fit in ram.staging: 10 bytes of 15 bytes are taken, which is "
+        "5 bytes too much; raise ram.staging"
     )
     house.supervisor.models["b"].last_request = house.time.now
     await house.until(lambda: house.supervisor.rung("b") is Rung.STAGED)
@@ -109,6 +110,31 @@ async def test_larger_than_the_budget_is_held_in_part_and_stays_cold() -> None:
     assert "larger than ram.staging (40 bytes): 40 bytes of them are held" in told.held_up_by
 
 
+async def test_what_is_too_large_is_logged_once_with_the_remedy() -> None:
+    house = a_house("m", weights=100)
+    house.budget = 40
+    await house.until(lambda: staged(house) == "partial")
+    await house.rest()
+    [line] = house.recorder.lines
+    assert line == (
+        "m not staged: its weights (100 bytes) are larger than ram.staging (40 bytes), and are "
+        "held as far as they fit; raise ram.staging, or it stays cold"
+    )
+
+
+async def test_what_has_shrunk_until_it_fits_is_held_as_a_whole() -> None:
+    house = a_house("m", weights=100)
+    house.budget = 40
+    await house.until(lambda: house.supervisor.models["m"].staged.state.total == 100)
+    house.sizes["weights:m"] = 30  # a file was truncated since the last look
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    house.stager.holdings[0].measure(20)
+    told = house.supervisor.models["m"].staged.state
+    assert (told.partial, told.problem) == (True, "not all of it is in RAM, by measurement")
+    await house.rest()
+    assert "larger" not in (house.supervisor.statuses()["m"].held_up_by or "")
+
+
 async def test_what_memory_ran_short_for_is_not_brought_back_at_once() -> None:
     house = a_house("m", weights=10)
     await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
@@ -118,6 +144,9 @@ async def test_what_memory_ran_short_for_is_not_brought_back_at_once() -> None:
     house.reserve = 0
     await house.rest()
     assert house.supervisor.rung("m") is Rung.COLD
+    why = house.supervisor.statuses()["m"].held_up_by or ""
+    assert why.startswith("memory is short")
+    assert why.endswith("; it is tried again in 2 min")
     house.time.now += SHORT_S
     await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
 
@@ -131,6 +160,55 @@ async def test_files_that_have_grown_find_room_anew() -> None:
     assert house.stager.asked == [], "no byte more than room was found for"
     house.time.now += 1.0
     await house.until(lambda: staged(house) == "partial")
+
+
+async def test_what_failed_evicts_nobody_and_is_given_room_once_its_files_are_others() -> None:
+    house = a_house("b", weights=10)
+    house.budget = 15
+    house.stager.problem = "it can't be read"
+    await house.until(lambda: house.supervisor.models["b"].staged.state.problem is not None)
+    house.stager.problem = None
+    house.supervisor.adopt("a", house.terms("a", Rung.STAGED))
+    await house.until(lambda: house.supervisor.rung("a") is Rung.STAGED)
+    house.stager.problem = "it can't be read"
+    house.supervisor.models["b"].last_request = house.time.now
+    for _ in range(3):
+        house.time.now += RETRY_S
+        await house.rest()
+    assert not house.stager.holdings[0].released
+    house.stager.problem = None
+    house.sizes["weights:b"] = 11
+    house.time.now += RETRY_S
+    await house.until(lambda: house.supervisor.rung("b") is Rung.STAGED)
+
+
+async def test_an_operators_word_tries_at_once_what_failed_or_is_held_in_part() -> None:
+    house = a_house("m", weights=10)
+    house.stager.problem = "it can't be read"
+    staged_files = house.supervisor.models["m"].staged
+    await house.until(lambda: staged_files.state.problem is not None)
+    house.stager.problem = None
+    await house.rest()
+    assert house.supervisor.rung("m") is Rung.COLD
+    house.supervisor.set_target("m", None, None)
+    assert house.supervisor.statuses()["m"].staged[0].problem is None, "nothing stale is told"
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    house.stager.holdings[0].measure(5, "w.safetensors is missing")
+    assert staged(house) == "partial"
+    house.supervisor.set_target("m", Rung.STAGED, None, floor=True)
+    await house.until(lambda: house.stager.holdings[0].released)
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    house.supervisor.set_target("m", Rung.STAGED, None)
+    said = house.supervisor.set_target("m", Rung.STAGED, None, floor=True)
+    assert said == "m is to be staged anyway: an operator set it to staged"
+
+
+async def test_who_follows_its_own_policy_already_is_told_so() -> None:
+    house = a_house("m", weights=10)
+    await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
+    assert house.supervisor.set_target("m", None, None) == "m follows its own policy already"
+    house.supervisor.set_target("m", Rung.COLD, None)
+    assert house.supervisor.set_target("m", None, None).startswith("m follows its own policy again")
 
 
 async def test_locked_files_are_asked_for_as_such_and_count_as_used() -> None:

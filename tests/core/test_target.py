@@ -14,6 +14,7 @@ from warmd.policy import (
     Demand,
     Override,
     Progress,
+    Rank,
     Wish,
     decide_target,
     ready_in,
@@ -68,6 +69,14 @@ def test_where_room_is_short_an_operators_word_goes_before_demand_and_that_befor
     rests = decide_target(Wish(Rung.HOT, 1, 60.0), None, NOBODY, 0.0)
     rests_and_asked = decide_target(Wish(Rung.HOT, 1, 60.0), None, Demand(0, 0, 1.0), 0.0)
     assert operator.rank < asked.rank == rests_and_asked.rank < rests.rank
+
+
+def test_what_an_operator_wants_at_least_is_an_operators_word_where_it_decides() -> None:
+    floor = Override(Rung.STAGED, None, floor=True)
+    cold = Wish(Rung.COLD, 1, 300.0)
+    assert decide_target(cold, floor, NOBODY, 0.0).rank is Rank.OPERATOR
+    assert decide_target(STAGED, floor, NOBODY, 0.0).rank is Rank.OPERATOR
+    assert decide_target(cold, floor, Demand(1, 0, 0.0), 0.0).rank is Rank.DEMAND
 
 
 def test_an_operator_wins_over_demand_until_the_time_is_over() -> None:

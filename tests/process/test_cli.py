@@ -95,6 +95,9 @@ class Daemon:
         self.asked.append((model, rung, for_s))
         return "it goes hot"
 
+    def try_files_again(self, model: str) -> None:
+        pass
+
     def keep_staged(self, model: str, for_s: float | None) -> str:
         return self.set_target(model, Rung.STAGED, for_s)
 

@@ -76,6 +76,9 @@ class Owner:
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         raise NotImplementedError
 
+    def try_files_again(self, model: str) -> None:
+        pass
+
     def keep_staged(self, model: str, for_s: float | None) -> str:
         return self.set_target(model, Rung.STAGED, for_s)
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,22 @@ def test_a_cold_model_is_staged_and_shown(daemon: Daemon) -> None:
     assert " 8.0 MiB  8.0 MiB  100 %  held " in table
     assert "measured just now by cachestat" in table
     assert daemon.chat("m").status == 200, "who asks for it is served all the same"
+
+
+def test_a_rate_holds_while_nobody_is_served() -> None:
+    with a_daemon() as daemon:
+        daemon.turn()
+        (daemon.folder / "weights-m").mkdir()
+        file = daemon.folder / "weights-m" / "model.safetensors"
+        file.write_bytes(os.urandom(2 * SIZE))
+        evict(file)
+        daemon.write_config({"m": 'resting = "staged"'}, rest='[staging]\nrate = "4MiB"')
+        daemon.start()
+        until(lambda: daemon.status["models"]["m"]["staging"]["busy"], "it is being staged")
+        began = time.monotonic()
+        daemon.wait_for_rung("staged", "m")
+        assert time.monotonic() - began > 1.5
+        daemon.stop()
 
 
 def test_what_cannot_be_staged_is_said_with_status_1(daemon: Daemon) -> None:

@@ -109,20 +109,22 @@ def model_notes(model: Mapping[str, Any], now: float) -> list[str]:
 def staged_lines(model: Mapping[str, Any]) -> list[str]:
     """Say of each kind of a model's files what of it is in RAM; nothing where there is none."""
     return [
-        clean(f"{each['kind'].replace('-', ' ')}: {_staged(each)}")
+        clean(f"{each['kind'].replace('-', ' ')}: {_staged(each, model.get('held_up_by') or '')}")
         for each in model.get("staged", ())
         if each["total"] or each["problem"]
     ]
 
 
-def _staged(each: Mapping[str, Any]) -> str:
+def _staged(each: Mapping[str, Any], told: str) -> str:
+    """Say what is in RAM of it, and why not all, where that isn't `told` already."""
     if each["busy"]:
         paused = f", paused: {each['paused']}" if each["paused"] else ""
         return f"staging {amount(each['done'], each['total'])}{paused}"
     if each["held"]:
         return f"{amount(each['resident'], each['total'])} in RAM"
     there = f"{amount(each['resident'], each['total'])} in RAM" if each["partial"] else ""
-    why = each["problem"] or ("" if there else "not in RAM")
+    problem = each["problem"] if each["problem"] and each["problem"] not in told else ""
+    why = problem or ("" if there else "not in RAM")
     return ", ".join(part for part in (there, why) if part)
 
 
@@ -218,8 +220,9 @@ def _start(start: Mapping[str, Any] | None) -> str:
 
 def _down(replica: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     staging = model["staging"]
-    if staging["done"] < staging["total"] and model["target"] != "cold":
-        if not staging.get("busy", True):
+    to_be_staged = model["target"] == "staged" and replica["rung"] == "cold"
+    if to_be_staged or (staging["done"] < staging["total"] and model["target"] != "cold"):
+        if not staging["total"] or not staging.get("busy", True):
             return "not staged yet"
         return f"staging {amount(staging['done'], staging['total'])}"
     if replica["rung"] == "staged":

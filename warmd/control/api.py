@@ -81,6 +81,9 @@ class Operations(Sizes, Surveys, Measures, Protocol):
         `ValueError` with a sentence where it is refused.
         """
 
+    def try_files_again(self, model: str) -> None:
+        """Look at once at files of `model` that couldn't be staged."""
+
     def keep_staged(self, model: str, for_s: float | None) -> str:
         """Keep `model` (its own name) at least staged; return a sentence. Raises as above."""
 

@@ -23,6 +23,9 @@ class Targets(Protocol):
     def keep_staged(self, model: str, for_s: float | None) -> str:
         """Keep `model` at least staged; return a sentence. Raises `ValueError`."""
 
+    def try_files_again(self, model: str) -> None:
+        """Look at once at files of `model` that couldn't be staged."""
+
     async def settle(self) -> None:
         """Wait, for a moment at most, until what was just said is written, or refused."""
 
@@ -46,7 +49,9 @@ def stage_handler(models: Targets, resolve: Callable[[str], str]) -> Handler:
 
 
 def stage(models: Targets, name: str, for_s: float | None) -> tuple[str, bool]:
-    """Keep `name` (its own name) at least staged where it shall be less; say what follows.
+    """Keep `name` (its own name) at least staged where it is or shall be less; say what follows.
+
+    What rests staged and isn't goes before others then, and is tried at once.
 
     Also returns whether its files come into RAM, or stay there: not where an engine has loaded
     them. Raises `ValueError` where it is refused.
@@ -57,6 +62,8 @@ def stage(models: Targets, name: str, for_s: float | None) -> tuple[str, bool]:
             f"{name} is {model.rung}: its engine has loaded its files, nothing is to be done",
             False,
         )
-    if model.target >= Rung.STAGED and not model.retired:
+    there_or_rising = model.rung is Rung.STAGED or model.target > Rung.STAGED
+    if model.target >= Rung.STAGED and there_or_rising and not model.retired:
+        models.try_files_again(name)
         return f"{name} is to be {model.target} anyway: {model.reason}", True
     return models.keep_staged(name, for_s), True

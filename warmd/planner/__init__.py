@@ -3,6 +3,7 @@
 from warmd.planner.actions import (
     Action,
     LookAtCards,
+    LookAtFiles,
     PaceFiles,
     ReleaseFiles,
     SleepEngine,
@@ -44,6 +45,7 @@ __all__ = [
     "Figure",
     "Holding",
     "LookAtCards",
+    "LookAtFiles",
     "MisfitError",
     "ModelFacts",
     "OwnPool",

@@ -39,6 +39,13 @@ class PaceFiles:
 
 
 @dataclass(frozen=True)
+class LookAtFiles:
+    """See whether files that couldn't be staged are others by now."""
+
+    key: str
+
+
+@dataclass(frozen=True)
 class StartEngine:
     """Start a replica's engine."""
 
@@ -91,4 +98,4 @@ class LookAtCards:
 Operation = StartEngine | StopEngine | SleepEngine | WakeEngine
 """What is done to an engine, and holds its cards while it lasts."""
 
-Action = Operation | StageFiles | ReleaseFiles | PaceFiles | LookAtCards
+Action = Operation | StageFiles | ReleaseFiles | PaceFiles | LookAtFiles | LookAtCards

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from warmd.ladder import FileKind
-from warmd.planner.actions import Action, PaceFiles, ReleaseFiles, StageFiles
+from warmd.planner.actions import Action, LookAtFiles, PaceFiles, ReleaseFiles, StageFiles
 from warmd.planner.facts import Scene
 from warmd.planner.file_sets import FileSet, file_sets, is_anyone_served
 from warmd.planner.vram import awaits_look
@@ -51,8 +51,9 @@ def disk_lane(scene: Scene, rises: Collection[str], held_up: dict[str, str]) -> 
     for each in sets:
         if each.kind is FileKind.WEIGHTS and each.key in lane.held_up:
             model, why = each.models[0], lane.held_up[each.key]
-            if model.unverified is not None and held_up.get(model.name) == model.unverified:
-                held_up[model.name] = f"{model.unverified}; {why}"
+            told = held_up.get(model.name)
+            if told is not None and told == model.unverified and why not in told:
+                held_up[model.name] = f"{told}; {why}"
             held_up.setdefault(model.name, why)
     return lane
 
@@ -86,14 +87,13 @@ def _take_turns(
     for index, asker in enumerate(sets):
         staging = asker.staging
         if staging.partial:
-            whole = staging.limit is None  # as far as its files allow it
-            why = staging.problem if whole else None
-            lane.held_up[asker.key] = why or _partly(scene, asker)
+            lane.held_up[asker.key] = _why_partly(scene, asker)
         if not asker.wanted or asker.is_there or staging.busy or staging.total is None:
             continue
         if staging.retry_at is not None and scene.now < staging.retry_at:
             wait = duration(staging.retry_at - scene.now)
-            lane.held_up[asker.key] = staging.problem or f"it is tried again in {wait}"
+            why = staging.problem or f"{staging.reason}; it is tried again in {wait}"
+            lane.held_up[asker.key] = why.removeprefix("; ")
             continue
         if running is not None and not asker.shares_a_model_with(running):
             lane.held_up[asker.key] = f"{_being(running)} being staged from the same disk"
@@ -131,6 +131,13 @@ class _Turn:
         if aside is None:
             lane.held_up[asker.key] = self._refusal
             return False
+        problem = asker.staging.problem
+        if problem is not None and (aside or self._bytes > room) and not self._is_giant:
+            # What is sound isn't let go for what may fail again.
+            lane.actions.append(LookAtFiles(asker.key))
+            again = f"warmctl set {asker.models[0].name} auto"
+            lane.held_up[asker.key] = f"{problem}; once that is mended, it is given room: {again}"
+            return False
         if self.launches:
             return True
         if aside or (self.freed and self._bytes > room):
@@ -147,6 +154,8 @@ class _Turn:
         """Call off what only rests, for who is on its way up; return True: the disk is taken."""
         if running not in self.later or running.rises or not self.asker.rises or self.launches:
             return True
+        if self.asker.staging.problem is not None:
+            return True  # it may fail again
         freed = self.freed + running.staging.taken
         others = [each for each in self.later if each is not running]
         if self._limit(freed) is not None or self._who_makes_room(freed, others) is not None:
@@ -201,9 +210,17 @@ def _being(running: FileSet) -> str:
     return f"{running.words} are"
 
 
+def _why_partly(scene: Scene, each: FileSet) -> str:
+    """Say why a part of a set is held: there is no room for more, or its files are in trouble."""
+    problem = each.staging.problem
+    if each.staging.limit is None or (each.staging.total or 0) <= scene.ram.budget:
+        return problem or f"not all of {each.its} are in RAM"
+    return _partly(scene, each) + (f"; {problem}" if problem else "")
+
+
 def _partly(scene: Scene, each: FileSet) -> str:
     part = f"{size(each.staging.taken)} of them are held" if each.staging.partial else "no room"
     return (
         f"{each.its} ({size(each.staging.total or 0)}) are larger than ram.staging "
-        f"({size(scene.ram.budget)}): {part}"
+        f"({size(scene.ram.budget)}): {part}; raise ram.staging"
     )

@@ -64,6 +64,8 @@ class StagingFacts:
     partial: bool = False  # held as far as `limit` goes, and no further
     limit: int | None = None  # bytes that are brought in or held at most; None: all
     urgent: bool = True  # the pace at which it is brought in
+    rated: bool = False  # a rate is set for what nobody waits for
+    reason: str = ""  # why it stands as it stands
 
     @property
     def taken(self) -> int:

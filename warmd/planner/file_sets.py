@@ -8,6 +8,7 @@ from functools import cached_property
 
 from warmd.ladder import FileKind, Phase, Rung, set_key
 from warmd.planner.facts import ModelFacts, Scene, StagingFacts
+from warmd.policy import Rank
 
 SERVES_S = 10.0
 """So long after its last request a model counts as serving: the next one may be on its way."""
@@ -59,9 +60,13 @@ class FileSet:
         return any(one is model for one in self.models for model in other.models)
 
     def is_urgent(self, *, served: bool) -> bool:
-        """Whether it is brought in at full speed: for its model, or as nobody is `served` now."""
+        """Whether it is brought in at full speed: for its model, or as nobody is `served` now.
+
+        Where a rate is set, it holds for all that nobody waits for.
+        """
         needy = (m for m in self.models if _wants(m, self.kind))
-        return not served or any(m.waiting or _comes_up(m) for m in needy)
+        free = not served and not self.staging.rated
+        return free or any(m.waiting or _comes_up(m) for m in needy)
 
     @property
     def why(self) -> str:
@@ -80,8 +85,9 @@ class FileSet:
 def file_sets(scene: Scene) -> Sequence[FileSet]:
     """Return every set, the one that is needed first in front.
 
-    Models: who is waited for, what shall be hot, what rests staged, by its last use. A model whose
-    weights are larger than the whole budget comes after those that fit: half a model is no rung.
+    Models: who is waited for, what shall be hot, what an operator asked for, what rests staged, by
+    its last use. A model whose weights are larger than the whole budget comes after those that fit:
+    half a model is no rung.
     Of one model: in the order in which a start needs them, where the budget has room for that.
     """
     ordered = sorted(scene.models, key=_need(scene.ram.budget))
@@ -133,12 +139,13 @@ def _comes_up(model: ModelFacts) -> bool:
     return any(r.launches or r.phase.is_coming_up for r in model.replicas)
 
 
-def _need(budget: int) -> Callable[[ModelFacts], tuple[bool, float, bool, bool, float]]:
-    def need(model: ModelFacts) -> tuple[bool, float, bool, bool, float]:
+def _need(budget: int) -> Callable[[ModelFacts], tuple[bool, float, bool, bool, bool, float]]:
+    def need(model: ModelFacts) -> tuple[bool, float, bool, bool, bool, float]:
         on_its_way = rises(model)
         giant = (model.staging.total or 0) > budget and not on_its_way
         waited = (not model.oldest_wait, -model.oldest_wait)
-        return (*waited, not on_its_way, giant, model.idle_s)
+        asked = model.target.rank is Rank.OPERATOR
+        return (*waited, not on_its_way, giant, not asked, model.idle_s)
 
     return need
 

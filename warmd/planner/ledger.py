@@ -28,9 +28,11 @@ class RamLedger:
     def refuses(self, wanted: int, what: str = "its weights") -> str | None:
         """Say why `wanted` more bytes of `what` can't be staged; None where they can."""
         if self.held + wanted > self.budget:
+            lacks = self.held + wanted - self.budget  # rounded sizes may look as though all fits
             return (
                 f"{what} ({size(wanted)}) don't fit in ram.staging: "
-                f"{size(self.held)} of {size(self.budget)} are taken"
+                f"{size(self.held)} of {size(self.budget)} are taken, which is {size(lacks)} too "
+                "much; raise ram.staging"
             )
         if wanted > self._spare:
             return f"{what} ({size(wanted)}) don't fit in RAM: {self._to_spare}"

@@ -6,7 +6,7 @@ the rung at which the model rests.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from warmd.ladder import Rung
@@ -92,10 +92,12 @@ def _wanted(wish: Wish, override: Override | None, demand: Demand, now: float) -
         reason = f"an operator set it to {override.rung}"
         return Target(override.rung, wish.replicas, reason, Rank.OPERATOR)
     own = _own(wish, demand)
-    if own.rung >= override.rung:
+    if own.rung > override.rung:
         return own
+    if own.rung is override.rung:
+        return replace(own, rank=Rank.OPERATOR)
     reason = f"an operator wants it at least {override.rung}"
-    return Target(override.rung, wish.replicas, reason, own.rank)
+    return Target(override.rung, wish.replicas, reason, Rank.OPERATOR)
 
 
 def _own(wish: Wish, demand: Demand) -> Target:

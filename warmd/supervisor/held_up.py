@@ -8,6 +8,7 @@ from warmd.ladder import Phase, Rung
 from warmd.planner import (
     CardFacts,
     LookAtCards,
+    LookAtFiles,
     PaceFiles,
     ReleaseFiles,
     Scene,
@@ -30,7 +31,7 @@ def held_up(scene: Scene, model: Managed) -> str | None:
     begun = {
         action.key if isinstance(action, StageFiles) else action.replica
         for action in plan.actions
-        if not isinstance(action, ReleaseFiles | PaceFiles | LookAtCards)
+        if not isinstance(action, ReleaseFiles | PaceFiles | LookAtFiles | LookAtCards)
     }
     phases = [replica.state.phase for replica in model.replicas]
     rises = any(phase.is_coming_up or phase is Phase.WAKING for phase in phases)

@@ -15,6 +15,7 @@ from warmd.ladder import Phase, Rung, share_a_card
 from warmd.planner import (
     Action,
     LookAtCards,
+    LookAtFiles,
     PaceFiles,
     Plan,
     RamLedger,
@@ -158,10 +159,11 @@ class Supervisor(ReplicaListener):
         return model.target.reason
 
     def _plan(self) -> Plan:
-        plan = make_plan(self._scene())
+        scene = self._scene()
+        plan = make_plan(scene)
         for model in self.models.values():
             model.held_up_by = plan.held_up.get(model.name)
-        self.shelf.why_not = plan.unstaged
+        self.shelf.heed(plan.unstaged, scene.ram.budget)
         return plan
 
     def _scene(self) -> Scene:
@@ -197,7 +199,7 @@ class Supervisor(ReplicaListener):
                 replicas[name].begin_wake(reason)
             case LookAtCards(names=names):
                 self.cards.want(names=names)
-            case StageFiles() | ReleaseFiles() | PaceFiles():
+            case StageFiles() | ReleaseFiles() | PaceFiles() | LookAtFiles():
                 self.shelf.begin(action)
 
     # What replicas tell
@@ -350,24 +352,34 @@ class Supervisor(ReplicaListener):
         model = self.models[name]
         if model.retired:
             raise ValueError(f"{name} is no longer in the config and is being stopped")
+        was, stands = model.override, model.target
+        if floor and rung is stands.rung and was is not None and was.refuses:
+            self.try_files_again(name)  # what was set before is kept: it says more
+            return f"{name} is to be {stands.rung} anyway: {stands.reason}"
         if rung is Rung.ASLEEP and model.terms.wish.cannot_sleep is not None:
             raise ValueError(f"{name} can't be put to sleep: {model.terms.wish.cannot_sleep}")
         if rung is None:
-            override, sentence = None, f"{name} follows its own policy again"
+            ever = "already" if model.override is None else "again"
+            override, sentence = None, f"{name} follows its own policy {ever}"
         else:
             until = None if for_s is None else self._clock.wall() + for_s
             override = Override(rung, until, floor)
             how_long = "until it is set otherwise" if for_s is None else f"for {duration(for_s)}"
             sentence = f"{name} is to be {'at least ' if floor else ''}{rung} {how_long}"
+        self._set_override(model, override, "an operator said so")
         for replica in model.replicas:
             replica.forgive(f"an operator set it to {rung or 'auto'}")
-        for staged in model.sets.values():
-            staged.forgive()
-        self._set_override(model, override, "an operator said so")
-        self._wake(model)
-        self._retarget(model)
+        self.try_files_again(name)
         why = held_up(self._scene(), model)
         return sentence if why is None else f"{sentence}; held up for now: {why}"
+
+    def try_files_again(self, name: str) -> None:
+        """Forget what went wrong as a model's files were staged, and look at the facts at once."""
+        model = self.models[name]
+        for staged in model.sets.values():
+            staged.forgive()
+        self._wake(model)
+        self._retarget(model)
 
     def _set_override(self, model: Managed, override: Override | None, reason: str) -> None:
         if model.override != override:

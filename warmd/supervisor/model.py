@@ -310,4 +310,6 @@ def staging_facts(state: StagedState) -> StagingFacts:
         partial=state.partial,
         limit=state.limit,
         urgent=state.urgent,
+        rated=state.rated,
+        reason=state.reason,
     )

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from warmd.ladder import FileKind
-from warmd.planner import PaceFiles, ReleaseFiles, StageFiles, StagingFacts
+from warmd.planner import LookAtFiles, PaceFiles, ReleaseFiles, StageFiles, StagingFacts
+from warmd.spoken import size
 from warmd.staged import SHORT_S, StagedFiles, StagedListener
 from warmd.staged_state import StagedState
 from warmd.supervisor.model import FileTerms, Managed, staging_facts
@@ -45,6 +46,7 @@ class Shelf(StagedListener):
         self._sets: dict[str, StagedFiles] = {}
         self._terms: dict[str, FileTerms] = {}
         self.why_not: Mapping[str, str] = {}  # by key: why a set isn't brought in
+        self._giants: set[str] = set()  # models that are told to be too large
 
     def fit(self, terms: Iterable[FileTerms]) -> dict[FileKind, StagedFiles]:
         """Return a model's sets by kind, made or fitted to what the config says of them now."""
@@ -87,6 +89,22 @@ class Shelf(StagedListener):
         states = [staged.state for staged in self._sets.values()]
         return Held(sum(s.taken for s in states), sum(s.gone for s in states))
 
+    def heed(self, why_not: Mapping[str, str], budget: int) -> None:
+        """Take in why sets aren't brought in; what is larger than the `budget` is told once."""
+        self.why_not = why_not
+        self._giants &= self._models.keys()
+        for name, model in self._models.items():
+            total = model.staged.state.total or 0
+            if total <= budget:
+                self._giants.discard(name)
+            elif model.staged.key in why_not and name not in self._giants:
+                self._giants.add(name)
+                sentence = (
+                    f"its weights ({size(total)}) are larger than ram.staging ({size(budget)}), "
+                    "and are held as far as they fit; raise ram.staging, or it stays cold"
+                )
+                self._teller.tell_staging(model, FileKind.WEIGHTS, sentence)
+
     def programs(self) -> dict[str, StagingFacts]:
         """Return the facts of each set of program files."""
         return {
@@ -95,7 +113,7 @@ class Shelf(StagedListener):
             if staged.kind is FileKind.PROGRAM
         }
 
-    def begin(self, action: StageFiles | ReleaseFiles | PaceFiles) -> None:
+    def begin(self, action: StageFiles | ReleaseFiles | PaceFiles | LookAtFiles) -> None:
         """Carry out what a plan says of a set."""
         match action:
             case StageFiles(key=key, reason=reason, limit=limit, urgent=urgent):
@@ -104,6 +122,8 @@ class Shelf(StagedListener):
                 self._sets[key].begin_release(reason, pause_s=SHORT_S if short else None)
             case PaceFiles(key=key, urgent=urgent):
                 self._sets[key].pace(urgent=urgent)
+            case LookAtFiles(key=key):
+                self._sets[key].look_again()
 
     # What files tell
 
@@ -117,7 +137,8 @@ class Shelf(StagedListener):
         for model in models:
             # Why it was begun may have passed meanwhile.
             came = new.held and old.busy
-            self._teller.tell_rungs(model, self._why(model) if came else new.reason, None)
+            reason = self._why(model) if came else new.reason.removeprefix(f"{model.name}: ")
+            self._teller.tell_rungs(model, reason, None)
             if new.refused:
                 for woken in model.waiting:
                     woken.set()  # they wait in vain
