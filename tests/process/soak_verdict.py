@@ -87,7 +87,13 @@ def strays(daemon: Daemon, status: Any) -> Iterator[str]:
     shims = {t.process.pid for t in found if t.what == "shim" and _children(t) & mains.keys()}
     forkservers = {t.process.pid for t in found if t.what == "forkserver"}
     daemon_pid = status["pid"]
-    held = [name for name, model in status["models"].items() if model["staging"]["holding"]]
+    # Program files are shared by all models.
+    held = {
+        (each["kind"], "" if each["kind"] == "program" else name)
+        for name, model in status["models"].items()
+        for each in model["staged"]
+        if each["held"] or each["partial"] or each["busy"]
+    }
     ours = {daemon_pid, *shims}
     for tree in found:
         pid = tree.process.pid
@@ -121,7 +127,7 @@ def strays(daemon: Daemon, status: Any) -> Iterator[str]:
 def stray_files(daemon: Daemon, up: set[str]) -> Iterator[str]:
     """Tell each file in the run folder that belongs to nothing that lives; `up`: the replicas."""
     run_dir = daemon.run_dir
-    allowed = {run_dir / name for name in ("warmd.lock", "control.sock", "engines")}
+    allowed = {run_dir / name for name in ("warmd.lock", "control.sock", "stage.sock", "engines")}
     allowed |= {run_dir / "engines" / f"{name}.shim" for name in up}
     for folder in (run_dir / "engines").iterdir():
         if folder.is_dir():
