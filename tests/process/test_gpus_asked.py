@@ -89,8 +89,10 @@ def test_without_a_gpu_it_is_the_hosts_memory(
     daemon.wait_for("ready", "m.0")
     [card] = told(daemon)["gpus"]
     assert card["key"] == "host"
-    assert {each["replica"] for each in card["held_by"]} == {"m.0"}
-    assert sum(each["bytes"] for each in card["held_by"]) > 2**20
+    assert sum(each["bytes"] for each in card["held_by"] if each["replica"] == "m.0") > 2**20
+    strangers = [each for each in card["held_by"] if each["replica"] is None]
+    # Whoever else is large on this host, these tests themselves perhaps.
+    assert all(each["name"] and each["bytes"] >= 256 * 2**20 for each in strangers)
     assert "the host's memory is the device: " in warmctl(daemon).stdout
 
 
