@@ -32,8 +32,7 @@ from warmd.planner import Card, RamLedger
 from warmd.planner.card_facts import LOOK_LASTS_S
 from warmd.policy import BackOff, Override, Wish
 from warmd.replica import Fit, Limits, Nap, Replica, SleepTerms
-from warmd.staged import StagedFiles
-from warmd.staged_ports import Holding
+from warmd.staged import Holding, StagedFiles
 from warmd.staging import Pace, Request, StagingError, StagingProgress
 from warmd.supervisor import (
     CardRules,

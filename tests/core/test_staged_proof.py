@@ -12,8 +12,7 @@ from typing import TypeVar
 import pytest
 
 from warmd.ladder import FileKind, Place
-from warmd.staged import RETRY_S, StagedFiles
-from warmd.staged_state import StagedState
+from warmd.staged import RETRY_S, StagedFiles, StagedState
 from warmd.staging import FIRST, MismatchError, Pace, Proofs, Request, StagingError, StagingProgress
 
 _T = TypeVar("_T")
@@ -193,7 +192,7 @@ async def test_other_files_by_a_new_config_are_not_proved_by_what_was_just_verif
 async def test_another_snapshot_that_engines_would_load_is_staged_and_verified_first(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("warmd.staged.LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr("warmd.staged.files.LOOK_AGAIN_S", 0.01)
     await scene.stage()
     other = scene.file.with_name("other.safetensors")
     other.write_bytes(b"true")
@@ -221,7 +220,7 @@ async def test_what_is_held_goes_also_where_its_engines_path_cannot_be_turned_ba
 async def test_a_mount_that_hangs_gives_the_disk_back_and_costs_one_thread(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("warmd.finding.PATIENCE_S", 0.01)
+    monkeypatch.setattr("warmd.staged.finding.PATIENCE_S", 0.01)
     asked = 0
     comes_back = asyncio.Event()
 

@@ -13,8 +13,7 @@ from warmd.planner import NOTHING_TO_STAGE, ModelFacts, ReplicaFacts, StagingFac
 from warmd.policy import Demand, Hygiene, Override, Target, Wish, worn
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake
 from warmd.replica import Fit, Nap, Replica
-from warmd.staged import StagedFiles
-from warmd.staged_state import StagedState
+from warmd.staged import StagedFiles, StagedState
 
 QUIET_S = 30.0
 """So long after the last request a model counts as quiet: its sleep may be rehearsed."""

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from warmd.ladder import FileKind
 from warmd.planner import LookAtFiles, PaceFiles, ReleaseFiles, StageFiles, StagingFacts
 from warmd.spoken import size
-from warmd.staged import SHORT_S, StagedFiles, StagedListener
-from warmd.staged_state import StagedState
+from warmd.staged import SHORT_S, StagedFiles, StagedListener, StagedState
 from warmd.supervisor.model import FileTerms, Managed, staging_facts
 from warmd.supervisor.ports import Build
 from warmd.supervisor.teller import Teller

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from warmd.finding import PATIENCE_S, Finder, InThread
 from warmd.ladder import FileKind
-from warmd.staged_ports import Aim, Holding, Keeper
-from warmd.staged_state import StagedState
+from warmd.staged.finding import PATIENCE_S, Finder, InThread
+from warmd.staged.ports import Aim, Holding, Keeper
+from warmd.staged.state import StagedState
 from warmd.staging import (
     FIRST,
     MismatchError,
