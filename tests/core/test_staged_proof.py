@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from rig import next_step
 
 from warmd.ladder import FileKind, Place
 from warmd.staged import RETRY_S, StagedFiles, StagedState
@@ -99,7 +100,7 @@ class Scene:
     async def stage(self) -> StagedState:
         self.staged.begin_stage("it shall")
         for _ in range(20):
-            await asyncio.sleep(0)
+            await next_step()
         return self.staged.state
 
     async def release(self) -> StagedState:
@@ -178,7 +179,7 @@ async def test_other_files_by_a_new_config_are_not_proved_by_what_was_just_verif
     for _ in range(20):
         if scene.holding is not None:
             break
-        await asyncio.sleep(0)
+        await next_step()
     assert scene.holding is not None
     other = scene.file.with_name("other.safetensors")
     other.write_bytes(b"true")
@@ -237,4 +238,4 @@ async def test_a_mount_that_hangs_gives_the_disk_back_and_costs_one_thread(
         assert "haven't answered for" in (scene.staged.state.problem or "")
     assert asked == 1
     comes_back.set()
-    await asyncio.sleep(0)
+    await next_step()
