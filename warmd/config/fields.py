@@ -104,30 +104,23 @@ def _parse_verify(text: str) -> str:
     return text
 
 
-def _likely_name(name: str) -> str:
-    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).lstrip("._-")[:64]
+def _parse_name(name: str, whose: str, beside: str = "") -> str:
+    if _MODEL_NAME.fullmatch(name):
+        return name
+    likely = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).lstrip("._-")[:64]
+    instead = f"; call it {likely!r}{beside}" if likely else ""
+    raise ValueError(
+        f"a {whose}'s name is up to 64 of a-z, 0-9, '.', '_' and '-', and begins with a letter or "
+        f"digit{instead}"
+    )
 
 
 def _parse_pool_name(name: str) -> str:
-    if _MODEL_NAME.fullmatch(name):
-        return name
-    likely = _likely_name(name)
-    instead = f"; call it {likely!r}" if likely else ""
-    raise ValueError(
-        "a pool's name is up to 64 of a-z, 0-9, '.', '_' and '-', and begins with a letter or "
-        f"digit{instead}"
-    )
+    return _parse_name(name, "pool")
 
 
 def _parse_model_name(name: str) -> str:
-    if _MODEL_NAME.fullmatch(name):
-        return name
-    likely = _likely_name(name)
-    instead = f"; call it {likely!r} and put {name!r} in its aliases" if likely else ""
-    raise ValueError(
-        "a model's name is up to 64 of a-z, 0-9, '.', '_' and '-', and begins with a letter or "
-        f"digit{instead}"
-    )
+    return _parse_name(name, "model", f" and put {name!r} in its aliases")
 
 
 def _parse_alias(alias: str) -> str:
