@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from warmd.calendars import calendar_of
 from warmd.config import AUTO, CPU_KV_SPACE, Settings, SleepMode
 from warmd.devices import largest_node
 from warmd.engine import (
@@ -148,7 +149,7 @@ class Fitter:
         """Return what engines of `model` may run with: of this daemon, else of an earlier one."""
         holding = self.reserved.models.get(model)
         noted = [None if holding is None else holding.figure]
-        for index in range(settings.models[model].replicas):
+        for index in range(settings.models[model].most_replicas):
             if settings.host.engines_outlive_daemon:
                 home = engine_home(settings.host.run_dir, replica_name(model, index))
                 record = EngineRecord.found(read_note(home.note))
@@ -180,7 +181,7 @@ class Fitter:
             wish=self._wish(settings, model),
             max_wait=settings.max_wait(model),
             files=self._files(settings, model),
-            fits=tuple(self._fit(settings, model, index) for index in range(table.replicas)),
+            fits=tuple(self._fit(settings, model, index) for index in range(table.most_replicas)),
             sleep=self._sleep_policy(settings, model),
             pool=None if holding is None else holding.pool,
             vram=0 if holding is None else holding.vram,
@@ -315,6 +316,7 @@ class Fitter:
             idle_then=table.idle.then,
             idle_keep=table.idle.keep,
             cannot_sleep=settings.cannot_sleep(model, has_gpu=self.has_gpu),
+            calendar=calendar_of(settings, model),
         )
 
     def _sleep_support(self, settings: Settings, model: str) -> SleepSupport:

@@ -268,7 +268,7 @@ class _Scene:
     def _foresee_replicas(self) -> Iterator[tuple[str, tuple[ReplicaStatus | None, Fate]]]:
         status, target = self._outlook.status, self._outlook.target
         have = status.replicas if status else ()
-        shall_be = 0 if self._gone else self._new.models[self._name].replicas
+        shall_be = 0 if self._gone else self._new.models[self._name].most_replicas
         for index in range(max(len(have), shall_be)):
             wanted = target.rung if index < _wanted(self._outlook) else Rung.COLD
             was = have[index] if index < len(have) else None

@@ -124,7 +124,7 @@ class _Reserving:
             name,
             vram,
             self._width(name, table),
-            table.replicas,
+            table.most_replicas,
             pinned=table.pinned,
             rests_hot=table.resting is Rung.HOT,
         )

@@ -71,7 +71,7 @@ class Refitting:
                     frozenset(fitter.reserved.cards_of(name, n, now, stands)),
                     frozenset(fitter.reserved.ground_of(name, n)),
                 )
-                for n in range(table.replicas)
+                for n in range(table.most_replicas)
             ]
             if places != [(fit.cards, fit.roams) for fit in models[name].terms.fits]:
                 terms = fitter.terms(settings, name)

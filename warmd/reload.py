@@ -62,6 +62,9 @@ MODEL_KEYS: Mapping[str, Effect] = {
     "concurrency": Effect.NOW,
     "max_wait": Effect.NOW,
     "start_timeout": Effect.ENGINE_START,
+    "timezone": Effect.NOW,
+    "windows": Effect.NOW,
+    "cron": Effect.NOW,
     "warmup.prompt": Effect.ENGINE_START,
     "warmup.max_tokens": Effect.ENGINE_START,
     "warmup.kind": Effect.ENGINE_START,
@@ -87,10 +90,11 @@ SHARED_KEYS: Mapping[str, Effect] = {
     "gpus.headroom": Effect.NOW,
     "gpus.tolerance": Effect.NOW,
     "pools": Effect.NOW,
+    "calendars": Effect.NOW,
 }
 """Each key that holds for several models."""
 
-_MAKE_SLEEPERS = ("resting", "idle.then", "engine.sleep")
+_MAKE_SLEEPERS = ("resting", "idle.then", "windows", "cron", "engine.sleep")
 """An engine that can be put to sleep is started in another way than one that can't."""
 
 
@@ -159,7 +163,7 @@ def changes(
             yield Change(name, f"{name} is new")
             continue
         keys = tuple(_keys(now, new, name, shared, has_gpu=has_gpu))
-        both = min(now.models[name].replicas, new.models[name].replicas)
+        both = min(now.models[name].most_replicas, new.models[name].most_replicas)
         keys = tuple(_with_reservation(keys, was, comes, name, both))
         if keys:
             yield Change(name, f"{name}: {said(keys)}", keys=keys)
@@ -236,6 +240,10 @@ def _concerns(key: str, now: Settings, new: Settings, name: str) -> bool:
     if key.startswith("pools."):
         pools = (f"pools.{quoted_key(pool)}" for pool in (was.pool, table.pool) if pool)
         return any(key == pool or key.startswith(f"{pool}.") for pool in pools)
+    if key.startswith("calendars."):
+        named = {day for each in (*was.windows, *table.windows) for day in each.dates + each.skip}
+        calendars = (f"calendars.{quoted_key(day)}" for day in named)
+        return any(key == each or key.startswith(f"{each}.") for each in calendars)
     if key.startswith("gpus."):
         return table.is_reserved_for
     if key.startswith("fairness."):

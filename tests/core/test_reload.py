@@ -24,13 +24,15 @@ from warmd.reload import (
 )
 from warmd.supervisor import Terms
 
-MODEL: dict[str, Any] = {"weights": "/a", "pool": "p", "vram": "1GiB"}
+WINDOW = {"from": "08:00", "to": "18:00", "except": ["free"]}
+MODEL: dict[str, Any] = {"weights": "/a", "pool": "p", "vram": "1GiB", "windows": [WINDOW]}
 
 
 def settings(a: dict[str, Any] | None = None, **tables: Any) -> Settings:
     models = {"a": MODEL | (a or {}), "b": {"weights": "/b", "idle": {"then": "cold"}}}
     whole: dict[str, Any] = {"engine": {"python": "/p", "sleep": "on"}, "models": models}
     whole["pools"] = {"p": {"vram": "9GiB"}, "q": {"vram": "9GiB", "gpus": [1]}}
+    whole["calendars"] = {"free": {"dates": ["2026-12-25"]}}
     return Settings.model_validate(whole | tables)
 
 
@@ -101,6 +103,10 @@ OTHER: dict[str, Any] = {
     "gpus.headroom": "9GiB",
     "pools": {"p": {"vram": "8GiB"}},
     "gpus.tolerance": "9GiB",
+    "timezone": "UTC",
+    "windows": [{"from": "09:00", "to": "18:00"}],
+    "cron": [{"at": "0 9 * * *", "rung": "hot"}],
+    "calendars": {"free": {"dates": ["2026-12-26"]}},
 }
 
 
@@ -116,6 +122,7 @@ def shared_keys() -> Iterator[str]:
     for key in ("engine", "restart", "fairness", "gpus"):
         yield from keys(type(getattr(Settings(), key)), f"{key}.")
     yield "pools"
+    yield "calendars"
 
 
 def nested(path: str, value: object) -> dict[str, Any]:

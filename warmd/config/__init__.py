@@ -28,6 +28,7 @@ from warmd.config.settings import (
     Table,
     WarmupKind,
     WarmupSettings,
+    WindowSettings,
 )
 from warmd.config.units import (
     Share,
@@ -63,6 +64,7 @@ __all__ = [
     "Table",
     "WarmupKind",
     "WarmupSettings",
+    "WindowSettings",
     "as_toml",
     "describe",
     "differences",

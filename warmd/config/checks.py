@@ -35,6 +35,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _python(settings)
     yield from _pools(settings)
     yield from _sleepers(settings)
+    yield from _windows(settings)
     yield from _tensor_parallel(settings)
     yield from _visible_devices(settings)
     yield from _memory_flags(settings)
@@ -97,6 +98,24 @@ def _pools(settings: Settings) -> Iterator[Finding]:
             )
 
 
+def _windows(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        for index, window in enumerate(model.windows):
+            path: KeyPath = ("models", name, "windows", index)
+            if window.start.at is None:
+                what = 'can\'t open at the end of a day: write "00:00" and the next day'
+                yield Finding((*path, "from"), what, quoted("24:00"))
+            elif window.start.at == window.to.at:
+                what = 'would be open for no time: for whole days write "00:00" to "24:00"'
+                yield Finding((*path, "to"), what, quoted(str(window.to)))
+            for key, days in (("dates", window.dates), ("except", window.skip)):
+                for n, day in enumerate(days):
+                    if not day[:1].isdecimal() and day not in settings.calendars:
+                        hint = did_you_mean(day, settings.calendars) or f": add [calendars.{day}]"
+                        what = f"there is no such calendar{hint}"
+                        yield Finding((*path, key, n), what, quoted(day))
+
+
 def _tensor_parallel(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         for index, arg in enumerate(model.args):
@@ -143,9 +162,12 @@ def _sleepers(settings: Settings) -> Iterator[Finding]:
     if settings.engine.sleep is not SleepMode.OFF:
         return
     for name, model in settings.models.items():
-        if model.resting is Rung.ASLEEP:
+        places: list[tuple[KeyPath, Rung]] = [((), model.resting)]
+        places += [(("windows", n), each.rung) for n, each in enumerate(model.windows)]
+        places += [(("cron", n), each.rung) for n, each in enumerate(model.cron)]
+        for place, _ in (each for each in places if each[1] is Rung.ASLEEP):
             yield Finding(
-                ("models", name, "resting"),
+                ("models", name, *place, "rung" if place else "resting"),
                 "can't be 'asleep' while engine.sleep is \"off\": write 'staged', or let engines "
                 "sleep",
                 rests_on=(("engine", "sleep"),),

@@ -16,6 +16,8 @@ _WHEN_UNSET = {
     "verify": "nobody asks whether the files are whole",
     "staging.rate": "as fast as the disk goes",
     "engine.python": "no model needs it",
+    "timezone": "the host's",
+    "replicas": "as many as the model has",
 }
 
 
@@ -60,6 +62,9 @@ def as_toml(value: object) -> str:
     """Write a value of a table that was dumped, as TOML has it."""
     if isinstance(value, list):
         return "[" + ", ".join(as_toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        pairs = (f"{quoted_key(k)} = {as_toml(v)}" for k, v in value.items() if v is not None)
+        return "{ " + ", ".join(pairs) + " }"
     if isinstance(value, bool):
         return str(value).lower()
     return quoted(value) if isinstance(value, str) else str(value)

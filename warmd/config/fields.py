@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from datetime import date
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic import AfterValidator, PlainSerializer, PlainValidator, SecretStr
 
 from warmd.config.address import Address
 from warmd.config.engine_args import allowed_arg, allowed_variable, no_nul
+from warmd.config.hours import Days, TimeOfDay, parse_date, parse_zone
 from warmd.config.units import (
     Share,
     format_duration,
@@ -25,6 +27,7 @@ from warmd.config.units import (
     parse_percent,
     parse_size,
 )
+from warmd.cron import Cron
 from warmd.ladder import Rung
 
 MASK = "********"
@@ -131,6 +134,16 @@ def _parse_alias(alias: str) -> str:
     return alias
 
 
+def _parse_day_name(text: str) -> str:
+    if text[:1].isdecimal():
+        return str(parse_date(text))
+    return _parse_name(text, "calendar")
+
+
+def _parse_cron(text: str) -> str:
+    return Cron.parse(text, "UTC").text
+
+
 AUTO: Final = "auto"
 Vram = int | Literal["auto"]
 """Bytes, or by an estimate."""
@@ -212,6 +225,14 @@ VerifyText = Annotated[str, AfterValidator(_parse_verify)]
 ModelName = Annotated[str, AfterValidator(_parse_model_name)]
 PoolName = Annotated[str, AfterValidator(_parse_pool_name)]
 Alias = Annotated[str, AfterValidator(_parse_alias)]
+Zone = Annotated[str, AfterValidator(parse_zone)]
+DaysText = Annotated[Days, _text(Days.parse, Days), PlainSerializer(str)]
+TimeText = Annotated[TimeOfDay, _text(TimeOfDay.parse, TimeOfDay), PlainSerializer(str)]
+DateText = Annotated[date, _text(parse_date, date), PlainSerializer(str)]
+CronText = Annotated[str, AfterValidator(_parse_cron)]
+DayName = Annotated[str, AfterValidator(_parse_day_name)]
+"""A date, or the name of a calendar."""
+
 Arg = Annotated[str, AfterValidator(allowed_arg)]
 Environment = Annotated[
     dict[

@@ -141,3 +141,8 @@ def _place_items(merged: Merged, value: object, path: KeyPath, document: Documen
             here = (*path, index)
             merged.places[here] = (document.file, document.places.get(here, 1))
             _place_items(merged, item, here, document)
+    elif isinstance(value, dict) and isinstance(path[-1], int):
+        for key, item in value.items():
+            here = (*path, key)
+            merged.places[here] = (document.file, document.places.get(here, 1))
+            _place_items(merged, item, here, document)

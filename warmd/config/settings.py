@@ -27,6 +27,10 @@ from warmd.config.fields import (
     Alias,
     Arg,
     Bytes,
+    CronText,
+    DateText,
+    DayName,
+    DaysText,
     Environment,
     GpuNames,
     IdleRung,
@@ -36,10 +40,12 @@ from warmd.config.fields import (
     RestingRung,
     Seconds,
     ShareText,
+    TimeText,
     VerifyText,
     VramText,
     WeightsPath,
     WholePath,
+    Zone,
     not_blank,
     not_empty,
     one_of,
@@ -61,12 +67,13 @@ class Table(BaseModel):
 
 
 class HostSettings(Table):
-    """Where warmd keeps its files on this machine."""
+    """Where warmd keeps its files on this machine. `timezone` None: the machine's own."""
 
     run_dir: WholePath = Path("/run/warmd")
     state_dir: WholePath = Path("/var/lib/warmd")
     cache_dir: WholePath = Path("/var/cache/warmd")
     engines_outlive_daemon: bool = False
+    timezone: Zone | None = None
 
 
 class GatewaySettings(Table):
@@ -214,8 +221,38 @@ class WarmupSettings(Table):
     adapters: Annotated[tuple[Alias, ...], Field(strict=False)] = ()
 
 
+class WindowSettings(Table):
+    """Hours in which a model stands at a rung. `replicas` None: the model's.
+
+    `dates` and `skip` hold dates and names of calendars. `days` None: every day, or with `dates`
+    none but these.
+    """
+
+    days: DaysText | None = None
+    dates: Annotated[tuple[DayName, ...], Field(strict=False)] = ()
+    skip: Annotated[tuple[DayName, ...], Field(strict=False, alias="except")] = ()
+    start: TimeText = Field(alias="from")
+    to: TimeText
+    rung: RestingRung = Rung.HOT
+    replicas: Annotated[int, Field(ge=1, le=64)] | None = None
+
+
+class CronSettings(Table):
+    """What happens to a model at each firing: a transition to a rung."""
+
+    at: CronText
+    rung: RestingRung
+    replicas: Annotated[int, Field(ge=1, le=64)] | None = None
+
+
+class CalendarSettings(Table):
+    """Days with a name, for the windows of all models."""
+
+    dates: Annotated[tuple[DateText, ...], Field(strict=False), AfterValidator(not_empty)]
+
+
 class ModelSettings(Table):
-    """One model. `max_wait` and `start_timeout` None: the gateway's and the engine's."""
+    """One model. `max_wait`, `start_timeout`, `timezone` None: those of gateway, engine, host."""
 
     weights: WeightsPath
     args: Annotated[tuple[Arg, ...], Field(strict=False), AfterValidator(begins_with_a_flag)] = ()
@@ -235,6 +272,15 @@ class ModelSettings(Table):
     max_wait: Seconds | None = None
     start_timeout: Seconds | None = None
     warmup: WarmupSettings = WarmupSettings()
+    timezone: Zone | None = None
+    windows: Annotated[tuple[WindowSettings, ...], Field(strict=False)] = ()
+    cron: Annotated[tuple[CronSettings, ...], Field(strict=False)] = ()
+
+    @property
+    def most_replicas(self) -> int:
+        """How many engines of it may run at once."""
+        entries: tuple[WindowSettings | CronSettings, ...] = (*self.windows, *self.cron)
+        return max([self.replicas, *(each.replicas or 1 for each in entries)])
 
     @property
     def is_reserved_for(self) -> bool:
@@ -257,6 +303,7 @@ class Settings(Table):
     fairness: FairnessSettings = FairnessSettings()
     gpus: GpuSettings = GpuSettings()
     pools: dict[PoolName, PoolSettings] = {}
+    calendars: dict[PoolName, CalendarSettings] = {}
     models: dict[ModelName, ModelSettings] = {}
 
     _sources: tuple[Path, ...] = PrivateAttr(())
@@ -289,8 +336,9 @@ class Settings(Table):
     def cannot_sleep(self, model: str, *, has_gpu: bool) -> str | None:
         """Say why engines of `model` can't be put to sleep on such a host; None where they can."""
         table = self.models[model]
-        if Rung.ASLEEP not in (table.resting, table.idle.then):
-            return "neither its `resting` nor its `idle.then` is asleep"
+        windows, cron = (each.rung for each in table.windows), (each.rung for each in table.cron)
+        if Rung.ASLEEP not in (table.resting, table.idle.then, *windows, *cron):
+            return "neither its `resting` nor its `idle.then` is asleep, nor a window of it"
         match self.engine.sleep:
             case SleepMode.OFF:
                 return 'engine.sleep is "off"'
@@ -321,6 +369,8 @@ def _tables(table: type[Table], name: str) -> Iterator[tuple[str, type[Table]]]:
         path = f"{name}.{key}" if name else key
         if get_origin(annotation) is dict:
             inner, path = get_args(annotation)[1], f"{path}.NAME"
+        elif get_origin(annotation) is tuple:
+            inner = get_args(annotation)[0]
         else:
             inner = annotation
         if isinstance(inner, type) and issubclass(inner, Table):
@@ -330,10 +380,10 @@ def _tables(table: type[Table], name: str) -> Iterator[tuple[str, type[Table]]]:
 TABLES = dict(_tables(Settings, ""))
 """Every table by its header; a model's stand under `models.NAME`, the whole under `""`."""
 
-_NAMED = ("models", "pools")
+_NAMED = ("models", "pools", "calendars")
 
 
 def table_at(path: KeyPath) -> type[Table] | None:
     """Return the table at a path such as `("models", "qwen", "idle")`, None if that is none."""
     named = (path[0], "NAME", *path[2:]) if path[:1] and path[0] in _NAMED and path[1:] else path
-    return TABLES.get(".".join(str(key) for key in named))
+    return TABLES.get(".".join(str(key) for key in named if not isinstance(key, int)))

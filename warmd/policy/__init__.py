@@ -1,6 +1,14 @@
 """What is wanted: pure functions of config, clock, demand and overrides."""
 
 from warmd.policy.backoff import BackOff, GiveUp, RetryIn
+from warmd.policy.calendar import (
+    NO_CALENDAR,
+    SILENT,
+    Calendar,
+    Stretch,
+    Transition,
+    Window,
+)
 from warmd.policy.estimate import Progress, ready_in, why_not_ready
 from warmd.policy.fairness import Fairness, Holder, Stays, Yields, eviction_order, judge
 from warmd.policy.hygiene import Hygiene, worn
@@ -9,8 +17,11 @@ from warmd.policy.quarantine import Ailment, Health, diagnose, give_back
 from warmd.policy.target import Demand, Override, Rank, Target, Wish, decide_target
 
 __all__ = [
+    "NO_CALENDAR",
+    "SILENT",
     "Ailment",
     "BackOff",
+    "Calendar",
     "Counters",
     "Demand",
     "Fairness",
@@ -25,7 +36,10 @@ __all__ = [
     "Rank",
     "RetryIn",
     "Stays",
+    "Stretch",
     "Target",
+    "Transition",
+    "Window",
     "Wish",
     "Yields",
     "decide_target",

@@ -1,7 +1,9 @@
 """One target for each model: how warm, how many, and why in one sentence.
 
-Precedence: what an operator set, then demand, then the rung to which it cooled after demand, then
-the rung at which the model rests.
+The rule: what an operator set goes before all else. Without that the calendar says where the model
+stands (`policy.calendar`: an open window, else the cron entry that fired last), and demand only
+lifts it above that. Where the calendar is silent it stands, in this order, where demand wants it,
+where it cooled to after demand, where it rests.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from warmd.ladder import Rung
+from warmd.policy.calendar import NO_CALENDAR, SILENT, Calendar, Stretch
 from warmd.spoken import count, duration
 
 
@@ -26,6 +29,7 @@ class Wish:
     idle_then: Rung = Rung.ASLEEP
     idle_keep: float = 0.0
     cannot_sleep: str | None = None
+    calendar: Calendar = NO_CALENDAR
 
 
 @dataclass(frozen=True)
@@ -63,35 +67,47 @@ class Rank(IntEnum):
 
     OPERATOR = 0
     DEMAND = 1
-    RESTS = 2
+    CALENDAR = 2
+    RESTS = 3
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is wanted of a model now. `replicas` counts engines, and matters from asleep up."""
+    """What is wanted of a model now. `replicas` counts engines, and matters from asleep up.
+
+    `otherwise`: where it would stand without the calendar; None where that isn't what rules.
+    """
 
     rung: Rung
     replicas: int
     reason: str
     rank: Rank = Rank.RESTS
+    otherwise: Rung | None = None
 
 
-def decide_target(wish: Wish, override: Override | None, demand: Demand, now: float) -> Target:
-    """Decide what a model shall be at `now` (Unix seconds), from facts alone."""
-    target = _wanted(wish, override, demand, now)
+def decide_target(
+    wish: Wish, override: Override | None, demand: Demand, now: float, says: Stretch = SILENT
+) -> Target:
+    """Decide what a model shall be at `now` (Unix seconds), from facts alone.
+
+    `says`: what its calendar says at `now`.
+    """
+    target = _wanted(wish, override, demand, now, says)
     if target.rung is Rung.ASLEEP and wish.cannot_sleep is not None:
         reason = f"{target.reason}, but it can't sleep: {wish.cannot_sleep}"
-        return Target(Rung.STAGED, target.replicas, reason, target.rank)
+        return replace(target, rung=Rung.STAGED, reason=reason)
     return target
 
 
-def _wanted(wish: Wish, override: Override | None, demand: Demand, now: float) -> Target:
+def _wanted(
+    wish: Wish, override: Override | None, demand: Demand, now: float, says: Stretch
+) -> Target:
     if override is None or not override.holds_at(now):
-        return _own(wish, demand)
+        return _own(wish, demand, says)
     if not override.floor:
         reason = f"an operator set it to {override.rung}"
         return Target(override.rung, wish.replicas, reason, Rank.OPERATOR)
-    own = _own(wish, demand)
+    own = _own(wish, demand, says)
     if own.rung > override.rung:
         return own
     if own.rung is override.rung:
@@ -100,8 +116,22 @@ def _wanted(wish: Wish, override: Override | None, demand: Demand, now: float) -
     return Target(override.rung, wish.replicas, reason, Rank.OPERATOR)
 
 
-def _own(wish: Wish, demand: Demand) -> Target:
+def _own(wish: Wish, demand: Demand, says: Stretch) -> Target:
     """Decide what it shall be where no operator says anything."""
+    if says.rung is None:
+        return _uncalendared(wish, demand)
+    replicas = wish.replicas if says.replicas is None else says.replicas
+    asked = _uncalendared(wish, demand)
+    if asked.rank is Rank.DEMAND and says.rung < Rung.HOT:
+        # What was hot together stays so until nobody asks any more.
+        return replace(asked, replicas=max(asked.replicas, replicas))
+    rank = Rank.DEMAND if asked.rank is Rank.DEMAND else Rank.CALENDAR
+    otherwise = asked.rung if rank is Rank.CALENDAR else None
+    return Target(says.rung, replicas, says.why, rank, otherwise)
+
+
+def _uncalendared(wish: Wish, demand: Demand) -> Target:
+    """Decide what it shall be where the calendar says nothing, either."""
     if demand.waiting:
         wait = "waits" if demand.waiting == 1 else "wait"
         reason = f"{count(demand.waiting, 'request')} {wait} for it"

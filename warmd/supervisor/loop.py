@@ -91,6 +91,7 @@ class Supervisor(ReplicaListener):
             model = self.models[name] = Managed(name, terms, (), {})
         model.sets = self.shelf.fit(terms.files)
         model.terms, model.retired = terms, False
+        model.forget_calendar()
         for replica, fit in zip(model.replicas, terms.fits, strict=False):
             replica.refit(fit)
             replica.forgive(why)
@@ -149,7 +150,8 @@ class Supervisor(ReplicaListener):
         if model.override is not None and not model.override.holds_at(wall):
             self._set_override(model, None, "the time that an operator set is over")
         demand = model.demand(self._clock.monotonic())
-        model.target = decide_target(model.terms.wish, model.override, demand, wall)
+        says = model.says(wall)
+        model.target = decide_target(model.terms.wish, model.override, demand, wall, says)
         if model.retired:
             model.target = RETIRED
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from warmd.ladder import FileKind, Phase, Place, Rung, SleepFigures, VramBy, set_key
 from warmd.planner import NOTHING_TO_STAGE, ModelFacts, ReplicaFacts, StagingFacts
-from warmd.policy import Demand, Hygiene, Override, Target, Wish, worn
+from warmd.policy import Demand, Hygiene, Override, Stretch, Target, Wish, worn
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake
 from warmd.replica import Fit, Nap, Replica
 from warmd.staged import StagedFiles, StagedState
@@ -28,6 +28,7 @@ PINNED_BESIDE = 2**30
 """What a sleep may take beside twice the weights, at most."""
 
 _NOTHING_YET = Target(Rung.COLD, 1, "warmd has just started")
+_UNREAD = Stretch(math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Managed:
     last_request: float = -math.inf  # when the last request ended or gave up
     sleepless_until: float = -math.inf  # there was no RAM for its sleep
     target: Target = _NOTHING_YET
+    stretch: Stretch = _UNREAD  # of its calendar, as it was last read
     held_up_by: str | None = None
     told: dict[str, Rung] = field(default_factory=dict)  # rung by replica, as last written down
     met: dict[str, Rung] = field(default_factory=dict)  # rung by replica when its start began
@@ -154,6 +156,16 @@ class Managed:
                 return Rung.ASLEEP
             case _:
                 return Rung.STAGED if self.staged.state.held else Rung.COLD
+
+    def says(self, wall: float) -> Stretch:
+        """Return what its calendar says at `wall` (Unix seconds)."""
+        if not self.stretch.holds_at(wall):
+            self.stretch = self.terms.wish.calendar.at(wall)
+        return self.stretch
+
+    def forget_calendar(self) -> None:
+        """Read the calendar anew at the next look: it may be another one."""
+        self.stretch = _UNREAD
 
     def demand(self, now: float) -> Demand:
         """Return who asks for it at `now`."""

@@ -49,9 +49,9 @@ def outlook(model: Managed, terms: Terms | None, clock: Clock) -> Outlook:
     pairs = zip(model.replicas, terms.fits if terms else (), strict=False)
     figures = model.any_figures()
     wakes = tuple(model.wakes) or (() if figures is None else (figures.wake_s,))
-    demand = model.demand(clock.monotonic())
+    demand, wall = model.demand(clock.monotonic()), clock.wall()
     return Outlook(
-        decide_target(terms.wish, model.override, demand, clock.wall()) if terms else RETIRED,
+        _ahead(terms, model.override, demand, wall) if terms else RETIRED,
         model_status(model, clock),
         frozenset(replica.name for replica, fit in pairs if replica.is_stale_under(fit)),
         tuple(model.starts),
@@ -71,8 +71,12 @@ def outlook_of_new(
     wall: float,
 ) -> Outlook:
     """Return what a model would be that is new, from what earlier lives knew of it."""
-    target = decide_target(terms.wish, override, Demand(0, 0, idle_s), wall)
+    target = _ahead(terms, override, Demand(0, 0, idle_s), wall)
     return Outlook(target, starts=tuple(starts), cards=_cards(name, terms))
+
+
+def _ahead(terms: Terms, override: Override | None, demand: Demand, wall: float) -> Target:
+    return decide_target(terms.wish, override, demand, wall, terms.wish.calendar.at(wall))
 
 
 def _cards(name: str, terms: Terms | None) -> dict[str, frozenset[str]]:

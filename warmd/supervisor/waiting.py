@@ -112,7 +112,9 @@ class WaitingRoom:
         if model.retired:
             raise NotReadyError(model.name, f"{model.name} is no longer served here", 300)
         wall = self._clock.wall()
-        wanted = decide_target(model.terms.wish, model.override, Demand(1, 0, 0.0), wall)
+        wanted = decide_target(
+            model.terms.wish, model.override, Demand(1, 0, 0.0), wall, model.says(wall)
+        )
         if wanted.rung is not Rung.HOT:
             until = model.override.until if model.override else None
             left = HELD_RETRY_AFTER_S if until is None else until - wall
