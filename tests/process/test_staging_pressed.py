@@ -1,0 +1,100 @@
+"""Real memory pressure, bounded: a child takes memory, and the kernel takes it from what is staged.
+
+Keeper, holders and the child are in a control group of their own: nothing else is pressed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from memory_group import MIB, MemoryGroup, a_memory_group
+from staging_rig import a_keeper, evict, resident, until
+
+from warmd.ladder import Place
+from warmd.staging import FileSet, Pace, Request, weight_files
+
+LIMIT = 256 * MIB
+STAGED = 128 * MIB
+TAKEN = 184 * MIB
+
+
+@pytest.fixture
+def group() -> Iterator[MemoryGroup]:
+    with a_memory_group(LIMIT) as made:
+        yield made
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> FileSet:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(os.urandom(8 * MIB) * (STAGED // (8 * MIB)))
+    evict(file)  # or its pages would count where they were written
+    assert resident(file) == 0, "on a file system that can't evict (tmpfs): set --basetemp"
+    return weight_files(tmp_path)
+
+
+async def test_what_the_kernel_evicts_is_told_and_let_go_and_can_be_staged_again(
+    group: MemoryGroup, weights: FileSet, tmp_path: Path
+) -> None:
+    """A child takes so much that not all fits any more; afterwards it does."""
+    [file] = weights.files
+    told: list[str] = []
+    async with a_keeper(group.wrap(tmp_path / "python"), interval=0.2) as keeper:
+        request = Request(weights.files, weights.total)
+        held = await keeper.hold("weights:m", request, Pace(), lambda _: None, told.append)
+        assert held.complete
+        assert group.has(held.pid)
+        with group.pressed(TAKEN):
+            assert resident(file) < 0.75 * STAGED, "the kernel took it"
+            why = await asyncio.wait_for(held.lost(), 10)
+        assert "% of the files stay in RAM, even right after they were read" in why
+        assert "or of a slice above it, was met" in why
+        assert len(told) == 1
+        assert "MiB of the 128.0 MiB held were pushed out of RAM and are brought back" in told[0]
+        assert "or of a slice above it, was met" in told[0]
+        held = await keeper.hold("weights:m", request, Pace(), lambda _: None, told.append)
+        assert held.complete
+        assert resident(file) == STAGED
+
+
+async def test_what_was_taken_for_a_moment_is_brought_back(
+    group: MemoryGroup, weights: FileSet, tmp_path: Path
+) -> None:
+    [file] = weights.files
+    told: list[str] = []
+    async with a_keeper(group.wrap(tmp_path / "python"), interval=2) as keeper:
+        request = Request(weights.files, weights.total)
+        held = await keeper.hold("weights:m", request, Pace(), lambda _: None, told.append)
+        with group.pressed(TAKEN):
+            assert resident(file) < 0.75 * STAGED
+        await until(lambda: bool(told))
+        await until(lambda: resident(file) == STAGED)
+        assert held.complete
+        assert "or of a slice above it, was met" in told[0]
+
+
+async def test_of_what_is_locked_nothing_goes(
+    group: MemoryGroup, weights: FileSet, tmp_path: Path
+) -> None:
+    """The child takes all that there is: page cache beside it goes, what is locked stays."""
+    [file] = weights.files
+    other = tmp_path / "other"
+    other.write_bytes(bytes(64 * MIB))
+    evict(other)
+    told: list[str] = []
+    async with a_keeper(group.wrap(tmp_path / "python"), interval=0.2) as keeper:
+        beside = Request((other,), 64 * MIB)
+        await keeper.hold("weights:other", beside, Pace(), lambda _: None)
+        request = Request(weights.files, weights.total, place=Place.LOCKED)
+        held = await keeper.hold("weights:m", request, Pace(), lambda _: None, told.append)
+        with group.pressed(LIMIT - STAGED - 32 * MIB):
+            assert resident(other) < 48 * MIB, "the kernel took what isn't locked"
+            for _ in range(5):
+                assert resident(file) == STAGED
+                await asyncio.sleep(0.1)
+        assert held.complete
+        assert told == []
