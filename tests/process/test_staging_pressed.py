@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from memory_group import MIB, MemoryGroup, a_memory_group
+from daemon_rig import a_daemon
+from daemon_rig import until as seen
 from staging_rig import a_keeper, evict, resident, until
 
 from warmd.ladder import Place
@@ -98,3 +100,31 @@ async def test_of_what_is_locked_nothing_goes(
                 await asyncio.sleep(0.1)
         assert held.complete
         assert told == []
+
+
+def test_a_model_falls_to_cold_with_the_reason_and_is_staged_again_by_itself() -> None:
+    hurried = Path(__file__).with_name("hurried_daemon.py")
+    with a_memory_group(2 * LIMIT) as group, a_daemon() as daemon:
+        daemon.command = (str(hurried),)
+        daemon.write_config({"m": ""}, rest='[ram]\nstaging = "400MiB"\nreserve = "1MiB"')
+        file = daemon.folder / "weights-m" / "model.safetensors"
+        file.write_bytes(os.urandom(8 * MIB) * (2 * STAGED // (8 * MIB)))
+        evict(file)
+        daemon.launch()
+        assert daemon.process is not None
+        group.add(daemon.process.pid)
+        daemon.wait_until_up()
+        daemon.wait_for_rung("staged")
+        assert resident(file) == 2 * STAGED
+        with group.pressed(LIMIT):
+            assert resident(file) < 1.8 * STAGED, "the kernel took it"
+            model = daemon.wait_for_rung("cold")
+            # Who is first: the holder that sees what went, or the plan that keeps the floor.
+            assert "were pushed out of RAM" in daemon.log or "memory is short" in daemon.log
+            seen(
+                lambda: "are staged files" in daemon.status["models"]["m"]["held_up_by"],
+                f"it says why it isn't brought back: {model}",
+            )
+        daemon.wait_for_rung("staged")
+        assert resident(file) == 2 * STAGED
+        assert daemon.process.poll() is None

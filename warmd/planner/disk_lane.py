@@ -65,11 +65,7 @@ def _keep_the_floor(scene: Scene, sets: Sequence[FileSet], going: set[str], lane
         if short <= 0:
             return
         if each.staging.taken and each.key not in going:
-            why = (
-                f"memory is short: {size(scene.ram.available)} are available, and ram.reserve "
-                f"keeps {size(scene.ram.reserve)}"
-            )
-            lane.actions.append(ReleaseFiles(each.key, why, short=True))
+            lane.actions.append(ReleaseFiles(each.key, scene.ram.shortage, short=True))
             going.add(each.key)
             short -= each.staging.taken
 
