@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,18 @@ for at in range(0, len(taken), mmap.PAGESIZE):
     taken[at] = 1
 print("taken", flush=True)
 sys.stdin.read()
+"""
+
+
+# Random reads of a file that is larger than what the group may use: each waits for the disk.
+_THRASHES = """
+import os, random, sys
+file = os.open(sys.argv[1], os.O_RDONLY)
+os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+pages = os.fstat(file).st_size // 4096
+print("taken", flush=True)
+while True:
+    os.pread(file, 1, random.randrange(pages) * 4096)
 """
 
 
@@ -54,8 +66,21 @@ class MemoryGroup:
     @contextmanager
     def pressed(self, size: int) -> Iterator[None]:
         """A child in the group takes `size` bytes, and gives them back by its end."""
+        with self._child(_TAKES, str(size)):
+            yield
+
+    @contextmanager
+    def short_of_memory(self, file: Path) -> Iterator[None]:
+        """Children wait for memory all the time, as the kernel's PSI tells: they share `file`."""
+        with ExitStack() as children:
+            for _ in range(6):
+                children.enter_context(self._child(_THRASHES, str(file)))
+            yield
+
+    @contextmanager
+    def _child(self, program: str, argument: str) -> Iterator[None]:
         with subprocess.Popen(
-            [sys.executable, "-c", f"input()\n{_TAKES}", str(size)],
+            [sys.executable, "-c", f"input()\n{program}", argument],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         ) as child:

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from memory_group import MIB, MemoryGroup, a_memory_group
 from daemon_rig import a_daemon
 from daemon_rig import until as seen
-from staging_rig import a_keeper, evict, resident, until
+from memory_group import MIB, MemoryGroup, a_memory_group
+from staging_rig import a_keeper, evict, keeper_python, resident, some_weights, take_away, until
 
 from warmd.ladder import Place
-from warmd.staging import FileSet, Pace, Request, weight_files
+from warmd.staging import FileSet, Pace, Request, StagingProgress, weight_files
+from warmd.staging.holder.pressure import Watch
 
 LIMIT = 256 * MIB
 STAGED = 128 * MIB
@@ -100,6 +101,36 @@ async def test_of_what_is_locked_nothing_goes(
                 await asyncio.sleep(0.1)
         assert held.complete
         assert told == []
+
+
+async def test_what_the_kernel_says_of_pressure_pauses_staging_and_makes_it_look(
+    weights: FileSet, tmp_path: Path
+) -> None:
+    """Children thrash in a group of their own; all thresholds but one pause are as they are."""
+    [other] = weights.files
+    held_file, late_file = some_weights(tmp_path / "a").files
+    sensitive = (
+        "child.PAUSE_AT = child.RESUME_BELOW = 2.0"  # per cent: how much it is is the disk's
+    )
+    with a_memory_group(40 * MIB) as group:
+        async with (
+            a_keeper(interval=3600) as keeper,
+            a_keeper(keeper_python(tmp_path, sensitive)) as pausing,
+        ):
+            first, late = (Request((f,), f.stat().st_size) for f in (held_file, late_file))
+            await keeper.hold("weights:a", first, Pace(), lambda _: None)
+            take_away(held_file)
+            evict(late_file)
+            with group.short_of_memory(other):
+                await until(lambda: (Watch().pressure() or 0) > 2.0, 60)
+                seen: list[StagingProgress] = []
+                task = asyncio.create_task(pausing.hold("weights:b", late, Pace(), seen.append))
+                await until(lambda: any(each.paused for each in seen))
+                assert not task.done()
+                assert resident(late_file) < late_file.stat().st_size
+            assert "waited for it" in next(each.paused for each in seen if each.paused)
+            await until(lambda: resident(held_file) == held_file.stat().st_size, 40)
+            assert (await asyncio.wait_for(task, 60)).complete
 
 
 def test_a_model_falls_to_cold_with_the_reason_and_is_staged_again_by_itself() -> None:
