@@ -11,9 +11,13 @@ import warmd.supervisor.shelf
 from warmd.__main__ import main
 from warmd.staging import Keeper
 
-warmd.daemon.Keeper = functools.partial(Keeper, interval=0.5)  # type: ignore[assignment,misc]
-warmd.staged.files.RETRY_S = 2.0
-warmd.supervisor.shelf.SHORT_S = 2.0
+for room, name, hurried in (
+    (warmd.daemon, "Keeper", functools.partial(Keeper, interval=0.5)),
+    (warmd.staged.files, "RETRY_S", 2.0),
+    (warmd.supervisor.shelf, "SHORT_S", 2.0),
+):
+    assert hasattr(room, name)
+    setattr(room, name, hurried)
 
 if __name__ == "__main__":
     sys.exit(main())

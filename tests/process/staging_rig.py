@@ -37,7 +37,10 @@ libc = ctypes.CDLL(None, use_errno=True)
 def resident(path: Path) -> int:
     """Measure by the test's own mincore(2), on a mapping of its own that touches nothing."""
     size = path.stat().st_size
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as view,
+    ):
         anchor = ctypes.c_char.from_buffer(view)
         vector = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
         assert libc.mincore(ctypes.c_void_p(ctypes.addressof(anchor)), size, vector) == 0

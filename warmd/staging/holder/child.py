@@ -142,7 +142,7 @@ class Holder:
             say({"evicted": missing, "sentence": sentence})
 
     def _resident(self) -> int:
-        return self._measure.resident(self._members.files)
+        return self._measure.resident(self._members.files, self._members.failing)
 
     def _measured(self, resident: int) -> None:
         """Say it; raises `HoldError` where it is too little, and nothing tells why."""
