@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from staging_rig import MIB, a_keeper, keeper_python, resident, until
+from tmpfs_scene import a_stage
 
-from warmd.staging import Pace, Request, weight_files
+from warmd.ladder import Place
+from warmd.staging import Pace, Request, StagingError, published_copy, weight_files
 
 SIZE = 16 * MIB
 LOST_FROM = 12 * MIB
@@ -88,3 +90,18 @@ async def test_what_the_disk_fails_to_read_is_told_and_the_rest_is_staged(
         disk.mend()
         await until(lambda: held.complete and held.trouble is None)
         assert resident(disk.bad) == SIZE
+
+
+async def test_of_what_cannot_be_read_whole_no_copy_is_published(
+    disk: Disk, tmp_path: Path
+) -> None:
+    with a_stage(tmp_path) as stage:
+        root = disk.sound.parent
+        files = weight_files(root)
+        request = Request(files.files, files.total, None, Place.TMPFS, stage / "m", root)
+        async with a_keeper(tmpfs=stage) as keeper:
+            with pytest.raises(StagingError, match="failed to read it near byte") as refused:
+                await keeper.hold("weights:m", request, Pace(), lambda _: None)
+            assert str(disk.bad) in str(refused.value)
+            assert published_copy(stage / "m", root) is None
+            assert not (stage / "m").exists()
