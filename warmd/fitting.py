@@ -15,6 +15,7 @@ from warmd.devices import largest_node
 from warmd.engine import (
     Binder,
     EngineError,
+    EngineFlags,
     EngineRecipe,
     Reservation,
     SizingError,
@@ -195,9 +196,18 @@ class Fitter:
     def _files(self, settings: Settings, model: str) -> tuple[FileTerms, ...]:
         table, python = settings.models[model], settings.engine.python
         folder = settings.stage_folder / model if table.stage is Place.TMPFS else None
+        weights = FileTerms(
+            FileKind.WEIGHTS,
+            model,
+            table.weights,
+            table.stage,
+            folder,
+            table.verify,
+            EngineFlags.of(table.args).load_format,
+        )
         return (
             FileTerms(FileKind.PROGRAM, str(python), python),
-            FileTerms(FileKind.WEIGHTS, model, table.weights, table.stage, folder, table.verify),
+            weights,
             FileTerms(FileKind.CACHES, model, settings.host.cache_dir),
         )
 
@@ -207,11 +217,12 @@ class Fitter:
         if table.verify is None and table.stage is not Place.TMPFS:
             return None
         key, in_tmpfs = set_key(FileKind.WEIGHTS, model), table.stage is Place.TMPFS
+        loads = EngineFlags.of(table.args).load_format
 
         def where(source: Path) -> Path:
             if table.verify is not None:
                 try:
-                    doubt = self.proofs.doubt(key, weight_files(source).files)
+                    doubt = self.proofs.doubt(key, weight_files(source, loads).files)
                 except StagingError as error:
                     raise EngineError(str(error)) from error
                 if doubt is not None:

@@ -20,6 +20,7 @@ class Effect(StrEnum):
     ENGINE = "engine"
     NOW = "now"
     NAMES = "names"
+    VERIFIED = "verified"
     ENGINE_START = "engine-start"
     DAEMON_START = "daemon-start"
 
@@ -33,6 +34,10 @@ _WORDS = {
     Effect.ENGINE: "an engine that runs is drained and made anew",
     Effect.NOW: "that holds from now on",
     Effect.NAMES: "the names hold from now on, their first requests from the engine's next start",
+    Effect.VERIFIED: (
+        "no weights are loaded from now on before they are verified: an engine that starts is "
+        "called off, one that runs goes on"
+    ),
     Effect.ENGINE_START: "that holds from the engine's next start on",
     Effect.DAEMON_START: "that holds from warmd's next start on",
 }
@@ -44,7 +49,7 @@ MODEL_KEYS: Mapping[str, Effect] = {
     "aliases": Effect.ENGINE,
     "resting": Effect.NOW,
     "stage": Effect.NOW,
-    "verify": Effect.NOW,
+    "verify": Effect.VERIFIED,
     "replicas": Effect.NOW,
     "idle.after": Effect.NOW,
     "idle.then": Effect.NOW,

@@ -119,7 +119,8 @@ class Build:
 
 
 def _weights(terms: FileTerms) -> Request:
-    found, root = weight_files(terms.source), model_folder(terms.source)
+    root = model_folder(terms.source)
+    found = weight_files(terms.source, terms.load_format)
     sums = {} if terms.verify is None else expected_digests(terms.verify, root, found.files)
     return Request(found.files, found.total, None, terms.place, terms.folder, root, sums)
 

@@ -155,10 +155,25 @@ def test_larger_than_the_budget_is_held_as_far_as_it_fits_and_told() -> None:
     ]
 
 
+def test_a_part_grows_where_there_is_room_for_more_worth_mentioning() -> None:
+    partly = model("a", total=250, partial=True, limit=70)
+    grows = [ReleaseFiles("weights:a", "there is room for more of them")]
+    assert disk(partly, budget=100) == disk(partly, budget=82) == grows
+    assert disk(partly, budget=81) == []
+    assert disk(partly, budget=100, available=81) == [], "the host has no more"
+    assert disk(partly, model("b", total=5, busy=True)) == [], "the disk is taken"
+    assert disk(replace(partly, target=Target(Rung.HOT, 1, "")), budget=100) == []
+    assert disk(model("a", total=250, partial=True, limit=100)) == []
+    assert disk(model("a", total=250, partial=True, limit=248), budget=250) == grows, "all of it"
+
+
 def test_the_farthest_is_let_go_where_less_is_available_than_the_reserve() -> None:
     sooner, later = model("a", idle=1.0, held=True), model("b", idle=9.0, held=True)
     made = plan(sooner, later, available=34, reserve=15)
-    why = "memory is short: 34 bytes are available, and ram.reserve keeps 15 bytes"
+    why = (
+        "memory is short: 34 bytes are available, of which 20 bytes are staged files, and "
+        "ram.reserve keeps 15 bytes"
+    )
     assert made.actions == (ReleaseFiles("weights:b", why, short=True),)
     assert len(disk(sooner, later, available=24, reserve=15)) == 2
     assert disk(sooner, later, available=35, reserve=15) == []

@@ -159,6 +159,10 @@ def test_limits() -> None:
     assert levels(judge_limits(Limits(None, None, True), 90 * GIB, pins=True)) == ["ok"]
     assert levels(judge_limits(Limits(2**23, 1 << 16, True), 90 * GIB, pins=True)) == ["warning"]
     assert levels(judge_limits(Limits(2**23, 1024, False), 90 * GIB, pins=False)) == ["note"]
+    lowered, default = (Limits(None, None, True, mappings=n) for n in (15_360, 64_506))
+    few_mappings = only(judge_limits(lowered, 0, pins=False), Level.WARNING)
+    assert "lets a process hold 15360 files" in few_mappings.sentence
+    assert levels(judge_limits(default, 0, pins=False)) == ["ok"]
     [few] = judge_limits(Limits(None, 64, True), 0, pins=False)
     assert "enough for about 0 requests" in few.sentence
 

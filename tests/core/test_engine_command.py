@@ -227,6 +227,19 @@ async def test_a_start_that_was_called_off_is_no_reason_to_measure_anew(
     assert asked == [False, failed]
 
 
+def test_a_model_keeps_its_kernels_in_folders_of_its_own_unless_the_user_says_where() -> None:
+    made = recipe()
+    env = engine_command(made, {}).env
+    triton, inductor = env["TRITON_CACHE_DIR"], env["TORCHINDUCTOR_CACHE_DIR"]
+    assert (triton, inductor) == tuple(
+        f"/var/cache/warmd/{kept}/{made.model}" for kept in ("triton", "torchinductor")
+    )
+    assert made.compiled_in == (Path(triton), Path(inductor))
+    elsewhere = recipe(engine_env={"TRITON_CACHE_DIR": SecretStr("/shared")})
+    assert engine_command(elsewhere, {}).env["TRITON_CACHE_DIR"] == "/shared"
+    assert elsewhere.compiled_in == (Path(inductor),), "what others put there is not the model's"
+
+
 async def test_a_start_takes_the_snapshot_of_the_moment_and_tells_where_it_compiles(
     tmp_path: Path,
 ) -> None:
@@ -244,7 +257,7 @@ async def test_a_start_takes_the_snapshot_of_the_moment_and_tells_where_it_compi
         (tmp_path / "m/refs/main").write_text(revision)
         await make.prepare()
         assert made.weights.readlink() == tmp_path / "m/snapshots" / revision
-        assert list(make.compiled_in) == []
+        assert make.compiled_in == made.compiled_in
         make.log(f"[backbone] saved AOT compiled function to /c/{revision}/rank_0_0/model")
         make.came_up()
         assert Path(f"/c/{revision}/rank_0_0") in make.compiled_in

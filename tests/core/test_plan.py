@@ -369,6 +369,11 @@ def test_what_is_not_verified_is_staged_first_and_loaded_by_nobody() -> None:
     assert WakeEngine("a.0", "a shall") in plan(sleeper).actions, "it has them in RAM"
     assert plan(replace(sleeper, sleep_level=2)).held_up == {"a": "they are others"}
     assert plan(replace(cold, unverified=None)).actions == (StartEngine("a.0", "a shall"),)
+    for phase in (Phase.STARTING, Phase.WARMING):  # begun before a reload asked for it
+        comes = replace(model("a", Rung.HOT, phase), unverified="they are verified first")
+        assert StopEngine("a.0", "they are verified first") in plan(comes).actions
+    runs = replace(model("a", Rung.HOT, Phase.READY), unverified="they are verified first")
+    assert not any(isinstance(each, StopEngine) for each in plan(runs).actions)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.floats(1.0, 99.0), st.booleans()), min_size=1))

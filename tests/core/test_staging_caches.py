@@ -18,13 +18,14 @@ ROOT = "/var/cache/warmd/vllm/torch_compile_cache"
     [
         (
             f"[x] Using cache directory: {ROOT}/0a1b/rank_1_0/backbone for vLLM's torch.compile",
-            (f"{ROOT}/0a1b/rank_1_0", f"{ROOT}/0a1b/inductor_cache"),
+            tuple(f"{ROOT}/0a1b/{n}" for n in ("rank_1_0", "inductor_cache", "triton_cache")),
         ),
         (
             f"Directly load AOT compilation from path {ROOT}/aot/ff/rank_0_0/model\x1b[0m",
             (
                 f"{ROOT}/aot/ff/rank_0_0",
                 f"{ROOT}/aot/ff/inductor_cache",
+                f"{ROOT}/aot/ff/triton_cache",
             ),
         ),
         ("Using cache directory: / for vLLM's torch.compile", ()),
@@ -45,6 +46,7 @@ def test_a_real_log_names_the_models_folder() -> None:
     assert [folder.rpartition("/")[2] for folder in tracker.folders] == [
         "rank_0_0",
         "inductor_cache",
+        "triton_cache",
     ]
 
 

@@ -29,17 +29,15 @@ def test_the_share_of_the_last_ten_seconds(text: str, share: float | None) -> No
     assert some_avg10(text) == share
 
 
-@pytest.mark.parametrize(
-    ("text", "folders"),
-    [
-        ("0::/system.slice/warmd.service\n", ("/sys/fs/cgroup/system.slice/warmd.service", None)),
-        ("0::/\n", ("/sys/fs/cgroup", None)),
-        ("4:cpu,memory:/a\n0::/\n", ("/sys/fs/cgroup", "/sys/fs/cgroup/memory/a")),
-        ("", (None, None)),
-    ],
-)
-def test_the_own_cgroup(text: str, folders: tuple[str | None, str | None]) -> None:
-    assert own_folders(text) == folders
+def test_the_own_cgroup_and_those_above() -> None:
+    unified, memory = own_folders("4:cpu,memory:/a\n1:name=systemd:/x\n0::/s.slice/warmd.service\n")
+    below = ["/s.slice/warmd.service", "/s.slice", ""]
+    assert unified == [
+        r + path for r in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified") for path in below
+    ]
+    assert memory == ["/sys/fs/cgroup/memory/a", "/sys/fs/cgroup/memory"]
+    assert own_folders("0::/\n") == (["/sys/fs/cgroup", "/sys/fs/cgroup/unified"], [])
+    assert own_folders("") == ([], [])
 
 
 def test_a_units_limit_and_the_hosts_memory() -> None:
@@ -51,7 +49,10 @@ def test_a_units_limit_and_the_hosts_memory() -> None:
 @pytest.mark.parametrize(
     ("now", "words"),
     [
-        (Evidence(9, 40.0, GIB), "the memory limit of warmd's unit was met 5 times; raise Memory"),
+        (
+            Evidence(9, 40.0, GIB),
+            "the memory limit of warmd's unit, or of a slice above it, was met 5 times; raise M",
+        ),
         (Evidence(4, 40.0, GIB), "something waited for it 40 % of the last 10 s with 1.0 GiB avai"),
         (Evidence(None, 0.0, 5 * GIB), "nothing that can be seen from here pressed with 5.0 GiB"),
         (Evidence(None, None, None), "nothing that can be seen from here pressed: look for"),

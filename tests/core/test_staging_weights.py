@@ -61,6 +61,42 @@ def test_the_files_that_the_engine_reads(
     assert weight_files(tmp_path).total == 5000 * len(expected)
 
 
+EVERYTHING = (
+    *("model.safetensors", "consolidated.safetensors", "m.bin", "m.pt", "m.gguf", "config.json"),
+    "model-rank-0-part-0.safetensors",
+)
+
+
+@pytest.mark.parametrize(
+    ("load_format", "expected"),
+    [
+        ("auto", {"consolidated.safetensors"}),
+        ("mistral", {"consolidated.safetensors"}),
+        ("hf", {"model.safetensors"}),
+        ("safetensors", {"model.safetensors"}),
+        ("npcache", {"m.bin"}),
+        ("pt", {"m.pt"}),
+        ("gguf", {"m.gguf"}),
+        ("dummy", set()),
+        ("sharded_state", {name for name in EVERYTHING if name.endswith(".safetensors")}),
+    ],
+)
+def test_a_load_format_decides_too(tmp_path: Path, load_format: str, expected: set[str]) -> None:
+    fill(tmp_path, *EVERYTHING)
+    index(tmp_path, "model.safetensors.index.json", "model.safetensors")
+    found = {file.name for file in weight_files(tmp_path, load_format).files}
+    small = {"config.json", "model.safetensors.index.json"}
+    assert found == expected | small
+
+
+def test_a_load_format_that_is_not_known_or_has_no_files_is_told(tmp_path: Path) -> None:
+    fill(tmp_path, "m.bin")
+    with pytest.raises(StagingError, match="which files --load-format tensorizer reads; take it"):
+        weight_files(tmp_path, "tensorizer")
+    with pytest.raises(StagingError, match=r"no weights for --load-format pt \(\.pt\)"):
+        weight_files(tmp_path, "pt")
+
+
 def test_the_index_decides_which_shards_count(tmp_path: Path) -> None:
     fill(tmp_path, "a.safetensors", "b.safetensors", "left-over.safetensors")
     index(tmp_path, "model.safetensors.index.json", "a.safetensors", "b.safetensors")

@@ -91,6 +91,7 @@ class Daemon:
     port: int = 0
     starts: int = 0
     knobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    command: tuple[str, ...] = ("-m", "warmd")
 
     @property
     def config(self) -> Path:
@@ -172,6 +173,9 @@ FAKE_VLLM = '{knobs}'
 
     def start(self) -> None:
         self.launch()
+        self.wait_until_up()
+
+    def wait_until_up(self) -> None:
         until(self._is_up, f"the daemon is up; its log: {self.log}")
 
     def launch(self) -> None:
@@ -179,7 +183,7 @@ FAKE_VLLM = '{knobs}'
         self.starts += 1
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "warmd", "run", "--config", str(self.config)],
+                [sys.executable, *self.command, "run", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -27,6 +27,7 @@ from warmd.staging import (
     StagingProgress,
     weight_files,
 )
+from warmd.staging.holder import program as keeper_program
 
 MIB = 1 << 20
 OnProgress = Callable[[StagingProgress], None]
@@ -36,7 +37,10 @@ libc = ctypes.CDLL(None, use_errno=True)
 def resident(path: Path) -> int:
     """Measure by the test's own mincore(2), on a mapping of its own that touches nothing."""
     size = path.stat().st_size
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as view,
+    ):
         anchor = ctypes.c_char.from_buffer(view)
         vector = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
         assert libc.mincore(ctypes.c_void_p(ctypes.addressof(anchor)), size, vector) == 0
@@ -64,8 +68,8 @@ def take_away(path: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-async def until(met: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+async def until(met: Callable[[], bool], patience: float = 10) -> None:
+    deadline = time.monotonic() + patience
     while not met():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
@@ -85,6 +89,20 @@ def some_weights(folder: Path) -> FileSet:
     if sum(map(resident, found.files)):
         pytest.skip(f"{folder} is on a file system that can't evict (tmpfs): set --basetemp")
     return found
+
+
+def keeper_python(folder: Path, line: str) -> Path:
+    """A Python that runs the keeper's program with something of it set otherwise."""
+    python = folder / "python"
+    program = Path(keeper_program.__file__)
+    python.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -I -S -c '"
+        'import sys, types; sys.modules["holder"] = types.ModuleType("holder"); '
+        f'sys.modules["holder"].__path__ = ["{program.parent}"]; '
+        f"from holder import child, program; {line}; sys.exit(program.main())'\n"
+    )
+    python.chmod(0o755)
+    return python
 
 
 def the_program(held: Holding) -> psutil.Process:

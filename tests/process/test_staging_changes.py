@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
 from collections.abc import Callable
@@ -13,7 +12,6 @@ import pytest
 from staging_rig import MIB, a_keeper, hold, holding, resident, some_weights, take_away, until
 
 from warmd.staging import FileSet, Keeper, Pace, Request, StagingError, StagingProgress
-from warmd.staging.holder import child, mapping
 
 
 @pytest.fixture
@@ -96,42 +94,6 @@ async def test_a_file_that_is_replaced_while_it_is_read_is_told(weights: FileSet
         held = await task
         assert "was replaced by another file" in (held.trouble or "")
         await until(lambda: held.complete and held.trouble is None)
-
-
-async def test_a_disk_that_fails_leaves_the_rest_staged(
-    weights: FileSet, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """The kernel's word for a failed read is made up: no disk here fails on demand."""
-    real, bad = mapping.madvise, weights.files[1]
-    said: list[dict[str, object]] = []
-
-    def fails(address: int, length: int, advice: int) -> int:
-        if advice == mapping.MADV_POPULATE_READ and length == bad.stat().st_size:
-            return errno.EFAULT
-        return real(address, length, advice)
-
-    monkeypatch.setattr(mapping, "madvise", fails)
-    monkeypatch.setattr(child, "say", said.append)
-    holder = child.Holder(
-        {
-            "files": [str(file) for file in weights.files],
-            "total": weights.total,
-            "enough": 0.99,
-            "interval": 30,
-        }
-    )
-    with monkeypatch.context() as alone:
-        alone.setattr(holder, "_listen", lambda _ms, _fd=None: None)  # pytest's stdin is none
-        holder.stage()
-        trouble = next(word["trouble"] for word in said if "trouble" in word)
-        assert f"{bad}: the disk or file system failed to read it near byte 0" in str(trouble)
-        measured = [word for word in said if "resident" in word]
-        assert measured[-1]["total"] == weights.total
-        assert 8 * MIB <= int(str(measured[-1]["resident"])) < weights.total
-        holder.keep()
-        assert sum("trouble" in word for word in said) == 1, "told once"
-    for file in holder._members.files:
-        file.close()
 
 
 async def test_an_eviction_is_told_once_with_what_is_known_of_it(weights: FileSet) -> None:

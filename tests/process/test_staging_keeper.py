@@ -9,7 +9,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -23,6 +22,7 @@ from staging_rig import (
     evict,
     hold,
     holding,
+    keeper_python,
     resident,
     some_weights,
     take_away,
@@ -31,7 +31,6 @@ from staging_rig import (
 )
 
 from warmd.staging import FileSet, Keeper, Pace, Request, StagingError, StagingProgress
-from warmd.staging.holder import program as keeper_program
 
 
 @pytest.fixture
@@ -110,7 +109,7 @@ async def test_what_no_daemon_asks_for_is_let_go(
     weights: FileSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_run_dir() as folder:
-        keeper = Keeper(folder, linger_s=60, python=_with(folder, "program.CLAIM_S = 0.3"))
+        keeper = Keeper(folder, linger_s=60, python=keeper_python(folder, "program.CLAIM_S = 0.3"))
         kept, dropped = await hold(keeper, weights), await hold(keeper, weights, key="weights:n")
         await keeper.close(leave=True)
         later = Keeper(folder, linger_s=60)
@@ -123,7 +122,7 @@ async def test_what_no_daemon_asks_for_is_let_go(
 async def test_what_a_daemon_has_no_turn_for_yet_is_not_let_go(weights: FileSet) -> None:
     """It asks for one set after the other, and the first may have to be read for minutes."""
     async with a_run_dir() as folder:
-        keeper = Keeper(folder, linger_s=60, python=_with(folder, "program.CLAIM_S = 0.3"))
+        keeper = Keeper(folder, linger_s=60, python=keeper_python(folder, "program.CLAIM_S = 0.3"))
         left = await hold(keeper, weights)
         await keeper.close(leave=True)
         later, slow = Keeper(folder, linger_s=60), Pace(urgent=False, rate=8 << 20)
@@ -167,20 +166,6 @@ async def test_no_second_process_is_sent_where_the_first_hangs(
         await until(lambda: not psutil.pid_exists(held.pid))
         await until(lambda: keeper._hanging("weights:m") is None)
         assert (await hold(keeper, weights)).complete
-
-
-def _with(folder: Path, line: str) -> Path:
-    """A Python that runs the keeper's program with something of it set otherwise."""
-    python = folder / "python"
-    program = Path(keeper_program.__file__)
-    python.write_text(
-        f"#!/bin/sh\nexec {sys.executable} -I -S -c '"
-        'import sys, types; sys.modules["holder"] = types.ModuleType("holder"); '
-        f'sys.modules["holder"].__path__ = ["{program.parent}"]; '
-        f"from holder import child, program; {line}; sys.exit(program.main())'\n"
-    )
-    python.chmod(0o755)
-    return python
 
 
 async def test_the_keepers_death_is_told_and_the_next_staging_starts_another(
@@ -256,7 +241,7 @@ async def test_one_of_another_version_is_replaced(weights: FileSet) -> None:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(folder / "stage.sock"))
             listener.listen()
-            python = str(_with(folder, "program.PROTOCOL = 2"))
+            python = str(keeper_python(folder, "program.PROTOCOL = 2"))
             other = subprocess.Popen([python], stdin=listener.fileno())  # noqa: ASYNC220
         keeper = Keeper(folder)
         assert (await hold(keeper, weights)).complete
@@ -267,7 +252,7 @@ async def test_a_program_of_another_version_is_a_sentence(weights: FileSet) -> N
     """As after an upgrade on disk, while the daemon runs."""
     async with a_run_dir() as folder:
         with pytest.raises(StagingError, match="another version of warmd was installed"):
-            await hold(Keeper(folder, _with(folder, "program.PROTOCOL = 2")), weights)
+            await hold(Keeper(folder, keeper_python(folder, "program.PROTOCOL = 2")), weights)
 
 
 async def test_one_that_does_not_answer_is_replaced(
@@ -362,7 +347,7 @@ async def test_when_memory_gets_short_it_looks_what_is_left(weights: FileSet) ->
             "child._LOOKS_APART_S = 0.1"
         )
         async with a_run_dir() as folder:
-            keeper = Keeper(folder, _with(folder, trigger), interval=3600)
+            keeper = Keeper(folder, keeper_python(folder, trigger), interval=3600)
             held = await hold(keeper, weights)
             kernel, _ = server.accept()
             take_away(weights.files[0])
@@ -381,7 +366,7 @@ async def test_no_descriptor_stays_open_and_mappings_are_counted(tmp_path: Path)
     files = FileSet.of(sorted(tmp_path.iterdir()))
     few = "from holder import members; members.allowed_mappings = lambda: 30"
     async with a_run_dir() as folder:
-        keeper = Keeper(folder, _with(folder, few), linger_s=60)
+        keeper = Keeper(folder, keeper_python(folder, few), linger_s=60)
         held = await hold(keeper, files)
         assert len(list(Path(f"/proc/{held.pid}/fd").iterdir())) < 10
         assert held.resident == 30 * 5000
@@ -396,7 +381,7 @@ async def test_what_the_system_refuses_is_a_sentence(weights: FileSet) -> None:
     fault = 'child.can_populate = lambda: open("/nowhere/to/be/found")'
     async with a_run_dir() as folder:
         with pytest.raises(StagingError, match=r"m: /nowhere/.*No such file.*; put it back"):
-            await hold(Keeper(folder, _with(folder, fault)), weights)
+            await hold(Keeper(folder, keeper_python(folder, fault)), weights)
     async with a_run_dir() as folder:
         fifo = folder / "fifo"
         os.mkfifo(fifo)

@@ -21,6 +21,7 @@ _EFFECTS = {
     "engine": "another engine",
     "now": "from now on",
     "names": "names from now on, first requests from the engine's next start",
+    "verified": "from now on; an engine that runs goes on unverified",
     "engine-start": "from the engine's next start",
     "daemon-start": "from warmd's next start",
 }

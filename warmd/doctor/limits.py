@@ -1,4 +1,4 @@
-"""The limits of the process that is, or would be, the daemon: locked memory and open files."""
+"""The limits of the process that is, or would be, the daemon: locked memory, files, mappings."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from warmd.doctor.finding import Finding, note, ok, warning
 from warmd.spoken import size
+from warmd.staging.holder.mapping import MAPPINGS, allowed_mappings
 
 _SUBJECT = "limits"
 _FEW_FILES = 4096
+_FEW_MAPPINGS = 60_000  # the kernel's own limit is 65530: below here somebody has lowered it
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Limits:
     memlock: int | None
     files: int | None
     of_daemon: bool
+    mappings: int | None = None  # files, or parts of 256 MiB, that can be held of one set
 
 
 def look_at_limits(daemon: int | None) -> Limits:
@@ -30,6 +33,7 @@ def look_at_limits(daemon: int | None) -> Limits:
                 _limit(resource.prlimit(daemon, resource.RLIMIT_MEMLOCK)),
                 _limit(resource.prlimit(daemon, resource.RLIMIT_NOFILE)),
                 of_daemon=True,
+                mappings=allowed_mappings(),
             )
         except OSError:
             pass  # another user's
@@ -37,6 +41,7 @@ def look_at_limits(daemon: int | None) -> Limits:
         _limit(resource.getrlimit(resource.RLIMIT_MEMLOCK)),
         _limit(resource.getrlimit(resource.RLIMIT_NOFILE)),
         of_daemon=False,
+        mappings=allowed_mappings(),
     )
 
 
@@ -64,5 +69,13 @@ def judge_limits(limits: Limits, weights: int, pins: bool) -> Iterator[Finding]:
             f"{max(0, limits.files // 2 - 50)} requests at once",
             f"for more: LimitNOFILE=65536 in warmd's unit, or ulimit -n {_FEW_FILES * 16}",
         )
+    if limits.mappings is not None and limits.mappings < _FEW_MAPPINGS:
+        fine = False
+        yield warning(
+            _SUBJECT,
+            f"{MAPPINGS} lets a process hold {limits.mappings} files: staging maps each, and an "
+            "engine's program has tens of thousands",
+            f"sysctl -w {MAPPINGS}=262144, and the same in /etc/sysctl.d",
+        )
     if fine:
-        yield ok(_SUBJECT, "locked memory and open files suffice")
+        yield ok(_SUBJECT, "locked memory, open files and mappings suffice")

@@ -21,6 +21,8 @@ PORTS_EACH = 50
 _PORT = "VLLM_PORT"
 _CARDS = "CUDA_VISIBLE_DEVICES"
 _WIDTH = "--tensor-parallel-size"
+_COMPILED = {"TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "torchinductor"}
+"""Where kernels are kept that vLLM's log doesn't name: else in the user's home and in /tmp."""
 _SECRET = re.compile(r"-(?:key|token|secret|password)$", re.IGNORECASE)
 _SECRET_LEAST = 8
 _PORT_RANGES = 200  # ends at 31000, below the kernel's ephemeral ports (ip(7): from 32768)
@@ -79,6 +81,12 @@ class EngineRecipe:
             if flag.startswith("-") and _SECRET.search(flag):
                 found.add(value if is_joined else "".join(self.args[n + 1 : n + 2]))
         return tuple(sorted((each for each in found if len(each) >= _SECRET_LEAST), key=len)[::-1])
+
+    @property
+    def compiled_in(self) -> tuple[Path, ...]:
+        """The model's own folders of compiled kernels, but for those that the user keeps else."""
+        taken = {*self.engine_env, *self.model_env}
+        return tuple(Path(path) for name, path in _compiled(self).items() if name not in taken)
 
     def fingerprint(self, source: Path) -> str:
         """Return the SHA-256 (hex) of what makes this engine what it is.
@@ -157,7 +165,7 @@ def _argv(recipe: EngineRecipe, bound: tuple[str, ...]) -> tuple[str, ...]:
 def _declared(recipe: EngineRecipe) -> dict[str, str]:
     env = {
         "VLLM_CACHE_ROOT": str(recipe.cache_dir / "vllm"),
-        "TORCHINDUCTOR_CACHE_DIR": str(recipe.cache_dir / "torchinductor"),
+        **_compiled(recipe),
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
@@ -172,3 +180,9 @@ def _declared(recipe: EngineRecipe) -> dict[str, str]:
     for overrides in (recipe.engine_env, recipe.model_env):
         env |= {name: secret.get_secret_value() for name, secret in overrides.items()}
     return env
+
+
+def _compiled(recipe: EngineRecipe) -> dict[str, str]:
+    return {
+        name: str(recipe.cache_dir / folder / recipe.model) for name, folder in _COMPILED.items()
+    }

@@ -16,6 +16,7 @@ _TOLD = re.compile(
     r"|saved AOT compiled function to (?P<saved>/.+)"
     r"|Directly load AOT compilation from path (?P<loaded>/.+)"
 )
+_SHARED = ("inductor_cache", "triton_cache")
 _RANK = re.compile(r"rank_\d+_\d+")
 
 
@@ -33,8 +34,9 @@ class CompiledTracker:
         path = PurePosixPath(clean(told[told.lastgroup]).text)
         for folder in path.parents if told.lastgroup != "used" else (path, *path.parents):
             if _RANK.fullmatch(folder.name):
-                # Each rank has a folder of its own beside one that all share.
-                self._folders |= {folder: None, folder.parent / "inductor_cache": None}
+                # Each rank has a folder of its own beside those that all share.
+                shared = (folder.parent / name for name in _SHARED)
+                self._folders |= dict.fromkeys((folder, *shared))
 
     @property
     def folders(self) -> tuple[str, ...]:

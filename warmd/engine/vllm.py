@@ -237,8 +237,8 @@ class Vllm:
 
     @property
     def compiled_in(self) -> tuple[Path, ...]:
-        """The folders of compiled code that its last start named; empty where it compiles none."""
-        return tuple(map(Path, self._compiled.folders))
+        """The folders of compiled code: those that its last start named, and those it was given."""
+        return (*map(Path, self._compiled.folders), *self._recipe.compiled_in)
 
     def ended(self, *, failed: bool) -> None:
         """Let go of the log's file; what bound a start that was called off is in no doubt."""

@@ -120,7 +120,8 @@ def _call_offs(scene: Scene) -> Iterator[Action]:
         for replica in (r for r in model.wanted if r.phase.is_coming_up and r.stale):
             yield StopEngine(replica.name, STALE)
         for replica in (r for r in model.wanted if r.phase.is_coming_up and not r.stale):
-            why = moves(scene, replica) or turns_back(scene, model, replica)
+            # What was begun before `verify` was asked for loads what nobody has verified.
+            why = model.unverified or moves(scene, replica) or turns_back(scene, model, replica)
             if why is not None:
                 yield StopEngine(replica.name, why)
     for model in models:

@@ -21,6 +21,9 @@ from warmd.spoken import duration, size
 _WORTH = 0.01
 """The share of a set below which it isn't worth to hold a part of it."""
 
+_WORTH_MORE = 0.05
+"""The share of a set below which it isn't worth to take a part anew for more of it."""
+
 
 @dataclass
 class DiskLane:
@@ -65,11 +68,7 @@ def _keep_the_floor(scene: Scene, sets: Sequence[FileSet], going: set[str], lane
         if short <= 0:
             return
         if each.staging.taken and each.key not in going:
-            why = (
-                f"memory is short: {size(scene.ram.available)} are available, and ram.reserve "
-                f"keeps {size(scene.ram.reserve)}"
-            )
-            lane.actions.append(ReleaseFiles(each.key, why, short=True))
+            lane.actions.append(ReleaseFiles(each.key, scene.ram.shortage, short=True))
             going.add(each.key)
             short -= each.staging.taken
 
@@ -88,6 +87,9 @@ def _take_turns(
         staging = asker.staging
         if staging.partial:
             lane.held_up[asker.key] = _why_partly(scene, asker)
+            if running is None and not taken and _may_grow(scene, asker, freed):
+                lane.actions.append(ReleaseFiles(asker.key, "there is room for more of them"))
+                taken = True
         if not asker.wanted or asker.is_there or staging.busy or staging.total is None:
             continue
         if staging.retry_at is not None and scene.now < staging.retry_at:
@@ -102,6 +104,17 @@ def _take_turns(
         later = [each for each in sets[index + 1 :] if each.key not in going]
         turn = _Turn(scene, asker, later, freed, launches=_launches(scene, asker, rises))
         taken = turn.is_called_for(lane) if running is None else turn.takes_over(running, lane)
+
+
+def _may_grow(scene: Scene, each: FileSet, freed: int) -> bool:
+    """Whether a part that is held can become a larger one: what it has is read from RAM then."""
+    staging, total = each.staging, each.staging.total or 0
+    if staging.limit is None or not each.wanted or each.rises:
+        return False
+    could = min(total, scene.ram.room(freed + staging.taken))
+    return (
+        could - staging.taken >= max(1, int(_WORTH_MORE * total)) or staging.taken < could == total
+    )
 
 
 def _launches(scene: Scene, asker: FileSet, rises: Collection[str]) -> bool:

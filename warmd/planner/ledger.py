@@ -48,6 +48,16 @@ class RamLedger:
         """The bytes by which less is available than `reserve` keeps for the host."""
         return max(0, -self._beyond)
 
+    @property
+    def shortage(self) -> str:
+        """Say that less is available than there should be."""
+        ours = self.held - self.gone
+        held = f", of which {size(ours)} are staged files" if ours else ""
+        return (
+            f"memory is short: {size(self.available)} are available{held}, and ram.reserve keeps "
+            f"{size(self.reserve)}"
+        )
+
     def refuses_sleep(self, wanted: int) -> str | None:
         """Say why an engine can't pin `wanted` more bytes for its sleep; None where it can."""
         if wanted <= 0:

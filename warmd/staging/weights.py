@@ -6,7 +6,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,21 @@ _NOT_FOR_INFERENCE = frozenset(
 _CONSOLIDATED = "consolidated"
 """Mistral's own format, which vLLM prefers where it finds it beside the other."""
 
+_TENSORS = (".safetensors",)
+_SHARDED = ("sharded_state", "runai_streamer_sharded")
+_SUFFIXES: Mapping[str, tuple[str, ...]] = {
+    "auto": (*_TENSORS, ".bin", ".pt", ".gguf"),
+    "hf": (*_TENSORS, ".bin", ".pt"),
+    "bitsandbytes": (*_TENSORS, ".bin", ".pt"),
+    "npcache": (".bin", ".pt"),
+    "pt": (".pt",),
+    "gguf": (".gguf",),
+    "dummy": (),  # weights are made up; tokenizer and config are read all the same
+    **dict.fromkeys(("safetensors", "fastsafetensors", "instanttensor", "mistral"), _TENSORS),
+    **dict.fromkeys(("runai_streamer", *_SHARDED), _TENSORS),
+}
+"""What each loader of vLLM reads of a folder, the first that there is."""
+
 _NUMBER = re.compile(r"(\d+)")
 _PIECE = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<count>\d+)(?P<suffix>\.[a-z]+)")
 
@@ -40,18 +55,21 @@ def model_folder(path: Path) -> Path:
         raise StagingError(str(error)) from error
 
 
-def weight_files(path: Path) -> FileSet:
+def weight_files(path: Path, load_format: str = "auto") -> FileSet:
     """Find the weights, tokenizer and configuration that the engine reads, in the order it does.
 
     `path` is a plain folder, a snapshot of the Hugging Face cache (links into `blobs/`), or what
-    `model_folder` finds one in. As vLLM 0.32 chooses: consolidated safetensors, else all that
-    the index of safetensors names, else all of them, else `.bin`, else `.pt`, else one `.gguf`.
+    `model_folder` finds one in; `load_format` is vLLM's `--load-format`. As vLLM 0.32 chooses by
+    itself: consolidated safetensors, else all that the index of safetensors names, else all of
+    them, else `.bin`, else `.pt`, else one `.gguf`.
     Touches the file system, so call it in a thread where that may be a network mount.
-    Raises `StagingError` where files are missing, half-downloaded or unreadable.
+    Raises `StagingError` where files are missing, half-downloaded or unreadable, or where nobody
+    here knows which ones a format reads.
     """
     folder = model_folder(path)
     names = _names(folder)
-    weights = [_checked(folder / name) for name in sorted(_weights(folder, names), key=_natural)]
+    read = _weights(folder, names, load_format)
+    weights = [_checked(folder / name) for name in sorted(read, key=_natural)]
     if empty := next((file for file in weights if file.size == 0), None):
         raise _half_downloaded(empty.path, "it is empty")
     small = [_checked(folder / name) for name in names if Path(name).suffix in _SMALL]
@@ -83,36 +101,59 @@ def _names(folder: Path) -> list[str]:
         ) from None
 
 
-def _weights(folder: Path, names: Sequence[str]) -> list[str]:
-    if tensors := [name for name in names if name.endswith(".safetensors")]:
-        own = [name for name in tensors if name.startswith(_CONSOLIDATED)]
-        index = f"{_CONSOLIDATED if own else 'model'}.safetensors.index.json"
-        if index in names:
-            return list(_shards(folder, index))
-        return _complete(folder, own or tensors)
-    for suffix in (".bin", ".pt"):
-        plain = [n for n in names if n.endswith(suffix) and n not in _NOT_FOR_INFERENCE]
-        if plain:
-            for index in names:
-                if index.endswith(f"{suffix}.index.json"):
-                    _shards(folder, index)  # none may be missing, but all that are there are read
-            return _complete(folder, plain)
-    quantised = [name for name in names if name.endswith(".gguf")]
-    if len({_stem(name) for name in quantised}) > 1:
+def _weights(folder: Path, names: Sequence[str], load_format: str) -> list[str]:
+    suffixes = _SUFFIXES.get(load_format)
+    if suffixes is None:
         raise StagingError(
-            f"{folder}: holds {len(quantised)} different .gguf files and the engine loads one; "
-            "keep one in a folder of its own"
+            f"{folder}: is not staged, for warmd doesn't know which files --load-format "
+            f"{load_format} reads; take it out of `args`, or let the model rest cold"
         )
-    if quantised:
-        return _complete(folder, quantised)
+    if not suffixes:
+        return []
+    for suffix in suffixes:
+        found = [n for n in names if n.endswith(suffix) and n not in _NOT_FOR_INFERENCE]
+        if suffix == ".safetensors":
+            found, index = _tensors(names, found, load_format)
+            if index is not None:
+                return list(_shards(folder, index))
+        elif suffix == ".gguf":
+            found = _one_gguf(folder, found)
+        elif found:
+            for name in names:
+                if name.endswith(f"{suffix}.index.json"):
+                    _shards(folder, name)  # none may be missing, but all that are there are read
+        if found:
+            return _complete(folder, found)
     if any(name.endswith(".incomplete") for name in names):
         raise StagingError(
             f"{folder}: the download isn't finished (.incomplete files); finish it, then stage"
         )
+    asked = "" if load_format == "auto" else f" for --load-format {load_format}"
     raise StagingError(
-        f"{folder}: holds no weights (.safetensors, .bin, .pt or .gguf); "
+        f"{folder}: holds no weights{asked} ({', '.join(suffixes)}); "
         "download the model there or correct `weights`"
     )
+
+
+def _tensors(
+    names: Sequence[str], tensors: list[str], load_format: str
+) -> tuple[list[str], str | None]:
+    """Return the files of one of both formats that may stand side by side, and their index."""
+    own = [name for name in tensors if name.startswith(_CONSOLIDATED)]
+    takes_own = load_format == "mistral" or (load_format == "auto" and bool(own))
+    index = f"{_CONSOLIDATED if takes_own else 'model'}.safetensors.index.json"
+    found = own if takes_own else tensors
+    goes_by_it = found and index in names and load_format not in _SHARDED
+    return found, index if goes_by_it else None
+
+
+def _one_gguf(folder: Path, found: list[str]) -> list[str]:
+    if len({_stem(name) for name in found}) > 1:
+        raise StagingError(
+            f"{folder}: holds {len(found)} different .gguf files and the engine loads one; "
+            "keep one in a folder of its own"
+        )
+    return found
 
 
 def _shards(folder: Path, index: str) -> Iterable[str]:

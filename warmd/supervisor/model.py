@@ -54,6 +54,7 @@ class FileTerms:
     place: Place = Place.PAGE_CACHE
     folder: Path | None = None  # where a tmpfs shows it
     verify: str | None = None  # what says which digests they have
+    load_format: str = "auto"  # of weights, in vLLM's words: it says which files are read
 
     @property
     def key(self) -> str:

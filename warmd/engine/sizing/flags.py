@@ -85,6 +85,11 @@ class EngineFlags:
         return self.values.get("--dtype", "auto").lower()
 
     @property
+    def load_format(self) -> str:
+        """How vLLM is told to load weights, which says what files it reads."""
+        return self.values.get("--load-format", "").lower() or "auto"
+
+    @property
     def kv_cache_dtype(self) -> str:
         """The KV cache's dtype, as the flag has it."""
         return self.values.get("--kv-cache-dtype", "auto").lower()

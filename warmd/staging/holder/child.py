@@ -129,8 +129,8 @@ class Holder:
             resident = self._resident()
             self._unreadable = max(0, there - resident) if self._members.is_unsettled else 0
         self._verify()
-        self._evidence = self._watch.evidence()
         self._measured(resident)
+        self._evidence = self._watch.evidence()  # last: what pushed since the look before counts
 
     def _tell_evicted(self, missing: int, of: int) -> None:
         if not self._episode and missing > _WORTH_TELLING * of:
@@ -142,7 +142,7 @@ class Holder:
             say({"evicted": missing, "sentence": sentence})
 
     def _resident(self) -> int:
-        return self._measure.resident(self._members.files)
+        return self._measure.resident(self._members.files, self._members.failing)
 
     def _measured(self, resident: int) -> None:
         """Say it; raises `HoldError` where it is too little, and nothing tells why."""

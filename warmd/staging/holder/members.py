@@ -122,6 +122,11 @@ class Members:
         return [m.held for m in self._all if m.held is not None and m.may_read]
 
     @property
+    def failing(self) -> set[HeldFile]:
+        """What the disk failed to read in part."""
+        return {m.held for m in self._all if m.held is not None and m.trouble is not None}
+
+    @property
     def read_due(self) -> bool:
         """Whether a disk that failed is to be asked again."""
         return any(member.read_due for member in self._all)

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import os
 
+TYPE_CHECKING = False  # `typing` would cost a megabyte in every process
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 PAUSE_AT = 20.0
 RESUME_BELOW = 10.0
 """Per cent of the last 10 s in which something waited for memory (`some avg10`, psi in the kernel's
@@ -31,21 +35,31 @@ def some_avg10(text: str) -> float | None:
     return None
 
 
-def own_folders(text: str) -> tuple[str | None, str | None]:
-    """Return the folders of the own cgroup, v2's and that of v1's memory, of /proc/self/cgroup."""
-    unified = memory = None
+def own_folders(text: str) -> tuple[list[str], list[str]]:
+    """Return the folders of the own cgroup and of all above it, of /proc/self/cgroup.
+
+    Those of v2, which may stand beside v1 (cgroups(7)), and those of v1's memory; the own first.
+    """
+    unified: list[str] = []
+    memory: list[str] = []
     for line in text.splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if not controllers:
-            unified = _CGROUPS + path.rstrip("/")
+            unified = [*_upwards(_CGROUPS, path), *_upwards(_CGROUPS + "/unified", path)]
         elif "memory" in controllers.split(","):
-            memory = _CGROUPS + "/memory" + path.rstrip("/")
+            memory = list(_upwards(_CGROUPS + "/memory", path))
     return unified, memory
 
 
+def _upwards(root: str, path: str) -> Iterator[str]:
+    parts = [part for part in path.split("/") if part]
+    for depth in range(len(parts), -1, -1):
+        yield "/".join([root, *parts[:depth]])
+
+
 def limit_met(events: str) -> int:
-    """Return how often a unit met its limits, from memory.events of cgroup v2."""
+    """Return how often a unit met its limits, from memory.events.local of cgroup v2."""
     counts = dict(line.split(maxsplit=1) for line in events.splitlines() if " " in line)
     return sum(int(counts.get(name, "0")) for name in ("high", "max"))
 
@@ -66,8 +80,9 @@ class Evidence:
         left = "" if self.available is None else f" with {amount(self.available)} available"
         if self.hits is not None and before.hits is not None and self.hits > before.hits:
             return (
-                f"the memory limit of warmd's unit was met {self.hits - before.hits} times; raise "
-                "MemoryMax= and MemoryHigh=, or lower [ram] staging"
+                "the memory limit of warmd's unit, or of a slice above it, was met "
+                f"{self.hits - before.hits} times; raise MemoryMax= and MemoryHigh=, or lower "
+                "[ram] staging"
             )
         if self.pressure is not None and self.pressure >= RESUME_BELOW:
             return (
@@ -81,16 +96,16 @@ class Evidence:
 
 
 class Watch:
-    """Reads the files that tell it, those of the own cgroup where they are to be seen."""
+    """Reads the files that tell it, those of the own cgroups where they are to be seen."""
 
     def __init__(self) -> None:
         unified, memory = own_folders(_text("/proc/self/cgroup"))
-        self._pressures = [SYSTEM] + ([] if unified is None else [f"{unified}/memory.pressure"])
-        self._events = None if unified is None else f"{unified}/memory.events"
-        self._failures = None if memory is None else f"{memory}/memory.failcnt"
+        self._pressures = [SYSTEM, *(f"{group}/memory.pressure" for group in unified)]
+        self._events = [f"{group}/memory.events.local" for group in unified]
+        self._failures = [f"{group}/memory.failcnt" for group in memory]
 
     def pressure(self) -> float | None:
-        """Return the higher of the host's and the own cgroup's."""
+        """Return the highest of the host's and the own cgroups'."""
         found = [some_avg10(_text(path)) for path in self._pressures]
         return max((share for share in found if share is not None), default=None)
 
@@ -99,11 +114,10 @@ class Watch:
         return Evidence(self._hits(), self.pressure(), available(_text("/proc/meminfo")))
 
     def _hits(self) -> int | None:
-        if self._events is not None and (events := _text(self._events)):
-            return limit_met(events)
-        if self._failures is not None and (count := _text(self._failures).strip()).isdigit():
-            return int(count)
-        return None
+        """How often the own limits were met, or those of a group above."""
+        hits = [limit_met(events) for path in self._events if (events := _text(path))]
+        hits += [int(count) for path in self._failures if (count := _text(path).strip()).isdigit()]
+        return sum(hits) if hits else None
 
 
 def available(meminfo: str) -> int | None:

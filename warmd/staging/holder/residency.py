@@ -12,7 +12,7 @@ from .mapping import MAP_SHARED, PAGE, PROT_READ, FileError, HeldFile, HoldError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
 SYS_CACHESTAT = 451  # Linux 6.5
 
@@ -88,13 +88,16 @@ class Measure:
             os.close(fd)
         self.by = ""
 
-    def resident(self, files: Iterable[HeldFile]) -> int:
-        """Bytes of `files` in RAM; raises `UnprovedError` where no way to know is left."""
+    def resident(self, files: Iterable[HeldFile], failing: Container[HeldFile] = ()) -> int:
+        """Bytes of `files` in RAM; raises `UnprovedError` where no way to know is left.
+
+        Of files that are `failing` to be read, cachestat counts the pages without content too.
+        """
         ways: set[str] = set()
         total = 0
         unsure: list[HeldFile] = []
         for file in files:
-            if found := self._counted(file):
+            if file not in failing and (found := self._counted(file)):
                 ways.add("cachestat")
                 total += found
                 continue
