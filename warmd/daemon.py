@@ -305,6 +305,10 @@ class Daemon:
         await self._watch.examine()  # what was so at the last look may be mended
         return self._supervisor.return_gpu(name)
 
+    async def forget_gpu(self, name: str) -> str:
+        """Do without a GPU that is gone for good, by index or UUID; return sentences."""
+        return "\n".join(await self._config.forget_gpu(name))
+
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""
         return self._supervisor.set_target(model, rung, for_s)
