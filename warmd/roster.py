@@ -55,6 +55,8 @@ def read(roster: Path) -> tuple[Card, ...]:
         told = json.loads(roster.read_bytes())
     except FileNotFoundError:
         return ()
+    except RecursionError:
+        raise ValueError("it isn't what warmd writes") from None
     try:
         cards = tuple(map(_sound, told))
     except (TypeError, KeyError, AttributeError):
