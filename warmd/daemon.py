@@ -36,11 +36,12 @@ from warmd.in_force import InForce
 from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.learning import Learner
+from warmd.placing import ROSTER_FILE
 from warmd.planner import RamLedger
 from warmd.refitting import Refitting
 from warmd.replica import EngineRecord
 from warmd.residency import SetInRam, residency_of
-from warmd.roster import ROSTER_FILE, note
+from warmd.roster import note
 from warmd.spoken import count
 from warmd.staging import Keeper, StagingError
 from warmd.status import Decision, Status

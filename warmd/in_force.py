@@ -14,11 +14,11 @@ from warmd.devices import GpuError, inventory
 from warmd.fitting import Fitter
 from warmd.foresight import Foresight, foresee
 from warmd.history import History
-from warmd.placing import naming, renumbered
+from warmd.placing import ROSTER_FILE, naming, renumbered
 from warmd.planner import Card, Reservations
 from warmd.reload import Change, changes, said
 from warmd.rereading import read_config
-from warmd.roster import ROSTER_FILE, forget, note
+from warmd.roster import forget, note
 from warmd.supervisor import Known, Supervisor
 from warmd.wiring import card_rules, known_of, names_of, rules
 

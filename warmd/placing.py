@@ -35,6 +35,9 @@ from warmd.planner import (
     place,
 )
 
+ROSTER_FILE = "gpus.json"
+"""In `host.state_dir`: the GPUs of the host as they were last seen when well."""
+
 
 @dataclass(frozen=True)
 class Sized:
@@ -87,7 +90,8 @@ class _Reserving:
                 headroom = self._settings.gpus.headroom
                 placed = place(self._cards, named, headroom, self._rest)
             except MisfitError as misfit:
-                raise config_error(self._settings, {misfit.key: str(misfit)}) from None
+                text = "\n".join([str(misfit), *self._missing_and_remedy()])
+                raise config_error(self._settings, {misfit.key: text}) from None
             pools = {**placed.vram}
         tenants = {**self._in_pools}
         tenants |= {tenant.own_pool: [tenant] for tenant in self._own}
@@ -207,6 +211,13 @@ class _Reserving:
                     f"here{waits}; all others keep their numbers until it is back, or until "
                     f"`warmctl gpu forget {number}` where it was taken out for good"
                 )
+
+    def _missing_and_remedy(self) -> Iterator[str]:
+        """Say it beside an error: what is wrong may be right by the driver's own numbers."""
+        if missing := list(self._missing()):
+            yield from missing
+            file = self._settings.host.state_dir / ROSTER_FILE
+            yield f"or, while warmd doesn't run, remove {file}: then the driver's numbers hold"
 
     def _holding(self, pool: str, tenant: Tenant, placed: Placement | None) -> Holding:
         engines: tuple[tuple[str, ...], ...] = ()

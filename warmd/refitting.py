@@ -11,9 +11,9 @@ from warmd.aside import aside
 from warmd.config import ConfigError, Settings
 from warmd.fitting import Fitter
 from warmd.gpu_watch import await_gpu
+from warmd.placing import ROSTER_FILE
 from warmd.rereading import read_anew
 from warmd.roster import (
-    ROSTER_FILE,
     SETTLED_FILE,
     cards_now,
     note,

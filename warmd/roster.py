@@ -14,9 +14,6 @@ from warmd.devices import Inventory, inventory
 from warmd.planner import Card
 from warmd.recognition import recognise
 
-ROSTER_FILE = "gpus.json"
-"""Its name in `host.state_dir`."""
-
 SETTLED_FILE = "gpus-settled.json"
 """There, too: which of the errors in the kernel's log a reset or an operator's word has settled."""
 
@@ -31,17 +28,18 @@ def cards_now(roster: Path, report: Callable[[str], None]) -> tuple[Card, ...]:
     """
     found = inventory()
     known: tuple[Card, ...] = ()
+    told = []
     try:
         known = read(roster)
     except (OSError, ValueError) as error:
-        report(
+        told.append(
             f"which GPUs were here before can't be read from {roster}: {error}; one that the "
             "driver doesn't list is not known"
         )
     recognised = recognise(found, known)
     if not recognised.cards:
         raise found.sick[0].error
-    for sentence in recognised.told:
+    for sentence in (*told, *recognised.told):
         report(sentence)
     return recognised.cards
 

@@ -18,11 +18,11 @@ from warmd.history import HISTORY_FILE, History, read_sizes
 from warmd.ladder import FileKind, replica_name
 from warmd.launch import Launcher
 from warmd.learning import Learner
-from warmd.placing import cards_of
+from warmd.placing import ROSTER_FILE, cards_of
 from warmd.planner import Card, Reservations
 from warmd.policy import Fairness, Override
 from warmd.replica import Fit, Replica
-from warmd.roster import ROSTER_FILE, cards_now
+from warmd.roster import cards_now
 from warmd.staged import StagedFiles
 from warmd.staging import (
     FileSet,

@@ -419,7 +419,10 @@ def test_where_nothing_else_fits_a_pool_waits_for_the_missing_gpu() -> None:
     rest = settings({}, a={}, b={})
     assert len(reserved(rest, (GONE, CARDS[1])).grounds) == 2
     whole = settings({"a": {"vram": "100GiB", "gpus": [2]}})
-    assert "there are 0 (GPU-0abc, missing), 1 (GPU-1abc)" in wrong(whole, (GONE, CARDS[1]))
+    said = wrong(whole, (GONE, CARDS[1]))
+    assert "there are 0 (GPU-0abc, missing), 1 (GPU-1abc)\nthe driver doesn't list GPU 0" in said
+    assert said.endswith("/gpus.json: then the driver's numbers hold")
+    assert "gpus.json" not in wrong(whole)
 
 
 def test_what_a_number_means_once_a_gpu_is_forgotten_is_said() -> None:

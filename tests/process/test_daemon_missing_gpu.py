@@ -14,6 +14,9 @@ from daemon_rig import Daemon, a_daemon, until
 from gpu_scene import Host, a_host, card, held_up, member, pool, return_gpu, seen_by, warmctl
 from nvml_rig import build
 
+from warmd.doctor.finding import Level
+from warmd.doctor.reserving import judge_reservations, look_at_reservations
+
 
 @pytest.fixture(scope="module")
 def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -76,6 +79,9 @@ def test_a_gpu_that_is_not_listed_at_boot_is_quarantined_and_others_keep_their_n
     warning = "the driver doesn't list GPU 1 (GPU-bbbb, NVIDIA Fake 80GB), which was here"
     assert f"# warning: {warning}, which pools.b.gpus names" in offline.stdout
     assert "`warmctl gpu forget 1`" in offline.stdout
+    [finding] = judge_reservations(look_at_reservations(daemon.config, 30.0))
+    assert (finding.level, warning in finding.sentence) == (Level.WARNING, True)
+    assert "`warmctl gpu forget 1`" in finding.remedy
     daemon.start()
     assert daemon.log.count(warning) == 1
     daemon.wait_for("ready", "c.0")
@@ -165,6 +171,25 @@ def test_one_that_is_gone_for_good_is_forgotten_once_no_pool_names_it(
     assert daemon.stop() == 0
     daemon.start()
     assert "doesn't list" not in daemon.log.rpartition("stopped")[2]
+
+
+def test_an_engine_that_is_up_on_a_forgotten_gpu_moves_to_what_its_pool_names_now(
+    daemon: Daemon, host: Host
+) -> None:
+    outlive = "engines_outlive_daemon = true"
+    daemon.write_config({"b": member("hot", "b")}, pool("[1]", "b"), host=outlive)
+    daemon.start()
+    pid = daemon.wait_for("ready", "b.0")["pid"]
+    assert daemon.stop() == 0
+    take_out(host, "GPU-bbbb")
+    daemon.start()
+    assert daemon.wait_for("ready", "b.0")["pid"] == pid, "it goes on while it answers"
+    until(lambda: card(daemon, 1)["quarantine"], "it is seen")
+    daemon.write_config({"b": member("hot", "b")}, pool('["GPU-cccc"]', "b"), host=outlive)
+    assert warmctl(daemon, "gpu", "forget", "1").returncode == 0
+    until(lambda: seen_by(daemon, "b") == ["GPU-bbbb", "GPU-cccc"], daemon.log)
+    daemon.wait_for("ready", "b.0")
+    assert [each["key"] for each in daemon.status["cards"]] == ["GPU-aaaa", "GPU-cccc"]
 
 
 def test_another_card_in_its_place_has_its_number_at_once(daemon: Daemon, host: Host) -> None:
