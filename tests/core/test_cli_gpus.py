@@ -147,5 +147,5 @@ def test_a_gpu_that_nvidia_smi_numbers_otherwise_says_so() -> None:
     missing = [{"index": 1, "uuid": "GPU-b", "sentence": "the driver doesn't list it"}]
     lines = said(card(), behind, sick=missing)
     assert lines[2].startswith("2  NVIDIA H200")
-    assert lines[3] == "     nvidia-smi has it as GPU 1: the driver doesn't list all today"
+    assert lines[3] == "     nvidia-smi has it as GPU 1 today, the config as 2"
     assert lines[4] == "GPU 1 (GPU-b) can't be used: the driver doesn't list it"

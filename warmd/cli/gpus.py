@@ -123,7 +123,7 @@ def _processes(holders: Sequence[Mapping[str, Any]]) -> str:
 
 def _troubles(card: Mapping[str, Any]) -> Iterator[str]:
     if card["driver_index"] != card["index"]:
-        yield f"nvidia-smi has it as GPU {card['driver_index']}: the driver doesn't list all today"
+        yield f"nvidia-smi has it as GPU {card['driver_index']} today, the config as {card['index']}"
     fares = card["condition"]
     if fares is None:
         return
