@@ -34,31 +34,31 @@ def recognise(found: Inventory, known: Sequence[Card]) -> Recognised:
         groups.setdefault(card.index, []).append(card)
     listed = {each.index: each for each in found.listed}
     keys = _keys(found)
-    here: dict[int, int | None] = {}
-    for index, names in keys.items():
-        if not names:
-            here[index] = None
-            continue
-        address = None if index not in listed else listed[index].address
-        number = next((n for n in groups if _is_one(groups[n], names, address)), None)
-        if number is not None and number not in here.values():
-            here[index] = number
-    if groups and any(keys.values()) and not any(n is not None for n in here.values()):
+    here: dict[int, int | None] = {index: None for index, names in keys.items() if not names}
+    # A card may have another place today: its UUID comes first.
+    for is_one in (_is_it, _was_sliced):
+        for index in keys.keys() - here.keys():
+            left = [n for n in groups if n not in here.values()]
+            names, gpu = keys[index], listed.get(index)
+            number = next((n for n in left if is_one(groups[n], names, gpu)), None)
+            if number is not None:
+                here[index] = number
+    if groups and _others(found) and not any(n is not None for n in here.values()):
         were = ", ".join(card.key for card in known)
         others = f"none of the GPUs that were here is listed, and others are: {were} are forgotten"
         return Recognised(recognise(found, ()).cards, (others,))
-    numbers: dict[int, int] = {i: n for i, n in here.items() if n is not None}
-    numbers |= by_order(groups, here)
     told = []
     for index in keys.keys() - here.keys():
-        number = _place_of(listed.get(index), groups, numbers)
+        number = _place_of(listed.get(index), groups, here)
         if number is not None:
-            numbers[index] = number
+            here[index] = number
             old = ", ".join(card.key for card in groups[number])
             told.append(
                 f"GPU {number} is another card now, {listed[index].uuid}: {old}, which was in its "
                 "place, is forgotten"
             )
+    numbers: dict[int, int] = {i: n for i, n in here.items() if n is not None}
+    numbers |= by_order(groups, here)
     gone = [card for n in groups.keys() - set(numbers.values()) for card in groups[n]]
     # Who slices a GPU otherwise makes new UUIDs: without its address nobody can tell it is missing.
     missing = [card for card in gone if card.slice is None or card.address is not None]
@@ -67,11 +67,12 @@ def recognise(found: Inventory, known: Sequence[Card]) -> Recognised:
     else:
         new = iter(range(max(groups) + 1, max(groups) + 1 + len(keys)))
         called = {i: numbers[i] if i in numbers else next(new) for i in sorted(keys)}
-    cards = list(_well(found, called, listed))
-    cards += _sick(found, called, {i: groups[n] for i, n in numbers.items()}, cards)
-    there = {card.key for card in cards}
-    cards += [replace(card, is_missing=True) for card in missing if card.key not in there]
-    return Recognised(tuple(sorted(cards, key=lambda card: card.place)), tuple(told))
+    well = tuple(_well(found, called, listed))
+    sick = tuple(_sick(found, called, {i: groups[n] for i, n in numbers.items()}, well))
+    there = {card.key for card in (*well, *sick)}
+    away = [replace(card, is_missing=True) for card in missing if card.key not in there]
+    cards = sorted((*well, *sick, *away), key=lambda card: card.place)
+    return Recognised(tuple(cards), tuple(told))
 
 
 def _keys(found: Inventory) -> dict[int, set[str]]:
@@ -87,22 +88,29 @@ def _keys(found: Inventory) -> dict[int, set[str]]:
     return dict(sorted(keys.items()))
 
 
-def _is_one(group: Sequence[Card], names: set[str], address: str | None) -> bool:
-    """Whether a GPU is the known one: it, or its slices, which may be other ones today."""
-    return any(
-        card.key in names
-        or (card.slice is not None and address is not None and card.address == address)
-        for card in group
-    )
+def _others(found: Inventory) -> bool:
+    """Whether a GPU is listed that tells who it is, and that warmd would use."""
+    sick = (each for each in found.sick if each.error.trouble not in _OF_SLICES)
+    return bool(found.gpus) or any(each.uuid is not None for each in sick)
+
+
+def _is_it(group: Sequence[Card], names: set[str], _: Listed | None) -> bool:
+    return any(card.key in names for card in group)
+
+
+def _was_sliced(group: Sequence[Card], _: set[str], gpu: Listed | None) -> bool:
+    """Whether a GPU is the one of these slices, which are other ones today."""
+    sliced = group[0].slice is not None and group[0].address is not None
+    return sliced and gpu is not None and gpu.address == group[0].address
 
 
 def _place_of(
-    new: Listed | None, groups: Mapping[int, Sequence[Card]], numbers: Mapping[int, int]
+    new: Listed | None, groups: Mapping[int, Sequence[Card]], here: Mapping[int, int | None]
 ) -> int | None:
     """Return the number of the GPU in whose place a `new` one is."""
     if new is None or new.address is None:
         return None
-    gone = groups.keys() - set(numbers.values())
+    gone = groups.keys() - set(here.values())
     return next((n for n in sorted(gone) if groups[n][0].address == new.address), None)
 
 

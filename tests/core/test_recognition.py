@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hypothesis import given
@@ -166,3 +167,53 @@ def test_whichever_gpus_go_missing_a_number_means_the_same_gpu(data: st.DataObje
     assert grounds == {f"p{card.index}": (card.key,) for card in cards}
     again = recognise(listing(*cards), now).cards
     assert again == cards, "and when all are back"
+
+
+def numbered(cards: Sequence[Card]) -> list[tuple[int, int | None, str]]:
+    return [(card.index, card.slice, card.key) for card in cards if not card.is_unknown]
+
+
+@given(st.data())
+def test_whatever_is_found_each_has_one_number_and_keeps_it_at_the_next_start(
+    data: st.DataObject,
+) -> None:
+    draw = data.draw
+    places = st.permutations([None, None, *(f"0000:0{n}:00" for n in range(5))])
+    of_known, of_listed = draw(places), draw(places)
+    known: list[Card] = []
+    for index in sorted(draw(st.sets(st.integers(0, 5), max_size=4))):
+        where = of_known[index]
+        if draw(st.booleans()):
+            known.append(Card(f"GPU-{index}", index, "H200", GIB, address=where))
+        else:
+            known += [Card(f"MIG-{index}-{n}", index, "s", GIB, n, where) for n in range(2)]
+    gpus: list[Gpu] = []
+    sick: list[SickGpu] = []
+    whole: list[Listed] = []
+    for index, name in enumerate(draw(st.permutations(range(7)))[: draw(st.integers(1, 5))]):
+        match draw(st.sampled_from(("well", "sick", "mute", "sliced", "bare", "empty"))):
+            case "well":
+                gpus.append(Gpu(index, f"GPU-{name}", "H200", GIB, 0))
+                whole.append(Listed(index, f"GPU-{name}", of_listed[index]))
+            case "bare":
+                gpus.append(Gpu(index, f"GPU-{name}", "H200", GIB, 0))
+            case "sick":
+                sick.append(lost(index, f"GPU-{name}"))
+            case "mute":
+                sick.append(lost(index))
+            case "sliced":
+                gpus += [Gpu(index, f"MIG-{name}-{n}", "s", GIB, 0, n) for n in range(3)]
+                whole.append(Listed(index, f"GPU-{name}", of_listed[index]))
+            case _:
+                sick.append(lost(index, f"GPU-{name}", GpuTrouble.NO_SLICE))
+    found = Inventory("570", tuple(gpus), tuple(sick), tuple(whole))
+    cards = recognise(found, known).cards
+    assert len({card.key for card in cards}) == len(cards)
+    assert len({card.place for card in cards}) == len(cards)
+    assert {gpu.uuid for gpu in gpus} <= {card.key for card in cards if not card.is_missing}
+    if any(each.uuid is None or each.error.trouble is GpuTrouble.NO_SLICE for each in sick):
+        return  # what can't be noted is only guessed at, by its neighbours of then
+    noted = [card for card in cards if not card.is_unknown]
+    again = recognise(found, noted)
+    assert numbered(again.cards) == numbered(noted)
+    assert again.told == (), "it is told once"
