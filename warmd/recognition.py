@@ -37,7 +37,7 @@ def recognise(found: Inventory, known: Sequence[Card]) -> Recognised:
     here: dict[int, int | None] = {index: None for index, names in keys.items() if not names}
     # A card may have another place today: its UUID comes first.
     for is_one in (_is_it, _was_sliced):
-        for index in keys.keys() - here.keys():
+        for index in sorted(keys.keys() - here.keys()):
             left = [n for n in groups if n not in here.values()]
             names, gpu = keys[index], listed.get(index)
             number = next((n for n in left if is_one(groups[n], names, gpu)), None)
@@ -48,7 +48,7 @@ def recognise(found: Inventory, known: Sequence[Card]) -> Recognised:
         others = f"none of the GPUs that were here is listed, and others are: {were} are forgotten"
         return Recognised(recognise(found, ()).cards, (others,))
     told = []
-    for index in keys.keys() - here.keys():
+    for index in sorted(keys.keys() - here.keys()):
         number = _place_of(listed.get(index), groups, here)
         if number is not None:
             here[index] = number

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from daemon_rig import Daemon, a_daemon, until
-from gpu_scene import Host, a_host, card, held_up, member, pool, return_gpu, seen_by, warmctl
+from gpu_scene import LOST, Host, a_host, card, held_up, member, pool, return_gpu, seen_by, warmctl
 from nvml_rig import build
 
 from warmd.doctor.finding import Level
@@ -125,6 +125,12 @@ def test_models_of_a_missing_gpu_have_a_place_elsewhere_in_their_pool(
     daemon.wait_for("ready", "c.0")
     assert seen_by(daemon, "c")[-1] == "GPU-cccc", "what names no GPU waits for none"
     assert "GPU 0 is quarantined" in held_up(daemon, "quarantined", "b")
+    host.gpus({2: LOST})  # the driver's GPU 1, and it doesn't tell its UUID any more
+    until(lambda: card(daemon, 2)["quarantine"], "it is seen")
+    assert card(daemon, 2)["quarantine"].startswith("it is lost")
+    assert [card(daemon, n)["quarantine"] for n in (0, 1)] == ["the driver doesn't list it", None]
+    told = [(each["index"], each["sentence"][:10]) for each in gpus(daemon)["sick"]]
+    assert told == [(0, "the driver"), (2, "it is lost")]
 
 
 def test_one_that_is_gone_for_good_is_forgotten_once_no_pool_names_it(
@@ -152,6 +158,9 @@ def test_one_that_is_gone_for_good_is_forgotten_once_no_pool_names_it(
     status, said = forget("1")
     assert (status, "the config can't do without it" in said) == (1, True), said
     assert "2 is no GPU of this host; there are 0 (GPU-aaaa), 1 (GPU-cccc)" in said
+    host.gpus(None, "error nvmlInit 18")
+    assert "nobody can tell what GPUs there are" in forget("1")[1]
+    host.gpus()
     assert noted(daemon)[1] == (1, "GPU-bbbb")
 
     daemon.write_config(rest, pool("[0]", "a") + pool('["GPU-cccc"]', "c"))
