@@ -36,9 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if asked.command == "check-config":
             settings = load(asked.config)
-            reserved = check_reservations(settings)
+            told: list[str] = []
+            reserved = check_reservations(settings, told.append)
             print(describe(settings))
-            for line in (*reserved.sentences(), *reserved.lines):
+            for line in (*told, *reserved.sentences(), *reserved.lines):
                 print(f"# {line}")
             return 0
         settings, absent = load_to_run(asked.config)

@@ -36,11 +36,12 @@ from warmd.in_force import InForce
 from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.learning import Learner
+from warmd.placing import ROSTER_FILE
 from warmd.planner import RamLedger
 from warmd.refitting import Refitting
 from warmd.replica import EngineRecord
 from warmd.residency import SetInRam, residency_of
-from warmd.roster import ROSTER_FILE, note
+from warmd.roster import note
 from warmd.spoken import count
 from warmd.staging import Keeper, StagingError
 from warmd.status import Decision, Status
@@ -304,6 +305,10 @@ class Daemon:
         """Take a GPU back into service, by index or UUID; return a sentence."""
         await self._watch.examine()  # what was so at the last look may be mended
         return self._supervisor.return_gpu(name)
+
+    async def forget_gpu(self, name: str) -> str:
+        """Do without a GPU that is gone for good, by index or UUID; return sentences."""
+        return "\n".join(await self._config.forget_gpu(name))
 
     def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""

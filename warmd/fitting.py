@@ -99,6 +99,13 @@ class Fitter:
         """Fit for this kind of GPU, and reserve on these cards, from now on."""
         self.has_gpu, self._device, self._cards = True, device, tuple(cards)
 
+    def found_again(self, keys: Collection[str]) -> None:
+        """Hear that GPUs which were missing are back: at the next look at the config any pool's."""
+        self._cards = tuple(
+            replace(card, is_missing=card.is_missing and card.key not in keys)
+            for card in self._cards
+        )
+
     def reserve(self, settings: Settings) -> Reservations:
         """Say what `settings` reserve where; waits for the disk. Raises `ConfigError`.
 

@@ -31,7 +31,7 @@ from warmd.devices import (
 from warmd.planner import Card
 from warmd.replica import FREED_S
 from warmd.spoken import duration, size
-from warmd.supervisor import Cards, Examination, Look
+from warmd.supervisor import Cards, Examination, Look, as_numbered
 
 LOOK_S = 5.0
 """How often the cards are looked at while an engine with a reservation is up.
@@ -138,7 +138,8 @@ class GpuWatch:
             async with asyncio.timeout(FREED_S):
                 while True:
                     look = await self._next_look()
-                    kept = None if look.sweep is None else _kept(look, look.sweep, replica)
+                    labels = {card.key: card.label for card in cards.rules.cards}
+                    kept = None if look.sweep is None else _kept(look, look.sweep, replica, labels)
                     if kept is None:
                         return None
                     await asyncio.sleep(_POLL_S)
@@ -154,7 +155,8 @@ class GpuWatch:
 
     async def survey(self) -> Survey:
         """Return all about the GPUs, for people. Raises `GpuError`, and `TimeoutError`."""
-        return await self._surveys(partial(survey, dict(self._watched.engines)), _SURVEY_S)
+        found = await self._surveys(partial(survey, dict(self._watched.engines)), _SURVEY_S)
+        return as_numbered(found, self._watched.cards.rules.cards)
 
     async def _next_look(self) -> Look:
         """Return the first look that begins after this."""
@@ -295,16 +297,16 @@ def _who(pid: int, mark: Mark | None) -> str:
     return f"process {pid} ({name or 'ended, or hidden from warmd'})"
 
 
-def _kept(look: Look, found: Sweep, replica: str) -> str | None:
+def _kept(look: Look, found: Sweep, replica: str, labels: Mapping[str, str]) -> str | None:
     """Say what the processes of `replica` hold; None where it is nothing."""
-    for card in found.cards.values():
+    for key, card in found.cards.items():
         pids = [pid for pid, held in card.held.items() if held and look.ours.get(pid) == replica]
         unsized = [pid for pid in card.unsized if look.ours.get(pid) == replica]
         if pids or unsized:
             numbers = ", ".join(str(pid) for pid in sorted((*pids, *unsized)))
             held = "some memory" if unsized else size(sum(card.held[pid] for pid in pids))
             which = "process" if len(pids) + len(unsized) == 1 else "processes"
-            where = f"GPU {card.index}" + ("" if card.slice is None else f":{card.slice}")
+            where = labels.get(key, f"GPU {key}")
             holds = "holds" if which == "process" else "hold"
             return f"{which} {numbers} still {holds} {held} of {where}"
     return None

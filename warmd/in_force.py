@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+from warmd.aside import aside
 from warmd.config import Settings, load
+from warmd.devices import GpuError, inventory
 from warmd.fitting import Fitter
 from warmd.foresight import Foresight, foresee
 from warmd.history import History
-from warmd.planner import Reservations
+from warmd.placing import ROSTER_FILE, naming, renumbered
+from warmd.planner import Card, Reservations
 from warmd.reload import Change, changes, said
 from warmd.rereading import read_config
+from warmd.roster import forget, note
 from warmd.supervisor import Known, Supervisor
-from warmd.wiring import card_rules, known_of, rules
+from warmd.wiring import card_rules, known_of, names_of, rules
+
+_DRIVER_S = 8.0
+"""How long the driver may take to list the GPUs: less than warmctl waits."""
 
 log = logging.getLogger(__name__)
 
@@ -64,25 +71,76 @@ class InForce:
         async with self.changing:  # in the order in which they were asked for
             read = await read_config(self._load, self.settings, self._fitter)
             settings, later, reserved = read.settings, read.later, read.reserved
-            told, was = [said(later)] if later else [], self._fitter.reserved
-            found = self._changes(settings, reserved)
-            models = [change.model for change in found]
-            known = await asyncio.to_thread(known_of, self._history, models)
-            if self.stopped:
-                raise ValueError("warmd is stopping and reads no config any more")
-            self._fitter.reserved = reserved
-            for change in found:
-                told.append(change.sentence)
-                if change.gone:
-                    self._supervisor.retire(change.model)
-                else:
-                    self._adopt(settings, change.model, known[change.model])
-            self._set_rules(settings, reserved)
-            self.settings = settings
-            told += reserved.sentences(was)
+            told = [said(later)] if later else []
+            told += await self._apply(settings, reserved, self._fitter.cards)
         for sentence in told or ["the config was read again and nothing has changed"]:
             log.info("%s", sentence)
         return told
+
+    async def forget_gpu(self, name: str) -> list[str]:
+        """Do without a GPU that is gone, and read the config again; return sentences.
+
+        Raises as `reload` does; `LookupError` where there is none of that name, `ValueError` where
+        it isn't gone, a pool names it, or nobody can tell.
+        """
+        async with self.changing:
+            was = self._fitter.cards
+            try:
+                async with asyncio.timeout(_DRIVER_S):
+                    cards = forget(name, was, await aside(inventory))
+            except TimeoutError:
+                raise ValueError("the NVIDIA driver has been asked and doesn't answer") from None
+            except GpuError as error:
+                raise ValueError(f"nobody can tell what GPUs there are: {error}") from None
+            ahead = self._fitter.ahead()
+            ahead.use(names_of(cards), cards)
+            gone = [card for card in was if card.is_named(name)]
+            read = await read_config(partial(self._load_without, gone), self.settings, ahead)
+            told = [said(read.later)] if read.later else []
+            told += await self._apply(read.settings, read.reserved, cards)
+            roster = read.settings.host.state_dir / ROSTER_FILE
+            await aside(lambda: note(roster, cards))
+            words = " and ".join(f"{card.label} ({card.key})" for card in gone)
+            are = "is" if len(gone) == 1 else "are"
+            told = [f"{words} {are} forgotten", *renumbered(read.settings, was, cards), *told]
+        for sentence in told:
+            log.info("%s", sentence)
+        return told
+
+    def _load_without(self, gone: Iterable[Card]) -> Settings:
+        """Read the config; raises `ValueError` where it names a GPU that shall be forgotten."""
+        settings = self._load()
+        for card in gone:
+            for pool in naming(settings, card):
+                raise ValueError(
+                    f"{card.label} ({card.key}) is not forgotten, for pools.{pool}.gpus names it: "
+                    "take it out there, name by UUID what has another number without it, then ask "
+                    "again"
+                )
+        return settings
+
+    async def _apply(
+        self, settings: Settings, reserved: Reservations, cards: Sequence[Card]
+    ) -> list[str]:
+        """Let these settings hold, on these `cards`; return what changes, in sentences."""
+        was, found = self._fitter.reserved, self._changes(settings, reserved)
+        models = [change.model for change in found]
+        known = await asyncio.to_thread(known_of, self._history, models)
+        if self.stopped:
+            raise ValueError("warmd is stopping and reads no config any more")
+        if cards != self._fitter.cards:
+            self._fitter.use(names_of(cards), cards)
+        self._fitter.reserved = reserved
+        told = []
+        for change in found:
+            told.append(change.sentence)
+            if change.gone:
+                self._supervisor.retire(change.model)
+            else:
+                self._adopt(settings, change.model, known[change.model])
+        self._set_rules(settings, reserved)
+        self.settings = settings
+        return [*told, *reserved.sentences(was)]
 
     async def plan(self, config: Path | None) -> Foresight:
         """Say what a reload of `config`, or of the files as they stand now, would do.

@@ -35,6 +35,9 @@ from warmd.planner import (
     place,
 )
 
+ROSTER_FILE = "gpus.json"
+"""In `host.state_dir`: the GPUs of the host as they were last seen when well."""
+
 
 @dataclass(frozen=True)
 class Sized:
@@ -87,7 +90,8 @@ class _Reserving:
                 headroom = self._settings.gpus.headroom
                 placed = place(self._cards, named, headroom, self._rest)
             except MisfitError as misfit:
-                raise config_error(self._settings, {misfit.key: str(misfit)}) from None
+                text = "\n".join([str(misfit), *self._missing_and_remedy()])
+                raise config_error(self._settings, {misfit.key: text}) from None
             pools = {**placed.vram}
         tenants = {**self._in_pools}
         tenants |= {tenant.own_pool: [tenant] for tenant in self._own}
@@ -110,6 +114,7 @@ class _Reserving:
             self._sized.unsized,
             lines,
             tuple(crowded(shared)),
+            tuple(self._missing()),
         )
 
     def _sort(self, name: str, table: ModelSettings) -> None:
@@ -182,7 +187,10 @@ class _Reserving:
             else:
                 those = [card for card in self._cards if card.key.startswith(name)]
             if len(those) != 1:
-                labels = [(card.label.removeprefix("GPU "), card.key) for card in self._cards]
+                labels = [
+                    (card.label.removeprefix("GPU "), card.key + ", missing" * card.is_missing)
+                    for card in self._cards
+                ]
                 there = ", ".join(f"{label} ({key})" for label, key in labels)
                 how = "names several GPUs at once" if those else "is no GPU of this host"
                 if any(card.index == name for card in self._cards):
@@ -190,6 +198,26 @@ class _Reserving:
                 raise MisfitError(f"{name!r} {how}; there are {there}", f"pools.{pool}.gpus")
             found.append(those[0].key)
         return tuple(found)
+
+    def _missing(self) -> Iterator[str]:
+        """Say which GPUs the driver doesn't list, who names them, and what to do."""
+        for card in self._cards:
+            if card.is_missing:
+                names = ", ".join(f"pools.{name}.gpus" for name in naming(self._settings, card))
+                waits = f", which {names} names: nothing is started on it" if names else ""
+                number = card.label.removeprefix("GPU ")
+                yield (
+                    f"the driver doesn't list {card.label} ({card.key}, {card.name}), which was "
+                    f"here{waits}; all others keep their numbers until it is back, or until "
+                    f"`warmctl gpu forget {number}` where it was taken out for good"
+                )
+
+    def _missing_and_remedy(self) -> Iterator[str]:
+        """Say it beside an error: what is wrong may be right by the driver's own numbers."""
+        if missing := list(self._missing()):
+            yield from missing
+            file = self._settings.host.state_dir / ROSTER_FILE
+            yield f"or, while warmd doesn't run, remove {file}: then the driver's numbers hold"
 
     def _holding(self, pool: str, tenant: Tenant, placed: Placement | None) -> Holding:
         engines: tuple[tuple[str, ...], ...] = ()
@@ -212,6 +240,35 @@ class _Reserving:
         if len(cards) < 2 or cards[0].is_host:
             return "".join(card.words for card in cards)
         return "GPUs " + ", ".join(card.label.removeprefix("GPU ") for card in cards)
+
+
+def naming(settings: Settings, card: Card) -> Iterator[str]:
+    """Name the pools that name `card`, by its number or by its UUID."""
+    for name, pool in settings.pools.items():
+        if any(
+            (card.index == gpu and card.slice is None)
+            if isinstance(gpu, int)
+            else card.key.startswith(gpu)
+            for gpu in pool.gpus or ()
+        ):
+            yield name
+
+
+def renumbered(settings: Settings, was: Sequence[Card], now: Sequence[Card]) -> Iterator[str]:
+    """Say which GPUs have another number than they had, and which pools mean others by theirs."""
+    before = {card.key: card for card in was}
+    for card in now:
+        old = before.get(card.key, card)
+        if old.label != card.label:
+            yield f"{old.label} ({card.key}) is {card.label} now, as the driver has it"
+    for name, pool in settings.pools.items():
+        for number in (each for each in pool.gpus or () if isinstance(each, int)):
+            [meant, means] = [
+                next((c.key for c in cards if c.index == number and c.slice is None), "no GPU")
+                for cards in (was, now)
+            ]
+            if meant != means:
+                yield f"pools.{name}.gpus means {means} by {number} now, and meant {meant}"
 
 
 def config_error(settings: Settings, found: Mapping[str, str]) -> ConfigError:

@@ -11,9 +11,9 @@ from warmd.aside import aside
 from warmd.config import ConfigError, Settings
 from warmd.fitting import Fitter
 from warmd.gpu_watch import await_gpu
+from warmd.placing import ROSTER_FILE
 from warmd.rereading import read_anew
 from warmd.roster import (
-    ROSTER_FILE,
     SETTLED_FILE,
     cards_now,
     note,
@@ -61,6 +61,7 @@ class Refitting:
             return
         fitter.without, fitter.stands, self._placed = now, stands, fitter.reserved
         if was - now:
+            fitter.found_again(was - now)
             file, stamps = settings.host.state_dir / SETTLED_FILE, self._supervisor.cards.settled
             # Kept, or nobody would hold it.
             self._noting = asyncio.ensure_future(aside(lambda: note_settled(file, stamps)))
@@ -82,9 +83,11 @@ class Refitting:
         if self._fitter.has_gpu and not self._fitter.is_gpu_unknown:
             return
         roster = self._settings().host.state_dir / ROSTER_FILE
-        cards = await await_gpu(
-            partial(cards_now, roster), lambda sentence: log.warning("%s", sentence)
-        )
+
+        def report(sentence: str) -> None:
+            log.warning("%s", sentence)
+
+        cards = await await_gpu(partial(cards_now, roster, report), report)
         if cards is None:
             return
         await aside(lambda: note(roster, cards))

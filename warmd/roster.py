@@ -1,4 +1,4 @@
-"""The GPUs of this host, those too that are sick at the moment: as they were last seen when well.
+"""The GPUs of this host, those too that are sick or missing: as they were last seen when well.
 
 So a pool that names a lost GPU has its place still, and waits there until the GPU is back.
 """
@@ -6,66 +6,96 @@ So a pool that names a lost GPU has its place still, and waits there until the G
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from warmd.devices import GpuTrouble, Inventory, SickGpu, inventory
-from warmd.placing import cards_of
+from warmd.devices import Inventory, inventory
 from warmd.planner import Card
-
-ROSTER_FILE = "gpus.json"
-"""Its name in `host.state_dir`."""
+from warmd.recognition import recognise
 
 SETTLED_FILE = "gpus-settled.json"
 """There, too: which of the errors in the kernel's log a reset or an operator's word has settled."""
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
-_OF_SLICES = (GpuTrouble.NO_SLICE, GpuTrouble.SHARED_SLICE)
-"""What an operator has made so: nothing is placed there, and nothing waits for it."""
 
+def cards_now(roster: Path, report: Callable[[str], None]) -> tuple[Card, ...]:
+    """List this host's GPUs. Raises `GpuError` where there is none; blocks.
 
-def cards_now(roster: Path) -> tuple[Card, ...]:
-    """List this host's GPUs. Raises `GpuError` where there is none; blocks."""
-    found = inventory()
-    cards = complete(found, read(roster))
-    if not cards:
-        raise found.sick[0].error
-    return cards
-
-
-def complete(found: Inventory, known: Sequence[Card]) -> tuple[Card, ...]:
-    """Return the GPUs that answer, and those that don't as they are `known`.
-
-    One that nobody has ever seen well is taken to be as large as the largest of the others.
+    `report` is told, in sentences, where GPUs are others than those that were noted, or none is
+    known for a fault of the file.
     """
-    well = cards_of(found.gpus) if found.gpus else ()
-    cards = list(well)
-    for sick in found.sick:
-        if sick.error.trouble in _OF_SLICES:
-            continue
-        taken = {card.key for card in cards}
-        lost = [card for card in _as_known(sick, known) if card.key not in taken]
-        if not lost and well:
-            key = sick.uuid or Card.unknown(sick.index)
-            lost = [Card(key, sick.index, "(unknown)", max(card.total for card in well))]
-        cards += lost
-    return tuple(sorted(cards, key=lambda card: card.place))
-
-
-def _as_known(sick: SickGpu, known: Sequence[Card]) -> Iterator[Card]:
-    for card in known:
-        if card.key == sick.uuid or (sick.uuid is None and card.index == sick.index):
-            yield card
+    found = inventory()
+    known: tuple[Card, ...] = ()
+    told = []
+    try:
+        known = read(roster)
+    except (OSError, ValueError) as error:
+        told.append(
+            f"which GPUs were here before can't be read from {roster}: {error}; one that the "
+            "driver doesn't list is not known"
+        )
+    recognised = recognise(found, known)
+    if not recognised.cards:
+        raise found.sick[0].error
+    for sentence in (*told, *recognised.told):
+        report(sentence)
+    return recognised.cards
 
 
 def read(roster: Path) -> tuple[Card, ...]:
-    """Return the GPUs that were noted; none where nothing sound is there."""
+    """Return the GPUs that were noted; none where nobody has noted any.
+
+    Raises `OSError`, and `ValueError` where nothing sound is there.
+    """
     try:
-        return tuple(Card(**each) for each in json.loads(roster.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        told = json.loads(roster.read_bytes())
+    except FileNotFoundError:
         return ()
+    except RecursionError:
+        raise ValueError("it isn't what warmd writes") from None
+    try:
+        cards = tuple(map(_sound, told))
+    except (TypeError, KeyError, AttributeError):
+        raise ValueError("it isn't what warmd writes") from None
+    if len({card.key for card in cards}) < len(cards):
+        raise ValueError("a GPU is there twice")
+    # GPUs that have changed their places while one was sick: which had which number nobody knows.
+    return cards if len({card.place for card in cards}) == len(cards) else ()
+
+
+def _sound(told: Mapping[str, object]) -> Card:
+    key, name, address = told["key"], told["name"], told.get("address")
+    index, total, part = told["index"], told["total"], told.get("slice")
+    texts = all(isinstance(each, str) for each in (key, name, address or ""))
+    numbers = [index, total, 0 if part is None else part]
+    if not key or not texts or not all(type(each) is int and each >= 0 for each in numbers):
+        raise TypeError
+    return Card(key, index, name, total, part, address)  # type: ignore[arg-type]  # seen above
+
+
+def forget(name: str, known: Sequence[Card], found: Inventory) -> tuple[Card, ...]:
+    """Return the GPUs without one that is gone for good, by the number or UUID that it had.
+
+    Raises `LookupError` where there is none of that name, `ValueError` where it isn't gone.
+    """
+    named = [card for card in known if card.is_named(name)]
+    if not named:
+        listed = ", ".join(f"{card.label} ({card.key})" for card in known)
+        raise LookupError(f"no GPU is named {name}: there are {listed or 'none'}")
+    noted = [card for card in known if not card.is_unknown]
+    here = {card.key for card in recognise(found, noted).cards if not card.is_missing}
+    for card in named:
+        if card.key in here:
+            raise ValueError(
+                f"{card.label} ({card.key}) isn't gone, the driver lists it: only a GPU that it "
+                "doesn't list can be forgotten; one that no pool shall use is named by none"
+            )
+    left = recognise(found, [card for card in noted if card not in named]).cards
+    if not left:
+        raise ValueError("nothing is known of any other GPU: mend one first, see nvidia-smi")
+    return left
 
 
 def settled(file: Path) -> dict[str, float]:
@@ -87,7 +117,11 @@ def note_settled(file: Path, stamps: Mapping[str, float]) -> None:
 
 def note(roster: Path, cards: Sequence[Card]) -> None:
     """Write down what GPUs there are. Where that fails, one that gets lost is only less known."""
-    told = [vars(card) for card in cards if not card.is_host and not card.is_unknown]
+    told = [
+        {name: value for name, value in vars(card).items() if name != "is_missing"}
+        for card in cards
+        if not card.is_host and not card.is_unknown
+    ]
     if not told:
         return
     with suppress(OSError):

@@ -18,11 +18,11 @@ from warmd.history import HISTORY_FILE, History, read_sizes
 from warmd.ladder import FileKind, replica_name
 from warmd.launch import Launcher
 from warmd.learning import Learner
-from warmd.placing import cards_of
+from warmd.placing import ROSTER_FILE, cards_of
 from warmd.planner import Card, Reservations
 from warmd.policy import Fairness, Override
 from warmd.replica import Fit, Replica
-from warmd.roster import ROSTER_FILE, cards_now
+from warmd.roster import cards_now
 from warmd.staged import StagedFiles
 from warmd.staging import (
     FileSet,
@@ -167,7 +167,7 @@ def fitter_of_host(report: Report, sizes: Sizes, tell: Report, roster: Path) -> 
     device: str | None = UNKNOWN_GPU
     cards: tuple[Card, ...] = ()
     try:
-        cards = cards_now(roster)
+        cards = cards_now(roster, report)
         device = names_of(cards)
     except GpuError as error:
         # Of an installed driver that isn't loaded yet, GPUs may come at any moment: pools that
@@ -179,14 +179,15 @@ def fitter_of_host(report: Report, sizes: Sizes, tell: Report, roster: Path) -> 
     return Fitter(report, device, cards=cards, sizes=sizes, tell=tell)
 
 
-def check_reservations(settings: Settings) -> Reservations:
+def check_reservations(settings: Settings, report: Report) -> Reservations:
     """Say what `settings` reserve on this host, as `warmd run` would; waits for the disk.
 
-    Raises `ConfigError`: where pools don't fit, or engines in their vram.
+    `report` is told of GPUs that are others than those which were noted. Raises `ConfigError`:
+    where pools don't fit, or engines in their vram.
     """
     known = read_sizes(settings.host.state_dir / HISTORY_FILE)
     fitter = fitter_of_host(
-        _hush, lambda model: known.get(model, {}), _hush, settings.host.state_dir / ROSTER_FILE
+        report, lambda model: known.get(model, {}), _hush, settings.host.state_dir / ROSTER_FILE
     )
     reserved = fitter.reserve(settings)
     fitter.check(settings, reserved, settings.models)

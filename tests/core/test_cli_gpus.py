@@ -23,6 +23,7 @@ def card(*holders: dict[str, Any], used: int = 0, **changes: Any) -> dict[str, A
     told = {
         "key": "GPU-a",
         "index": 0,
+        "driver_index": 0,
         "slice": None,
         "name": "NVIDIA H200",
         "total": 80 * GIB,
@@ -139,3 +140,12 @@ def test_what_is_quarantined_is_said_also_of_a_gpu_that_nobody_sees() -> None:
     lines = said(card(), ledger=[promised(), lost], sick=sick)
     assert lines[-1] == "     ! quarantined: it is lost: switch it off"
     assert lines[-2].split()[:2] + lines[-2].split()[-1:] == ["GPU", "1", "-"]
+
+
+def test_a_gpu_that_nvidia_smi_numbers_otherwise_says_so() -> None:
+    behind = card(key="GPU-c", index=2, driver_index=1)
+    missing = [{"index": 1, "uuid": "GPU-b", "sentence": "the driver doesn't list it"}]
+    lines = said(card(), behind, sick=missing)
+    assert lines[2].startswith("2  NVIDIA H200")
+    assert lines[3] == "     nvidia-smi has it as GPU 1 today, the config as 2"
+    assert lines[4] == "GPU 1 (GPU-b) can't be used: the driver doesn't list it"

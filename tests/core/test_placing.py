@@ -16,7 +16,7 @@ from warmd.engine import Reservation, engine_home
 from warmd.engine.note import write_note
 from warmd.fitting import UNKNOWN_GPU, Fitter
 from warmd.ladder import MeasuredParts, Phase, VramBy
-from warmd.placing import cards_of
+from warmd.placing import cards_of, renumbered
 from warmd.planner import Card, Reservations
 from warmd.reload import Effect, KeyChange, changes
 from warmd.replica import EngineRecord, Fit, ReplicaState
@@ -389,3 +389,47 @@ def test_a_length_that_the_model_was_not_made_for_is_found_before_it_is_started(
     [problem] = error.value.problems
     assert problem.path == "models.m.args"
     assert says in problem.message
+
+
+GONE = replace(CARDS[0], is_missing=True)
+
+
+def test_a_pool_that_names_a_missing_gpu_has_its_place_and_others_have_theirs_elsewhere() -> None:
+    asked = settings(
+        {"named": {"vram": "80GiB", "gpus": [0, 1]}, "any": {"vram": "40GiB"}},
+        own={"vram": "10GiB"},
+    )
+    made = reserved(asked, (GONE, CARDS[1]))
+    assert made.grounds["named"] == ("GPU-0abc", "GPU-1abc")
+    assert made.grounds["any"] == made.grounds["own (its own)"] == ("GPU-1abc",)
+    [told] = made.missing
+    assert "list GPU 0 (GPU-0abc, NVIDIA H200), which was here, which pools.named.gpus" in told
+    assert "`warmctl gpu forget 0`" in told
+    assert list(made.sentences(made)) == []
+    assert "warning: " + told in list(made.sentences())
+
+
+def test_where_nothing_else_fits_a_pool_waits_for_the_missing_gpu() -> None:
+    asked = settings(
+        {"a": {"vram": "100GiB"}, "b": {"vram": "100GiB"}}, m={"pool": "a", "vram": "1GiB"}
+    )
+    made = reserved(asked, (GONE, CARDS[1]))
+    assert set(made.grounds.values()) == {("GPU-0abc",), ("GPU-1abc",)}
+    assert "pools." not in made.missing[0], "no pool names it"
+    rest = settings({}, a={}, b={})
+    assert len(reserved(rest, (GONE, CARDS[1])).grounds) == 2
+    whole = settings({"a": {"vram": "100GiB", "gpus": [2]}})
+    said = wrong(whole, (GONE, CARDS[1]))
+    assert "there are 0 (GPU-0abc, missing), 1 (GPU-1abc)\nthe driver doesn't list GPU 0" in said
+    assert said.endswith("/gpus.json: then the driver's numbers hold")
+    assert "gpus.json" not in wrong(whole)
+
+
+def test_what_a_number_means_once_a_gpu_is_forgotten_is_said() -> None:
+    was = (CARDS[0], replace(GONE, key="GPU-x", index=1), replace(CARDS[1], index=2))
+    pools = {"a": {"vram": "1GiB", "gpus": [0]}, "b": {"vram": "1GiB", "gpus": [2, "GPU-1"]}}
+    asked = settings(pools)
+    assert list(renumbered(asked, was, CARDS)) == [
+        "GPU 2 (GPU-1abc) is GPU 1 now, as the driver has it",
+        "pools.b.gpus means no GPU by 2 now, and meant GPU-1abc",
+    ]

@@ -11,12 +11,15 @@ from test_sleep import KNOWN, policy
 from test_vram import NOW, card, model, plan, rises
 
 from warmd.devices import (
+    HOST,
     CardUse,
     Condition,
     GpuError,
     GpuTrouble,
     Recovery,
     SickGpu,
+    Survey,
+    Surveyed,
     Sweep,
     Xid,
 )
@@ -33,7 +36,7 @@ from warmd.planner import (
     StopEngine,
 )
 from warmd.policy import Ailment, Health, diagnose, give_back
-from warmd.supervisor import CardRules, Examination, Look, Rules
+from warmd.supervisor import CardRules, Examination, Look, Rules, as_numbered
 from warmd.supervisor.wards import Wards
 
 XID = Ailment("Xid 94: contained", "see", stamp=10.0)
@@ -262,6 +265,31 @@ def test_gpus_behind_one_that_is_listed_no_more_are_known_by_their_uuid() -> Non
     wants = SickGpu(1, GpuError(GpuTrouble.RESET_REQUIRED), "GPU-2")
     list(wards.see(THREE, Sweep({"GPU-1": use("GPU-1", 0)}, (wants,)), None))
     assert "--gpu-reset -i 1" in (wards.remedy(THREE[2]) or "")
+
+
+def test_a_gpu_that_tells_nothing_is_known_by_its_place_beside_a_missing_one() -> None:
+    wards = Wards()
+    gone = Sweep({"GPU-2": use("GPU-2", 1)}, (SickGpu(0, GpuError(GpuTrouble.LOST)),))
+    list(wards.see(THREE[1:], gone, None))
+    assert (wards.why("GPU-1") or "").startswith("it is lost"), "it is the driver's GPU 0"
+    list(wards.see(THREE, gone, None))
+    assert wards.out == {"GPU-0", "GPU-1"}
+    assert wards.why("GPU-1") == "the driver doesn't list it"
+    assert "`warmctl gpu forget 1`" in (wards.remedy(THREE[1]) or "")
+
+
+def test_a_survey_has_the_numbers_of_the_config() -> None:
+    seen = [Surveyed(use("GPU-2", 1), (), None), Surveyed(use("GPU-0", 0), (), None)]
+    found = as_numbered(Survey(tuple(seen)), THREE)
+    assert [(each.use.index, each.driver_index) for each in found.cards] == [(0, None), (2, 1)]
+    assert [(each.index, each.uuid, str(each.error)) for each in found.sick] == [
+        (1, "GPU-1", "the driver doesn't list it")
+    ]
+    mute = SickGpu(1, GpuError(GpuTrouble.LOST))
+    found = as_numbered(Survey((Surveyed(use("GPU-1", 0), (), None),), (mute,)), THREE[1:])
+    assert [(each.index, each.uuid) for each in found.sick] == [(2, None)]
+    host = Survey((Surveyed(CardUse(HOST, 0, "m", 1, 0, {}, frozenset()), (), None),), (), "none")
+    assert as_numbered(host, [Card(HOST, 0, "m", 1)]) == host
 
 
 def test_a_remedy_promises_no_return_by_itself_where_none_comes() -> None:

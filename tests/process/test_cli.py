@@ -82,6 +82,9 @@ class Daemon:
             raise LookupError(f"no GPU is named {name}")
         return "GPU 1 is back in service"
 
+    async def forget_gpu(self, name: str) -> str:
+        raise NotImplementedError
+
     async def residency(self) -> list[SetInRam]:
         raise NotImplementedError
 

@@ -72,6 +72,9 @@ class Daemon:
             raise LookupError(f"no GPU is named {name}")
         return "GPU 1 is back in service"
 
+    async def forget_gpu(self, name: str) -> str:
+        raise NotImplementedError
+
     async def residency(self) -> list[SetInRam]:
         return [SetInRam(KnownSet("weights:qwen3", ("qwen3",), FileKind.WEIGHTS, None), None)]
 

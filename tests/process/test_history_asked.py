@@ -64,6 +64,9 @@ class Owner:
     async def return_gpu(self, name: str) -> str:
         raise NotImplementedError
 
+    async def forget_gpu(self, name: str) -> str:
+        raise NotImplementedError
+
     async def residency(self) -> list[SetInRam]:
         raise NotImplementedError
 

@@ -122,6 +122,9 @@ def _processes(holders: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _troubles(card: Mapping[str, Any]) -> Iterator[str]:
+    index, driver_index = card["index"], card["driver_index"]
+    if driver_index != index:
+        yield f"nvidia-smi has it as GPU {driver_index} today, the config as {index}"
     fares = card["condition"]
     if fares is None:
         return

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _gpus(client, as_json=args.json)
         elif args.command == "gpu":
             with of_this_version():
-                print(client.post("/gpu/return", {"gpu": args.gpu})["sentence"])
+                print(client.post(f"/gpu/{args.word}", {"gpu": args.gpu})["sentence"])
         elif args.command == "residency":
             _residency(client, as_json=args.json)
         elif args.command == "stage":
@@ -183,15 +183,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     in_ram.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
 
-    gpu = commands.add_parser("gpu", help="take a GPU back into service that was quarantined")
-    words = gpu.add_subparsers(dest="word", required=True, metavar="return")
+    gpu = commands.add_parser(
+        "gpu", help="take a GPU back into service that was quarantined, or do without it for good"
+    )
+    words = gpu.add_subparsers(dest="word", required=True, metavar="return|forget")
     back = words.add_parser(
         "return",
         parents=[anywhere],
         help="start engines on it again, also after Xid errors",
         epilog="What the driver has lost, or can't use without a reset, stays out of service.",
     )
-    back.add_argument("gpu", metavar="ID", help="its index or UUID, as `warmctl gpus` shows it")
+    gone = words.add_parser(
+        "forget",
+        parents=[anywhere],
+        help="do without one that was taken out: the driver doesn't list it, and no pool names it",
+        epilog="The config is read again, and GPUs have the driver's numbers unless another one is "
+        "missing; the answer says which are others now.",
+    )
+    for word in (back, gone):
+        word.add_argument("gpu", metavar="ID", help="its index or UUID, as `warmctl gpus` shows it")
 
     doctor = commands.add_parser(
         "doctor",

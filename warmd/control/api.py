@@ -23,7 +23,7 @@ from warmd.control.asked import (
     read_since,
     read_word,
 )
-from warmd.control.gpus import Surveys, gpus_handler
+from warmd.control.gpus import Handler, Surveys, gpus_handler
 from warmd.control.http_log import quiet_log
 from warmd.control.residency import Measures, residency_handler
 from warmd.control.size import Sizes, size_handler
@@ -210,14 +210,16 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
         with _refusals("a reload would be refused, and the running config would stay in force"):
             return web.json_response(dataclasses.asdict(await operations.plan(config)))
 
-    async def return_gpu(request: web.Request) -> web.Response:
-        name = read_word(read_asked(await request.read(), ("gpu",)), "gpu")
-        try:
-            return web.json_response({"sentence": await operations.return_gpu(name)})
-        except LookupError as unknown:
-            raise RefusedError(404, str(unknown)) from None
-        except ValueError as refused:
-            raise RefusedError(409, str(refused)) from None
+    def of_a_gpu(do: Callable[[str], Awaitable[str]]) -> Handler:
+        async def handle(request: web.Request) -> web.Response:
+            name = read_word(read_asked(await request.read(), ("gpu",)), "gpu")
+            try:
+                with _refusals(f"{name} is not forgotten: the config can't do without it"):
+                    return web.json_response({"sentence": await do(name)})
+            except LookupError as unknown:
+                raise RefusedError(404, str(unknown)) from None
+
+        return handle
 
     async def shutdown(_: web.Request) -> web.Response:
         return web.json_response({"sentence": operations.shutdown()})
@@ -239,7 +241,9 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
             get("/residency", residency_handler(operations)),
             *(post("/set", set_target), post("/plan", plan), post("/reload", reload)),
             post("/stage", stage_handler(operations, resolve)),
-            *(post("/gpu/return", return_gpu), post("/shutdown", shutdown)),
+            post("/gpu/return", of_a_gpu(operations.return_gpu)),
+            post("/gpu/forget", of_a_gpu(operations.forget_gpu)),
+            post("/shutdown", shutdown),
         ]
     )
     return app

@@ -32,6 +32,12 @@ class Surveys(Protocol):
         Raises `LookupError` and `ValueError` with a sentence where there is none, or it can't be.
         """
 
+    async def forget_gpu(self, name: str) -> str:
+        """Do without a GPU that is gone for good, by index or UUID; return sentences, by line.
+
+        Raises as `return_gpu` does; also `ConfigError` where the config can't do without it.
+        """
+
 
 def gpus_handler(surveys: Surveys) -> Handler:
     """Make the handler."""
@@ -92,6 +98,7 @@ def _card(card: Surveyed, now: float) -> dict[str, Any]:
     return {
         "key": use.key,
         "index": use.index,
+        "driver_index": use.index if card.driver_index is None else card.driver_index,
         "slice": use.slice,
         "name": use.name,
         "total": use.total,

@@ -11,7 +11,7 @@ from warmd.devices.condition import (
     reset_of,
 )
 from warmd.devices.footprint import Footprint, TreeMemory, footprint, tree_memory
-from warmd.devices.inventory import Gpu, Inventory, gpus, inventory
+from warmd.devices.inventory import Gpu, Inventory, Listed, gpus, inventory
 from warmd.devices.memory import HostMemory, host_memory, largest_node
 from warmd.devices.nvml import NO_GPU, GpuError, GpuTrouble, SickGpu
 from warmd.devices.processes import owners
@@ -41,6 +41,7 @@ __all__ = [
     "Holder",
     "HostMemory",
     "Inventory",
+    "Listed",
     "MemoryLimit",
     "Recovery",
     "SickGpu",

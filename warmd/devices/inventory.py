@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 
 from warmd.devices.nvml import GpuError, GpuTrouble, SickGpu, Unit, gpu_error, opened, units
+from warmd.devices.xid import address_of
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,28 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """A whole GPU that the driver lists, in MIG mode or not.
+
+    `address`: its place on the PCI bus (`0000:65:00`); None where that isn't told.
+    """
+
+    index: int
+    uuid: str
+    address: str | None = None
+
+
+@dataclass(frozen=True)
 class Inventory:
-    """All GPUs of the host, those that answer and those that don't."""
+    """All GPUs of the host, those that answer and those that don't.
+
+    `listed`: the whole GPUs of which more is told than that they are there.
+    """
 
     driver: str
     gpus: tuple[Gpu, ...]
     sick: tuple[SickGpu, ...]
+    listed: tuple[Listed, ...] = ()
 
 
 def inventory() -> Inventory:
@@ -46,9 +65,10 @@ def inventory() -> Inventory:
                 found.append(_gpu(nvml, unit))
             except nvml.NVMLError as error:
                 sick.append(SickGpu(unit.index, gpu_error(nvml, error), unit.uuid))
+        listed = tuple(_listed(nvml, there, sick))
     if not found and not sick:
         raise GpuError(GpuTrouble.NO_GPU)
-    return Inventory(driver, tuple(found), tuple(sick))
+    return Inventory(driver, tuple(found), tuple(sick), listed)
 
 
 def gpus() -> tuple[Gpu, ...]:
@@ -57,6 +77,19 @@ def gpus() -> tuple[Gpu, ...]:
     if not found.gpus:
         raise found.sick[0].error
     return found.gpus
+
+
+def _listed(nvml: ModuleType, there: Sequence[Unit], sick: Sequence[SickGpu]) -> Iterator[Listed]:
+    # One that didn't tell even its UUID isn't asked again: each question may take long.
+    named = {each.index for each in there} | {each.index for each in sick if each.uuid is not None}
+    for index in sorted(named):
+        with suppress(nvml.NVMLError):
+            gpu = nvml.nvmlDeviceGetHandleByIndex(index)
+            uuid, address = str(nvml.nvmlDeviceGetUUID(gpu)), None
+            with suppress(nvml.NVMLError, ValueError):
+                domain, bus, device = address_of(nvml.nvmlDeviceGetPciInfo_v3(gpu).busId)
+                address = f"{domain:04x}:{bus:02x}:{device:02x}"
+            yield Listed(index, uuid, address)
 
 
 def _gpu(nvml: ModuleType, unit: Unit) -> Gpu:

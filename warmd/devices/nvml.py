@@ -35,6 +35,7 @@ class GpuTrouble(StrEnum):
     NO_GPU = "no-gpu"  # NVML works and lists none
     NO_SLICE = "no-slice"  # it is in MIG mode, and nobody has made a slice
     SHARED_SLICE = "shared-slice"  # compute instances that share one GPU instance's memory
+    MISSING = "missing"  # it was here, and the driver lists it no more
     OTHER = "other"
 
 
@@ -52,6 +53,7 @@ _SAID = {
     GpuTrouble.NO_GPU: "the NVIDIA driver lists no GPU",
     GpuTrouble.NO_SLICE: "it is in MIG mode and has no slice",
     GpuTrouble.SHARED_SLICE: "several of its MIG slices share one memory, so none has its own",
+    GpuTrouble.MISSING: "the driver doesn't list it",
     GpuTrouble.OTHER: "the NVIDIA driver reports an error",
 }
 

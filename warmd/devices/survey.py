@@ -25,11 +25,15 @@ class Holder:
 
 @dataclass(frozen=True)
 class Surveyed:
-    """One device, who holds it (the most first), and how the whole GPU fares."""
+    """One device, who holds it (the most first), and how the whole GPU fares.
+
+    `driver_index`: the driver's own number of it, where the config names it by another.
+    """
 
     use: CardUse
     holders: tuple[Holder, ...]
     condition: Condition | None
+    driver_index: int | None = None
 
 
 @dataclass(frozen=True)

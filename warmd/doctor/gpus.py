@@ -118,7 +118,7 @@ def _remedy(error: GpuError, facts: GpuFacts) -> str:
             return "journalctl -k | grep -iE 'nvrm|xid' says what the driver met; lspci -d 10de:"
         case GpuTrouble.NO_SLICE | GpuTrouble.SHARED_SLICE:
             return _SLICES
-        case GpuTrouble.OTHER:
+        case GpuTrouble.MISSING | GpuTrouble.OTHER:
             return "look at nvidia-smi and journalctl -k | grep -iE 'nvrm|xid'"
 
 

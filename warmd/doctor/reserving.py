@@ -8,18 +8,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmd.doctor.finding import Finding, note, problem
+from warmd.doctor.finding import Finding, note, problem, warning
 
 _SUBJECT = "config"
 _EX_CONFIG = 78
+_WARNING = "# warning: "
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What `warmd check-config` ended with, and the first line of what it objected to."""
+    """What `warmd check-config` ended with, the first line of what it objected to, its warnings."""
 
     status: int
     said: str
+    warnings: tuple[str, ...] = ()
 
 
 def look_at_reservations(file: Path | None, within_s: float) -> Checked:
@@ -38,7 +40,9 @@ def look_at_reservations(file: Path | None, within_s: float) -> Checked:
         )
     except subprocess.TimeoutExpired:
         return Checked(-1, f"it took more than {within_s:g} s")
-    return Checked(done.returncode, next(iter(done.stderr.strip().splitlines()), ""))
+    said = next(iter(done.stderr.strip().splitlines()), "")
+    lines = [line for line in done.stdout.splitlines() if line.startswith(_WARNING)]
+    return Checked(done.returncode, said, tuple(line.removeprefix(_WARNING) for line in lines))
 
 
 def judge_reservations(checked: Checked) -> Iterator[Finding]:
@@ -48,3 +52,6 @@ def judge_reservations(checked: Checked) -> Iterator[Finding]:
         yield problem(_SUBJECT, checked.said.rstrip(":"), remedy)
     elif checked.status != 0:
         yield note(_SUBJECT, f"warmd check-config could not be asked: {checked.said}")
+    for sentence in checked.warnings:
+        what, _, remedy = sentence.partition("; ")
+        yield warning(_SUBJECT, what, remedy or "warmd check-config shows who wants what")

@@ -12,6 +12,7 @@ from warmd.planner.actions import (
     StopEngine,
     WakeEngine,
 )
+from warmd.planner.bus_order import by_order
 from warmd.planner.card_facts import CardFacts, Claim, Stranger
 from warmd.planner.facts import (
     NOTHING_TO_STAGE,
@@ -67,6 +68,7 @@ __all__ = [
     "Stranger",
     "Tenant",
     "WakeEngine",
+    "by_order",
     "claims",
     "crowded",
     "make_plan",

@@ -9,6 +9,7 @@ as a table of who wants what, and what is missing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from warmd.ladder import HOST
@@ -17,13 +18,18 @@ from warmd.spoken import count, size
 
 @dataclass(frozen=True)
 class Card:
-    """One GPU, or the host's memory where there is none. `total` in bytes."""
+    """One GPU, or the host's memory where there is none. `total` in bytes.
+
+    `is_missing`: it was here once, and the driver doesn't list it.
+    """
 
     key: str  # what it is known by, whatever its place on the bus: its UUID
-    index: int
+    index: int  # by which the config names it; while a GPU is missing the driver may have another
     name: str
     total: int
     slice: int | None = None  # its number, where it is a slice of a GPU in MIG mode
+    address: str | None = None  # the whole GPU's on the PCI bus
+    is_missing: bool = field(default=False, compare=False)
 
     @property
     def place(self) -> tuple[int, int]:
@@ -54,6 +60,10 @@ class Card:
     def words(self) -> str:
         """Name it in a sentence."""
         return "the host's memory" if self.is_host else self.label
+
+    def is_named(self, name: str) -> bool:
+        """Whether it is meant by its number (a GPU's means its slices too), or by its UUID."""
+        return name in (str(self.index), self.label.removeprefix("GPU "), self.key)
 
 
 @dataclass(frozen=True)
@@ -167,9 +177,24 @@ def place(
 ) -> Placement:
     """Place every pool; `headroom` bytes stay free on every card. Raises `MisfitError`.
 
-    `rest`: models that say nothing of what they take.
+    `rest`: models that say nothing of what they take. A card that is missing is the place of those
+    who name it, and of others only where they fit nowhere else: they wait there until it is back.
     """
-    ground = _Ground(cards, headroom)
+    if any(card.is_missing for card in cards):
+        with suppress(MisfitError):
+            return _place(cards, pools, headroom, rest, [c.key for c in cards if not c.is_missing])
+    return _place(cards, pools, headroom, rest, [card.key for card in cards])
+
+
+def _place(
+    cards: Sequence[Card],
+    pools: Sequence[PoolWish],
+    headroom: int,
+    rest: Sequence[Tenant],
+    free: Sequence[str],
+) -> Placement:
+    """Place every pool; those that name no card on the `free` ones alone."""
+    ground = _Ground(cards, headroom, free)
     if pools or rest:
         _check_headroom(cards, headroom)
     for pool in pools:
@@ -191,8 +216,9 @@ def place(
 class _Ground:
     """The cards while pools are placed on them."""
 
-    def __init__(self, cards: Sequence[Card], headroom: int) -> None:
+    def __init__(self, cards: Sequence[Card], headroom: int, free: Sequence[str]) -> None:
         self._cards = {card.key: card for card in cards}
+        self._for_any = free
         self._headroom = headroom
         self._free = {card.key: card.total - headroom for card in cards}
         self._words: dict[str, str] = {}
@@ -217,7 +243,7 @@ class _Ground:
 
     def fit(self, pool: PoolWish) -> None:
         """Reserve where it fits best: where the least is left. Raises `MisfitError`."""
-        able = self._able(pool.width, self._cards)
+        able = self._able(pool.width, self._for_any)
         for vram, width in pool.shapes(len(able)):
             fitting = [key for key in able if self._free[key] >= vram]
             fitting.sort(key=lambda key: (self._free[key], self._cards[key].place))
@@ -237,7 +263,7 @@ class _Ground:
 
         Returns what each engine may take on each card. Raises `MisfitError`.
         """
-        untaken, left = list(self._cards), {}
+        untaken, left = list(self._for_any), {}
         to_come = sum(model.cards for model in models)
         if to_come > len(untaken):
             raise MisfitError(self._table(_crowded(models, len(untaken))))
@@ -276,7 +302,8 @@ class _Ground:
         """Say of each card who has what of it, and what is left or missing."""
         for key, card in self._cards.items():
             device = card.name if card.is_host else f"{card.words} {card.name}"
-            yield f"  {device}: {size(card.total)}"
+            missing = ", which the driver doesn't list" if card.is_missing else ""
+            yield f"  {device}{missing}: {size(card.total)}"
             for pool, cards in self.placed.items():
                 if key in cards:
                     yield f"    {self._words[pool]}: {size(self.vram[pool])}"

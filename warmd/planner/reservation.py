@@ -71,7 +71,7 @@ class Reservations:
     the keys of these cards, none as long as the GPUs aren't known. `unsized`: why a model has none
     though it needs one, and can't be started. `lines`: who has what, card by card, none where there
     is no reservation or no card is known. `warnings`: what the models of a pool want and can't
-    have, in sentences.
+    have, in sentences; `missing`: which GPUs the driver doesn't list, and what to do.
     """
 
     pools: Mapping[str, int] = field(default_factory=dict)
@@ -80,6 +80,7 @@ class Reservations:
     unsized: Mapping[str, str] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
     def cards_of(
         self,
@@ -166,8 +167,8 @@ class Reservations:
         Only what is new `since` then.
         """
         was = since or Reservations()
-        for sentence in self.warnings:
-            if sentence not in was.warnings:
+        for sentence in (*self.missing, *self.warnings):
+            if sentence not in (*was.missing, *was.warnings):
                 yield f"warning: {sentence}"
         for model, why in self.unsized.items():
             if why != was.unsized.get(model):

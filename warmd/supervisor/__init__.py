@@ -15,7 +15,7 @@ from warmd.supervisor.model import FileTerms, Managed, SleepPolicy, Terms
 from warmd.supervisor.ports import Build, Known, Rules, Scan
 from warmd.supervisor.shelf import Held
 from warmd.supervisor.snapshot import Outlook
-from warmd.supervisor.wards import Examination
+from warmd.supervisor.wards import Examination, as_numbered
 
 __all__ = [
     "Build",
@@ -40,4 +40,5 @@ __all__ = [
     "SleepPolicy",
     "Supervisor",
     "Terms",
+    "as_numbered",
 ]

@@ -7,14 +7,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from warmd.devices import HOST, CardUse, Sweep
+from warmd.devices import HOST, CardUse, GpuError, GpuTrouble, Sweep
 from warmd.ladder import Phase
 from warmd.planner import Card, CardFacts, Claim, Stranger
 from warmd.replica import Replica, ReplicaState
 from warmd.status import CardShare, CardStatus
 from warmd.supervisor.events import Mismatch, Quarantine
 from warmd.supervisor.model import Managed
-from warmd.supervisor.wards import Examination, Wards
+from warmd.supervisor.wards import Examination, Wards, sick_of
 
 NAMED_S = 300.0
 """So long the largest processes of the host are named after an engine has found no room there."""
@@ -146,7 +146,7 @@ class Cards:
 
         Raises `LookupError` where there is none of that name, `ValueError` where it can't be.
         """
-        named = [card for card in self.rules.cards if _is_named(card, name)]
+        named = [card for card in self.rules.cards if card.is_named(name)]
         if not named:
             known = ", ".join(f"{card.label} ({card.key})" for card in self.rules.cards)
             raise LookupError(f"no GPU is named {name}: there are {known or 'none'}")
@@ -186,7 +186,7 @@ class Cards:
             return CardFacts(card.key, words, card.total, headroom, trouble=trouble)
         use = look.sweep.cards.get(card.key)
         if use is None:
-            trouble = trouble or _sick(look.sweep, card)
+            trouble = trouble or self._why_unseen(look.sweep, card)
             return CardFacts(card.key, words, card.total, headroom, trouble=trouble)
         ours: dict[str, int] = {}
         for pid, held in use.held.items():
@@ -199,6 +199,10 @@ class Cards:
             trouble=trouble,
             named=use.key != HOST or use.others is not None,
         )
+
+    def _why_unseen(self, sweep: Sweep, card: Card) -> str:
+        sick = sick_of(self.rules.cards, sweep).get(card.key)
+        return str(GpuError(GpuTrouble.MISSING) if sick is None else sick.error)
 
     def mismatches(self, models: Iterable[Managed]) -> Iterator[Mismatch]:
         """Yield, once for each engine, those that hold more than their reservation allows."""
@@ -243,24 +247,12 @@ class Cards:
         )
 
 
-def _is_named(card: Card, name: str) -> bool:
-    """Whether it is meant by its number (that of a GPU means its slices too), or by its UUID."""
-    return name in (str(card.index), card.label.removeprefix("GPU "), card.key)
-
-
 def _is_adopted(old: ReplicaState, new: ReplicaState) -> bool:
     return old.phase is Phase.ADOPTING is not new.phase
 
 
 def _at_work(state: ReplicaState) -> bool:
     return state.phase in (Phase.READY, Phase.DRAINING)
-
-
-def _sick(sweep: Sweep, card: Card) -> str:
-    for sick in sweep.sick:
-        if sick.uuid == card.key or (sick.uuid is None and sick.index == card.index):
-            return str(sick.error)
-    return "the driver doesn't list it any more"
 
 
 def _strangers(look: Look, use: CardUse, ours: int) -> Iterator[Stranger]:

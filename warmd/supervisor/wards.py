@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from warmd.devices import XID_REMEDY, Condition, GpuTrouble, SickGpu, Sweep, reset_of
-from warmd.planner import Card
+from warmd.devices import (
+    XID_REMEDY,
+    Condition,
+    GpuError,
+    GpuTrouble,
+    SickGpu,
+    Survey,
+    Sweep,
+    reset_of,
+)
+from warmd.planner import Card, by_order
 from warmd.policy import Ailment, Health, diagnose, give_back
 from warmd.spoken import count
 from warmd.supervisor.events import Quarantine
@@ -16,7 +25,6 @@ _LOST = (
     "journalctl -k | grep -i xid tells the cause; switch the host off and on, and if it comes back "
     "look at the card's seat, power and heat"
 )
-_GONE = "see nvidia-smi -L; warmctl reload where the config shall do without it"
 
 
 @dataclass(frozen=True)
@@ -86,9 +94,11 @@ class Wards:
         self, cards: Iterable[Card], sweep: Sweep, fares: Examination | None
     ) -> Iterator[Quarantine]:
         """Take what a look found; yield what goes out of service by it, and what comes back."""
-        for card in cards:
+        there = tuple(cards)
+        sick = sick_of(there, sweep)
+        for card in there:
             seen = sweep.cards.get(card.key)
-            dead = _dead(card, sweep.sick) if seen is None else None
+            dead = _dead(card, sick.get(card.key)) if seen is None else None
             if dead is not None:
                 yield from self._set(card, diagnose(self._of(card), [dead]))
             # By its index of now: a card that the driver lists no more moves those behind it up.
@@ -116,20 +126,74 @@ class Wards:
             yield Quarantine(card.words, self.why(card.key), self.remedy(card) or "")
 
 
-def _dead(card: Card, sick: Iterable[SickGpu]) -> Ailment | None:
+def sick_of(cards: Sequence[Card], sweep: Sweep) -> Mapping[str, SickGpu]:
+    """Return what the driver says of cards that it lists and that don't answer, by their keys.
+
+    One that doesn't tell its UUID either is known by its place among those that do.
+    """
+    numbers = {card.key: card.index for card in cards}
+    listed: dict[int, int | None] = {
+        use.index: numbers[use.key] for use in sweep.cards.values() if use.key in numbers
+    }
+    for each in sweep.sick:
+        if each.uuid is None:
+            listed[each.index] = None
+        elif each.uuid in numbers:
+            listed[each.index] = numbers[each.uuid]
+    places = by_order(set(numbers.values()), listed)
+    return {
+        card.key: each
+        for each in sweep.sick
+        for card in cards
+        if card.key == each.uuid or (each.uuid is None and card.index == places.get(each.index))
+    }
+
+
+def as_numbered(found: Survey, cards: Sequence[Card]) -> Survey:
+    """Return a survey with the numbers by which the config names GPUs, the missing ones too."""
+    uses = {each.use.key: each.use for each in found.cards}
+    numbers = {card.key: card.index for card in cards}
+    sick = sick_of(cards, Sweep(uses, found.sick))
+    places = {each: numbers[key] for key, each in sick.items()}
+    told = [replace(each, index=places.get(each, each.index)) for each in found.sick]
+    told += [
+        SickGpu(card.index, GpuError(GpuTrouble.MISSING), card.key)
+        for card in cards
+        if not card.is_host and card.key not in uses.keys() | sick.keys()
+    ]
+    surveyed = [
+        replace(
+            each,
+            use=replace(each.use, index=numbers[each.use.key]),
+            driver_index=each.use.index,
+        )
+        if numbers.get(each.use.key, each.use.index) != each.use.index
+        else each
+        for each in found.cards
+    ]
+    surveyed.sort(key=lambda each: (each.use.index, each.use.slice or 0))
+    told.sort(key=lambda each: each.index)
+    return replace(found, cards=tuple(surveyed), sick=tuple(told))
+
+
+def _dead(card: Card, sick: SickGpu | None) -> Ailment | None:
     """Say why a card that a look didn't find can't be used; None where that may pass by itself."""
-    for each in sick:
-        if each.uuid == card.key or (each.uuid is None and each.index == card.index):
-            match each.error.trouble:
-                case GpuTrouble.LOST:
-                    return Ailment(str(each.error), _LOST, dead=True)
-                case GpuTrouble.RESET_REQUIRED:
-                    return Ailment(str(each.error), reset_of(each.index), dead=True)
-                case _:
-                    return None
+    if sick is not None:
+        match sick.error.trouble:
+            case GpuTrouble.LOST:
+                return Ailment(str(sick.error), _LOST, dead=True)
+            case GpuTrouble.RESET_REQUIRED:
+                return Ailment(str(sick.error), reset_of(sick.index), dead=True)
+            case _:
+                return None
     if card.is_unknown:
         return Ailment("warmd has never seen it well", "see nvidia-smi whether it works", dead=True)
-    return Ailment("the driver doesn't list it any more", _GONE, dead=True)
+    number = card.label.removeprefix("GPU ")
+    remedy = (
+        f"where it was taken out for good, `warmctl gpu forget {number}`; else look at its seat, "
+        "power and heat, then switch the host off and on"
+    )
+    return Ailment(str(GpuError(GpuTrouble.MISSING)), remedy, dead=True)
 
 
 def _ailments(fares: Condition) -> Iterator[Ailment]:
