@@ -51,7 +51,8 @@ def tmpfs_table(files: Sequence[Path], limits: Mapping[str, Way], end: float) ->
         raise BenchError(
             f"{available / 1e9:.1f} GB of RAM are available, and {3 * total / 1e9:.1f} GB needed"
         )
-    copies: dict[str, _Copy] = {"warmd, stage = tmpfs": _warmd, f"cp, {_OPTIONS}": _cp}
+    cp = f"cp, {_OPTIONS}"
+    copies: dict[str, _Copy] = {"warmd, stage = tmpfs": _warmd, cp: _cp}
     took: dict[str, list[Took]] = {name: [] for name in (*limits, *copies)}
     growth: dict[str, list[float]] = {name: [] for name in copies}
     rounds, longest = 0, 0.0
@@ -60,7 +61,7 @@ def tmpfs_table(files: Sequence[Path], limits: Mapping[str, Way], end: float) ->
             began = time.monotonic()
             for name in in_turn(took, rounds):
                 forget(files)
-                memory.fill()
+                memory.fill(1.0 if name == cp else 1 / _CP_TAKES)
                 if name in limits:
                     took[name].append(taken(limits[name], files))
                     continue

@@ -13,6 +13,7 @@ import mmap
 import os
 import select
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +24,11 @@ from bench_rig import BenchError, popen
 
 MEMORY = "each gets memory that a host below this machine has given already; cold, that dominates"
 """What to say of it with the figures."""
-_AHEAD = 384 << 20  # bytes: what the fastest disk fills within a tick, many times
-_TICK_S = 0.005
+_AHEAD = 64 << 20  # bytes: more would lie free long enough to be taken back
+_TICK_S = 0.002
 _HUGE = 2 << 20
 _MADV_POPULATE_WRITE = 23  # Linux 5.14, madvise(2)
-_FILL, _FEED, _DONE = b"F", b"f", b"."
+_FEED, _DONE = struct.pack("d", 0.0), b"."
 
 
 class WarmMemory:
@@ -36,9 +37,9 @@ class WarmMemory:
     def __init__(self, child: socket.socket) -> None:
         self._child = child
 
-    def fill(self) -> None:
-        """Take all of it, then free it as the page cache grows from now on."""
-        for word in (_FILL, _FEED):
+    def fill(self, share: float = 1.0) -> None:
+        """Take that share of it, then free it as the page cache grows from now on."""
+        for word in (struct.pack("d", share), _FEED):
             self._child.sendall(word)
             if not self._child.recv(1):
                 raise BenchError("memory to read into could not be held: look at the kernel's log")
@@ -73,21 +74,24 @@ def _hold(size: int) -> None:
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     madvise = ctypes.CDLL(None, use_errno=True).madvise
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    freed, before = 0, None
+    held, freed, before = 0, 0, None
     while True:
         if select.select([0], [], [], None if before is None else _TICK_S)[0]:
-            word = os.read(0, 1)
+            word = os.read(0, len(_FEED))
             if not word:
                 return
-            if word == _FILL:
-                # A kernel that can't goes without: then it isn't warm, no more.
-                madvise(address, size, _MADV_POPULATE_WRITE)
-                freed, before = 0, None
-            else:
+            if word == _FEED:
                 before = cached()
+            else:
+                held = int(struct.unpack("d", word)[0] * size) // _HUGE * _HUGE
+                # A kernel that can't goes without: then it isn't warm, no more.
+                madvise(address, held, _MADV_POPULATE_WRITE)
+                if held < size:
+                    memory.madvise(mmap.MADV_DONTNEED, held, size - held)
+                freed, before = 0, None
             os.write(0, _DONE)
         if before is not None:
-            due = min(size, (cached() - before + _AHEAD) // _HUGE * _HUGE)
+            due = min(held, (cached() - before + _AHEAD) // _HUGE * _HUGE)
             if due > freed:
                 memory.madvise(mmap.MADV_DONTNEED, freed, due - freed)
                 freed = due
