@@ -40,8 +40,12 @@ class WarmMemory:
     def fill(self, share: float = 1.0) -> None:
         """Take that share of it, then free it as the page cache grows from now on."""
         for word in (struct.pack("d", share), _FEED):
-            self._child.sendall(word)
-            if not self._child.recv(1):
+            try:
+                self._child.sendall(word)
+                done = self._child.recv(1)
+            except OSError:  # it is gone
+                done = b""
+            if not done:
                 raise BenchError("memory to read into could not be held: look at the kernel's log")
 
 
