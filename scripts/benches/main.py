@@ -56,7 +56,7 @@ BENCHES: dict[str, _Bench | _BenchOnDisk] = {
     "restart": _Bench(40.0, restart.run),
     "tick": _Bench(10.0, tick.run),
     "sweep": _Bench(10.0, sweep.run),
-    "staging": _BenchOnDisk(75.0, staging.run),
+    "staging": _BenchOnDisk(180.0, staging.run),
     "coldstart": _BenchOnDisk(300.0, coldstart.run, 1200.0, only_by_name=True),
 }
 FOLDER = HERE.parents[1] / ".cache"

@@ -1,6 +1,6 @@
 """Staging beside other ways to read the same files, against the disk's own limit, in one run.
 
-Each round empties the page cache before each way and takes all ways once, from another one on each
+Each round empties the page cache before each way and takes all ways once, in another order each
 time; ratios are taken within a round. CPU is that of all children of a way.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,20 +18,20 @@ from pathlib import Path
 from statistics import median
 
 from bench_rig import HERE, BenchError, a_folder
-from children import Took, Way, command, taken
+from children import Took, Way, command, in_turn, ratio, taken
 from disk_files import forget, random_files
+from disk_limit import READER, best, limits, missing, tool
 from report import Table, Value
 from staging_tmpfs import tmpfs_table
+from warm_memory import MEMORY, warm_memory
 
 from warmd.spoken import count
 
 FILES, SIZE = 4, 768 << 20
-_DIRECT = ((4, 4), (1, 8), (1, 16))
-_FIO = (("1M", 32), ("4M", 16))
 _CACHE_SHARE = 0.65
 _SPARSE, _SPARSE_BYTES = 60, 100 * 10**9
 _RESIDENCY_AIM_MS = 50.0
-_READER = [sys.executable, "-I", "-S", str(HERE / "reader.py")]
+_OURS = "warmd"
 _PROBE = """
 import asyncio, json, sys, time
 from pathlib import Path
@@ -76,85 +75,55 @@ def run(seconds: float, folder: Path) -> Sequence[Table]:
         began = time.monotonic()
         tables = [_speeds(files, began + _CACHE_SHARE * seconds)]
         if os.geteuid() == 0:
-            tables.append(tmpfs_table(files, _limits(), began + seconds))
+            tables.append(tmpfs_table(files, limits(), began + seconds))
     return [*tables, _residency(folder)]
 
 
 def _speeds(files: Sequence[Path], end: float) -> Table:
-    ways = _ways()
-    limits = _limits()
+    limit_ways = limits()
+    ways = limit_ways | _others()
     took: dict[str, list[Took]] = {name: [] for name in ways}
     rounds, longest, how = 0, 0.0, ""
-    while not rounds or time.monotonic() + longest < end:
-        began = time.monotonic()
-        order = list(ways)
-        for name in order[rounds % len(order) :] + order[: rounds % len(order)]:
-            how = forget(files)
-            took[name].append(taken(ways[name], files))
-        rounds += 1
-        longest = max(longest, time.monotonic() - began)
-    gb = sum(file.stat().st_size for file in files) / 1e9
-    limit = [min(took[name][n].seconds for name in limits) for n in range(rounds)]
+    total = sum(file.stat().st_size for file in files)
+    with warm_memory(total) as memory:
+        while not rounds or time.monotonic() + longest < end:
+            began = time.monotonic()
+            for name in in_turn(ways, rounds):
+                how = forget(files)
+                memory.fill()
+                took[name].append(taken(ways[name], files))
+            rounds += 1
+            longest = max(longest, time.monotonic() - began)
+    gb = total / 1e9
+    limit = best(took, list(limit_ways))
     rows: dict[str, Sequence[Value]] = {}
     for name, each in took.items():
         rows[name] = (
             median(gb / one.seconds for one in each),
-            median(best / one.seconds for best, one in zip(limit, each, strict=True)),
+            ratio(took[limit], each),
+            ratio(took[_OURS], each),
             median(one.cpu_s / gb for one in each),
         )
-    missing = [tool for tool in ("fio", "vmtouch") if shutil.which(tool) is None]
     notes = [
         f"{count(rounds, 'round')} of {gb:.1f} GB, {len(files)} files; medians, ratios in a round",
-        f"before each way: {how}",
-        "the limit is the best O_DIRECT row of each round",
+        f"before each way: {how}; what a host below this machine keeps stays",
+        f"the limit is what is fastest by its median: {limit}",
+        MEMORY,
+        *missing(),
     ]
     if os.geteuid():
         notes.append("a tmpfs was not measured: only root may mount one to compare with")
-    if missing:
-        notes.append(f"not installed, so not compared: {', '.join(missing)}")
-    return Table(
-        "staging: into the page cache", ("GB/s", "of the limit", "CPU s a GB"), rows, notes
-    )
+    columns = ("GB/s", "of the limit", "of warmd", "CPU s a GB")
+    return Table("staging: into the page cache", columns, rows, notes)
 
 
-def _limits() -> dict[str, Way]:
-    if shutil.which("fio"):
-        return {f"O_DIRECT, fio, {size} x {depth}": _fio(size, depth) for size, depth in _FIO}
-    return {
-        f"O_DIRECT, our own reader, {mib} MiB x {depth}": command(
-            [*_READER, f"direct:{depth}:{mib << 20}"]
-        )
-        for mib, depth in _DIRECT
-    }
-
-
-def _ways() -> dict[str, Way]:
-    ways = _limits()
-    ways["cat"] = command(["cat"])
-    if shutil.which("vmtouch"):
-        ways["vmtouch -t"] = command(["vmtouch", "-t", "-q"])
-    ways["vLLM's prefetch, the same in our own lines"] = command([*_READER, "prefetch"])
-    ways["warmd"] = _warmd
+def _others() -> dict[str, Way]:
+    ways = {"cat": command(["cat"])}
+    if (vmtouch := tool("vmtouch")) is not None:
+        ways["vmtouch -t"] = command([vmtouch, "-t", "-q"])
+    ways["vLLM's prefetch, the same in our own lines"] = command([*READER, "prefetch"])
+    ways[_OURS] = _warmd
     return ways
-
-
-def _fio(size: str, depth: int) -> Way:
-    """As `fio` reads: its own start, some 0.3 s, is a part of what is measured."""
-    options = [
-        *("--name=read", "--rw=read", "--direct=1", "--readonly", "--output-format=terse"),
-        *(
-            f"--bs={size}",
-            f"--iodepth={depth}",
-            "--ioengine=libaio",
-            "--file_service_type=sequential",
-        ),
-    ]
-
-    def way(files: Sequence[Path]) -> None:
-        names = ":".join(str(file).replace(":", "\\:") for file in files)
-        command(["fio", *options, f"--filename={names}"])(())
-
-    return way
 
 
 def _warmd(files: Sequence[Path]) -> None:

@@ -16,23 +16,25 @@ from statistics import median
 
 import psutil
 from bench_rig import BenchError, a_folder
-from children import Way, command, cpu_of_children, taken
+from children import Took, Way, command, cpu_of_children, in_turn, ratio, taken
 from disk_files import forget
+from disk_limit import best
 from report import Table, Value
+from warm_memory import MEMORY, cached, warm_memory
 
 from warmd.ladder import Place
 from warmd.spoken import count
 from warmd.staging import Keeper, Pace, Request, StagingError
 
 _OPTIONS = "huge=always"
+_CP_TAKES = 2  # bytes of RAM a byte: it leaves what it read in the page cache
 
 
 @dataclass(frozen=True)
 class _Copied:
     """Seconds until the copies are there, and of CPU until they are gone again."""
 
-    seconds: float
-    cpu_s: float
+    took: Took
     growth: float  # of the page cache, in bytes a byte that was copied
 
 
@@ -49,37 +51,41 @@ def tmpfs_table(files: Sequence[Path], limits: Mapping[str, Way], end: float) ->
         raise BenchError(
             f"{available / 1e9:.1f} GB of RAM are available, and {3 * total / 1e9:.1f} GB needed"
         )
-    copies: dict[str, _Copy] = {"warmd, stage = tmpfs": _warmd, f"cp, {_OPTIONS}": _cp}
-    took: dict[str, list[_Copied]] = {name: [] for name in copies}
-    limit: list[float] = []
-    longest = 0.0
-    while not limit or time.monotonic() + longest < end:
-        began = time.monotonic()
-        fastest = float("inf")
-        for way in limits.values():
-            forget(files)
-            fastest = min(fastest, taken(way, files).seconds)
-        limit.append(fastest)
-        for name, copy in copies.items():
-            forget(files)
-            with a_folder() as folder:
-                _touch(folder, total)
-                took[name].append(copy(files, folder, total))
-        longest = max(longest, time.monotonic() - began)
+    cp = f"cp, {_OPTIONS}"
+    copies: dict[str, _Copy] = {"warmd, stage = tmpfs": _warmd, cp: _cp}
+    took: dict[str, list[Took]] = {name: [] for name in (*limits, *copies)}
+    growth: dict[str, list[float]] = {name: [] for name in copies}
+    rounds, longest = 0, 0.0
+    with warm_memory(_CP_TAKES * total) as memory:
+        while not rounds or time.monotonic() + longest < end:
+            began = time.monotonic()
+            for name in in_turn(took, rounds):
+                forget(files)
+                memory.fill(1.0 if name == cp else 1 / _CP_TAKES)
+                if name in limits:
+                    took[name].append(taken(limits[name], files))
+                    continue
+                with a_folder() as folder:
+                    copied = copies[name](files, folder, total)
+                took[name].append(copied.took)
+                growth[name].append(copied.growth)
+            rounds += 1
+            longest = max(longest, time.monotonic() - began)
     gb = total / 1e9
+    limit = best(took, list(limits))
     rows: dict[str, Sequence[Value]] = {
         name: (
             median(gb / one.seconds for one in each),
-            median(best / one.seconds for best, one in zip(limit, each, strict=True)),
+            ratio(took[limit], each),
             median(one.cpu_s / gb for one in each),
-            median(one.growth for one in each),
+            median(growth[name]) if name in growth else None,
         )
         for name, each in took.items()
     }
     notes = (
-        f"{count(len(limit), 'round')} of {gb:.1f} GB; medians, ratios within a round",
+        f"{count(rounds, 'round')} of {gb:.1f} GB; medians, ratios in a round, to {limit}",
         "CPU until the copies are gone again; a tmpfs's own pages are 1.0 of the growth",
-        "that much memory is touched before each: a virtual machine's host may have to give it",
+        MEMORY,
     )
     columns = ("GB/s", "of the limit", "CPU s a GB", "page cache grows by")
     return Table("staging: into a tmpfs", columns, rows, notes)
@@ -93,9 +99,9 @@ def _warmd(files: Sequence[Path], folder: Path, total: int) -> _Copied:
             tuple(files), total, place=Place.TMPFS, folder=stage, root=files[0].parent
         )
         try:
-            cached, began = _cached(), time.monotonic()
+            before, began = cached(), time.monotonic()
             holding = await keeper.hold("bench", request, Pace(urgent=True), lambda _: None)
-            seconds, growth = time.monotonic() - began, (_cached() - cached) / total
+            seconds, growth = time.monotonic() - began, (cached() - before) / total
             await holding.release()
         except StagingError as error:
             raise BenchError(str(error)) from None
@@ -105,38 +111,18 @@ def _warmd(files: Sequence[Path], folder: Path, total: int) -> _Copied:
 
     used = cpu_of_children()
     seconds, growth = asyncio.run(hold())
-    return _Copied(seconds, cpu_of_children() - used, growth)
-
-
-def _touch(folder: Path, total: int) -> None:
-    """Take as much memory as the copies will, and give it back to the kernel."""
-    options = f"size={total + (64 << 20)},{_OPTIONS}"
-    command(["mount", "-t", "tmpfs", "-o", options, "warmd-bench"])((folder,))
-    try:
-        with (folder / "touched").open("wb") as file:
-            zeros = bytes(4 << 20)
-            for _ in range(-(-total // len(zeros))):
-                file.write(zeros)
-    finally:
-        with suppress(subprocess.SubprocessError):
-            command(["umount"])((folder,))
+    return _Copied(Took(seconds, cpu_of_children() - used), growth)
 
 
 def _cp(files: Sequence[Path], folder: Path, total: int) -> _Copied:
     options = f"size={total + (64 << 20)},{_OPTIONS}"
     command(["mount", "-t", "tmpfs", "-o", options, "warmd-bench"])((folder,))
     try:
-        used, cached, began = cpu_of_children(), _cached(), time.monotonic()
+        used, before, began = cpu_of_children(), cached(), time.monotonic()
         command(["cp"])((*files, folder))
-        seconds, growth = time.monotonic() - began, (_cached() - cached) / total
+        seconds, growth = time.monotonic() - began, (cached() - before) / total
         command(["rm"])(tuple(folder / file.name for file in files))
-        return _Copied(seconds, cpu_of_children() - used, growth)
+        return _Copied(Took(seconds, cpu_of_children() - used), growth)
     finally:
         with suppress(subprocess.SubprocessError):
             command(["umount"])((folder,))
-
-
-def _cached() -> int:
-    """Bytes of the page cache, those of every tmpfs among them."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Cached:"))
