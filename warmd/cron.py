@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from functools import cached_property, lru_cache
 from math import inf
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY_PART = re.compile(r"(?:(\*)|(\w+)(?:-(\w+))?)(?:/([0-9]{1,2}))?", re.ASCII)
 _PART = re.compile(r"(\*|[0-9]+(-[0-9]+)?)(/[0-9]+)?")
 _MONTH_PART = re.compile(r"[a-z]{3}(-[a-z]{3})?")
+_JANUARY = datetime(2024, 1, 1, tzinfo=UTC)
 _LONGEST_YEARS = 41
 """29 February falls on one weekday again after 40 years at most (2088 to 2128)."""
 
@@ -174,19 +175,19 @@ def _read(text: str) -> _Fields:
     except ValueError as error:
         raise ValueError(f"is no cron entry: {error}") from None
     by_name = {each.name: each for each in trigger.fields}
-    hours = _values(by_name["hour"], [datetime(2024, 1, 1, n) for n in range(24)])
-    minutes = _values(by_name["minute"], [datetime(2024, 1, 1, 0, n) for n in range(60)])
+    hours = _values(by_name["hour"], (_JANUARY.replace(hour=n) for n in range(24)))
+    minutes = _values(by_name["minute"], (_JANUARY.replace(minute=n) for n in range(60)))
     return _Fields(
         times=tuple(h * 3600 + m * 60 for h in sorted(hours) for m in sorted(minutes)),
         every_hour=len(hours) == 24,
-        days=_values(by_name["day"], [datetime(2024, 1, n) for n in range(1, 32)], but="last"),
+        days=_values(by_name["day"], (_JANUARY.replace(day=n) for n in range(1, 32)), but="last"),
         last_day="last" in day.split(","),
-        months=_values(by_name["month"], [datetime(2024, n, 1) for n in range(1, 13)]),
+        months=_values(by_name["month"], (_JANUARY.replace(month=n) for n in range(1, 13))),
         weekdays=frozenset((_DAYS.index(each) - 1) % 7 for each in _weekdays(weekday)),
     )
 
 
-def _values(field: Any, dates: list[datetime], but: str = "") -> frozenset[int]:
+def _values(field: Any, dates: Iterable[datetime], but: str = "") -> frozenset[int]:
     """Return which of the field's values its expressions have."""
     return frozenset(
         field.get_value(each)

@@ -52,12 +52,12 @@ def first_at(day: date, seconds: int, name: str) -> float:
 
 
 def last_at(day: date, seconds: int, name: str) -> float:
-    """Return when clocks last show a time; one that they are put forward over is so much later."""
+    """Return when clocks last show a time, or are put forward over it."""
     there = local_day(day, name)
     if there.plain and seconds < DAY_S:
         return there.start + seconds
     early, late = _both(day, seconds, zone(name))
-    return max(early, late)
+    return late if early <= late else _first(day, seconds, zone(name))
 
 
 def all_at(day: date, seconds: int, name: str) -> tuple[float, ...]:
@@ -67,7 +67,7 @@ def all_at(day: date, seconds: int, name: str) -> tuple[float, ...]:
 
 
 def _both(day: date, seconds: int, tz: tzinfo) -> tuple[float, float]:
-    """Return the first and the second such time; the other way round where it is skipped (PEP 495)."""
+    """Return the first and the second such time; where it is skipped the later first (PEP 495)."""
     more, seconds = divmod(seconds, DAY_S)
     shown = datetime.combine(day + more * DAY, time(), tz) + timedelta(seconds=seconds)
     return shown.timestamp(), shown.replace(fold=1).timestamp()

@@ -125,7 +125,7 @@ def _zone(settings: Settings) -> Iterator[Finding]:
     try:
         host_zone()
     except ValueError as error:
-        what = f"is not set, and models have a calendar: {error}; set it, if only to \"UTC\""
+        what = f'is not set, and models have a calendar: {error}; set it, if only to "UTC"'
         yield Finding(("host", "timezone"), what, rests_on=(("host", "timezone"),))
 
 

@@ -81,8 +81,8 @@ class Window:
     def span(self, day: date) -> tuple[float, float]:
         """Return when it opens and closes, having opened on `day`, in Unix seconds.
 
-        Where clocks are put back it is open from the first to the last of the hours of that name.
-        Where they are put forward it opens no later than then, and closes so much later.
+        Where clocks are put back it is open from the first to the last of the hours of that name;
+        hours that they are put forward over are not there.
         """
         start, end = self._seconds
         return first_at(day, start, self.zone), last_at(day, end, self.zone)
