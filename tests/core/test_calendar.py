@@ -74,12 +74,9 @@ def a_transition(
 def test_a_window_on_a_day_with_more_or_fewer_hours(
     zone: str, day: str, hours: str, opens: str, closes: str
 ) -> None:
-    window = a_window(
-        *hours.split("-", 1),
-        zone=zone,
-        days=frozenset(),
-        dates=frozenset({date.fromisoformat(day)}),
-    )
+    start, to = hours.split("-")
+    dates = frozenset({date.fromisoformat(day)})
+    window = a_window(start, to, zone, days=frozenset(), dates=dates)
     before = window.phase(at(day, zone) - 86400)
     assert utc(before.until) == [opens]
     assert not before.is_open
@@ -320,6 +317,7 @@ def test_where_clocks_stay_entries_fire_as_apscheduler_has_them(
     after = datetime.fromtimestamp(now, UTC) + timedelta(microseconds=1)
     expected = trigger.get_next_fire_time(None, after)
     then = cron.next_after(now)
+    assert then is not None
     assert then == expected.timestamp()
     assert cron.last_until(then) == then
     before = cron.last_until(now)

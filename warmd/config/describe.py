@@ -63,7 +63,7 @@ def as_toml(value: object) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(as_toml(item) for item in value) + "]"
     if isinstance(value, dict):
-        pairs = (f"{quoted_key(k)} = {as_toml(v)}" for k, v in value.items() if v is not None)
+        pairs = (f"{quoted_key(k)} = {as_toml(v)}" for k, v in value.items() if v not in (None, []))
         return "{ " + ", ".join(pairs) + " }"
     if isinstance(value, bool):
         return str(value).lower()
