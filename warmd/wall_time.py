@@ -66,6 +66,15 @@ def all_at(day: date, seconds: int, name: str) -> tuple[float, ...]:
     return () if early > late else tuple(dict.fromkeys((early, late)))
 
 
+def clock(at: float, now: float, name: str) -> str:
+    """Say a time as its users read it: `09:00`, with the day where it isn't today's."""
+    then, today = (datetime.fromtimestamp(t, zone(name)) for t in (at, now))
+    if then.date() == today.date():
+        return f"{then:%H:%M}"
+    near = abs(then.date() - today.date()) < 6 * DAY
+    return f"{then:%a %H:%M}" if near else f"{then:%a %Y-%m-%d %H:%M}"
+
+
 def _both(day: date, seconds: int, tz: tzinfo) -> tuple[float, float]:
     """Return the first and the second such time; where it is skipped the later first (PEP 495)."""
     more, seconds = divmod(seconds, DAY_S)

@@ -12,6 +12,7 @@ from warmd.cli.words import (
     held_asleep,
     model_notes,
     replica_doing,
+    rung_words,
     span,
     staged_lines,
     trouble,
@@ -19,6 +20,7 @@ from warmd.cli.words import (
 )
 from warmd.ladder import VramBy
 from warmd.spoken import duration, size
+from warmd.wall_time import clock
 
 _STEADY = ("ready", "asleep", "down")
 
@@ -41,6 +43,7 @@ def explanation(answer: Mapping[str, Any], local: Callable[[float], time.struct_
         led = "; what led there: " if replica["phase"] in _STEADY else ": "
         lines.append(f"    for {span(now - replica['since'], 1)}{led}{why}")
         lines += [f"    {each}" for each in _replica_notes(replica)]
+    lines += _calendar(model, now)
     if starts := answer.get("starts"):
         lines.append("its last starts")
     for each in reversed(starts or ()):
@@ -66,6 +69,38 @@ def _terms(model: Mapping[str, Any]) -> Iterator[str]:
         yield f"takes {size(model['vram'])} of pool {model['pool']} for each engine, {by}"
     if model.get("cannot_sleep"):
         yield clean(f"can't sleep: {model['cannot_sleep']}")
+
+
+def _calendar(model: Mapping[str, Any], now: float) -> Iterator[str]:
+    """List its calendar, what of it rules now, and what it says next, in its own time zone."""
+    calendar = model.get("calendar")
+    if not calendar:
+        return
+    zone = calendar["timezone"]
+    yield f"its calendar ({zone}), what rules now marked with *"
+    for each in calendar["entries"]:
+        since, until = (
+            None if each[key] is None else clock(each[key], now, zone) for key in ("since", "until")
+        )
+        if each["is_open"] is None:
+            when = "has not fired yet" if since is None else f"fired {since}"
+            when += ", never fires again" if until is None else f", fires next {until}"
+        elif each["is_open"]:
+            when = f"open since {since}" if until is None else f"open since {since} until {until}"
+        else:
+            when = "closed for good" if until is None else f"closed until {until}"
+        yield clean(
+            f"  {'*' if each['rules'] else ' '} {each['words']}: {rung_words(each)}; {when}"
+        )
+    yield "what it says next" if calendar["changes"] else "nothing of that changes"
+    for each in calendar["changes"]:
+        yield clean(f"  {clock(each['at'], now, zone)}  {_said(each)}")
+
+
+def _said(change: Mapping[str, Any]) -> str:
+    if change["rung"] is None:
+        return "nothing: it follows demand, and rests else"
+    return f"{rung_words(change)}: {change['words']}"
 
 
 def _replica_notes(replica: Mapping[str, Any]) -> Iterator[str]:

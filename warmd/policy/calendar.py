@@ -19,7 +19,7 @@ from math import inf
 
 from warmd.cron import Cron, Firing
 from warmd.ladder import Rung
-from warmd.wall_time import DAY, DAY_S, day_of, first_at, last_at, local_day, zone
+from warmd.wall_time import DAY, DAY_S, clock, day_of, first_at, last_at, local_day, zone
 
 _SEARCHED = 366 + 8
 """Days around now within which a window opens, or it is taken never to open."""
@@ -69,6 +69,11 @@ class Window:
     rung: Rung = Rung.HOT
     replicas: int | None = None
     _memo: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """What it is called where it stands beside cron entries."""
+        return f"window {self.text}"
 
     def opens_on(self, day: date) -> bool:
         """Whether it opens on `day`, which a zone may skip as a whole."""
@@ -146,6 +151,11 @@ class Transition:
     rung: Rung
     replicas: int | None = None
 
+    @property
+    def name(self) -> str:
+        """What it is called where it stands beside windows."""
+        return f'cron entry "{self.cron.text}"'
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -193,8 +203,8 @@ class Calendar:
         if opened:  # what fires meanwhile counts when the last window has closed
             ruling, phase = max(opened, key=lambda each: (*_warmth(each[0]), each[0].text))
             why = f"its window {ruling.text} is open"
-            rule = f"window {ruling.text}"
-            return Stretch(since, until, ruling.rung, ruling.replicas, why, rule, phase.since)
+            said = ruling.rung, ruling.replicas, why, ruling.name, phase.since
+            return Stretch(since, until, *said)
         return self._fired(now, since, until)
 
     def _fired(self, now: float, since: float, until: float) -> Stretch:
@@ -209,10 +219,10 @@ class Calendar:
         if not fired:
             return Stretch(since, until)
         last, transition = max(fired, key=_fired_late)
-        entry = f'cron entry "{transition.cron.text}"'
         at = datetime.fromtimestamp(last.at, zone(self.zone))
-        why = f"its {entry} set it so at {at:%H:%M} on {at:%a %Y-%m-%d}"
-        return Stretch(since, until, transition.rung, transition.replicas, why, entry, last.at)
+        why = f"its {transition.name} set it so at {at:%H:%M} on {at:%a %Y-%m-%d}"
+        said = transition.rung, transition.replicas, why, transition.name, last.at
+        return Stretch(since, until, *said)
 
     def stretches(self, now: float, end: float) -> Iterator[Stretch]:
         """Yield what it says from `now` on, one stretch after the other, until `end`."""
@@ -241,11 +251,7 @@ class Calendar:
 
     def clock(self, at: float, now: float) -> str:
         """Say a time as its users read it: `09:00`, with the day where it isn't today's."""
-        then, today = (datetime.fromtimestamp(t, zone(self.zone)) for t in (at, now))
-        if then.date() == today.date():
-            return f"{then:%H:%M}"
-        near = abs(then.date() - today.date()) < 6 * DAY
-        return f"{then:%a %H:%M}" if near else f"{then:%Y-%m-%d %H:%M}"
+        return clock(at, now, self.zone)
 
 
 NO_CALENDAR = Calendar()

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from warmd.ladder import FileKind, Phase, Place, Rung, SleepFigures, VramBy, set_key
@@ -14,6 +15,7 @@ from warmd.policy import Demand, Hygiene, Override, Stretch, Target, Wish, worn
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake
 from warmd.replica import Fit, Nap, Replica
 from warmd.staged import StagedFiles, StagedState
+from warmd.supervisor.timetable import CHANGES
 
 QUIET_S = 30.0
 """So long after the last request a model counts as quiet: its sleep may be rehearsed."""
@@ -103,6 +105,7 @@ class Managed:
     sleepless_until: float = -math.inf  # there was no RAM for its sleep
     target: Target = _NOTHING_YET
     stretch: Stretch = _UNREAD  # of its calendar, as it was last read
+    looked_ahead: tuple[Stretch, Sequence[Stretch]] | None = None  # from that stretch on
     held_up_by: str | None = None
     told: dict[str, Rung] = field(default_factory=dict)  # rung by replica, as last written down
     met: dict[str, Rung] = field(default_factory=dict)  # rung by replica when its start began
@@ -162,6 +165,14 @@ class Managed:
         if not self.stretch.holds_at(wall):
             self.stretch = self.terms.wish.calendar.at(wall)
         return self.stretch
+
+    def ahead(self, wall: float) -> Sequence[Stretch]:
+        """Return what its calendar says at `wall` and the next changes of that."""
+        stretch = self.says(wall)
+        if self.looked_ahead is None or self.looked_ahead[0] is not stretch:
+            changes = self.terms.wish.calendar.changes(wall)
+            self.looked_ahead = stretch, tuple(islice(changes, 1 + CHANGES))
+        return self.looked_ahead[1]
 
     def forget_calendar(self) -> None:
         """Read the calendar anew at the next look: it may be another one."""
