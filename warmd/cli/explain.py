@@ -94,7 +94,7 @@ def _calendar(model: Mapping[str, Any], now: float) -> Iterator[str]:
         )
     yield "what it says next" if calendar["changes"] else "nothing of that changes"
     for each in calendar["changes"]:
-        yield clean(f"  {clock(each['at'], now, zone)}  {_said(each)}")
+        yield f"  {clock(each['at'], now, zone)}  {clean(_said(each))}"
 
 
 def _said(change: Mapping[str, Any]) -> str:
