@@ -89,9 +89,8 @@ def _calendar(model: Mapping[str, Any], now: float) -> Iterator[str]:
             when = f"open since {since}" if until is None else f"open since {since} until {until}"
         else:
             when = "closed for good" if until is None else f"closed until {until}"
-        yield clean(
-            f"  {'*' if each['rules'] else ' '} {each['words']}: {rung_words(each)}; {when}"
-        )
+        mark = "*" if each["rules"] else " "
+        yield f"  {mark} " + clean(f"{each['words']}: {rung_words(each)}; {when}")
     yield "what it says next" if calendar["changes"] else "nothing of that changes"
     for each in calendar["changes"]:
         yield f"  {clock(each['at'], now, zone)}  {clean(_said(each))}"
