@@ -53,8 +53,10 @@ def first_at(day: date, seconds: int, name: str) -> float:
 
 def last_at(day: date, seconds: int, name: str) -> float:
     """Return when clocks last show a time, or are put forward over it."""
+    if seconds >= DAY_S:
+        day, seconds = day + DAY, seconds - DAY_S
     there = local_day(day, name)
-    if there.plain and seconds < DAY_S:
+    if there.plain:
         return there.start + seconds
     early, late = _both(day, seconds, zone(name))
     return late if early <= late else _first(day, seconds, zone(name))
@@ -77,8 +79,7 @@ def clock(at: float, now: float, name: str) -> str:
 
 def _both(day: date, seconds: int, tz: tzinfo) -> tuple[float, float]:
     """Return the first and the second such time; where it is skipped the later first (PEP 495)."""
-    more, seconds = divmod(seconds, DAY_S)
-    shown = datetime.combine(day + more * DAY, time(), tz) + timedelta(seconds=seconds)
+    shown = datetime.combine(day, time(), tz) + timedelta(seconds=seconds)
     return shown.timestamp(), shown.replace(fold=1).timestamp()
 
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime, time
-from functools import cached_property
+from datetime import date, datetime, time, timedelta
+from functools import lru_cache
 from itertools import islice
 from math import inf
 
 from warmd.cron import Cron, Firing
 from warmd.ladder import Rung
-from warmd.wall_time import DAY, DAY_S, clock, day_of, first_at, last_at, local_day, zone
+from warmd.wall_time import DAY_S, clock, day_of, first_at, last_at, local_day, zone
 
 _SEARCHED = 366 + 8
 """Days around now within which a window opens, or it is taken never to open."""
@@ -89,14 +89,8 @@ class Window:
         Where clocks are put back it is open from the first to the last of the hours of that name;
         hours that they are put forward over are not there.
         """
-        start, end = self._seconds
+        start, end = _span_of(self.start, self.to)
         return first_at(day, start, self.zone), last_at(day, end, self.zone)
-
-    @cached_property
-    def _seconds(self) -> tuple[int, int]:
-        start = _seconds(self.start)
-        end = DAY_S if self.to is None else _seconds(self.to)
-        return start, end if end > start else end + DAY_S
 
     def around(self, now: float) -> tuple[float, float] | None:
         """Return the span in which it is open at `now`; None where it is closed."""
@@ -139,8 +133,10 @@ class Window:
             dates = sorted(day for day in self.dates if day == today or (day > today) == (step > 0))
             yield from dates[::step]
             return
-        for n in range(_SEARCHED + len(self.skipped)):
-            yield today + n * step * DAY
+        weekday = today.weekday()
+        for n in range(0, step * (_SEARCHED + len(self.skipped)), step):
+            if (weekday + n) % 7 in self.days or self.dates:
+                yield today + timedelta(n)
 
 
 @dataclass(frozen=True)
@@ -269,5 +265,9 @@ def _fired_late(each: tuple[Firing, Transition]) -> tuple[Firing, Rung, int, str
     return firing, *_warmth(transition), transition.cron.text
 
 
-def _seconds(at: time) -> int:
-    return at.hour * 3600 + at.minute * 60
+@lru_cache(maxsize=4096)
+def _span_of(start: time, to: time | None) -> tuple[int, int]:
+    """Return when a window opens and closes, in seconds of the day on which it opens."""
+    opens = start.hour * 3600 + start.minute * 60
+    closes = DAY_S if to is None else to.hour * 3600 + to.minute * 60
+    return opens, closes if closes > opens else closes + DAY_S
