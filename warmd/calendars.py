@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, time
+from functools import lru_cache
 from typing import TypeVar
-from weakref import WeakValueDictionary
 
 from warmd.config import Settings, WindowSettings, host_zone
 from warmd.cron import Cron
 from warmd.policy import Calendar, Transition, Window
 
 _Entry = TypeVar("_Entry", Window, Cron)
-_kept: WeakValueDictionary[Window | Cron, Window | Cron] = WeakValueDictionary()
 
 
+@lru_cache(maxsize=8192)
 def _one(entry: _Entry) -> _Entry:
     """Return the one of all equal entries that is kept: what it finds is found for all."""
-    kept: _Entry = _kept.setdefault(entry, entry)  # type: ignore[assignment]
-    return kept
+    return entry
+
+
+def look_up(settings: Settings, now: float) -> None:
+    """Find what all calendars say at `now`, aside: the event loop then finds it found."""
+    for model in settings.models:
+        calendar_of(settings, model).at(now)
 
 
 def zone_of(settings: Settings, model: str) -> str:

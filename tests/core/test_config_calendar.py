@@ -157,6 +157,15 @@ def test_equal_entries_of_models_are_one_and_know_what_the_others_found(tmp_path
     assert only.startswith(f"{other}:6: models.n.windows[0].to: must be a time such as")
 
 
+def test_a_models_windows_stand_in_its_own_file(tmp_path: Path) -> None:
+    file = config(tmp_path)
+    other = tmp_path / "models.d" / "m.toml"
+    other.parent.mkdir()
+    other.write_text(WINDOW)
+    [only] = problems(file)
+    assert only == f"{other}:1: models.m: is already set in {file}:3: keep one of the two"
+
+
 # The machine's own time zone
 
 

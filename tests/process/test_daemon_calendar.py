@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 from daemon_rig import PATIENCE_S, Daemon, a_daemon, until
 
-DAY_S = 86400
+from warmd.cli.explain import explanation
+
 MINUTE_S = 60.0
 
 
@@ -57,6 +58,9 @@ def test_an_open_window_makes_hot_at_once_and_again_after_a_crash(daemon: Daemon
         f"its window daily {shown(now - 3600)}-{shown(now + 7200)} is open",
     )
     assert told["until"] == (now + 7200) // 60 * 60
+    lines = explanation(daemon.control("GET", "/explain?model=m").json, time.gmtime).splitlines()
+    assert "its calendar (UTC), what rules now marked with *" in lines
+    assert any(line.startswith("  * window daily ") for line in lines)
     daemon.stop(signal.SIGKILL)
     until(lambda: not daemon.engine_processes(), "its engines end with it")
     daemon.start()

@@ -41,7 +41,7 @@ def _kernel_synchronised() -> bool | None:
 
 
 def judge_clock(facts: ClockFacts) -> Iterator[Finding]:
-    """Judge it: times in the history, and later the calendar, are only as good as the clock."""
+    """Judge it: times in the history, and the calendar, are only as good as the clock."""
     if facts.synchronised is False:
         yield warning(
             _SUBJECT,
