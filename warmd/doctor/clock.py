@@ -45,7 +45,7 @@ def judge_clock(facts: ClockFacts) -> Iterator[Finding]:
     if facts.synchronised is False:
         yield warning(
             _SUBJECT,
-            "the clock is not synchronised: history and logs tell wrong times",
+            "the clock is not synchronised: the calendar, history and logs go wrong",
             "sudo timedatectl set-ntp true, or start chrony; timedatectl shows what is missing",
         )
     else:
