@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import cached_property, lru_cache
 from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from apscheduler.triggers.cron import CronTrigger
 
@@ -27,7 +27,16 @@ _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY_PART = re.compile(r"(?:(\*)|(\w+)(?:-(\w+))?)(?:/([0-9]{1,2}))?", re.ASCII)
 _PART = re.compile(r"(\*|[0-9]+(-[0-9]+)?)(/[0-9]+)?")
 _MONTH_PART = re.compile(r"[a-z]{3}(-[a-z]{3})?")
+_LAST = "last"
 _JANUARY = datetime(2024, 1, 1, tzinfo=UTC)
+_SHOWN = {
+    "minute": {n: _JANUARY.replace(minute=n) for n in range(60)},
+    "hour": {n: _JANUARY.replace(hour=n) for n in range(24)},
+    "day": {n: _JANUARY.replace(day=n) for n in range(1, 32)},
+    "month": {n: _JANUARY.replace(month=n) for n in range(1, 13)},
+}
+"""A time with each number that a field may have."""
+
 _LONGEST_YEARS = 41
 """29 February falls on one weekday again after 40 years at most (2088 to 2128)."""
 
@@ -153,7 +162,7 @@ class Cron:
         return _read(self.text)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=8192)
 def _read(text: str) -> _Fields:
     fields = text.lower().split()
     if len(fields) != 5:
@@ -162,39 +171,37 @@ def _read(text: str) -> _Fields:
             f'such as "0 20 * * mon-fri", and has {len(fields)}'
         )
     minute, hour, day, month, weekday = fields
-    for name, each in (("minute", minute), ("hour", hour), ("day", day), ("month", month)):
-        for part in each.split(","):
-            # APScheduler passes over what stands after a name: `jan/2`, `lastly`.
-            named = (name == "day" and part == "last") or (
-                name == "month" and _MONTH_PART.fullmatch(part)
-            )
-            if not named and not _PART.fullmatch(part):
-                raise ValueError(f"is no cron entry: {part!r} is no {name}")
-    try:
-        trigger = CronTrigger(minute=minute, hour=hour, day=day, month=month, timezone="UTC")
-    except ValueError as error:
-        raise ValueError(f"is no cron entry: {error}") from None
-    by_name = {each.name: each for each in trigger.fields}
-    hours = _values(by_name["hour"], (_JANUARY.replace(hour=n) for n in range(24)))
-    minutes = _values(by_name["minute"], (_JANUARY.replace(minute=n) for n in range(60)))
+    minutes, hours = _values("minute", minute), _values("hour", hour)
     return _Fields(
         times=tuple(h * 3600 + m * 60 for h in sorted(hours) for m in sorted(minutes)),
         every_hour=len(hours) == 24,
-        days=_values(by_name["day"], (_JANUARY.replace(day=n) for n in range(1, 32)), but="last"),
-        last_day="last" in day.split(","),
-        months=_values(by_name["month"], (_JANUARY.replace(month=n) for n in range(1, 13))),
+        days=_values("day", day),
+        last_day=_LAST in day.split(","),
+        months=_values("month", month),
         weekdays=frozenset((_DAYS.index(each) - 1) % 7 for each in _weekdays(weekday)),
     )
 
 
-def _values(field: Any, dates: Iterable[datetime], but: str = "") -> frozenset[int]:
-    """Return which of the field's values its expressions have."""
+@lru_cache(maxsize=1024)
+def _values(name: str, text: str) -> frozenset[int]:
+    """Return which values a field has; raises `ValueError`."""
+    for part in text.split(","):
+        # APScheduler passes over what stands after a name: `jan/2`, `lastly`.
+        is_named = (name == "day" and part == _LAST) or (
+            name == "month" and _MONTH_PART.fullmatch(part)
+        )
+        if not is_named and not _PART.fullmatch(part):
+            raise ValueError(f"is no cron entry: {part!r} is no {name}")
+    try:
+        trigger = CronTrigger(**{name: text}, timezone="UTC")
+    except ValueError as error:
+        raise ValueError(f"is no cron entry: {error}") from None
+    [field] = [each for each in trigger.fields if each.name == name]
+    expressions = [each for each in field.expressions if str(each) != _LAST]
     return frozenset(
-        field.get_value(each)
-        for each in dates
-        for expression in field.expressions
-        if str(expression) != but
-        and expression.get_next_value(each, field) == field.get_value(each)
+        number
+        for number, shown in _SHOWN[name].items()
+        if any(each.get_next_value(shown, field) == number for each in expressions)
     )
 
 

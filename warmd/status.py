@@ -140,7 +140,7 @@ class ModelStatus:
     staged: tuple[StagedStatus, ...] = ()  # in the order in which a start needs them
     rank: str = "rests"  # what the target rests on: operator, demand, calendar or rests
     until: float | None = None  # Unix seconds until when that is known to rule, None where it isn't
-    calendar: CalendarStatus | None = None
+    calendar: str | None = None  # what it says, until when and what then; None where it has none
 
 
 @dataclass(frozen=True)

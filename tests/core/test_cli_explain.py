@@ -178,12 +178,13 @@ CALENDAR: dict[str, Any] = {
 def test_its_calendar_is_told_entry_by_entry_with_what_rules_and_what_comes() -> None:
     calm = REPLICA | {"phase": "ready", "reason": "its window is open", "failures": 0}
     calm |= {"rung": "hot", "since": MONDAY_NOON - HOUR}
-    model = MODEL | {"rung": "hot", "held_up_by": None, "replicas": [calm], "rank": "calendar"}
-    model |= {"reason": "its window mon-fri 09:00-18:00 is open", "calendar": CALENDAR}
-    lines = explained(model | {"until": MONDAY_NOON + 6 * HOUR}, time=MONDAY_NOON).splitlines()
+    model = MODEL | {"rung": "hot", "held_up_by": None, "replicas": [calm]}
+    model |= {"reason": "its window mon-fri 09:00-18:00 is open"}
+    model |= {"calendar": "hot, 2 replicas until 18:00, then cold"}
+    lines = explained(model, time=MONDAY_NOON, calendar=CALENDAR).splitlines()
     assert lines[:2] == [
         "m is hot, as it shall be: its window mon-fri 09:00-18:00 is open",
-        "  by its calendar until 18:00, then cold, 1 replica",
+        "  calendar: hot, 2 replicas until 18:00, then cold",
     ]
     fired = "fired Thu 2026-01-01 00:00, fires next Fri 2027-01-01 00:00"
     begin = lines.index("its calendar (UTC), what rules now marked with *")
@@ -195,8 +196,3 @@ def test_its_calendar_is_told_entry_by_entry_with_what_rules_and_what_comes() ->
         '  18:00  cold, 1 replica: cron entry "0 0 1 1 *"',
         "  Tue 12:00  nothing: it follows demand, and rests else",
     ]
-    silent = model | {"rank": "rests", "until": MONDAY_NOON + HOUR}
-    notes = explained(silent, time=MONDAY_NOON).splitlines()
-    assert notes[1] == "  its calendar says nothing until 13:00, then cold, 1 replica"
-    asked = explained(model | {"rank": "demand", "until": None}, time=MONDAY_NOON).splitlines()
-    assert asked[1].startswith("  m.0: ready")

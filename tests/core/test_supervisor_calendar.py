@@ -13,7 +13,7 @@ from warmd.cron import Cron
 from warmd.ladder import Phase, Rung
 from warmd.planner import ModelFacts
 from warmd.policy import Calendar, Hygiene, Rank, Transition, Window
-from warmd.supervisor import Known, SleepPolicy, Terms
+from warmd.supervisor import Known, SleepPolicy, Terms, calendar_status
 
 WORK = Window("mon-fri 09:00-18:00", "UTC", time(9), time(18), frozenset(range(5)), replicas=2)
 LUNCH = Window("daily 12:00-13:00", "UTC", time(12), time(13), rung=Rung.ASLEEP)
@@ -136,22 +136,20 @@ async def test_what_an_operator_sets_goes_before_the_calendar_and_ends_by_itself
 
 async def test_the_status_tells_what_rules_until_when_and_what_comes() -> None:
     house = a_house(Calendar((WORK, LUNCH), (NIGHT,)), "2026-11-23 12:30")
-    status = house.supervisor.statuses()["m"]
-    assert status.calendar is not None
+    wish = house.supervisor.models["m"].terms.wish
+    calendar = calendar_status(wish.calendar, house.time.clock.wall())
+    assert calendar is not None
 
     def clock(at: float | None) -> str | None:
         return None if at is None else f"{datetime.fromtimestamp(at, UTC):%d %H:%M}"
 
-    told = [
-        (e.words, e.is_open, e.rules, clock(e.since), clock(e.until))
-        for e in status.calendar.entries
-    ]
+    told = [(e.words, e.is_open, e.rules, clock(e.since), clock(e.until)) for e in calendar.entries]
     assert told == [
         ("window mon-fri 09:00-18:00", True, True, "23 09:00", "23 18:00"),
         ("window daily 12:00-13:00", True, False, "23 12:00", "23 13:00"),
         ('cron entry "0 20 * * *"', None, False, "22 20:00", "23 20:00"),
     ]
-    comes = [(clock(c.at), c.rung, c.replicas, c.words) for c in status.calendar.changes]
+    comes = [(clock(c.at), c.rung, c.replicas, c.words) for c in calendar.changes]
     night, work = 'cron entry "0 20 * * *"', "window mon-fri 09:00-18:00"
     assert comes == [
         ("23 18:00", Rung.COLD, None, night),
@@ -161,6 +159,14 @@ async def test_the_status_tells_what_rules_until_when_and_what_comes() -> None:
     house.supervisor.tick()
     status = house.supervisor.statuses()["m"]
     assert (status.rank, clock(status.until)) == ("calendar", "23 18:00")
+    assert status.calendar == "hot, 2 replicas until 18:00, then cold"
+    set_clock(house, "2026-11-23 19:00")
+    assert house.supervisor.statuses()["m"].calendar == "cold until Tue 09:00, then hot, 2 replicas"
+    house.supervisor.adopt("m", under(house, Calendar((WORK,))))
+    house.supervisor.tick()
+    status = house.supervisor.statuses()["m"]
+    assert (status.rank, clock(status.until)) == ("rests", "24 09:00")
+    assert status.calendar == "nothing until Tue 09:00, then hot, 2 replicas"
 
 
 async def test_other_terms_have_another_calendar_at_once() -> None:
@@ -171,3 +177,4 @@ async def test_other_terms_have_another_calendar_at_once() -> None:
     house.supervisor.adopt("m", under(house, Calendar()))
     assert wanted(house).target.rung is Rung.STAGED
     assert house.supervisor.statuses()["m"].calendar is None
+    assert calendar_status(Calendar(), 0.0) is None

@@ -12,14 +12,13 @@ from warmd.cli.words import (
     held_asleep,
     model_notes,
     replica_doing,
-    rung_words,
     span,
     staged_lines,
     trouble,
     warnings,
 )
 from warmd.ladder import VramBy
-from warmd.spoken import duration, size
+from warmd.spoken import duration, size, standing
 from warmd.wall_time import clock
 
 _STEADY = ("ready", "asleep", "down")
@@ -43,7 +42,7 @@ def explanation(answer: Mapping[str, Any], local: Callable[[float], time.struct_
         led = "; what led there: " if replica["phase"] in _STEADY else ": "
         lines.append(f"    for {span(now - replica['since'], 1)}{led}{why}")
         lines += [f"    {each}" for each in _replica_notes(replica)]
-    lines += _calendar(model, now)
+    lines += _calendar(answer.get("calendar"), now)
     if starts := answer.get("starts"):
         lines.append("its last starts")
     for each in reversed(starts or ()):
@@ -71,10 +70,9 @@ def _terms(model: Mapping[str, Any]) -> Iterator[str]:
         yield clean(f"can't sleep: {model['cannot_sleep']}")
 
 
-def _calendar(model: Mapping[str, Any], now: float) -> Iterator[str]:
+def _calendar(calendar: Mapping[str, Any] | None, now: float) -> Iterator[str]:
     """List its calendar, what of it rules now, and what it says next, in its own time zone."""
-    calendar = model.get("calendar")
-    if not calendar:
+    if calendar is None:
         return
     zone = calendar["timezone"]
     yield f"its calendar ({zone}), what rules now marked with *"
@@ -90,7 +88,9 @@ def _calendar(model: Mapping[str, Any], now: float) -> Iterator[str]:
         else:
             when = "closed for good" if until is None else f"closed until {until}"
         mark = "*" if each["rules"] else " "
-        yield f"  {mark} " + clean(f"{each['words']}: {rung_words(each)}; {when}")
+        yield f"  {mark} " + clean(
+            f"{each['words']}: {standing(each['rung'], each['replicas'])}; {when}"
+        )
     yield "what it says next" if calendar["changes"] else "nothing of that changes"
     for each in calendar["changes"]:
         yield f"  {clock(each['at'], now, zone)}  {clean(_said(each))}"
@@ -99,7 +99,7 @@ def _calendar(model: Mapping[str, Any], now: float) -> Iterator[str]:
 def _said(change: Mapping[str, Any]) -> str:
     if change["rung"] is None:
         return "nothing: it follows demand, and rests else"
-    return f"{rung_words(change)}: {change['words']}"
+    return f"{standing(change['rung'], change['replicas'])}: {change['words']}"
 
 
 def _replica_notes(replica: Mapping[str, Any]) -> Iterator[str]:

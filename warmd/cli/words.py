@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from warmd.wall_time import clock
-
 _SIZES = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
 _SPANS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 _HEIGHTS = {"staged": 1, "asleep": 2, "hot": 3}
@@ -100,31 +98,14 @@ def model_notes(model: Mapping[str, Any], now: float) -> list[str]:
     notes = []
     if model["override_until"] is not None:
         notes.append(f"set by an operator for another {span(model['override_until'] - now)}")
-    notes += _by_calendar(model, now)
+    if model.get("calendar"):
+        notes.append(f"calendar: {model['calendar']}")
     told = [replica["reason"] for replica in model["replicas"] if trouble(replica)]
     if model["held_up_by"] and not any(reason in model["held_up_by"] for reason in told):
         notes.append(f"held up: {model['held_up_by']}")
     busy = any(each["busy"] or each["partial"] for each in model.get("staged", ()))
     notes += staged_lines(model) if busy else ()
     return [clean(note) for note in notes]
-
-
-def rung_words(said: Mapping[str, Any]) -> str:
-    """Say a rung and how many replicas, where that is said: `hot, 2 replicas`."""
-    number = said["replicas"]
-    many = "" if number is None else f", {number} replica{'' if number == 1 else 's'}"
-    return f"{said['rung']}{many}"
-
-
-def _by_calendar(model: Mapping[str, Any], now: float) -> list[str]:
-    """Say until when the calendar rules, or is silent, and what it says then."""
-    calendar, until = model.get("calendar"), model.get("until")
-    if not calendar or until is None or model["rank"] not in ("calendar", "rests"):
-        return []
-    said = "by its calendar" if model["rank"] == "calendar" else "its calendar says nothing"
-    then = calendar["changes"][0] if calendar["changes"] else {"rung": None}
-    comes = "" if then["rung"] is None else f", then {rung_words(then)}"
-    return [f"{said} until {clock(until, now, calendar['timezone'])}{comes}"]
 
 
 def staged_lines(model: Mapping[str, Any]) -> list[str]:

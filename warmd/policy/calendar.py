@@ -187,6 +187,11 @@ class Calendar:
     transitions: tuple[Transition, ...] = ()
     zone: str = "UTC"
 
+    @property
+    def entries(self) -> int:
+        """How many windows and transitions it has."""
+        return len(self.windows) + len(self.transitions)
+
     def at(self, now: float) -> Stretch:
         """Return what it says at `now`, and for how long nothing of that changes."""
         since, until = -inf, inf

@@ -15,7 +15,6 @@ from warmd.policy import Demand, Hygiene, Override, Stretch, Target, Wish, worn
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake
 from warmd.replica import Fit, Nap, Replica
 from warmd.staged import StagedFiles, StagedState
-from warmd.supervisor.timetable import CHANGES
 
 QUIET_S = 30.0
 """So long after the last request a model counts as quiet: its sleep may be rehearsed."""
@@ -105,7 +104,7 @@ class Managed:
     sleepless_until: float = -math.inf  # there was no RAM for its sleep
     target: Target = _NOTHING_YET
     stretch: Stretch = _UNREAD  # of its calendar, as it was last read
-    looked_ahead: tuple[Stretch, Sequence[Stretch]] | None = None  # from that stretch on
+    looked_ahead: tuple[Stretch, Stretch, Stretch | None] | None = None  # from the first on
     held_up_by: str | None = None
     told: dict[str, Rung] = field(default_factory=dict)  # rung by replica, as last written down
     met: dict[str, Rung] = field(default_factory=dict)  # rung by replica when its start began
@@ -166,13 +165,13 @@ class Managed:
             self.stretch = self.terms.wish.calendar.at(wall)
         return self.stretch
 
-    def ahead(self, wall: float) -> Sequence[Stretch]:
-        """Return what its calendar says at `wall` and the next changes of that."""
+    def change(self, wall: float) -> tuple[Stretch, Stretch | None]:
+        """Return what its calendar says at `wall` as long as that goes on, and what then."""
         stretch = self.says(wall)
         if self.looked_ahead is None or self.looked_ahead[0] is not stretch:
-            changes = self.terms.wish.calendar.changes(wall)
-            self.looked_ahead = stretch, tuple(islice(changes, 1 + CHANGES))
-        return self.looked_ahead[1]
+            says, *then = islice(self.terms.wish.calendar.changes(wall), 2)
+            self.looked_ahead = stretch, says, then[0] if then else None
+        return self.looked_ahead[1:]
 
     def forget_calendar(self) -> None:
         """Read the calendar anew at the next look: it may be another one."""

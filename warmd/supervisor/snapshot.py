@@ -21,7 +21,7 @@ from warmd.status import (
 )
 from warmd.supervisor.events import Clock
 from warmd.supervisor.model import Managed, Terms
-from warmd.supervisor.timetable import calendar_status, known
+from warmd.supervisor.timetable import calendar_words, known
 
 RETIRED = Target(Rung.COLD, 0, "it is no longer in the config")
 
@@ -115,7 +115,8 @@ def model_status(
     model: Managed, clock: Clock, why_not: Mapping[str, str] = _NOTHING
 ) -> ModelStatus:
     """Return what is known of `model` at this moment; `why_not`: what isn't staged, by key."""
-    staged, ahead = model.staged.state, model.ahead(clock.wall())
+    staged, calendar, wall = model.staged.state, model.terms.wish.calendar, clock.wall()
+    says, then = model.change(wall)
     return ModelStatus(
         name=model.name,
         aliases=model.terms.aliases,
@@ -130,8 +131,8 @@ def model_status(
             staged.done, staged.total or 0, staged.held or staged.partial, staged.busy
         ),
         rank=model.target.rank.word,
-        until=_until(model, ahead),
-        calendar=calendar_status(model.terms.wish.calendar, ahead, clock.wall()),
+        until=_until(model, says),
+        calendar=calendar_words(calendar, says, then, wall) if calendar.entries else None,
         cannot_sleep=model.terms.wish.cannot_sleep,
         pool=model.terms.pool,
         vram=model.terms.vram,
@@ -146,7 +147,7 @@ def model_status(
     )
 
 
-def _until(model: Managed, ahead: Sequence[Stretch]) -> float | None:
+def _until(model: Managed, says: Stretch) -> float | None:
     """Return until when what decides its target is known to do so (Unix seconds)."""
     match model.target.rank:
         case Rank.OPERATOR:
@@ -154,7 +155,7 @@ def _until(model: Managed, ahead: Sequence[Stretch]) -> float | None:
         case Rank.DEMAND:
             return None
         case Rank.CALENDAR | Rank.RESTS:
-            return known(ahead[0].until)
+            return known(says.until)
 
 
 def _staged_status(staged: StagedFiles, why_not: str | None) -> StagedStatus:

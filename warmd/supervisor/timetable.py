@@ -1,28 +1,37 @@
-"""What a model's calendar says, entry by entry, for `warmctl explain`. Pure."""
+"""What a model's calendar says: in a sentence, and entry by entry for `warmctl explain`. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import islice
 from math import isinf
 
 from warmd.policy import Calendar, Stretch, Transition, Window
+from warmd.spoken import standing
 from warmd.status import CalendarStatus, EntryStatus, SaidStatus
 
 CHANGES = 3
 """So many changes ahead are told."""
 
 
-def calendar_status(
-    calendar: Calendar, ahead: Sequence[Stretch], now: float
-) -> CalendarStatus | None:
-    """Return the entries as they are at `now`, and what comes; None where there is no entry.
-
-    `ahead`: what is said now, then each change.
-    """
-    if not calendar.windows and not calendar.transitions:
+def calendar_status(calendar: Calendar, now: float) -> CalendarStatus | None:
+    """Return the entries as they are at `now`, and what comes; None where there is no entry."""
+    if not calendar.entries:
         return None
-    changes = tuple(SaidStatus(s.since, s.rung, s.replicas, s.rule) for s in ahead[1:])
-    return CalendarStatus(calendar.zone, tuple(_entries(calendar, ahead[0], now)), changes)
+    says, *changes = islice(calendar.changes(now), 1 + CHANGES)
+    told = tuple(SaidStatus(s.since, s.rung, s.replicas, s.rule) for s in changes)
+    return CalendarStatus(calendar.zone, tuple(_entries(calendar, says, now)), told)
+
+
+def calendar_words(calendar: Calendar, says: Stretch, then: Stretch | None, now: float) -> str:
+    """Say what holds at `now`, and then: `hot, 2 replicas until 18:00, then asleep`."""
+    if then is None:
+        return _said(says)
+    return f"{_said(says)} until {calendar.clock(says.until, now)}, then {_said(then)}"
+
+
+def _said(says: Stretch) -> str:
+    return "nothing" if says.rung is None else standing(says.rung, says.replicas)
 
 
 def known(moment: float | None) -> float | None:
