@@ -101,7 +101,7 @@ def test_engines_that_outlive_the_daemon_stay_for_their_window(daemon: Daemon) -
 def test_a_window_closes_and_another_opens_to_the_minute(daemon: Daemon) -> None:
     daemon.turn("n")
     turn = time.time() // MINUTE_S * MINUTE_S + MINUTE_S
-    if turn - time.time() < 12.0:  # the daemon and its engine must be up before
+    if turn - time.time() < 20.0:  # the daemon and its engine must be up before
         turn += MINUTE_S
     rests = 'resting = "cold"\n'
     opens = window(turn, turn + 7200).replace("models.m", "models.n")
@@ -123,7 +123,7 @@ def test_an_override_ends_by_itself_and_the_window_goes_on(daemon: Daemon) -> No
     under(daemon, window(now - 3600, now + 7200))
     daemon.start()
     daemon.wait_for("ready")
-    set_for = {"model": "m", "rung": "cold", "for": 4.0}
+    set_for = {"model": "m", "rung": "cold", "for": 8.0}
     assert daemon.control("POST", "/set", set_for).status == 200
     daemon.wait_for("down")
     daemon.stop()
