@@ -4,37 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, time
-from pathlib import Path
+from functools import lru_cache
+from typing import TypeVar
 
-from warmd.config import Settings, WindowSettings
+from warmd.config import Settings, WindowSettings, host_zone
 from warmd.cron import Cron
 from warmd.policy import Calendar, Transition, Window
 
-_LOCALTIME = Path("/etc/localtime")
-_ZONES = "zoneinfo/"
+_Entry = TypeVar("_Entry", Window, Cron)
 
 
-def host_zone() -> str:
-    """Return the name of the machine's time zone; UTC where that can't be told."""
-    try:
-        _, found, name = str(_LOCALTIME.resolve(strict=True)).rpartition(_ZONES)
-    except OSError:
-        return "UTC"
-    return name if found else "UTC"
+@lru_cache(maxsize=8192)
+def _one(entry: _Entry) -> _Entry:
+    """Return the one of all equal entries that is kept: what it finds is found for all."""
+    return entry
+
+
+def look_up(settings: Settings, now: float) -> None:
+    """Find what all calendars say at `now`, aside: the event loop then finds it found."""
+    for model in settings.models:
+        calendar_of(settings, model).at(now)
 
 
 def zone_of(settings: Settings, model: str) -> str:
     """Return the name of the time zone by which the times of `model` are read."""
-    return settings.models[model].timezone or settings.host.timezone or host_zone()
+    named = settings.models[model].timezone or settings.host.timezone
+    if named is not None:
+        return named
+    try:
+        return host_zone()
+    except ValueError:
+        return "UTC"  # the config check refuses a calendar then; it may have been there before
 
 
 def calendar_of(settings: Settings, model: str) -> Calendar:
     """Return the calendar of `model`."""
     table, zone = settings.models[model], zone_of(settings, model)
     return Calendar(
-        windows=tuple(_window(settings, each, zone) for each in table.windows),
+        windows=tuple(_one(_window(settings, each, zone)) for each in table.windows),
         transitions=tuple(
-            Transition(Cron(each.at, zone), each.rung, each.replicas) for each in table.cron
+            Transition(_one(Cron(each.at, zone)), each.rung, each.replicas) for each in table.cron
         ),
         zone=zone,
     )

@@ -44,8 +44,8 @@ from warmd.residency import SetInRam, residency_of
 from warmd.roster import note
 from warmd.spoken import count
 from warmd.staging import Keeper, StagingError
-from warmd.status import Decision, Status
-from warmd.supervisor import Clock, Held, Supervisor
+from warmd.status import CalendarStatus, Decision, Status
+from warmd.supervisor import Clock, Held, Supervisor, calendar_status
 from warmd.wiring import Build, Front, fitter
 
 log = logging.getLogger("warmd")
@@ -276,6 +276,10 @@ class Daemon:
     async def decisions(self, model: str) -> list[Decision]:
         """Return the last changes of rung of `model`; the disk is waited for in a thread."""
         return await asyncio.to_thread(self._history.decisions, model)
+
+    def calendar(self, model: str) -> CalendarStatus | None:
+        """Return what the calendar of `model` says, entry by entry; None where it has none."""
+        return calendar_status(self._supervisor.models[model].terms.wish.calendar, CLOCK.wall())
 
     async def last_starts(self, model: str) -> list[Start]:
         """Return the last starts of `model`; the disk is waited for in a thread."""

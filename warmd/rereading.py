@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from warmd.aside import aside
+from warmd.calendars import look_up
 from warmd.config import Settings
 from warmd.fitting import Fitter
 from warmd.planner import Reservations
@@ -41,6 +43,7 @@ async def read_config(read: Callable[[], Settings], now: Settings, fitter: Fitte
 
     def look() -> Reread:
         settings, later = applicable(now, read())
+        look_up(settings, time.time())
         return Reread(settings, later, fitter.reserve(settings))
 
     found = await read_anew(look)

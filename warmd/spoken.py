@@ -24,6 +24,11 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def standing(rung: str, replicas: int | None) -> str:
+    """Say where a model stands, and with how many where that is said: `hot, 2 replicas`."""
+    return rung if replicas is None else f"{rung}, {count(replicas, 'replica')}"
+
+
 def size(in_bytes: int) -> str:
     """Say a size as the config writes it: `812 bytes`, `13.4 GiB`."""
     if in_bytes < 1024:

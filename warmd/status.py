@@ -83,6 +83,41 @@ class ReplicaStatus:
 
 
 @dataclass(frozen=True)
+class EntryStatus:
+    """A window, open or closed from `since` until `until`; or a cron entry, by its firings.
+
+    Unix seconds, None where that isn't known or never comes. `rules`: it says what holds now.
+    """
+
+    words: str  # such as `window mon-fri 09:00-18:00`
+    rung: Rung
+    replicas: int | None  # None: as many as the model has
+    is_open: bool | None  # None: a cron entry
+    rules: bool
+    since: float | None
+    until: float | None
+
+
+@dataclass(frozen=True)
+class SaidStatus:
+    """What a calendar says from `at` (Unix seconds) on. `rung` None: nothing, `words` is empty."""
+
+    at: float
+    rung: Rung | None
+    replicas: int | None
+    words: str
+
+
+@dataclass(frozen=True)
+class CalendarStatus:
+    """The calendar of a model: its entries, and its next changes."""
+
+    timezone: str
+    entries: tuple[EntryStatus, ...]
+    changes: tuple[SaidStatus, ...]
+
+
+@dataclass(frozen=True)
 class ModelStatus:
     """One model: where it stands (`rung`), where it shall be (`target`) and why (`reason`)."""
 
@@ -103,6 +138,9 @@ class ModelStatus:
     vram_by: VramBy = VramBy.DECLARED  # who says so
     retired: bool = False  # no longer in the config: it is drained and stopped
     staged: tuple[StagedStatus, ...] = ()  # in the order in which a start needs them
+    rank: str = "rests"  # what the target rests on: operator, demand, calendar or rests
+    until: float | None = None  # Unix seconds until when that is known to rule, None where it isn't
+    calendar: str | None = None  # what it says, until when and what then; None where it has none
 
 
 @dataclass(frozen=True)

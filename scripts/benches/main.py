@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
+import calendar_bench
 import cold_exec
 import coldstart
 import crash
@@ -56,6 +57,7 @@ BENCHES: dict[str, _Bench | _BenchOnDisk] = {
     "restart": _Bench(40.0, restart.run),
     "tick": _Bench(10.0, tick.run),
     "sweep": _Bench(10.0, sweep.run),
+    "calendar": _Bench(10.0, calendar_bench.run),
     "staging": _BenchOnDisk(180.0, staging.run),
     "coldstart": _BenchOnDisk(300.0, coldstart.run, 1200.0, only_by_name=True),
 }

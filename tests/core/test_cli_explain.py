@@ -128,3 +128,71 @@ def test_each_kind_of_files_has_its_line() -> None:
     assert part == "weights: 4.0 of 10.0 GiB in RAM, no room"
     assert staged_lines({"staged": [kind("weights", 0)]}) == ["weights: not in RAM"]
     assert staged_lines({}) == [], "an older daemon tells nothing of it"
+
+
+MONDAY_NOON = 1795435200.0
+HOUR = 3600.0
+CALENDAR: dict[str, Any] = {
+    "timezone": "UTC",
+    "entries": [
+        {
+            "words": "window mon-fri 09:00-18:00",
+            "rung": "hot",
+            "replicas": 2,
+            "is_open": True,
+            "rules": True,
+            "since": MONDAY_NOON - 3 * HOUR,
+            "until": MONDAY_NOON + 6 * HOUR,
+        },
+        {
+            "words": "window sat 10:00-12:00",
+            "rung": "asleep",
+            "replicas": None,
+            "is_open": False,
+            "rules": False,
+            "since": None,
+            "until": MONDAY_NOON + (4 * 24 + 22) * HOUR,
+        },
+        {
+            "words": 'cron entry "0 0 1 1 *"',
+            "rung": "cold",
+            "replicas": None,
+            "is_open": None,
+            "rules": False,
+            "since": MONDAY_NOON - 326.5 * 24 * HOUR,
+            "until": MONDAY_NOON + 38.5 * 24 * HOUR,
+        },
+    ],
+    "changes": [
+        {
+            "at": MONDAY_NOON + 6 * HOUR,
+            "rung": "cold",
+            "replicas": 1,
+            "words": 'cron entry "0 0 1 1 *"',
+        },
+        {"at": MONDAY_NOON + 24 * HOUR, "rung": None, "replicas": None, "words": ""},
+    ],
+}
+
+
+def test_its_calendar_is_told_entry_by_entry_with_what_rules_and_what_comes() -> None:
+    calm = REPLICA | {"phase": "ready", "reason": "its window is open", "failures": 0}
+    calm |= {"rung": "hot", "since": MONDAY_NOON - HOUR}
+    model = MODEL | {"rung": "hot", "held_up_by": None, "replicas": [calm]}
+    model |= {"reason": "its window mon-fri 09:00-18:00 is open"}
+    model |= {"calendar": "hot, 2 replicas until 18:00, then cold"}
+    lines = explained(model, time=MONDAY_NOON, calendar=CALENDAR).splitlines()
+    assert lines[:2] == [
+        "m is hot, as it shall be: its window mon-fri 09:00-18:00 is open",
+        "  calendar: hot, 2 replicas until 18:00, then cold",
+    ]
+    fired = "fired Thu 2026-01-01 00:00, fires next Fri 2027-01-01 00:00"
+    begin = lines.index("its calendar (UTC), what rules now marked with *")
+    assert lines[begin + 1 : begin + 7] == [
+        "  * window mon-fri 09:00-18:00: hot, 2 replicas; open since 09:00 until 18:00",
+        "    window sat 10:00-12:00: asleep; closed until Sat 10:00",
+        f'    cron entry "0 0 1 1 *": cold; {fired}',
+        "what it says next",
+        '  18:00  cold, 1 replica: cron entry "0 0 1 1 *"',
+        "  Tue 12:00  nothing: it follows demand, and rests else",
+    ]

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from warmd.calendars import calendar_of
 from warmd.config import ConfigError, load
+from warmd.ladder import Rung
 from warmd.status import (
+    CalendarStatus,
     CardStatus,
+    EntryStatus,
     ModelStatus,
     ReplicaStatus,
+    SaidStatus,
     SleepStatus,
     StagedStatus,
     StagingStatus,
@@ -34,6 +41,9 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
         StartStatus,
         SleepStatus,
         CardStatus,
+        CalendarStatus,
+        EntryStatus,
+        SaidStatus,
     ],
 )
 def test_every_field_of_the_status_stands_in_the_stable_table(facts: type) -> None:
@@ -51,3 +61,28 @@ def test_the_misspelt_key_of_the_first_config_is_where_the_readme_says(tmp_path:
         load(file)
     (told,) = re.findall(r"^/etc/warmd/(warmd.toml:\d+: .*)$", README, re.MULTILINE)
     assert f"{tmp_path}/{told}" in str(error.value)
+
+
+def test_the_calendar_of_the_readme_says_what_the_readme_says(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```toml\n(\[host\]\ntimezone.*?)```", README, re.DOTALL)
+    (tmp_path / "config.json").touch()
+    python = tmp_path / "python"
+    python.touch(mode=0o755)
+    file = tmp_path / "warmd.toml"
+    model = f'[models.qwen3-32b]\nweights = "{tmp_path}"\n[engine]\npython = "{python}"\n'
+    file.write_text(block + model)
+    calendar = calendar_of(load(file), "qwen3-32b")
+
+    def says(clock: str) -> tuple[Rung | None, int | None]:
+        moment = datetime.fromisoformat(clock).replace(tzinfo=ZoneInfo("Europe/Berlin"))
+        stretch = calendar.at(moment.timestamp())
+        return stretch.rung, stretch.replicas
+
+    assert says("2026-11-23 09:00") == (Rung.HOT, 2)
+    assert says("2026-11-23 18:00") == says("2026-12-25 12:00") == (Rung.ASLEEP, None)
+    assert says("2026-12-24 11:59") == (Rung.HOT, None)
+    assert says("2026-12-24 12:00") == (Rung.ASLEEP, None)
+    listed = README[README.index("## Calendar") : README.index("## Pools and fairness")]
+    names = [window.name for window in calendar.windows]
+    for name in (*names, *(each.name for each in calendar.transitions)):
+        assert f"{name}: " in listed

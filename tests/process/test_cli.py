@@ -88,6 +88,9 @@ class Daemon:
     async def residency(self) -> list[SetInRam]:
         raise NotImplementedError
 
+    def calendar(self, model: str) -> None:
+        """No model has one."""
+
     async def last_starts(self, model: str) -> list[Start]:
         return []
 

@@ -78,6 +78,9 @@ class Daemon:
     async def residency(self) -> list[SetInRam]:
         return [SetInRam(KnownSet("weights:qwen3", ("qwen3",), FileKind.WEIGHTS, None), None)]
 
+    def calendar(self, model: str) -> None:
+        """No model has one."""
+
     async def last_starts(self, model: str) -> list[Start]:
         return []
 

@@ -18,7 +18,8 @@ from warmd.cli.words import (
     warnings,
 )
 from warmd.ladder import VramBy
-from warmd.spoken import duration, size
+from warmd.spoken import duration, size, standing
+from warmd.wall_time import clock
 
 _STEADY = ("ready", "asleep", "down")
 
@@ -41,6 +42,7 @@ def explanation(answer: Mapping[str, Any], local: Callable[[float], time.struct_
         led = "; what led there: " if replica["phase"] in _STEADY else ": "
         lines.append(f"    for {span(now - replica['since'], 1)}{led}{why}")
         lines += [f"    {each}" for each in _replica_notes(replica)]
+    lines += _calendar(answer.get("calendar"), now)
     if starts := answer.get("starts"):
         lines.append("its last starts")
     for each in reversed(starts or ()):
@@ -66,6 +68,38 @@ def _terms(model: Mapping[str, Any]) -> Iterator[str]:
         yield f"takes {size(model['vram'])} of pool {model['pool']} for each engine, {by}"
     if model.get("cannot_sleep"):
         yield clean(f"can't sleep: {model['cannot_sleep']}")
+
+
+def _calendar(calendar: Mapping[str, Any] | None, now: float) -> Iterator[str]:
+    """List its calendar, what of it rules now, and what it says next, in its own time zone."""
+    if calendar is None:
+        return
+    zone = calendar["timezone"]
+    yield f"its calendar ({zone}), what rules now marked with *"
+    for each in calendar["entries"]:
+        since, until = (
+            None if each[key] is None else clock(each[key], now, zone) for key in ("since", "until")
+        )
+        if each["is_open"] is None:
+            when = "has not fired yet" if since is None else f"fired {since}"
+            when += ", never fires again" if until is None else f", fires next {until}"
+        elif each["is_open"]:
+            when = f"open since {since}" if until is None else f"open since {since} until {until}"
+        else:
+            when = "closed for good" if until is None else f"closed until {until}"
+        mark = "*" if each["rules"] else " "
+        yield f"  {mark} " + clean(
+            f"{each['words']}: {standing(each['rung'], each['replicas'])}; {when}"
+        )
+    yield "what it says next" if calendar["changes"] else "nothing of that changes"
+    for each in calendar["changes"]:
+        yield f"  {clock(each['at'], now, zone)}  {clean(_said(each))}"
+
+
+def _said(change: Mapping[str, Any]) -> str:
+    if change["rung"] is None:
+        return "nothing: it follows demand, and rests else"
+    return f"{standing(change['rung'], change['replicas'])}: {change['words']}"
 
 
 def _replica_notes(replica: Mapping[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from warmd.config.describe import describe
 from warmd.config.difference import Difference, differences
 from warmd.config.engine_args import memory_flag, refuse_args
 from warmd.config.fields import AUTO
+from warmd.config.hours import host_zone
 from warmd.config.loading import DEFAULT_FILE, load, load_to_run, load_what_is_sound
 from warmd.config.problem import ConfigError, Problem, dotted, quoted, quoted_key
 from warmd.config.settings import (
@@ -71,6 +72,7 @@ __all__ = [
     "dotted",
     "format_duration",
     "format_size",
+    "host_zone",
     "load",
     "load_to_run",
     "load_what_is_sound",

@@ -11,6 +11,7 @@ from pathlib import Path
 from warmd.config.address import Address
 from warmd.config.engine_args import memory_contradiction, own_width
 from warmd.config.fields import did_you_mean
+from warmd.config.hours import host_zone
 from warmd.config.problem import Finding, KeyPath, dotted, quoted
 from warmd.config.reading import unreadable
 from warmd.config.run_files import ENGINE_SOCKET, SOCKET_PATH_MAX, engine_folder
@@ -36,6 +37,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _pools(settings)
     yield from _sleepers(settings)
     yield from _windows(settings)
+    yield from _zone(settings)
     yield from _tensor_parallel(settings)
     yield from _visible_devices(settings)
     yield from _memory_flags(settings)
@@ -114,6 +116,17 @@ def _windows(settings: Settings) -> Iterator[Finding]:
                         hint = did_you_mean(day, settings.calendars) or f": add [calendars.{day}]"
                         what = f"there is no such calendar{hint}"
                         yield Finding((*path, key, n), what, quoted(day))
+
+
+def _zone(settings: Settings) -> Iterator[Finding]:
+    models = settings.models.values()
+    if settings.host.timezone or all(m.timezone or not (m.windows or m.cron) for m in models):
+        return
+    try:
+        host_zone()
+    except ValueError as error:
+        what = f'is not set, and models have a calendar: {error}; set it, if only to "UTC"'
+        yield Finding(("host", "timezone"), what, rests_on=(("host", "timezone"),))
 
 
 def _tensor_parallel(settings: Settings) -> Iterator[Finding]:

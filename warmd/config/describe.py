@@ -51,6 +51,10 @@ def _table(table: Mapping[str, object], name: str) -> Iterator[str]:
     for key, value in values.items():
         if value is None:
             yield f"# {key} is not set: {_WHEN_UNSET.get(key) or _WHEN_UNSET[f'{name}.{key}']}"
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            yield f"{quoted_key(key)} = ["
+            yield from (f"    {as_toml(item)}," for item in value)
+            yield "]"
         else:
             yield f"{quoted_key(key)} = {as_toml(value)}"
     for key, value in table.items():
@@ -63,7 +67,7 @@ def as_toml(value: object) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(as_toml(item) for item in value) + "]"
     if isinstance(value, dict):
-        pairs = (f"{quoted_key(k)} = {as_toml(v)}" for k, v in value.items() if v is not None)
+        pairs = (f"{quoted_key(k)} = {as_toml(v)}" for k, v in value.items() if v not in (None, []))
         return "{ " + ", ".join(pairs) + " }"
     if isinstance(value, bool):
         return str(value).lower()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date
+from datetime import date, datetime, time
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
@@ -134,10 +134,25 @@ def _parse_alias(alias: str) -> str:
     return alias
 
 
-def _parse_day_name(text: str) -> str:
-    if text[:1].isdecimal():
-        return str(parse_date(text))
-    return _parse_name(text, "calendar")
+def _time(value: object) -> TimeOfDay:
+    match value:
+        case TimeOfDay():
+            return value
+        case time():  # as TOML itself has it: 09:00:00
+            return TimeOfDay.of(value)
+        case _:
+            return TimeOfDay.parse(str(value))
+
+
+def _date(value: object) -> date:
+    if isinstance(value, date) and not isinstance(value, datetime):  # as TOML itself has it
+        return value
+    return parse_date(str(value))
+
+
+def _day_name(value: object) -> str:
+    named = isinstance(value, str) and not value[:1].isdecimal()
+    return _parse_name(str(value), "calendar") if named else str(_date(value))
 
 
 def _parse_cron(text: str) -> str:
@@ -227,10 +242,10 @@ PoolName = Annotated[str, AfterValidator(_parse_pool_name)]
 Alias = Annotated[str, AfterValidator(_parse_alias)]
 Zone = Annotated[str, AfterValidator(parse_zone)]
 DaysText = Annotated[Days, _text(Days.parse, Days), PlainSerializer(str)]
-TimeText = Annotated[TimeOfDay, _text(TimeOfDay.parse, TimeOfDay), PlainSerializer(str)]
-DateText = Annotated[date, _text(parse_date, date), PlainSerializer(str)]
+TimeText = Annotated[TimeOfDay, PlainValidator(_time), PlainSerializer(str)]
+DateText = Annotated[date, PlainValidator(_date), PlainSerializer(str)]
 CronText = Annotated[str, AfterValidator(_parse_cron)]
-DayName = Annotated[str, AfterValidator(_parse_day_name)]
+DayName = Annotated[str, PlainValidator(_day_name), PlainSerializer(str)]
 """A date, or the name of a calendar."""
 
 Arg = Annotated[str, AfterValidator(allowed_arg)]

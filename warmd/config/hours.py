@@ -6,14 +6,21 @@ Every parser raises `ValueError`; its text is the sentence for the operator.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, time
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from pathlib import Path
+from zoneinfo import ZoneInfoNotFoundError
+
+from warmd.wall_time import zone
 
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _GROUPS = {"daily": "mon-sun", "weekdays": "mon-fri", "weekends": "sat-sun"}
 _TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MIDNIGHT = "24:00"
+_LOCALTIME = Path("/etc/localtime")
+_ZONES = "zoneinfo/"
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,13 @@ class TimeOfDay:
     at: time | None
 
     @staticmethod
+    def of(at: time) -> TimeOfDay:
+        """Take a time as TOML itself has it: `09:00:00`."""
+        if at.second or at.microsecond:
+            raise ValueError('must be a time of whole minutes, such as "09:00"')
+        return TimeOfDay(f"{at:%H:%M}", at)
+
+    @staticmethod
     def parse(text: str) -> TimeOfDay:
         """Take `09:00`, or `24:00` for the end of the day."""
         if text == _MIDNIGHT:
@@ -65,19 +79,50 @@ class TimeOfDay:
 
 def parse_date(text: str) -> date:
     """Take `2026-12-24`."""
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise ValueError('must be a date such as "2026-12-24"') from None
+    if _DATE.fullmatch(text):
+        with suppress(ValueError):
+            return date.fromisoformat(text)
+    raise ValueError('must be a date such as "2026-12-24"')
 
 
 def parse_zone(text: str) -> str:
     """Take a zone that this host knows, such as `Europe/Berlin`."""
-    try:
-        ZoneInfo(text)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
+    if not _is_known(text):
         raise ValueError(
             'must be a time zone that this host knows, such as "Europe/Berlin" or "UTC" '
-            "(`timedatectl list-timezones` lists them)"
-        ) from None
+            f"({_LISTED if _is_known(_SURELY_THERE) else _NO_ZONES})"
+        )
     return text
+
+
+def host_zone(localtime: Path = _LOCALTIME) -> str:
+    """Return the name of the machine's time zone: UTC where none is set, as localtime(5) has it.
+
+    Raises `ValueError` with a sentence where it can't be told, or this host has no data of it.
+    """
+    try:
+        _, found, name = str(localtime.readlink()).rpartition(_ZONES)
+        if not found:
+            _, found, name = str(localtime.resolve(strict=True)).rpartition(_ZONES)
+    except FileNotFoundError:
+        return "UTC"
+    except OSError:  # a copy of a zone's file, as containers have it
+        found, name = "", ""
+    if not found:
+        raise ValueError(f"{localtime} is no link to a time zone")
+    if not _is_known(name):
+        raise ValueError(f"the machine's own, {name}, is not known here ({_NO_ZONES})")
+    return name
+
+
+_LISTED = "`timedatectl list-timezones` lists them"
+_NO_ZONES = "install tzdata"
+_SURELY_THERE = "Europe/London"
+
+
+def _is_known(name: str) -> bool:
+    try:
+        zone(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True

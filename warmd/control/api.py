@@ -32,7 +32,7 @@ from warmd.control.unix_socket import listen_privately
 from warmd.foresight import Foresight
 from warmd.history import HistoryError, Report, Start
 from warmd.ladder import Rung
-from warmd.status import Decision, Status
+from warmd.status import CalendarStatus, Decision, Status
 
 _MAX_BODY = 64 * 1024
 _SHUTDOWN_S = 1.0
@@ -64,6 +64,9 @@ class Operations(Sizes, Surveys, Measures, Protocol):
 
     async def decisions(self, model: str) -> Sequence[Decision]:
         """The last changes of rung of `model` (its own name), newest first."""
+
+    def calendar(self, model: str) -> CalendarStatus | None:
+        """What the calendar of `model` (its own name) says, None where it has none."""
 
     async def last_starts(self, model: str) -> Sequence[Start]:
         """The last starts of `model` (its own name) that got ready, newest first."""
@@ -174,6 +177,8 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
         facts = dataclasses.asdict(status.models[model])
         starts = [dataclasses.asdict(each) for each in await operations.last_starts(model)]
         told = {"time": status.time, "model": facts, "starts": starts, "decisions": decisions}
+        if (calendar := operations.calendar(model)) is not None:
+            told["calendar"] = dataclasses.asdict(calendar)
         return web.json_response(told | trouble())
 
     async def history(request: web.Request) -> web.Response:

@@ -41,11 +41,11 @@ def _kernel_synchronised() -> bool | None:
 
 
 def judge_clock(facts: ClockFacts) -> Iterator[Finding]:
-    """Judge it: times in the history, and later the calendar, are only as good as the clock."""
+    """Judge it: times in the history, and the calendar, are only as good as the clock."""
     if facts.synchronised is False:
         yield warning(
             _SUBJECT,
-            "the clock is not synchronised: history and logs tell wrong times",
+            "the clock is not synchronised: the calendar, history and logs go wrong",
             "sudo timedatectl set-ntp true, or start chrony; timedatectl shows what is missing",
         )
     else:

@@ -15,6 +15,7 @@ from warmd.supervisor.model import FileTerms, Managed, SleepPolicy, Terms
 from warmd.supervisor.ports import Build, Known, Rules, Scan
 from warmd.supervisor.shelf import Held
 from warmd.supervisor.snapshot import Outlook
+from warmd.supervisor.timetable import calendar_status
 from warmd.supervisor.wards import Examination, as_numbered
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "Supervisor",
     "Terms",
     "as_numbered",
+    "calendar_status",
 ]

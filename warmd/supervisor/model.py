@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from warmd.ladder import FileKind, Phase, Place, Rung, SleepFigures, VramBy, set_key
@@ -104,6 +105,7 @@ class Managed:
     sleepless_until: float = -math.inf  # there was no RAM for its sleep
     target: Target = _NOTHING_YET
     stretch: Stretch = _UNREAD  # of its calendar, as it was last read
+    looked_ahead: tuple[Stretch, Stretch, Stretch | None] | None = None  # from the first on
     held_up_by: str | None = None
     told: dict[str, Rung] = field(default_factory=dict)  # rung by replica, as last written down
     met: dict[str, Rung] = field(default_factory=dict)  # rung by replica when its start began
@@ -163,6 +165,14 @@ class Managed:
         if not self.stretch.holds_at(wall):
             self.stretch = self.terms.wish.calendar.at(wall)
         return self.stretch
+
+    def change(self, wall: float) -> tuple[Stretch, Stretch | None]:
+        """Return what its calendar says at `wall` as long as that goes on, and what then."""
+        stretch = self.says(wall)
+        if self.looked_ahead is None or self.looked_ahead[0] is not stretch:
+            says, *then = islice(self.terms.wish.calendar.changes(wall), 2)
+            self.looked_ahead = stretch, says, then[0] if then else None
+        return self.looked_ahead[1:]
 
     def forget_calendar(self) -> None:
         """Read the calendar anew at the next look: it may be another one."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from warmd.ladder import FileKind, Phase, Rung, StartTimes, replica_name
 from warmd.planner import ModelFacts, ReplicaFacts, StagingFacts
-from warmd.policy import Demand, Override, Target, decide_target
+from warmd.policy import Demand, Override, Rank, Stretch, Target, decide_target
 from warmd.policy.estimate import expected_start, expected_wake
 from warmd.replica import Replica, ReplicaState
 from warmd.staged import StagedFiles
@@ -21,6 +21,7 @@ from warmd.status import (
 )
 from warmd.supervisor.events import Clock
 from warmd.supervisor.model import Managed, Terms
+from warmd.supervisor.timetable import calendar_words, known
 
 RETIRED = Target(Rung.COLD, 0, "it is no longer in the config")
 
@@ -114,7 +115,8 @@ def model_status(
     model: Managed, clock: Clock, why_not: Mapping[str, str] = _NOTHING
 ) -> ModelStatus:
     """Return what is known of `model` at this moment; `why_not`: what isn't staged, by key."""
-    staged = model.staged.state
+    staged, calendar, wall = model.staged.state, model.terms.wish.calendar, clock.wall()
+    says, then = model.change(wall)
     return ModelStatus(
         name=model.name,
         aliases=model.terms.aliases,
@@ -128,6 +130,9 @@ def model_status(
         staging=StagingStatus(
             staged.done, staged.total or 0, staged.held or staged.partial, staged.busy
         ),
+        rank=model.target.rank.word,
+        until=_until(model, says),
+        calendar=calendar_words(calendar, says, then, wall) if calendar.entries else None,
         cannot_sleep=model.terms.wish.cannot_sleep,
         pool=model.terms.pool,
         vram=model.terms.vram,
@@ -140,6 +145,17 @@ def model_status(
             if kind in model.sets
         ),
     )
+
+
+def _until(model: Managed, says: Stretch) -> float | None:
+    """Return until when what decides its target is known to do so (Unix seconds)."""
+    match model.target.rank:
+        case Rank.OPERATOR:
+            return model.override.until if model.override else None
+        case Rank.DEMAND:
+            return None
+        case Rank.CALENDAR | Rank.RESTS:
+            return known(says.until)
 
 
 def _staged_status(staged: StagedFiles, why_not: str | None) -> StagedStatus:
