@@ -44,7 +44,7 @@ from warmd.roster import ROSTER_FILE, note
 from warmd.spoken import count
 from warmd.staging import Keeper, StagingError
 from warmd.status import Decision, Status
-from warmd.supervisor import Clock, Held, Supervisor
+from warmd.supervisor import Clock, Held, Supervisor, standings
 from warmd.wiring import Build, Front, fitter
 
 log = logging.getLogger("warmd")
@@ -247,9 +247,8 @@ class Daemon:
         table = self._config.settings.gateway
         keys = None if table.api_keys is None else Keys(table.api_keys, _warn)
         limits = GatewayLimits(table.max_body, table.header_timeout, table.body_timeout)
-        return Gateway(
-            Front(self._supervisor, int(self._started)), limits, self._chronicle.request_done, keys
-        )
+        front = Front(self._supervisor, int(self._started), CLOCK)
+        return Gateway(front, limits, self._chronicle.request_done, keys)
 
     # What the admin API asks
 
@@ -350,6 +349,7 @@ class Daemon:
 
     def _after_tick(self) -> None:
         """Feed the watchdog: only a loop that completes its ticks is alive (sd_notify(3))."""
+        self._chronicle.stands(standings(self._supervisor.models.values()))
         self._history.tick()
         self._refitting.around_quarantine()
         rungs = [self._supervisor.rung(name) for name in self._supervisor.models]

@@ -159,8 +159,8 @@ SILENT = Stretch(-inf, inf)
 """What a calendar without entries says."""
 
 
-def _warmth(entry: Window | Transition) -> tuple[int, int]:
-    return int(entry.rung), entry.replicas or 0
+def _warmth(entry: Window | Transition) -> tuple[Rung, int]:
+    return entry.rung, entry.replicas or 0
 
 
 @cache

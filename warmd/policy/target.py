@@ -70,6 +70,11 @@ class Rank(IntEnum):
     CALENDAR = 2
     RESTS = 3
 
+    @property
+    def word(self) -> str:
+        """The rank in the history and in metrics: `calendar`."""
+        return self.name.lower()
+
 
 @dataclass(frozen=True)
 class Target:

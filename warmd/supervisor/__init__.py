@@ -15,6 +15,7 @@ from warmd.supervisor.model import FileTerms, Managed, SleepPolicy, Terms
 from warmd.supervisor.ports import Build, Known, Rules, Scan
 from warmd.supervisor.shelf import Held
 from warmd.supervisor.snapshot import Outlook
+from warmd.supervisor.standing import spared, standings
 from warmd.supervisor.wards import Examination
 
 __all__ = [
@@ -40,4 +41,6 @@ __all__ = [
     "SleepPolicy",
     "Supervisor",
     "Terms",
+    "spared",
+    "standings",
 ]
