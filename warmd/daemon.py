@@ -19,6 +19,7 @@ import uvloop
 
 import warmd
 from warmd.aside import aside
+from warmd.calendars import host_zone
 from warmd.chronicle import Chronicle
 from warmd.config import ConfigError, Problem, Settings
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
@@ -37,6 +38,7 @@ from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.learning import Learner
 from warmd.planner import RamLedger
+from warmd.reckoning import Account, Manner, account
 from warmd.refitting import Refitting
 from warmd.replica import EngineRecord
 from warmd.residency import SetInRam, residency_of
@@ -283,6 +285,15 @@ class Daemon:
         """Return what happened to `model`, or to all, since `since`; read in a thread."""
         self._history.catch_up()
         return await asyncio.to_thread(self._history.report, model, since)
+
+    async def report(self, models: Collection[str] | None, since: float) -> Account:
+        """Return what warmth brought and cost `models`, or all, since `since`; in a thread."""
+        self._history.catch_up()
+        manners = {name: Manner.of(m.terms.wish) for name, m in self._supervisor.models.items()}
+        zone = self._config.settings.host.timezone or host_zone()
+        return await asyncio.to_thread(
+            lambda: account(self._history.past(models, since), manners, zone, since, CLOCK.wall())
+        )
 
     async def size(self, model: str) -> Estimate:
         """Return what one engine of `model` takes; its files may be on a mount that hangs."""

@@ -21,6 +21,7 @@ from warmd.cli.explain import explanation
 from warmd.cli.gpus import gpus_table
 from warmd.cli.history import history
 from warmd.cli.plan import plan
+from warmd.cli.report import report
 from warmd.cli.residency import residency_table
 from warmd.cli.size import size_table
 from warmd.cli.words import warnings
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _explain(client, args)
         elif args.command == "history":
             _history(client, args)
+        elif args.command == "report":
+            _report(client, args)
         elif args.command == "size":
             _size(client, args)
         elif args.command == "gpus":
@@ -142,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
         help='how far back, such as "8h" or "30d" (default: 24h)',
     )
     past.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
+
+    _add_report(commands, anywhere)
 
     size = commands.add_parser(
         "size",
@@ -264,6 +269,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_report(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    anywhere: argparse.ArgumentParser,
+) -> None:
+    weeks = commands.add_parser(
+        "report",
+        parents=[anywhere],
+        help="say over weeks who waited, what warmth cost, and what the calendar is worth",
+    )
+    weeks.add_argument("model", metavar="MODEL", nargs="*", help="a model's name or alias")
+    weeks.add_argument(
+        "--since",
+        dest="since_s",
+        type=_duration,
+        metavar="TIME",
+        default=14 * _DAY_S,
+        help='how far back, such as "90d" (default: 14d)',
+    )
+    shape = weeks.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
+    shape.add_argument("--html", type=Path, metavar="FILE", help="write one page with plots")
+
+
 def _rung(word: str) -> str:
     if word not in _RUNGS:
         raise argparse.ArgumentTypeError(f"no rung is named {word}: choose {', '.join(_RUNGS)}")
@@ -339,6 +367,23 @@ def _history(client: Client, args: argparse.Namespace) -> None:
             print(history(told, time.localtime))
 
 
+def _report(client: Client, args: argparse.Namespace) -> None:
+    target = _target("/report", since=time.time() - args.since_s, model=args.model)
+    if args.json:
+        _print_json(client, target)
+        return
+    told = client.parse(client.get(target))
+    with of_this_version():
+        if args.html is None:
+            print(report(told, time.localtime))
+            return
+        # Only --html draws.
+        from warmd.cli.page import page  # noqa: PLC0415
+        from warmd.cli.page_file import write_page  # noqa: PLC0415
+
+        print(write_page(args.html, page(told, time.localtime)))
+
+
 def _size(client: Client, args: argparse.Namespace) -> None:
     if args.model.startswith(("/", "./", "../", "~")) or args.model == ".":
         # Brings the engine room along, which no other command needs.
@@ -356,10 +401,10 @@ def _size(client: Client, args: argparse.Namespace) -> None:
         print(json.dumps(told) if args.json else size_table(told))
 
 
-def _target(path: str, **query: str | float | None) -> str:
+def _target(path: str, **query: str | float | Sequence[str] | None) -> str:
     asked = {key: value for key, value in query.items() if value is not None}
     # A word of the command line may hold bytes that are no UTF-8.
-    return f"{path}?{urlencode(asked, errors='surrogateescape')}"
+    return f"{path}?{urlencode(asked, doseq=True, errors='surrogateescape')}"
 
 
 def _gpus(client: Client, *, as_json: bool) -> None:

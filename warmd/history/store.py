@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from warmd.history.delays import ADD_DELAY, Delays, FirstDelay
 from warmd.history.hours import ADD_HOUR, Hours
 from warmd.history.minutes import IN_VAIN_S, MinuteCount, Minutes
+from warmd.history.past import Past, read_past
 from warmd.history.report import Report, Start, read_report, start
 from warmd.history.schema import PRUNING
 from warmd.history.sizes import KEEP_SIZES, READ_SIZES
@@ -401,6 +402,11 @@ class History:
         """
         self._writer.settle()
         return read_report(self._path, model, since, self._clock())
+
+    def past(self, models: Collection[str] | None, since: float) -> Iterator[Past]:
+        """Yield what is known of `models`, or of all, since `since`; read as `report` is."""
+        self._writer.settle()
+        return read_past(self._path, models, since)
 
     def close(self) -> None:
         """Write what is left and end the thread. What is recorded afterwards is dropped."""
