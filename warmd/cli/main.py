@@ -22,6 +22,7 @@ from warmd.cli.gpus import gpus_table
 from warmd.cli.history import history
 from warmd.cli.plan import plan
 from warmd.cli.report import report
+from warmd.cli.report_arguments import add_report
 from warmd.cli.residency import residency_table
 from warmd.cli.size import size_table
 from warmd.cli.words import warnings
@@ -146,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     past.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
 
-    _add_report(commands, anywhere)
+    add_report(commands, anywhere, _duration)
 
     size = commands.add_parser(
         "size",
@@ -267,29 +268,6 @@ def _parser() -> argparse.ArgumentParser:
         help='for how long, such as "2h" or "1h30m" (default: until the next set)',
     )
     return parser
-
-
-def _add_report(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    anywhere: argparse.ArgumentParser,
-) -> None:
-    weeks = commands.add_parser(
-        "report",
-        parents=[anywhere],
-        help="say over weeks who waited, what warmth cost, and what the calendar is worth",
-    )
-    weeks.add_argument("model", metavar="MODEL", nargs="*", help="a model's name or alias")
-    weeks.add_argument(
-        "--since",
-        dest="since_s",
-        type=_duration,
-        metavar="TIME",
-        default=14 * _DAY_S,
-        help='how far back, such as "90d" (default: 14d)',
-    )
-    shape = weeks.add_mutually_exclusive_group()
-    shape.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
-    shape.add_argument("--html", type=Path, metavar="FILE", help="write one page with plots")
 
 
 def _rung(word: str) -> str:
