@@ -108,8 +108,8 @@ ALL_DAY = on(WORKDAYS, 540, 600, 1075)
         (
             Habits(DAYS, on(DAYS[:3], 100, 300), start_s=41.2, cannot_sleep="it is too lively"),
             (
-                "6 requests waited for it, and half of its starts took 41 s or more; it could wake in "
-                "seconds, but it can't sleep: it is too lively"
+                "6 requests waited for it, and half of its starts took 41 s or more; it could wake "
+                "in seconds, but it can't sleep: it is too lively"
             ),
         ),
     ],

@@ -38,7 +38,7 @@ def report(answer: Mapping[str, Any], local: Callable[[float], time.struct_time]
                 clean(fact),
                 _WIDTH,
                 initial_indent=f"  {label:{_LABEL_WIDTH}}",
-                subsequent_indent=" " * (_LABEL_WIDTH + 4),
+                subsequent_indent=" " * (_LABEL_WIDTH + 2),
                 break_long_words=False,
                 break_on_hyphens=False,
             )
@@ -61,7 +61,7 @@ def facts(model: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "requests", "none"
     if any(model["seconds"].values()):
         yield "stood", _stood(model)
-        yield "by hour", f"{by_hour(model['days'])}  from 00 to 23 o'clock in {model['zone']}"
+        yield "by hour", f"{by_hour(model['days'])} (00 to 23 o'clock in {model['zone']})"
         yield "GPU-hours", _gpu_hours(model)
     if any(model["spared"].values()):
         yield "calendar", _spared(model)

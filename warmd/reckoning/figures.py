@@ -120,21 +120,25 @@ def _seconds(occupied: Iterable[Occupied], rung: Rung) -> float:
     return sum(each.seconds for each in occupied if each.rung == rung.value)
 
 
-def _watched(occupied: Sequence[Occupied], since: float, now: float) -> tuple[float, float]:
+def _watched(occupied: Iterable[Occupied], since: float, now: float) -> tuple[float, float]:
     """Return from when on it is known where the model stood, and for how long it isn't since.
 
-    Where nothing is known of the hour in which `since` lies, the first hour begins with its first
-    known second: nobody knows whether there was a warmd before.
+    Where nothing is known of the hour in which `since` lies, nobody knows whether there was a warmd
+    before the first known hour: its known seconds are taken to be its last.
     """
-    if not occupied:
+    known: dict[int, float] = {}
+    for each in occupied:
+        known[each.hour] = known.get(each.hour, 0.0) + each.seconds
+    if not known:
         return since, 0.0
-    asked, first = since // HOUR_S, min(each.hour for each in occupied)
-    begin = first * HOUR_S
-    if first > asked:
-        begin += HOUR_S - sum(each.seconds for each in occupied if each.hour == first)
-        begin = min(begin, now)
-    known = sum(each.seconds for each in occupied)
-    return begin, max(0.0, now - begin - known)
+    first, begin = min(known), since
+    if first > since // HOUR_S:
+        begin = min(now, (first + 1) * HOUR_S) - known[first]
+    unknown = 0.0
+    for hour in range(first, int(now // HOUR_S) + 1):
+        passed = min(now, (hour + 1) * HOUR_S) - max(begin, hour * HOUR_S)
+        unknown += max(0.0, passed - known.get(hour, 0.0))
+    return begin, unknown
 
 
 def _gpus_each(hot: Iterable[Occupied]) -> float:
