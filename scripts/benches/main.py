@@ -18,6 +18,7 @@ import coldstart
 import crash
 import gateway
 import idle
+import past
 import restart
 import staging
 import sweep
@@ -56,6 +57,7 @@ BENCHES: dict[str, _Bench | _BenchOnDisk] = {
     "restart": _Bench(40.0, restart.run),
     "tick": _Bench(10.0, tick.run),
     "sweep": _Bench(10.0, sweep.run),
+    "past": _Bench(10.0, past.run),
     "staging": _BenchOnDisk(75.0, staging.run),
     "coldstart": _BenchOnDisk(300.0, coldstart.run, 1200.0, only_by_name=True),
 }

@@ -14,18 +14,12 @@ from warmd.reckoning import Account, Manner, account, reckon
 
 HOUR = 3600.0
 MONDAY = datetime(2026, 11, 2, tzinfo=UTC).timestamp()
-NOTHING = Past("m", [], [], [], [], [], [], [])
+NOTHING = Past("m", [], Asked(), [], [], [], [], [], [])
 UTC_MANNER = Manner("UTC")
 
 
 def stood(at: float, rung: str, seconds: float = HOUR, cause: str = "rests") -> Occupied:
     return Occupied(int(at // HOUR), rung, cause, seconds, seconds, seconds * 2)
-
-
-def asked(at: float, **counts: int) -> Asked:
-    zero = Asked(*[0] * 15)
-    minute = int(at // 60)
-    return replace(zero, first=minute, last=minute + 3, **counts)
 
 
 def test_nothing_is_known_of_nothing() -> None:
@@ -40,12 +34,17 @@ def test_nothing_is_known_of_nothing() -> None:
 def test_waits_are_ranked_apart_from_the_rest() -> None:
     waited = [Waited(MONDAY, "staged", float(n), vain=False) for n in range(1, 101)]
     waited.append(Waited(MONDAY, "staged", 180.0, vain=True))
-    counts = asked(
-        MONDAY, requests=400, met_hot=250, met_staged=150, first_delays=120, first_bytes=200, vain=1
+    counts = Asked(
+        requests=800,
+        met_hot=500,
+        met_staged=300,
+        first_delays=240,
+        first_bytes=400,
+        ttfb_sum=50.0,
+        ttfb_max=2.5,
+        vain=2,
     )
-    past = replace(
-        NOTHING, waited=waited, asked=[replace(counts, ttfb_sum=50.0, ttfb_max=2.5), counts]
-    )
+    past = replace(NOTHING, waited=waited, asked=counts)
     told = reckon(past, UTC_MANNER, MONDAY, MONDAY + HOUR)
     assert (told.requests, told.not_hot, told.not_hot_share, told.vain) == (800, 300, 0.375, 2)
     delays = told.first_delays
@@ -66,7 +65,7 @@ def test_what_the_calendar_added_and_took_away() -> None:
             stood(MONDAY + HOUR, "hot", cause="demand"),
             stood(MONDAY + 2 * HOUR, "asleep", 1800.0, "calendar"),
         ],
-        asked=[asked(MONDAY, requests=4, met_hot=4, spared_asleep=2, spared_staged=1)],
+        asked=Asked(requests=4, met_hot=4, spared_asleep=2, spared_staged=1),
         starts=[Took("staged", each, {}) for each in (40.0, 41.0, 99.0)],
         known_starts=[Took("staged", 7.0, {})],
         known_wakes=[Took("asleep", 1.5, {})],
@@ -86,7 +85,7 @@ def test_what_the_calendar_added_and_took_away() -> None:
 def test_what_was_never_measured_is_an_estimate_and_said_so(
     starts: list[Took], removed: float
 ) -> None:
-    past = replace(NOTHING, asked=[asked(MONDAY, requests=1, spared_cold=1)], known_starts=starts)
+    past = replace(NOTHING, asked=Asked(requests=1, spared_cold=1), known_starts=starts)
     told = reckon(past, UTC_MANNER, MONDAY, MONDAY + HOUR)
     assert (told.removed_s, told.removed_by_estimate) == (removed, True)
     assert told.removed_s_per_gpu_hour is None
@@ -158,11 +157,11 @@ def test_two_weeks_of_a_late_window_are_one_sentence() -> None:
     work = [day for day in days[1:-1] if day.weekday() < 5]
     waited = [Waited(d.replace(hour=8, minute=37).timestamp(), "asleep", 6.0, False) for d in work]
     hot = Waited(work[0].replace(hour=7, minute=50).timestamp(), "hot", 0.2, vain=False)
-    use = [asked(d.replace(hour=h).timestamp(), requests=1) for d in work for h in (9, 17)]
+    minutes = [int(d.replace(hour=h).timestamp() // 60) for d in work for h in (9, 17)]
     past = replace(
         NOTHING,
         occupied=[stood(begin.timestamp() + n * HOUR, "asleep") for n in range(16 * 24)],
-        asked=use,
+        use=[(minute, minute + 14) for minute in minutes],
         waited=[hot, *waited],
     )
     manner = Manner(zone.key, (window,))

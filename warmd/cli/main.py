@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from warmd import __version__
-from warmd.cli.client import Client, NoDaemonError, RefusedError, of_this_version
+from warmd.cli.client import ANSWER_TIMEOUT_S, Client, NoDaemonError, RefusedError, of_this_version
 from warmd.cli.explain import explanation
 from warmd.cli.gpus import gpus_table
 from warmd.cli.history import history
@@ -29,6 +29,7 @@ from warmd.cli.words import warnings
 
 DEFAULT_SOCKET = "/run/warmd/control.sock"
 _DAY_S = 86400.0
+_REPORT_S = 60.0  # months of many busy models take seconds to read
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
 _RUNGS = ("hot", "asleep", "staged", "cold", "auto")
@@ -348,9 +349,9 @@ def _history(client: Client, args: argparse.Namespace) -> None:
 def _report(client: Client, args: argparse.Namespace) -> None:
     target = _target("/report", since=time.time() - args.since_s, model=args.model)
     if args.json:
-        _print_json(client, target)
+        _print_json(client, target, _REPORT_S)
         return
-    told = client.parse(client.get(target))
+    told = client.parse(client.get(target, _REPORT_S))
     with of_this_version():
         if args.html is None:
             print(report(told, time.localtime))
@@ -420,8 +421,8 @@ def _stage(client: Client, args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_json(client: Client, target: str) -> None:
-    body = client.get(target)
+def _print_json(client: Client, target: str, patience: float = ANSWER_TIMEOUT_S) -> None:
+    body = client.get(target, patience)
     client.parse(body)
     sys.stdout.write(body.decode() + "\n")
 

@@ -9,8 +9,9 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 from warmd.history.hours import HOUR_S
 from warmd.history.report import HistoryError
@@ -19,8 +20,7 @@ _BUSY_TIMEOUT_S = 2.0
 _STARTS_KNOWN = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Occupied:
+class Occupied(NamedTuple):
     """How long a model stood on a rung within an hour (Unix seconds / 3600), and for what cause."""
 
     hour: int
@@ -33,31 +33,28 @@ class Occupied:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Requests that ended within a quarter of an hour; `first` and `last` are Unix minutes.
+    """All requests that ended.
 
     `first_bytes`, `ttfb_*`: of those that met the model in use; `first_delays`: all others that got
-    a first byte.
+    a first byte; `vain`: and got none.
     """
 
-    first: int
-    last: int
-    requests: int
-    met_hot: int
-    met_asleep: int
-    met_staged: int
-    met_cold: int
-    first_delays: int
-    first_bytes: int
-    ttfb_sum: float
-    ttfb_max: float
-    vain: int
-    spared_asleep: int
-    spared_staged: int
-    spared_cold: int
+    requests: int = 0
+    met_hot: int = 0
+    met_asleep: int = 0
+    met_staged: int = 0
+    met_cold: int = 0
+    first_delays: int = 0
+    first_bytes: int = 0
+    ttfb_sum: float = 0.0
+    ttfb_max: float = 0.0
+    vain: int = 0
+    spared_asleep: int = 0
+    spared_staged: int = 0
+    spared_cold: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Waited:
+class Waited(NamedTuple):
     """A first delay: when the request came, the rung it met; in `vain`: until it gave up."""
 
     at: float
@@ -79,12 +76,14 @@ class Took:
 class Past:
     """What is known of one model since a time.
 
-    `known_starts`, `known_wakes`: the last ones ever, for where none is recent.
+    `use`: of each quarter of an hour with requests the first and the last Unix minute in which one
+    ended; `known_starts`, `known_wakes`: the last ones ever, for where none is recent.
     """
 
     model: str
     occupied: list[Occupied]
-    asked: list[Asked]
+    asked: Asked
+    use: list[tuple[int, int]]
     waited: list[Waited]
     starts: list[Took]
     wakes: list[Took]
@@ -119,11 +118,12 @@ _NAMES = """WITH RECURSIVE found (model) AS (
     FROM found WHERE found.model IS NOT NULL
 ) SELECT model FROM found WHERE model IS NOT NULL"""
 
-_ASKED = """SELECT min(minute), max(minute), sum(requests), sum(met_hot), sum(met_asleep),
-    sum(met_staged), sum(met_cold), sum(first_delays), sum(first_bytes), sum(ttfb_sum),
-    max(ttfb_max), sum(vain), sum(spared_asleep), sum(spared_staged), sum(spared_cold)
-    FROM requests WHERE model = ? AND minute > ? / 60 - 1
-    GROUP BY minute / 15 ORDER BY minute / 15"""
+_ASKED = f"""SELECT {
+    ", ".join(f"{'max' if n.name == 'ttfb_max' else 'sum'}({n.name})" for n in fields(Asked))
+} FROM requests WHERE model = ? AND minute > ? / 60 - 1"""  # noqa: S608
+
+_USE = """SELECT min(minute), max(minute) FROM requests WHERE model = ? AND minute > ? / 60 - 1
+    GROUP BY minute / 15"""
 
 _STARTS = "SELECT from_rung, seconds, stages FROM starts WHERE model = ? AND outcome = 'ready'"
 
@@ -150,8 +150,9 @@ def _past(db: sqlite3.Connection, model: str, since: float) -> Past:
     return Past(
         model,
         [Occupied(*row) for row in occupied],
-        [Asked(*row) for row in db.execute(_ASKED, (model, since))],
-        [Waited(at, met, seconds, bool(vain)) for at, met, seconds, vain in waited],
+        Asked(*(each or 0 for each in db.execute(_ASKED, (model, since)).fetchone())),
+        db.execute(_USE, (model, since)).fetchall(),
+        [Waited(*row) for row in waited],
         [_start(row) for row in db.execute(_STARTS + recent, (model, since))],
         [_wake(row) for row in db.execute(_WAKES + recent, (model, since))],
         [_start(row) for row in db.execute(_STARTS + last, (model, _STARTS_KNOWN))],

@@ -7,7 +7,7 @@ who waits each day at the same time, then windows that nobody needs, or not all 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from statistics import median
@@ -86,9 +86,8 @@ def _same_time(habits: Habits, hot: Sequence[Window]) -> str | None:
         for day, minutes in habits.waits.items()
     }
     best: tuple[float, int, str] | None = None
-    for days in (list(habits.days), [day for day in habits.days if day.weekday() < 5]):
-        for begin in range(0, _DAY, 30):
-            firsts = _firsts(waits, days, begin, begin + 60)
+    for days in (habits.days, [day for day in habits.days if day.weekday() < 5]):
+        for firsts in _in_each_hour(waits, days):
             worth = len(firsts) / max(1, len(days)), len(firsts)
             if not _is_habit(len(firsts), len(days)) or (best and worth <= best[:2]):
                 continue
@@ -167,6 +166,20 @@ def _firsts(
     return sorted(min(each) for each in within if each)
 
 
+def _in_each_hour(
+    minutes: Mapping[date, Sequence[float]], days: Collection[date]
+) -> Iterator[list[float]]:
+    """Yield for each hour that begins with one half its first minute of each day that has one."""
+    halves: dict[int, dict[date, float]] = {}
+    for day in days:
+        for at in sorted(minutes.get(day, ()), reverse=True):
+            halves.setdefault(int(at // 30), {})[day] = at
+    for half in sorted(halves):
+        for begin in (half - 1, half):
+            both = halves.get(begin + 1, {}) | halves.get(begin, {})
+            yield sorted(both.values())
+
+
 def _is_habit(days: int, of: int) -> bool:
     return days >= _FEW_DAYS and days >= _MOST * of
 
@@ -187,7 +200,7 @@ def _minutes(window: Window) -> tuple[int, int]:
     return window.start.hour * 60 + window.start.minute, to
 
 
-def _of_days(days: Sequence[date]) -> str:
+def _of_days(days: Collection[date]) -> str:
     work = all(day.weekday() < 5 for day in days)
     return f"{len(days)} {'workdays' if work else 'days'}"
 

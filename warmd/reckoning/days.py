@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
-from warmd.history import Asked, Occupied, Waited
+from warmd.history import Occupied, Waited
 from warmd.ladder import Rung
 from warmd.reckoning.account import LETTERS, UNKNOWN
 
@@ -62,10 +62,10 @@ def waits_by_day(
 
 
 def use_by_day(
-    asked: Iterable[Asked], zone: ZoneInfo, days: Collection[date]
+    use: Iterable[tuple[int, int]], zone: ZoneInfo, days: Collection[date]
 ) -> dict[date, list[float]]:
-    """Return the first and the last minute of each quarter of an hour with requests."""
-    return _minutes((60.0 * at for each in asked for at in (each.first, each.last)), zone, days)
+    """Return the minutes of each day in which requests ended, from Unix minutes."""
+    return _minutes((60.0 * at for each in use for at in each), zone, days)
 
 
 def day_of(at: float, zone: ZoneInfo) -> date:

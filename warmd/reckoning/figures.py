@@ -68,10 +68,10 @@ def reckon(past: Past, manner: Manner, since: float, now: float) -> ModelAccount
     Its hours are whole ones: the one in which `since` lies counts from its beginning.
     """
     zone = ZoneInfo(manner.zone)
-    met = {rung.value: sum(getattr(a, f"met_{rung.value}") for a in past.asked) for rung in Rung}
-    requests = sum(each.requests for each in past.asked)
+    asked = past.asked
+    met = {rung.value: int(getattr(asked, f"met_{rung.value}")) for rung in Rung}
     not_hot = sum(count for rung, count in met.items() if rung != _HOT)
-    spared = {rung: sum(getattr(a, f"spared_{rung}") for a in past.asked) for rung in _SPARED}
+    spared = {rung: int(getattr(asked, f"spared_{rung}")) for rung in _SPARED}
     removed, estimated = _removed(past, spared)
     hot = [each for each in past.occupied if each.rung == _HOT]
     added = sum(each.gpu_seconds for each in hot if each.cause == _CALENDAR) / HOUR_S
@@ -81,7 +81,7 @@ def reckon(past: Past, manner: Manner, since: float, now: float) -> ModelAccount
     habits = Habits(
         whole,
         waits_by_day(past.waited, zone, whole),
-        use_by_day(past.asked, zone, whole),
+        use_by_day(past.use, zone, whole),
         manner.windows,
         manner.replicas,
         _gpus_each(hot),
@@ -91,14 +91,14 @@ def reckon(past: Past, manner: Manner, since: float, now: float) -> ModelAccount
     )
     return ModelAccount(
         zone=manner.zone,
-        requests=requests,
+        requests=asked.requests,
         met=met,
         not_hot=not_hot,
-        not_hot_share=not_hot / requests if requests else None,
+        not_hot_share=not_hot / asked.requests if asked.requests else None,
         first_delays=_delays(past),
-        vain=sum(each.vain for each in past.asked),
+        vain=asked.vain,
         others=_others(past.asked),
-        seconds={rung.value: _seconds(past.occupied, rung) for rung in Rung},
+        seconds=_seconds(past.occupied),
         unknown_s=unknown,
         gpu_hours_hot=sum(each.gpu_seconds for each in hot) / HOUR_S,
         gpu_hours_added=added,
@@ -116,8 +116,11 @@ def reckon(past: Past, manner: Manner, since: float, now: float) -> ModelAccount
 _SPARED = tuple(rung.value for rung in Rung if rung is not Rung.HOT)
 
 
-def _seconds(occupied: Iterable[Occupied], rung: Rung) -> float:
-    return sum(each.seconds for each in occupied if each.rung == rung.value)
+def _seconds(occupied: Iterable[Occupied]) -> dict[str, float]:
+    sums = {rung.value: 0.0 for rung in Rung}
+    for each in occupied:
+        sums[each.rung] = sums.get(each.rung, 0.0) + each.seconds
+    return sums
 
 
 def _watched(occupied: Iterable[Occupied], since: float, now: float) -> tuple[float, float]:
@@ -156,8 +159,8 @@ def _delays(past: Past) -> Delays | None:
     for seconds in ranked:
         counts[bisect_left(DELAY_BOUNDS, seconds)] += 1
     p50, p95, p99 = (percentile(ranked, share) for share in (0.5, 0.95, 0.99))
-    summed = sum(each.first_delays for each in past.asked)
-    return Delays(len(ranked), p50, p95, p99, ranked[-1], max(summed, len(ranked)), counts)
+    every = max(past.asked.first_delays, len(ranked))
+    return Delays(len(ranked), p50, p95, p99, ranked[-1], every, counts)
 
 
 def percentile(ranked: Sequence[float], share: float) -> float:
@@ -165,12 +168,9 @@ def percentile(ranked: Sequence[float], share: float) -> float:
     return ranked[max(0, math.ceil(share * len(ranked)) - 1)]
 
 
-def _others(asked: Sequence[Asked]) -> FirstBytes | None:
-    count = sum(each.first_bytes for each in asked)
-    if not count:
-        return None
-    mean = sum(each.ttfb_sum for each in asked) / count
-    return FirstBytes(count, mean, max(each.ttfb_max for each in asked))
+def _others(asked: Asked) -> FirstBytes | None:
+    count = asked.first_bytes
+    return FirstBytes(count, asked.ttfb_sum / count, asked.ttfb_max) if count else None
 
 
 def _starts(starts: Iterable[Took]) -> dict[str, Durations]:
