@@ -147,6 +147,8 @@ def test_a_disk_that_refuses_loses_no_hour_and_no_start_for_their_sake(
         for n in range(BACKLOG + 100):
             clock.now = NOON + 60 * n
             history.count_hours([HOT, STAGED], 60.0, clock.now)
+            if n < 3:
+                wait(history, clock.now)
             history.tick()
         history.settle()
         assert "can't be kept" in (history.trouble or "")
@@ -159,4 +161,5 @@ def test_a_disk_that_refuses_loses_no_hour_and_no_start_for_their_sake(
         assert [start.total for start in history.recent_starts("m")] == [9.0]
     whole = 60.0 * (BACKLOG + 100)
     assert rows(path, f"SELECT sum(seconds) FROM ({OCCUPANCY})") == [(whole,)]
+    assert rows(path, "SELECT count(*) FROM first_delays") == [(3,)]
     assert len(reports) == 2

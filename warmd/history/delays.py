@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 from warmd.ladder import Rung
@@ -10,6 +11,9 @@ ADD_DELAY = "INSERT INTO first_delays (model, at, met, seconds, vain) VALUES (?,
 
 MOST_A_MINUTE = 500
 """So many of one model's are kept apart in a minute; all of them are in the minute's sums."""
+
+MOST_KEPT = 10_000
+"""So many wait in memory while the disk refuses everything; the oldest go first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class Delays:
     """The first delays that are not handed over yet."""
 
     def __init__(self) -> None:
-        self._delays: list[FirstDelay] = []
+        self._delays: deque[FirstDelay] = deque(maxlen=MOST_KEPT)
         self._counted: dict[str, tuple[int, int]] = {}  # by model: the minute, and how many in it
 
     def add(self, delay: FirstDelay, ended: float) -> None:
@@ -44,5 +48,6 @@ class Delays:
 
     def take(self) -> list[FirstDelay]:
         """Hand over every one."""
-        delays, self._delays = self._delays, []
+        delays = list(self._delays)
+        self._delays.clear()
         return delays

@@ -102,7 +102,7 @@ class History:
             return
         self._minute = minute
         self._hand_over(but=minute)
-        self._hand_over_hours()
+        self._hand_over_patiently()
         # A clock that was set back must not put the pruning off for years.
         if abs(now - self._pruned) >= DAY_S:
             self._pruned = now
@@ -121,7 +121,7 @@ class History:
     def catch_up(self) -> None:
         """Hand over what is counted so far, the minute that still runs included."""
         self._hand_over()
-        self._hand_over_hours()
+        self._hand_over_patiently()
 
     # Starts, sleeps, wakes
 
@@ -411,23 +411,29 @@ class History:
     def close(self) -> None:
         """Write what is left and end the thread. What is recorded afterwards is dropped."""
         self._hand_over()
-        self._hand_over_hours(last=True)
+        self._hand_over_rows()
         self._writer.close()
 
     def _hand_over(self, but: int | None = None) -> None:
         for (model, minute), count in self._minutes.take(but).items():
             self._writer.save(_ADD_MINUTE, (model, minute, *astuple(count)))
+
+    def _hand_over_patiently(self) -> None:
+        """Hand over what can wait while the disk refuses everything.
+
+        Hours add up in few rows here; in the writer's memory they would push out what can't wait.
+        """
+        if self._writer.trouble is None:
+            self._hand_over_rows()
+        else:
+            self._writer.try_again()
+
+    def _hand_over_rows(self) -> None:
         for delay in self._delays.take():
             row = (delay.model, delay.at, delay.met.value, delay.seconds, delay.vain)
             self._writer.save(ADD_DELAY, row)
-
-    def _hand_over_hours(self, *, last: bool = False) -> None:
-        if self._writer.trouble is not None and not last:
-            # They add up in few rows here; in the writer's memory they would push out what can't.
-            self._writer.try_again()
-            return
-        for key, count in self._hours.take().items():
-            self._writer.save(ADD_HOUR, (*key, *astuple(count)))
+        for key, hours in self._hours.take().items():
+            self._writer.save(ADD_HOUR, (*key, *astuple(hours)))
 
 
 def _storable(text: str) -> str:
