@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from warmd.control import Metrics
 from warmd.gateway import RequestRecord
 from warmd.history import History
-from warmd.ladder import FileKind, MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
+from warmd.ladder import (
+    FileKind,
+    MeasuredParts,
+    Phase,
+    Rung,
+    SleepFigures,
+    Standing,
+    StartTimes,
+    WakeTimes,
+)
 from warmd.policy import Override
 from warmd.replica import Nap
 from warmd.residency import StartFiles
@@ -23,6 +33,9 @@ from warmd.supervisor import (
 
 log = logging.getLogger("warmd")
 
+_BOOKED_EVERY_S = 1.0
+"""How long what doesn't change is not booked: a flood of events costs no more than a tick."""
+
 
 class Chronicle:
     """Writes down the supervisor's events."""
@@ -32,6 +45,8 @@ class Chronicle:
         self._history = history
         self._metrics = metrics
         self._clock = clock
+        self._stood: Sequence[Standing] = ()
+        self._looked = 0.0
 
     def rung_changed(self, change: RungChange) -> None:
         """One line and one row for each change of rung, with its reason."""
@@ -225,8 +240,23 @@ class Chronicle:
             first_byte_s=record.first_byte_s,
             is_first=record.is_first,
             total_s=record.total_s,
+            spared=record.spared,
             at=self._clock.wall(),
         )
+
+    def stands(self, standings: Sequence[Standing]) -> None:
+        """Book the time since the last look on where models stood then; to be called at each look.
+
+        By the monotonic clock: one that was set makes no hours, and a host that sleeps has none.
+        """
+        now = self._clock.monotonic()
+        seconds = now - self._looked
+        if seconds < _BOOKED_EVERY_S and standings == self._stood:
+            return
+        if self._stood:
+            self._history.count_hours(self._stood, seconds, self._clock.wall())
+            self._metrics.stood(self._stood, seconds)
+        self._stood, self._looked = standings, now
 
     def engine_stuck(self, model: str, replica: str, pid: int) -> None:
         """Say that an engine can't be ended."""

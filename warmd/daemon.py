@@ -19,6 +19,7 @@ import uvloop
 
 import warmd
 from warmd.aside import aside
+from warmd.calendars import host_zone
 from warmd.chronicle import Chronicle
 from warmd.config import ConfigError, Problem, Settings
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
@@ -38,6 +39,7 @@ from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.learning import Learner
 from warmd.placing import ROSTER_FILE
 from warmd.planner import RamLedger
+from warmd.reckoning import Account, Manner, account
 from warmd.refitting import Refitting
 from warmd.replica import EngineRecord
 from warmd.residency import SetInRam, residency_of
@@ -45,7 +47,7 @@ from warmd.roster import note
 from warmd.spoken import count
 from warmd.staging import Keeper, StagingError
 from warmd.status import CalendarStatus, Decision, Status
-from warmd.supervisor import Clock, Held, Supervisor, calendar_status
+from warmd.supervisor import Clock, Held, Supervisor, calendar_status, standings
 from warmd.wiring import Build, Front, fitter
 
 log = logging.getLogger("warmd")
@@ -248,9 +250,8 @@ class Daemon:
         table = self._config.settings.gateway
         keys = None if table.api_keys is None else Keys(table.api_keys, _warn)
         limits = GatewayLimits(table.max_body, table.header_timeout, table.body_timeout)
-        return Gateway(
-            Front(self._supervisor, int(self._started)), limits, self._chronicle.request_done, keys
-        )
+        front = Front(self._supervisor, int(self._started), CLOCK)
+        return Gateway(front, limits, self._chronicle.request_done, keys)
 
     # What the admin API asks
 
@@ -289,6 +290,15 @@ class Daemon:
         """Return what happened to `model`, or to all, since `since`; read in a thread."""
         self._history.catch_up()
         return await asyncio.to_thread(self._history.report, model, since)
+
+    async def report(self, models: Collection[str] | None, since: float) -> Account:
+        """Return what warmth brought and cost `models`, or all, since `since`; in a thread."""
+        self._history.catch_up()
+        manners = {name: Manner.of(m.terms.wish) for name, m in self._supervisor.models.items()}
+        zone = self._config.settings.host.timezone or host_zone()
+        return await asyncio.to_thread(
+            lambda: account(self._history.past(models, since), manners, zone, since, CLOCK.wall())
+        )
 
     async def size(self, model: str) -> Estimate:
         """Return what one engine of `model` takes; its files may be on a mount that hangs."""
@@ -359,6 +369,7 @@ class Daemon:
 
     def _after_tick(self) -> None:
         """Feed the watchdog: only a loop that completes its ticks is alive (sd_notify(3))."""
+        self._chronicle.stands(standings(self._supervisor.models.values()))
         self._history.tick()
         self._refitting.around_quarantine()
         rungs = [self._supervisor.rung(name) for name in self._supervisor.models]

@@ -127,6 +127,21 @@ class StartTimes:
         return sum(self.stages.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """So many `replicas` of a model stand on `rung`; their engines use `gpus`, one each at least.
+
+    `cause`: what its target rests on, in a word; `highest`: none of its replicas stands higher.
+    """
+
+    model: str
+    rung: Rung
+    cause: str
+    replicas: int
+    gpus: int
+    highest: bool
+
+
 @dataclass(frozen=True)
 class FilesAtStart:
     """How much of a set of files was in RAM as a start began, and when it got ready; bytes.

@@ -15,7 +15,7 @@ from warmd.fitting import UNKNOWN_GPU, Fitter, Sizes
 from warmd.gateway import ModelCard
 from warmd.gpu_watch import GpuWatch
 from warmd.history import HISTORY_FILE, History, read_sizes
-from warmd.ladder import FileKind, replica_name
+from warmd.ladder import FileKind, Rung, replica_name
 from warmd.launch import Launcher
 from warmd.learning import Learner
 from warmd.placing import ROSTER_FILE, cards_of
@@ -36,7 +36,7 @@ from warmd.staging import (
     model_folder,
     weight_files,
 )
-from warmd.supervisor import CardRules, Clock, FileTerms, Known, Rules, Scan, Supervisor
+from warmd.supervisor import CardRules, Clock, FileTerms, Known, Rules, Scan, Supervisor, spared
 
 _DRIVER_S = 10.0
 
@@ -132,13 +132,18 @@ def _files(found: FileSet | None) -> Request:
 class Front:
     """The supervisor as the gateway sees it."""
 
-    def __init__(self, supervisor: Supervisor, created: int) -> None:
+    def __init__(self, supervisor: Supervisor, created: int, clock: Clock) -> None:
         self._supervisor = supervisor
+        self._clock = clock
         self._created = created
         self.resolve = supervisor.resolve
         self.rung = supervisor.rung_met
         self.idle_s = supervisor.idle_s
         self.acquire = supervisor.acquire
+
+    def spared(self, model: str) -> Rung | None:
+        """The rung that a request would meet now without the model's calendar; None: the same."""
+        return spared(self._supervisor.models[model], self._clock.monotonic())
 
     def cards(self) -> list[ModelCard]:
         """Every model that exists."""

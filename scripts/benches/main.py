@@ -19,6 +19,7 @@ import coldstart
 import crash
 import gateway
 import idle
+import past
 import restart
 import staging
 import sweep
@@ -58,6 +59,7 @@ BENCHES: dict[str, _Bench | _BenchOnDisk] = {
     "tick": _Bench(10.0, tick.run),
     "sweep": _Bench(10.0, sweep.run),
     "calendar": _Bench(10.0, calendar_bench.run),
+    "past": _Bench(10.0, past.run),
     "staging": _BenchOnDisk(180.0, staging.run),
     "coldstart": _BenchOnDisk(300.0, coldstart.run, 1200.0, only_by_name=True),
 }

@@ -10,7 +10,7 @@ def test_what_a_request_counts_as() -> None:
     count = MinuteCount()
     count.add(200, Rung.HOT, 0.25, is_first=False)
     count.add(200, Rung.HOT, 0.75, is_first=False)
-    count.add(200, Rung.HOT, 1.0, is_first=True)
+    count.add(200, Rung.HOT, 1.0, is_first=True, spared=Rung.ASLEEP)
     count.add(200, Rung.STAGED, 41.0, is_first=True)
     count.add(200, Rung.ASLEEP, 5.0, is_first=True)
     count.add(503, Rung.COLD, None, is_first=True, total_s=0.5)
@@ -32,6 +32,7 @@ def test_what_a_request_counts_as() -> None:
         ttfb_max=0.75,
         vain=1,
         vain_max=180.0,
+        spared_asleep=1,
     )
 
 

@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from warmd.control import Metrics
 from warmd.gateway.models import RequestRecord
-from warmd.ladder import FileKind, Phase, Rung, Stage, StartTimes
+from warmd.ladder import FileKind, Phase, Rung, Stage, Standing, StartTimes
 from warmd.status import (
     CardShare,
     CardStatus,
@@ -169,3 +169,16 @@ def test_starts_are_counted_from_zero_and_timed_by_stage() -> None:
     assert values["warmd_starts_total model=tiny outcome=ready"] == 1
     assert values["warmd_start_stage_seconds_sum model=tiny stage=imports"] == 8.5
     assert values["warmd_start_stage_seconds_count model=tiny stage=weights"] == 1
+
+
+def test_how_long_a_model_stood_where_and_why() -> None:
+    metrics = Metrics(Daemon().snapshot, [CHAT])
+    hot = Standing("tiny", Rung.HOT, "calendar", 2, 4, highest=True)
+    metrics.stood([hot, replace(hot, rung=Rung.STAGED, gpus=0, highest=False)], 2.5)
+    metrics.stood([hot], 1.0)
+    metrics.request_done(replace(request(Rung.HOT, 900.0), spared=Rung.ASLEEP))
+    told = scrape(metrics)
+    assert told["warmd_rung_seconds_total cause=calendar model=tiny rung=hot"] == 3.5
+    assert told["warmd_rung_seconds_total cause=calendar model=tiny rung=staged"] == 0.0
+    assert told["warmd_gpu_seconds_total cause=calendar model=tiny rung=hot"] == 14.0
+    assert told["warmd_spared_requests_total model=tiny otherwise=asleep"] == 1

@@ -13,6 +13,7 @@ import pytest
 from warmd.calendars import calendar_of
 from warmd.config import ConfigError, load
 from warmd.ladder import Rung
+from warmd.reckoning import Account, Delays, Durations, FirstBytes, ModelAccount
 from warmd.status import (
     CalendarStatus,
     CardStatus,
@@ -51,6 +52,14 @@ def test_every_field_of_the_status_stands_in_the_stable_table(facts: type) -> No
     named = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", section))))
     missing = {field.name for field in fields(facts)} - named
     assert not missing
+
+
+@pytest.mark.parametrize("facts", [Account, ModelAccount, Delays, FirstBytes, Durations])
+def test_every_field_of_a_report_stands_in_its_table(facts: type) -> None:
+    begin = README.index("`warmctl report --json`:")
+    section = README[begin : README.index("`warmctl plan --json`")]
+    named = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", section))))
+    assert not {field.name for field in fields(facts)} - named
 
 
 def test_the_misspelt_key_of_the_first_config_is_where_the_readme_says(tmp_path: Path) -> None:

@@ -158,6 +158,9 @@ class FakeModels:
     def rung(self, model: str) -> Rung:
         return Rung.STAGED
 
+    def spared(self, model: str) -> Rung | None:
+        return None
+
     def idle_s(self, model: str) -> float:
         return math.inf
 

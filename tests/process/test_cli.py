@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from warmd.engine.sizing import Estimate
 from warmd.foresight import Foresight
 from warmd.history import Report, Start
 from warmd.ladder import Phase, Rung
+from warmd.reckoning import Account
 from warmd.residency import SetInRam
 from warmd.status import Decision, ModelStatus, ReplicaStatus, StagingStatus, Status
 
@@ -83,6 +84,9 @@ class Daemon:
         return "GPU 1 is back in service"
 
     async def forget_gpu(self, name: str) -> str:
+        raise NotImplementedError
+
+    async def report(self, models: Collection[str] | None, since: float) -> Account:
         raise NotImplementedError
 
     async def residency(self) -> list[SetInRam]:

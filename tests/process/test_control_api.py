@@ -8,7 +8,7 @@ import pwd
 import socket
 import stat
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 import aiohttp
@@ -23,6 +23,7 @@ from warmd.engine.sizing import Estimate
 from warmd.foresight import Foresight
 from warmd.history import Report, Start
 from warmd.ladder import FileKind, Rung
+from warmd.reckoning import Account
 from warmd.residency import KnownSet, SetInRam
 from warmd.status import Decision, ModelStatus, StagingStatus, Status
 
@@ -73,6 +74,9 @@ class Daemon:
         return "GPU 1 is back in service"
 
     async def forget_gpu(self, name: str) -> str:
+        raise NotImplementedError
+
+    async def report(self, models: Collection[str] | None, since: float) -> Account:
         raise NotImplementedError
 
     async def residency(self) -> list[SetInRam]:

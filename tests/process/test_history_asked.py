@@ -7,7 +7,7 @@ import json
 import signal
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from warmd.engine.sizing import Estimate
 from warmd.foresight import Foresight
 from warmd.history import History, Report, Start
 from warmd.ladder import FilesAtStart, Rung, Stage, StartTimes
+from warmd.reckoning import Account, account
 from warmd.residency import SetInRam
 from warmd.status import Decision, ModelStatus, StagingStatus, Status
 
@@ -42,6 +43,10 @@ class Owner:
 
     async def history(self, model: str | None, since: float) -> Report:
         return await asyncio.to_thread(self.remembered.report, model, since)
+
+    async def report(self, models: Collection[str] | None, since: float) -> Account:
+        past = self.remembered.past(models, since)
+        return account(past, {}, "UTC", since, time.time())
 
     async def settle(self) -> None:
         pass

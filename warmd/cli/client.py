@@ -34,13 +34,13 @@ def of_this_version() -> Iterator[None]:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("warmd", timeout=ANSWER_TIMEOUT_S)
+    def __init__(self, path: Path, patience: float) -> None:
+        super().__init__("warmd", timeout=patience)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(ANSWER_TIMEOUT_S)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
@@ -50,9 +50,12 @@ class Client:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def get(self, target: str) -> bytes:
-        """Return the body of a GET. Raises `NoDaemonError` or `RefusedError`."""
-        return self._ask("GET", target, None)
+    def get(self, target: str, patience: float = ANSWER_TIMEOUT_S) -> bytes:
+        """Return the body of a GET, within `patience` seconds.
+
+        Raises `NoDaemonError` or `RefusedError`.
+        """
+        return self._ask("GET", target, None, patience)
 
     def post(self, target: str, body: Mapping[str, object]) -> dict[str, Any]:
         """Return the JSON that answers a POST. Raises `NoDaemonError` or `RefusedError`."""
@@ -68,8 +71,10 @@ class Client:
             raise NoDaemonError(f"what answers at {self._path} is not warmd")
         return answer
 
-    def _ask(self, method: str, target: str, body: bytes | None) -> bytes:
-        connection = _UnixConnection(self._path)
+    def _ask(
+        self, method: str, target: str, body: bytes | None, patience: float = ANSWER_TIMEOUT_S
+    ) -> bytes:
+        connection = _UnixConnection(self._path, patience)
         try:
             connection.request(method, target, body, {"Content-Type": "application/json"})
             response = connection.getresponse()
@@ -82,7 +87,7 @@ class Client:
         except TimeoutError as error:
             raise NoDaemonError(
                 f"warmd took the call at {self._path} but gave no answer in "
-                f"{ANSWER_TIMEOUT_S:.0f} s: see journalctl -u warmd"
+                f"{patience:.0f} s: see journalctl -u warmd"
             ) from error
         except http.client.HTTPException as error:
             raise NoDaemonError(f"what answers at {self._path} is not warmd") from error

@@ -16,17 +16,20 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from warmd import __version__
-from warmd.cli.client import Client, NoDaemonError, RefusedError, of_this_version
+from warmd.cli.client import ANSWER_TIMEOUT_S, Client, NoDaemonError, RefusedError, of_this_version
 from warmd.cli.explain import explanation
 from warmd.cli.gpus import gpus_table
 from warmd.cli.history import history
 from warmd.cli.plan import plan
+from warmd.cli.report import report
+from warmd.cli.report_arguments import add_report
 from warmd.cli.residency import residency_table
 from warmd.cli.size import size_table
 from warmd.cli.words import warnings
 
 DEFAULT_SOCKET = "/run/warmd/control.sock"
 _DAY_S = 86400.0
+_REPORT_S = 60.0  # months of many busy models take seconds to read
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141  # what a shell shows for a program that SIGPIPE ended
 _RUNGS = ("hot", "asleep", "staged", "cold", "auto")
@@ -52,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _explain(client, args)
         elif args.command == "history":
             _history(client, args)
+        elif args.command == "report":
+            _report(client, args)
         elif args.command == "size":
             _size(client, args)
         elif args.command == "gpus":
@@ -142,6 +147,8 @@ def _parser() -> argparse.ArgumentParser:
         help='how far back, such as "8h" or "30d" (default: 24h)',
     )
     past.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
+
+    add_report(commands, anywhere, _duration)
 
     size = commands.add_parser(
         "size",
@@ -349,6 +356,23 @@ def _history(client: Client, args: argparse.Namespace) -> None:
             print(history(told, time.localtime))
 
 
+def _report(client: Client, args: argparse.Namespace) -> None:
+    target = _target("/report", since=time.time() - args.since_s, model=args.model)
+    if args.json:
+        _print_json(client, target, _REPORT_S)
+        return
+    told = client.parse(client.get(target, _REPORT_S))
+    with of_this_version():
+        if args.html is None:
+            print(report(told, time.localtime))
+            return
+        # Only --html draws.
+        from warmd.cli.page import page  # noqa: PLC0415
+        from warmd.cli.page_file import write_page  # noqa: PLC0415
+
+        print(write_page(args.html, page(told, time.localtime)))
+
+
 def _size(client: Client, args: argparse.Namespace) -> None:
     if args.model.startswith(("/", "./", "../", "~")) or args.model == ".":
         # Brings the engine room along, which no other command needs.
@@ -366,10 +390,10 @@ def _size(client: Client, args: argparse.Namespace) -> None:
         print(json.dumps(told) if args.json else size_table(told))
 
 
-def _target(path: str, **query: str | float | None) -> str:
+def _target(path: str, **query: str | float | Sequence[str] | None) -> str:
     asked = {key: value for key, value in query.items() if value is not None}
     # A word of the command line may hold bytes that are no UTF-8.
-    return f"{path}?{urlencode(asked, errors='surrogateescape')}"
+    return f"{path}?{urlencode(asked, doseq=True, errors='surrogateescape')}"
 
 
 def _gpus(client: Client, *, as_json: bool) -> None:
@@ -407,8 +431,8 @@ def _stage(client: Client, args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_json(client: Client, target: str) -> None:
-    body = client.get(target)
+def _print_json(client: Client, target: str, patience: float = ANSWER_TIMEOUT_S) -> None:
+    body = client.get(target, patience)
     client.parse(body)
     sys.stdout.write(body.decode() + "\n")
 

@@ -25,6 +25,7 @@ from warmd.control.asked import (
 )
 from warmd.control.gpus import Handler, Surveys, gpus_handler
 from warmd.control.http_log import quiet_log
+from warmd.control.report import Reckons, report_handler
 from warmd.control.residency import Measures, residency_handler
 from warmd.control.size import Sizes, size_handler
 from warmd.control.stage import stage_handler
@@ -38,11 +39,8 @@ _MAX_BODY = 64 * 1024
 _SHUTDOWN_S = 1.0
 
 
-class Operations(Sizes, Surveys, Measures, Protocol):
+class Operations(Sizes, Surveys, Measures, Reckons, Protocol):
     """The owner of the models, as an operator sees it."""
-
-    def snapshot(self) -> Status:
-        """Everything that is so at this moment."""
 
     async def settle(self) -> None:
         """Wait, for a moment at most, until what was just said is written, or refused."""
@@ -244,6 +242,7 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
                 get("/metrics", metrics),
             ),
             get("/residency", residency_handler(operations)),
+            get("/report", report_handler(operations, resolve)),
             *(post("/set", set_target), post("/plan", plan), post("/reload", reload)),
             post("/stage", stage_handler(operations, resolve)),
             post("/gpu/return", of_a_gpu(operations.return_gpu)),

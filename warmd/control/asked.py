@@ -61,10 +61,10 @@ def read_word(asked: Mapping[str, object], key: str) -> str:
     return word
 
 
-def read_since(text: str | None, now: float) -> float:
-    """Return a time in Unix seconds, by default a day before `now`."""
+def read_since(text: str | None, now: float, default_s: float = _DAY_S) -> float:
+    """Return a time in Unix seconds, by default `default_s` before `now`."""
     if text is None:
-        return now - _DAY_S
+        return now - default_s
     try:
         since = float(text)
     except ValueError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from prometheus_client import (
@@ -13,11 +13,12 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from warmd.gateway.models import RequestRecord
-from warmd.ladder import FileKind, StartTimes, WakeTimes
+from warmd.ladder import FileKind, Standing, StartTimes, WakeTimes
 from warmd.status import CardStatus, ModelStatus, Status
 
 SECONDS_BUCKETS = (
@@ -122,6 +123,15 @@ class Metrics:
         self._read = Counter(
             "warmd_staging_read_bytes", "Bytes that were brought into RAM.", registry=registry
         )
+        self._hours = _Stood()
+        registry.register(self._hours)
+        self._spared = Counter(
+            "warmd_spared_requests",
+            "Requests that met their model hot after an idle time only thanks to its calendar, by "
+            "the rung that they would have met.",
+            ("model", "otherwise"),
+            registry=registry,
+        )
         self._evictions = Counter(
             "warmd_staging_evictions",
             "How often a part of what was staged was pushed out of RAM.",
@@ -134,12 +144,18 @@ class Metrics:
         model = self._known(record.model)
         path = record.path if record.path in self._paths else _OTHER
         self._requests.labels(model, path, str(record.status)).inc()
+        if record.spared is not None:
+            self._spared.labels(model, record.spared.value).inc()
         if record.first_byte_s is None:
             return
         if record.is_first:
             self._first_delay.labels(model, record.met.value).observe(record.first_byte_s)
         else:
             self._first_byte.labels(model).observe(record.first_byte_s)
+
+    def stood(self, standings: Iterable[Standing], seconds: float) -> None:
+        """Count that models stood so for `seconds`."""
+        self._hours.add(standings, seconds)
 
     def start_ready(self, model: str, times: StartTimes) -> None:
         """Count a start that got ready, stage by stage."""
@@ -207,6 +223,47 @@ class Metrics:
         if model not in self._models:
             self._models = set(self._snapshot().models)
         return model if model in self._models else _OTHER
+
+
+class _Stood(Collector):
+    """How long models stood where, and what they used meanwhile."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[str, str, str], tuple[float, float]] = {}
+
+    def add(self, standings: Iterable[Standing], seconds: float) -> None:
+        for each in standings:
+            key = (each.model, each.rung.value, each.cause)
+            stood, used = self._seconds.get(key, (0.0, 0.0))
+            self._seconds[key] = (stood + seconds * each.highest, used + seconds * each.gpus)
+
+    def describe(self) -> Iterable[Metric]:
+        """The same without series."""
+        return self._families({})
+
+    def collect(self) -> Iterable[Metric]:
+        """Tell what was added so far."""
+        return self._families(self._seconds)
+
+    def _families(
+        self, told: Mapping[tuple[str, str, str], tuple[float, float]]
+    ) -> Iterable[Metric]:
+        labels = ("model", "rung", "cause")
+        stood = CounterMetricFamily(
+            "warmd_rung_seconds",
+            "How long a model stood on a rung, by its warmest replica, and what it rested on: "
+            "operator, demand, calendar or rests.",
+            labels=labels,
+        )
+        used = CounterMetricFamily(
+            "warmd_gpu_seconds",
+            "GPUs that a model's engines used, times seconds; an engine without a GPU counts as 1.",
+            labels=labels,
+        )
+        for key, (seconds, gpu_seconds) in told.items():
+            stood.add_metric(key, seconds)
+            used.add_metric(key, gpu_seconds)
+        return (stood, used)
 
 
 class _Gauges(Collector):

@@ -29,6 +29,7 @@ class _Visit:
     met: Rung
     idle_s: float
     arrived: float
+    spared: Rung | None
     status: int = 500  # until something else is known
     waited_s: float | None = None
     first_byte_s: float | None = None
@@ -44,6 +45,7 @@ class _Visit:
             waited_s=total if self.waited_s is None else self.waited_s,
             first_byte_s=self.first_byte_s,
             total_s=total,
+            spared=self.spared,
         )
 
 
@@ -80,6 +82,7 @@ class Forwarder:
             met=self._models.rung(model),
             idle_s=self._models.idle_s(model),
             arrived=arrived,
+            spared=self._models.spared(model),
         )
         try:
             for _ in range(_ATTEMPTS):

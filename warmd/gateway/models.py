@@ -58,6 +58,12 @@ class Models(Protocol):
     def idle_s(self, model: str) -> float:
         """Seconds since the last request for `model` ended; infinite before the first."""
 
+    def spared(self, model: str) -> Rung | None:
+        """The rung that a request for `model` would meet now, were it not for its calendar.
+
+        None where it meets what it would meet anyway.
+        """
+
     async def acquire(self, model: str, waited: float = 0.0) -> Lease:
         """Return a place on a ready replica, waiting for one up to the model's `max_wait`.
 
@@ -78,6 +84,7 @@ class RequestRecord:
     waited_s: float  # from arrival to a place on a ready replica
     first_byte_s: float | None  # from arrival to the engine's first byte of body
     total_s: float
+    spared: Rung | None = None  # what it would have met without the model's calendar
 
     @property
     def is_first(self) -> bool:

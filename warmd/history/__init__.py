@@ -6,21 +6,28 @@ from warmd.history.journal import (
     journal_handler,
     terminal_format,
 )
+from warmd.history.past import Asked, Occupied, Past, Took, Waited, read_past
 from warmd.history.report import HistoryError, ModelReport, Report, Start
 from warmd.history.sizes import read_sizes
 from warmd.history.store import HISTORY_FILE, History, StoredOverride
 
 __all__ = [
     "HISTORY_FILE",
+    "Asked",
     "History",
     "HistoryError",
     "JournalHandler",
     "ModelReport",
+    "Occupied",
+    "Past",
     "Report",
     "Start",
     "StoredOverride",
     "TerminalFormatter",
+    "Took",
+    "Waited",
     "journal_handler",
+    "read_past",
     "read_sizes",
     "terminal_format",
 ]

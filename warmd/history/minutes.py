@@ -19,6 +19,8 @@ class MinuteCount:
 
     First delays are those of requests that met the model not in use; `first_bytes` counts all
     others that got a first byte, and `ttfb_*` is theirs; `vain`: got none of a model not in use.
+    `spared_*`: found the model hot after an idle time only thanks to its calendar, by the rung that
+    they would have met without it.
     """
 
     requests: int = 0
@@ -36,6 +38,9 @@ class MinuteCount:
     ttfb_max: float = 0.0
     vain: int = 0
     vain_max: float = 0.0
+    spared_asleep: int = 0
+    spared_staged: int = 0
+    spared_cold: int = 0
 
     def add(
         self,
@@ -45,9 +50,13 @@ class MinuteCount:
         *,
         is_first: bool,
         total_s: float = 0.0,
+        spared: Rung | None = None,
     ) -> None:
-        """Count one request, which lasted for `total_s` in all."""
+        """Count one request, which lasted for `total_s` in all; `spared`: what it didn't meet."""
         self.requests += 1
+        self.spared_asleep += spared is Rung.ASLEEP
+        self.spared_staged += spared is Rung.STAGED
+        self.spared_cold += spared is Rung.COLD
         if status >= 500:
             self.failed += 1
         if met is Rung.HOT:

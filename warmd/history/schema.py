@@ -124,12 +124,39 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE requests ADD COLUMN vain INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE requests ADD COLUMN vain_max REAL NOT NULL DEFAULT 0",
     ),
+    (
+        # hour: Unix seconds / 3600; seconds: the model stood so; gpu_seconds: of all its engines.
+        """CREATE TABLE occupancy (
+            model TEXT NOT NULL,
+            hour INTEGER NOT NULL,
+            rung TEXT NOT NULL,
+            cause TEXT NOT NULL,
+            seconds REAL NOT NULL,
+            replica_seconds REAL NOT NULL,
+            gpu_seconds REAL NOT NULL,
+            PRIMARY KEY (model, hour, rung, cause)
+        ) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE first_delays (
+            id INTEGER PRIMARY KEY,
+            model TEXT NOT NULL,
+            at REAL NOT NULL,
+            met TEXT NOT NULL,
+            seconds REAL NOT NULL,
+            vain INTEGER NOT NULL
+        ) STRICT""",
+        "CREATE INDEX first_delays_by_model ON first_delays (model, at)",
+        "ALTER TABLE requests ADD COLUMN spared_asleep INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE requests ADD COLUMN spared_staged INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE requests ADD COLUMN spared_cold INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 """One tuple of statements for each version; user_version counts those that were applied."""
 
 PRUNING = (
     "DELETE FROM decisions WHERE at < :oldest",
     "DELETE FROM sleeps WHERE at < :oldest",
+    "DELETE FROM first_delays WHERE at < :oldest",
+    "DELETE FROM occupancy WHERE hour < :oldest / 3600",
     """DELETE FROM requests
         WHERE model IN (SELECT model FROM models_asked) AND minute < :oldest / 60""",
     """DELETE FROM starts WHERE at < :oldest AND id NOT IN (

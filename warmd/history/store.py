@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from warmd.history.minutes import MinuteCount, Minutes
+from warmd.history.delays import ADD_DELAY, Delays, FirstDelay
+from warmd.history.hours import ADD_HOUR, Hours
+from warmd.history.minutes import IN_VAIN_S, MinuteCount, Minutes
+from warmd.history.past import Past, read_past
 from warmd.history.report import Report, Start, read_report, start
 from warmd.history.schema import PRUNING
-from warmd.history.sizes import SIZES
+from warmd.history.sizes import KEEP_SIZES, READ_SIZES
 from warmd.history.writer import Writer
 from warmd.ladder import (
     FilesAtStart,
@@ -21,6 +24,7 @@ from warmd.ladder import (
     Rung,
     SleepFigures,
     Stage,
+    Standing,
     StartTimes,
     WakeTimes,
 )
@@ -49,26 +53,6 @@ _ADD_MINUTE = (
         for name in _COUNTS
     )
 )
-
-_OF_ONE_START = ("kv_tokens", "held")  # beside another start's kv_cache they would mean nothing
-
-
-def _kept(name: str) -> str:
-    """What stands in a column of sizes after a start: what it told, else what was told before."""
-    if name in _OF_ONE_START:
-        return f"CASE WHEN excluded.kv_cache IS NULL THEN {name} ELSE excluded.{name} END"
-    return f"coalesce(excluded.{name}, {name})"
-
-
-_KEEP_SIZES = (
-    f"INSERT INTO sizes (key, at, model, {', '.join(SIZES)})"  # noqa: S608
-    f" VALUES (?, ?, ?{', ?' * len(SIZES)}) ON CONFLICT (key, version) DO UPDATE SET"
-    " at = excluded.at, model = excluded.model, "
-    + ", ".join(f"{name} = {_kept(name)}" for name in SIZES[1:])
-)
-
-
-_READ_SIZES = f"SELECT key, {', '.join(SIZES)} FROM sizes WHERE model = ? ORDER BY at"  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -103,6 +87,8 @@ class History:
         self._clock = clock
         self._keep = keep
         self._minutes = Minutes()
+        self._delays = Delays()
+        self._hours = Hours()
         self._minute = 0
         self._pruned = 0.0
         self._writer = Writer(path, report, clock)
@@ -116,6 +102,7 @@ class History:
             return
         self._minute = minute
         self._hand_over(but=minute)
+        self._hand_over_patiently()
         # A clock that was set back must not put the pruning off for years.
         if abs(now - self._pruned) >= DAY_S:
             self._pruned = now
@@ -134,6 +121,7 @@ class History:
     def catch_up(self) -> None:
         """Hand over what is counted so far, the minute that still runs included."""
         self._hand_over()
+        self._hand_over_patiently()
 
     # Starts, sleeps, wakes
 
@@ -292,8 +280,8 @@ class History:
         A part that this start didn't tell of keeps what an earlier one told: one with a KV cache of
         fixed size tells less.
         """
-        self._writer.save(_KEEP_SIZES, (key, at, model, *asdict(parts).values()))
-        self._sizes[model] = self._writer.read_soon(_READ_SIZES, (model,))
+        self._writer.save(KEEP_SIZES, (key, at, model, *asdict(parts).values()))
+        self._sizes[model] = self._writer.read_soon(READ_SIZES, (model,))
 
     def sizes(self, model: str) -> dict[str, MeasuredParts]:
         """What was last measured of `model`, by key, whichever vLLM it was.
@@ -302,7 +290,7 @@ class History:
         """
         rows = self._sizes.get(model)
         if rows is None:
-            rows = self._sizes[model] = self._writer.read_soon(_READ_SIZES, (model,))
+            rows = self._sizes[model] = self._writer.read_soon(READ_SIZES, (model,))
         return {key: MeasuredParts(*parts) for key, *parts in rows.result()}
 
     # Decisions and overrides
@@ -373,19 +361,29 @@ class History:
         is_first: bool,
         total_s: float,
         at: float,
+        spared: Rung | None = None,
     ) -> None:
         """Count a request that ended at `at` (Unix seconds), in memory until its minute is over.
 
         Only the first of a model's minute is written at once.
 
         `is_first`: the wait for its first byte counts as a first delay; `total_s`: how long it
-        lasted.
+        lasted; `spared`: the rung that it would have met without the model's calendar, where it
+        came after an idle time and met it hot.
         """
         count = self._minutes.at(model, int(at // 60))
-        count.add(status, met, first_byte_s, is_first=is_first, total_s=total_s)
+        count.add(status, met, first_byte_s, is_first=is_first, total_s=total_s, spared=spared)
+        if is_first and (first_byte_s is not None or total_s > IN_VAIN_S):
+            vain = first_byte_s is None
+            waited = total_s if first_byte_s is None else first_byte_s
+            self._delays.add(FirstDelay(model, at - total_s, met, waited, vain), at)
         if self._minutes.begins(model, int(at // 60)):
             # At once: a daemon that is killed must not forget that the model is in use.
             self._hand_over(but=None)
+
+    def count_hours(self, standings: Iterable[Standing], seconds: float, until: float) -> None:
+        """Count that models stood so for `seconds`, until `until` (Unix seconds), in memory."""
+        self._hours.book(standings, seconds, until)
 
     def last_requests(self) -> dict[str, float]:
         """When the last request for each model ended: Unix seconds, up to a minute too early."""
@@ -405,14 +403,37 @@ class History:
         self._writer.settle()
         return read_report(self._path, model, since, self._clock())
 
+    def past(self, models: Collection[str] | None, since: float) -> Iterator[Past]:
+        """Yield what is known of `models`, or of all, since `since`; read as `report` is."""
+        self._writer.settle()
+        return read_past(self._path, models, since)
+
     def close(self) -> None:
         """Write what is left and end the thread. What is recorded afterwards is dropped."""
         self._hand_over()
+        self._hand_over_rows()
         self._writer.close()
 
     def _hand_over(self, but: int | None = None) -> None:
         for (model, minute), count in self._minutes.take(but).items():
             self._writer.save(_ADD_MINUTE, (model, minute, *astuple(count)))
+
+    def _hand_over_patiently(self) -> None:
+        """Hand over what can wait while the disk refuses everything.
+
+        Hours add up in few rows here; in the writer's memory they would push out what can't wait.
+        """
+        if self._writer.trouble is None:
+            self._hand_over_rows()
+        else:
+            self._writer.try_again()
+
+    def _hand_over_rows(self) -> None:
+        for delay in self._delays.take():
+            row = (delay.model, delay.at, delay.met.value, delay.seconds, delay.vain)
+            self._writer.save(ADD_DELAY, row)
+        for key, hours in self._hours.take().items():
+            self._writer.save(ADD_HOUR, (*key, *astuple(hours)))
 
 
 def _storable(text: str) -> str:

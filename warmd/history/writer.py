@@ -60,6 +60,10 @@ class Writer:
         entry = _Entry(sql, values, override_of)
         self._hand_over(lambda: self._save(entry))
 
+    def try_again(self) -> None:
+        """Write what the disk has refused so far, where it can be now; returns at once."""
+        self._hand_over(self._flush)
+
     def clear(self, statements: tuple[str, ...], values: dict[str, float]) -> None:
         """Delete rows, later; what the disk refuses is left for another day. Returns at once."""
         self._hand_over(lambda: self._clear(statements, values))

@@ -15,6 +15,7 @@ from warmd.supervisor.model import FileTerms, Managed, SleepPolicy, Terms
 from warmd.supervisor.ports import Build, Known, Rules, Scan
 from warmd.supervisor.shelf import Held
 from warmd.supervisor.snapshot import Outlook
+from warmd.supervisor.standing import spared, standings
 from warmd.supervisor.timetable import calendar_status
 from warmd.supervisor.wards import Examination, as_numbered
 
@@ -43,4 +44,6 @@ __all__ = [
     "Terms",
     "as_numbered",
     "calendar_status",
+    "spared",
+    "standings",
 ]

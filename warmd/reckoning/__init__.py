@@ -1,0 +1,15 @@
+"""What warmth brought and cost over weeks, reckoned from the history: `warmctl report`."""
+
+from warmd.reckoning.account import Account, Delays, Durations, FirstBytes, ModelAccount
+from warmd.reckoning.figures import Manner, account, reckon
+
+__all__ = [
+    "Account",
+    "Delays",
+    "Durations",
+    "FirstBytes",
+    "Manner",
+    "ModelAccount",
+    "account",
+    "reckon",
+]
