@@ -8,7 +8,7 @@ from warmd.control import Metrics
 from warmd.gateway import RequestRecord
 from warmd.history import History
 from warmd.ladder import FileKind, MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
-from warmd.policy import Override
+from warmd.policy import Override, Synthetic
 from warmd.replica import Nap
 from warmd.residency import StartFiles
 from warmd.spoken import duration, size
@@ -226,6 +226,45 @@ class Chronicle:
             is_first=record.is_first,
             total_s=record.total_s,
             at=self._clock.wall(),
+        )
+
+    def synthetic_done(
+        self,
+        model: str,
+        replica: str,
+        kind: Synthetic,
+        *,
+        idle_s: float,
+        seconds: float,
+        first_token_s: float | None,
+        trouble: str | None,
+        tell: bool,
+    ) -> None:
+        """Count a request of warmd's own, apart from users'; `tell`: it fares otherwise than before.
+
+        Where it failed, `trouble` says why; whether the engine hangs is for its watch to say.
+        """
+        self._metrics.synthetic_done(model, kind, first_token_s)
+        self._history.synthetic.record(
+            model,
+            replica,
+            kind.value,
+            at=self._clock.wall(),
+            idle_s=idle_s,
+            seconds=seconds,
+            first_token_s=first_token_s,
+            reason=trouble,
+        )
+        if not tell:
+            return
+        facts = {"warmd": {"model": model, "replica": replica}}
+        if trouble is None:
+            log.info("%s: its %s is answered again", replica, kind.words, extra=facts)
+            return
+        log.warning(
+            "%s: its %s failed: %s; it stays in service while it lives and its counters move",
+            *(replica, kind.words, trouble),
+            extra=facts,
         )
 
     def engine_stuck(self, model: str, replica: str, pid: int) -> None:

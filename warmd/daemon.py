@@ -28,11 +28,19 @@ from warmd.engine.sizing import Estimate
 from warmd.fitting import Fitter
 from warmd.folders import Folders, StartUpError
 from warmd.foresight import Foresight
-from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, inherited_sockets
+from warmd.gateway import (
+    Gateway,
+    GatewayError,
+    GatewayLimits,
+    Keys,
+    RequestRecord,
+    inherited_sockets,
+)
 from warmd.gateway.paths import ENDPOINTS
 from warmd.gpu_watch import GpuWatch
 from warmd.history import HISTORY_FILE, History, Report, Start, journal_handler, terminal_format
 from warmd.in_force import InForce
+from warmd.keeping_warm import KeepingWarm
 from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.learning import Learner
@@ -112,6 +120,7 @@ class Daemon:
         self._refitting: Refitting
         self._history: History
         self._chronicle: Chronicle
+        self._keeping: KeepingWarm
 
     async def run(self) -> None:
         """Run until told to stop. Raises the rooms' own errors where one can't be opened."""
@@ -165,6 +174,7 @@ class Daemon:
             log.info("warmd %s serves %s on %s", warmd.__version__, models, fronts)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_soon)
             self._notify.notify("READY=1")
+            house.push_async_callback(self._keeping.close)
             for watch in (self._watch.run(), self._refitting.await_gpu()):
                 task = asyncio.create_task(watch, name="GPU watch")
                 house.callback(task.cancel)
@@ -241,15 +251,19 @@ class Daemon:
             supervisor, self._fitter, lambda: config.settings, config.changing
         )
         config.begin(supervisor, history, _warn)
+        self._keeping = KeepingWarm(supervisor, lambda: config.settings, chronicle, history, CLOCK)
         return supervisor
 
     def _gateway(self) -> Gateway:
         table = self._config.settings.gateway
         keys = None if table.api_keys is None else Keys(table.api_keys, _warn)
         limits = GatewayLimits(table.max_body, table.header_timeout, table.body_timeout)
-        return Gateway(
-            Front(self._supervisor, int(self._started)), limits, self._chronicle.request_done, keys
-        )
+        front = Front(self._supervisor, int(self._started))
+        return Gateway(front, limits, self._request_done, keys)
+
+    def _request_done(self, record: RequestRecord) -> None:
+        self._chronicle.request_done(record)
+        self._keeping.heard(record)
 
     # What the admin API asks
 
@@ -352,6 +366,7 @@ class Daemon:
         """Feed the watchdog: only a loop that completes its ticks is alive (sd_notify(3))."""
         self._history.tick()
         self._refitting.around_quarantine()
+        self._keeping.tick()
         rungs = [self._supervisor.rung(name) for name in self._supervisor.models]
         counts = ", ".join(f"{rungs.count(rung)} {rung}" for rung in Rung if rung in rungs)
         status = f"STATUS={counts or 'no models configured'}"

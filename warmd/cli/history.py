@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from warmd.cli.starts import start_lines
-from warmd.cli.words import clean, span, warnings
+from warmd.cli.words import brief, clean, span, warnings
 from warmd.spoken import count, size
 
 _LABEL_WIDTH = 14
@@ -57,7 +57,9 @@ def _facts(
     if model["sleeps"]:
         yield "sleeps", _sleeps(model["sleeps"])
     if model["wakes"]:
-        yield "wakes", f"{model['wakes']['count']}: {_durations(model['wakes'])}"
+        tokens = model.get("first_tokens_awake")
+        token = "" if tokens is None else f"; first token {_durations(tokens)}"
+        yield "wakes", f"{model['wakes']['count']}: {_durations(model['wakes'])}{token}"
     for each in model["failures"]:
         what = count(each["count"], each["what"])
         yield "failed", f"{what}, last {_at(each['last'], local)}: {clean(each['cause'])}"
@@ -75,9 +77,7 @@ def _requests(requests: Mapping[str, Any], slow_s: float) -> Iterator[tuple[str,
     if delays.get("vain"):
         longest = "" if delays["vain"] == 1 else "longest "
         more = " more" if told else ""
-        told.append(
-            f"{delays['vain']}{more} waited in vain, {longest}{_seconds(delays['vain_max'])}"
-        )
+        told.append(f"{delays['vain']}{more} waited in vain, {longest}{brief(delays['vain_max'])}")
     if told:
         yield "first delays", "; ".join(told)
     if others["count"]:
@@ -98,18 +98,14 @@ def _sleeps(sleeps: Mapping[str, Any]) -> str:
 
 def _durations(took: Mapping[str, Any]) -> str:
     if took["count"] == 1:
-        return _seconds(took["max"])
-    return f"half within {_seconds(took['p50'])}, longest {_seconds(took['max'])}"
+        return brief(took["max"])
+    return f"half within {brief(took['p50'])}, longest {brief(took['max'])}"
 
 
 def _mean(waits: Mapping[str, Any]) -> str:
     if waits["count"] == 1:
-        return _seconds(waits["max"])
-    return f"mean {_seconds(waits['mean'])}, longest {_seconds(waits['max'])}"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+        return brief(waits["max"])
+    return f"mean {brief(waits['mean'])}, longest {brief(waits['max'])}"
 
 
 def _at(unix: float, local: Callable[[float], time.struct_time]) -> str:

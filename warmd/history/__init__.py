@@ -9,6 +9,7 @@ from warmd.history.journal import (
 from warmd.history.report import HistoryError, ModelReport, Report, Start
 from warmd.history.sizes import read_sizes
 from warmd.history.store import HISTORY_FILE, History, StoredOverride
+from warmd.history.synthetic import Probed, SyntheticCounts
 
 __all__ = [
     "HISTORY_FILE",
@@ -16,9 +17,11 @@ __all__ = [
     "HistoryError",
     "JournalHandler",
     "ModelReport",
+    "Probed",
     "Report",
     "Start",
     "StoredOverride",
+    "SyntheticCounts",
     "TerminalFormatter",
     "journal_handler",
     "read_sizes",

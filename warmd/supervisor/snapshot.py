@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from warmd.ladder import FileKind, Phase, Rung, StartTimes, replica_name
 from warmd.planner import ModelFacts, ReplicaFacts, StagingFacts
@@ -190,7 +190,7 @@ def _sleep_status(state: ReplicaState) -> SleepStatus | None:
         seconds=nap.seconds,
         host_ram=nap.host_ram,
         device_kept=nap.device_kept,
-        last_wake=None if wake is None else asdict(wake),
+        last_wake=None if wake is None else wake.parts,
     )
 
 
