@@ -240,7 +240,7 @@ class Chronicle:
         trouble: str | None,
         tell: bool,
     ) -> None:
-        """Count a request of warmd's own, apart from users'; `tell`: it fares otherwise than before.
+        """Count a request of warmd's own, apart from users'; `tell`: that is news.
 
         Where it failed, `trouble` says why; whether the engine hangs is for its watch to say.
         """

@@ -45,6 +45,7 @@ from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.learning import Learner
 from warmd.planner import RamLedger
+from warmd.probing import Probes
 from warmd.refitting import Refitting
 from warmd.replica import EngineRecord
 from warmd.residency import SetInRam, residency_of
@@ -121,6 +122,7 @@ class Daemon:
         self._history: History
         self._chronicle: Chronicle
         self._keeping: KeepingWarm
+        self._probes: Probes
 
     async def run(self) -> None:
         """Run until told to stop. Raises the rooms' own errors where one can't be opened."""
@@ -155,6 +157,7 @@ class Daemon:
                 self,
                 self._metrics.expose,
                 _warn,
+                probing=self._probes,
             )
             house.push_async_callback(control.close)
             await control.start()
@@ -175,6 +178,7 @@ class Daemon:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_soon)
             self._notify.notify("READY=1")
             house.push_async_callback(self._keeping.close)
+            house.push_async_callback(self._probes.close)
             for watch in (self._watch.run(), self._refitting.await_gpu()):
                 task = asyncio.create_task(watch, name="GPU watch")
                 house.callback(task.cancel)
@@ -251,7 +255,13 @@ class Daemon:
             supervisor, self._fitter, lambda: config.settings, config.changing
         )
         config.begin(supervisor, history, _warn)
-        self._keeping = KeepingWarm(supervisor, lambda: config.settings, chronicle, history, CLOCK)
+        self._keeping = KeepingWarm(
+            supervisor, lambda: config.settings, chronicle, history.synthetic, clock=CLOCK
+        )
+        self._probes = Probes(
+            supervisor, lambda: config.settings, history.synthetic, clock=CLOCK, tell=_tell
+        )
+        self._probes.recall()
         return supervisor
 
     def _gateway(self) -> Gateway:
@@ -367,6 +377,7 @@ class Daemon:
         self._history.tick()
         self._refitting.around_quarantine()
         self._keeping.tick()
+        self._probes.tick()
         rungs = [self._supervisor.rung(name) for name in self._supervisor.models]
         counts = ", ".join(f"{rungs.count(rung)} {rung}" for rung in Rung if rung in rungs)
         status = f"STATUS={counts or 'no models configured'}"

@@ -11,15 +11,15 @@ import logging
 import math
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from warmd.aside import aside
 from warmd.bursts import Ask, DisturbedError, NotHotError, measure
-from warmd.chronicle import Chronicle
 from warmd.config import Settings, WarmupKind
 from warmd.cron import Cron
 from warmd.engine import EngineError, warm_up
 from warmd.gateway import RequestRecord
-from warmd.history import History, Probed
+from warmd.history import Probed
 from warmd.ladder import Phase, Rung
 from warmd.policy import Choice, FirstDelay, Quiet, Synthetic, Witness, choose, due, first_delay
 from warmd.policy.keepalive import AUTO_IDLES
@@ -35,6 +35,34 @@ KNOWN_S = 30 * 86400.0
 """So long a measurement counts: engines and hosts change."""
 
 log = logging.getLogger("warmd")
+
+
+class Tells(Protocol):
+    """Who writes down what was asked."""
+
+    def synthetic_done(
+        self,
+        model: str,
+        replica: str,
+        kind: Synthetic,
+        *,
+        idle_s: float,
+        seconds: float,
+        first_token_s: float | None,
+        trouble: str | None,
+        tell: bool,
+    ) -> None:
+        """Count it; `tell`: that it failed, or is answered again, is news."""
+
+
+class Measurements(Protocol):
+    """Who keeps measurements."""
+
+    def keep(self, model: str, key: str, probed: Probed) -> None:
+        """Keep one; returns at once."""
+
+    def probed(self, model: str, key: str, since: float) -> list[Probed]:
+        """Return what was kept, oldest first; waits for the disk."""
 
 
 class Firing:
@@ -83,16 +111,17 @@ class KeepingWarm:
         self,
         supervisor: Supervisor,
         settings: Callable[[], Settings],
-        chronicle: Chronicle,
-        history: History,
+        tells: Tells,
+        log_book: Measurements,
+        *,
         clock: Clock,
         ask: Ask = warm_up,
     ) -> None:
         """`settings` returns those in force."""
         self._supervisor = supervisor
         self._settings = settings
-        self._chronicle = chronicle
-        self._history = history
+        self._tells = tells
+        self._log_book = log_book
         self._clock = clock
         self._ask = ask
         self._read: Settings | None = None
@@ -114,6 +143,8 @@ class KeepingWarm:
             model = self._supervisor.models.get(name)
             if model is None:
                 continue
+            if model.terms.sizes_key != kept.key:
+                self._read = None  # other GPUs have come: what was measured is known by another key
             model.keeps = self._told(kept)
             if kept.asks.auto and kept.known is None:
                 self._begin(kept, "", self._recall(name, kept))
@@ -200,6 +231,8 @@ class KeepingWarm:
         def done(ended: asyncio.Task[None]) -> None:
             self._tasks.discard(ended)
             kept.running.discard(who)
+            if not ended.cancelled() and (bug := ended.exception()) is not None:
+                log.error("a fault of warmd's own as it kept %s warm", who, exc_info=bug)
 
         task.add_done_callback(done)
 
@@ -223,7 +256,7 @@ class KeepingWarm:
             place.release()
         seconds = self._clock.monotonic() - began
         told_already = replica.name in kept.failing
-        self._chronicle.synthetic_done(
+        self._tells.synthetic_done(
             model,
             replica.name,
             kind,
@@ -264,14 +297,14 @@ class KeepingWarm:
 
     async def _recall(self, name: str, kept: _Kept) -> None:
         since = self._clock.wall() - KNOWN_S
-        found = await aside(lambda: self._history.synthetic.probed(name, kept.key, since))
+        found = await aside(lambda: self._log_book.probed(name, kept.key, since))
         kept.known = list(_delays(found))
         kept.choice = choose(kept.known)
         self._tell(name, kept.choice)
 
     def _learn(self, name: str, kept: _Kept, shown: FirstDelay, probed: Probed) -> None:
         kept.known = [*(kept.known or ()), shown]
-        self._history.synthetic.keep(name, kept.key, probed)
+        self._log_book.keep(name, kept.key, probed)
         choice = choose(kept.known)
         if choice != kept.choice:
             kept.choice = choice

@@ -103,6 +103,7 @@ class ModelStatus:
     vram_by: VramBy = VramBy.DECLARED  # who says so
     retired: bool = False  # no longer in the config: it is drained and stopped
     staged: tuple[StagedStatus, ...] = ()  # in the order in which a start needs them
+    keepalive: str | None = None  # how its engines are kept warm in quiet hours, None: not at all
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def test_a_file_of_version_1_is_gone_on_with(begin: Callable[[], History], path:
         assert history.decisions("m")[0].reason == "1 request waits"
         history.record_wake("m", "m.0", WakeTimes(0.5, 0.25, 0.25), 1, NOON)
         ask(history, NOON)
-    assert rows(path, "PRAGMA user_version") == [(4,)]
+    assert rows(path, "PRAGMA user_version") == [(5,)]
     with closing(begin()) as history:
         assert history.recent_wakes("m") == [1.0]
         assert history.last_requests() == {"m": NOON}

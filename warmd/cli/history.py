@@ -8,7 +8,7 @@ from typing import Any
 
 from warmd.cli.starts import start_lines
 from warmd.cli.words import brief, clean, span, warnings
-from warmd.spoken import count, size
+from warmd.spoken import count, duration, size
 
 _LABEL_WIDTH = 14
 _FROM_WARM = ("hot", "asleep", "staged", "cold")
@@ -54,6 +54,16 @@ def _facts(
         yield "last starts", f"{_at(start['at'], local)}  {start['replica']}  {first}"
         for line in more:
             yield "last starts", f"  {line}"
+    for kind, counts in model.get("synthetic", {}).items():
+        yield f"{_SYNTHETIC.get(kind, kind)}s", _synthetic(counts)
+    for each in model.get("probes", ()):
+        token, usual = brief(each["first_token_s"]), each["next"]
+        ranked = sorted(token_s for token_s, *_ in usual)
+        after = f"after {duration(each['idle_s'])}"
+        if each["met"] != "hot":
+            after = f"from {each['met']}, hot in {brief(each['came_up_s'])}"
+        then = f"then {brief(ranked[(len(ranked) - 1) // 2])} ({each['source']})"
+        yield "probes", f"{_at(each['at'], local)}  {after}: first token {token}, {then}"
     if model["sleeps"]:
         yield "sleeps", _sleeps(model["sleeps"])
     if model["wakes"]:
@@ -82,6 +92,22 @@ def _requests(requests: Mapping[str, Any], slow_s: float) -> Iterator[tuple[str,
         yield "first delays", "; ".join(told)
     if others["count"]:
         yield "first bytes", f"{others['count']} of a model in use: {_mean(others)}"
+
+
+_SYNTHETIC = {"keepalive": "keep-alive", "warmup": "warm-up"}
+
+
+def _synthetic(counts: Mapping[str, Any]) -> str:
+    answered, failed = counts["answered"], counts["failed"]
+    told = [f"{answered} answered"]
+    if answered:
+        told.append(
+            f"first token mean {brief(counts['first_token_mean'])}, "
+            f"longest {brief(counts['first_token_max'])}"
+        )
+    if failed:
+        told.append(f"{failed} failed: {clean(counts['last_failure'] or '')}")
+    return "; ".join(told)
 
 
 def _sleeps(sleeps: Mapping[str, Any]) -> str:

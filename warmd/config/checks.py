@@ -127,9 +127,7 @@ def _cron_entries(settings: Settings) -> Iterator[Finding]:
                 what = "must say what happens then: `rung`, or `warmup = true`"
                 yield Finding((*path, "at"), what, quoted(entry.at))
             elif entry.rung is not None and entry.warmup:
-                what = (
-                    "can't stand beside `rung`: write an entry of its own for the warm-up request"
-                )
+                what = "can't stand beside `rung`: write another entry for the warm-up request"
                 yield Finding((*path, "warmup"), what, "true")
             elif entry.warmup and entry.replicas is not None:
                 what = "has no effect beside `warmup`, which asks each engine that is hot"

@@ -118,8 +118,15 @@ _COLUMNS = (
 
 def _probed(row: Sequence[Any]) -> Probed:
     following, came_up, stages, restarts = row[7:]
+    at, replica, source, idle_s, met, first_token_s, first_total_s = row[:7]
     return Probed(
-        *row[:7],
+        at=at,
+        replica=replica,
+        source=source,
+        idle_s=idle_s,
+        met=met,
+        first_token_s=first_token_s,
+        first_total_s=first_total_s,
         next=json.loads(following),
         came_up_s=came_up,
         stages=json.loads(stages),

@@ -11,7 +11,7 @@ from warmd.policy.calendar import (
 )
 from warmd.policy.estimate import Progress, ready_in, why_not_ready
 from warmd.policy.fairness import Fairness, Holder, Stays, Yields, eviction_order, judge
-from warmd.policy.first_delay import FirstDelay, Witness, first_delay
+from warmd.policy.first_delay import NEXT, FirstDelay, Witness, first_delay
 from warmd.policy.hygiene import Hygiene, worn
 from warmd.policy.keepalive import Choice, Quiet, Synthetic, choose, due
 from warmd.policy.liveness import Counters, Hung, Pulse, feel
@@ -19,6 +19,7 @@ from warmd.policy.quarantine import Ailment, Health, diagnose, give_back
 from warmd.policy.target import Demand, Override, Rank, Target, Wish, decide_target, held_hot
 
 __all__ = [
+    "NEXT",
     "NO_CALENDAR",
     "SILENT",
     "Ailment",

@@ -133,6 +133,7 @@ def model_status(
         vram=model.terms.vram,
         vram_by=model.terms.vram_by,
         retired=model.retired,
+        keepalive=model.keeps,
         replicas=tuple(_replica_status(model, replica, clock) for replica in model.replicas),
         staged=tuple(
             _staged_status(model.sets[kind], why_not.get(model.sets[kind].key))
