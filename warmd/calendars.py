@@ -43,7 +43,9 @@ def calendar_of(settings: Settings, model: str) -> Calendar:
     return Calendar(
         windows=tuple(_one(_window(settings, each, zone)) for each in table.windows),
         transitions=tuple(
-            Transition(_one(Cron(each.at, zone)), each.rung, each.replicas) for each in table.cron
+            Transition(_one(Cron(each.at, zone)), each.rung, each.replicas)
+            for each in table.cron
+            if each.rung is not None
         ),
         zone=zone,
     )

@@ -18,7 +18,7 @@ from warmd.ladder import (
     StartTimes,
     WakeTimes,
 )
-from warmd.policy import Override
+from warmd.policy import Override, Synthetic
 from warmd.replica import Nap
 from warmd.residency import StartFiles
 from warmd.spoken import duration, size
@@ -257,6 +257,45 @@ class Chronicle:
             self._history.count_hours(self._stood, seconds, self._clock.wall())
             self._metrics.stood(self._stood, seconds)
         self._stood, self._looked = standings, now
+
+    def synthetic_done(
+        self,
+        model: str,
+        replica: str,
+        kind: Synthetic,
+        *,
+        idle_s: float,
+        seconds: float,
+        first_token_s: float | None,
+        trouble: str | None,
+        tell: bool,
+    ) -> None:
+        """Count a request of warmd's own, apart from users'; `tell`: that is news.
+
+        Where it failed, `trouble` says why; whether the engine hangs is for its watch to say.
+        """
+        self._metrics.synthetic_done(model, kind, first_token_s)
+        self._history.synthetic.record(
+            model,
+            replica,
+            kind.value,
+            at=self._clock.wall(),
+            idle_s=idle_s,
+            seconds=seconds,
+            first_token_s=first_token_s,
+            reason=trouble,
+        )
+        if not tell:
+            return
+        facts = {"warmd": {"model": model, "replica": replica}}
+        if trouble is None:
+            log.info("%s: its %s is answered again", replica, kind.words, extra=facts)
+            return
+        log.warning(
+            "%s: its %s failed: %s; it stays in service while it lives and its counters move",
+            *(replica, kind.words, trouble),
+            extra=facts,
+        )
 
     def engine_stuck(self, model: str, replica: str, pid: int) -> None:
         """Say that an engine can't be ended."""

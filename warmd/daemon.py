@@ -19,7 +19,7 @@ import uvloop
 
 import warmd
 from warmd.aside import aside
-from warmd.calendars import host_zone
+from warmd.wall_time import host_zone
 from warmd.chronicle import Chronicle
 from warmd.config import ConfigError, Problem, Settings
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
@@ -29,16 +29,25 @@ from warmd.engine.sizing import Estimate
 from warmd.fitting import Fitter
 from warmd.folders import Folders, StartUpError
 from warmd.foresight import Foresight
-from warmd.gateway import Gateway, GatewayError, GatewayLimits, Keys, inherited_sockets
+from warmd.gateway import (
+    Gateway,
+    GatewayError,
+    GatewayLimits,
+    Keys,
+    RequestRecord,
+    inherited_sockets,
+)
 from warmd.gateway.paths import ENDPOINTS
 from warmd.gpu_watch import GpuWatch
 from warmd.history import HISTORY_FILE, History, Report, Start, journal_handler, terminal_format
 from warmd.in_force import InForce
+from warmd.keeping_warm import KeepingWarm
 from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.learning import Learner
 from warmd.placing import ROSTER_FILE
 from warmd.planner import RamLedger
+from warmd.probing import Probes
 from warmd.reckoning import Account, Manner, account
 from warmd.refitting import Refitting
 from warmd.replica import EngineRecord
@@ -115,6 +124,8 @@ class Daemon:
         self._refitting: Refitting
         self._history: History
         self._chronicle: Chronicle
+        self._keeping: KeepingWarm
+        self._probes: Probes
 
     async def run(self) -> None:
         """Run until told to stop. Raises the rooms' own errors where one can't be opened."""
@@ -149,6 +160,7 @@ class Daemon:
                 self,
                 self._metrics.expose,
                 _warn,
+                probing=self._probes,
             )
             house.push_async_callback(control.close)
             await control.start()
@@ -168,6 +180,8 @@ class Daemon:
             log.info("warmd %s serves %s on %s", warmd.__version__, models, fronts)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_soon)
             self._notify.notify("READY=1")
+            house.push_async_callback(self._keeping.close)
+            house.push_async_callback(self._probes.close)
             for watch in (self._watch.run(), self._refitting.await_gpu()):
                 task = asyncio.create_task(watch, name="GPU watch")
                 house.callback(task.cancel)
@@ -244,6 +258,13 @@ class Daemon:
             supervisor, self._fitter, lambda: config.settings, config.changing
         )
         config.begin(supervisor, history, _warn)
+        self._keeping = KeepingWarm(
+            supervisor, lambda: config.settings, chronicle, history.synthetic, clock=CLOCK
+        )
+        self._probes = Probes(
+            supervisor, lambda: config.settings, history.synthetic, clock=CLOCK, tell=_tell
+        )
+        self._probes.recall()
         return supervisor
 
     def _gateway(self) -> Gateway:
@@ -251,7 +272,11 @@ class Daemon:
         keys = None if table.api_keys is None else Keys(table.api_keys, _warn)
         limits = GatewayLimits(table.max_body, table.header_timeout, table.body_timeout)
         front = Front(self._supervisor, int(self._started), CLOCK)
-        return Gateway(front, limits, self._chronicle.request_done, keys)
+        return Gateway(front, limits, self._request_done, keys)
+
+    def _request_done(self, record: RequestRecord) -> None:
+        self._chronicle.request_done(record)
+        self._keeping.heard(record)
 
     # What the admin API asks
 
@@ -372,6 +397,8 @@ class Daemon:
         self._chronicle.stands(standings(self._supervisor.models.values()))
         self._history.tick()
         self._refitting.around_quarantine()
+        self._keeping.tick()
+        self._probes.tick()
         rungs = [self._supervisor.rung(name) for name in self._supervisor.models]
         counts = ", ".join(f"{rungs.count(rung)} {rung}" for rung in Rung if rung in rungs)
         status = f"STATUS={counts or 'no models configured'}"

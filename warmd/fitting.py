@@ -21,7 +21,6 @@ from warmd.engine import (
     SizingError,
     SleepSupport,
     Vllm,
-    WarmupSpec,
     engine_home,
     read_note,
     stable_path,
@@ -35,6 +34,7 @@ from warmd.policy import BackOff, Hygiene, Wish
 from warmd.replica import EngineRecord, Fit, Limits, SleepTerms
 from warmd.staging import Proofs, StagingError, model_folder, published_copy, weight_files
 from warmd.supervisor import FileTerms, SleepPolicy, Terms
+from warmd.warmups import warmup_of
 
 _ALLOWS_LONGER = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 
@@ -378,19 +378,10 @@ class Fitter:
             # Where it can't sleep, its level makes no other engine of it.
             sleep_level=1 if support is SleepSupport.NONE else table.sleep.level,
         )
-        warmup = table.warmup
-        question = WarmupSpec(
-            model,
-            warmup.prompt,
-            warmup.max_tokens,
-            warmup.kind,
-            warmup.timeout,
-            adapters=warmup.adapters,
-        )
         make = Vllm(
             name,
             recipe,
-            question,
+            warmup_of(settings, model),
             source=table.weights,
             inherited=self._inherited,
             report=self._report,

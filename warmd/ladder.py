@@ -117,9 +117,13 @@ _STAGE_LABELS = {
 
 @dataclass(frozen=True)
 class StartTimes:
-    """How long a start took, by stage, in seconds from the decision to the first real answer."""
+    """How long a start took, by stage, in seconds from the decision to the first real answer.
+
+    `first_token_s`: from its warm-up request to the first token of the answer.
+    """
 
     stages: Mapping[Stage, float]
+    first_token_s: float | None = None
 
     @property
     def total(self) -> float:
@@ -157,16 +161,29 @@ class FilesAtStart:
 
 @dataclass(frozen=True)
 class WakeTimes:
-    """How long a wake took, in seconds: the engine's own part, the warm-up, the canary."""
+    """How long a wake took, in seconds: the engine's own part, the warm-up, the canary.
+
+    `first_token_s`: from its warm-up request to the first token of the answer.
+    """
 
     engine: float
     first_answer: float
     canary: float
+    first_token_s: float | None = None
 
     @property
     def total(self) -> float:
         """Seconds from the order to wake until requests may come."""
-        return self.engine + self.first_answer + self.canary
+        return sum(self.parts.values())
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Its seconds by part."""
+        return {
+            "engine": self.engine,
+            "first_answer": self.first_answer,
+            "canary": self.canary,
+        }
 
 
 @dataclass(frozen=True)

@@ -224,11 +224,12 @@ class FakeMake:
         self.missed_probes -= 1
         return self.missed_probes < 0
 
-    async def warm_up(self) -> None:
+    async def warm_up(self) -> float:
         assert not self.asleep, "a sleeper was asked"
         await self.answers.wait()
         if self.wrong is not None:
             raise EngineError(self.wrong)
+        return 0.25
 
     async def canary(self) -> CanaryAnswer:
         assert not self.asleep, "a sleeper was asked"

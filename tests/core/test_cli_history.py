@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from warmd.cli.history import history
+from warmd.history import Probed, SyntheticCounts
 from warmd.history.report import (
     Durations,
     Failure,
@@ -100,3 +101,30 @@ def test_a_history_that_can_not_be_kept_denies_nothing() -> None:
     assert told[1:] == ["what happened is not known", "warning: the disk is full"]
     quiet = answer | {"models": {"m": dataclasses.asdict(ModelReport())}}
     assert history(quiet, time.gmtime).endswith("nothing happened")
+
+
+def test_requests_of_warmds_own_have_lines_of_their_own() -> None:
+    following = [[0.05, 0.2], [0.06, 0.2], [0.04, 0.2]]
+    model = ModelReport(
+        wakes=Durations(2, 0.9, 2.2),
+        first_tokens_awake=Durations(2, 0.08, 0.3),
+        last_starts=[Start(60.0, "m.0", "staged", 9.0, {"imports": 6.0}, {}, 0.42)],
+        synthetic={"keepalive": SyntheticCounts(7, 2, 0.05, 0.1, 60.0, "it said\nno")},
+        probes=[
+            Probed(60.0, "m.0", "nightly", 900.0, "hot", 0.81, 1.0, following),
+            Probed(60.0, "m.0", "probe", 0.1, "cold", 0.05, 0.2, following, 41.0),
+        ],
+    )
+    report = Report(120.0, 0.0, 5.0, {"m": model}, [])
+    answer = json.loads(json.dumps(dataclasses.asdict(report))) | {"history_trouble": None}
+    lines = [line.strip() for line in history(answer, time.gmtime).splitlines()]
+    answered = "7 answered; first token mean 50 ms, longest 100 ms"
+    assert f"keep-alives   {answered}; 2 failed: it said no" in lines
+    at = "1970-01-01 00:01:00"
+    assert f"probes        {at}  after 15 min: first token 810 ms, then 50 ms (nightly)" in lines
+    assert f"{at}  from cold, hot in 41.0 s: first token 50 ms, then 50 ms (probe)" in lines
+    token = "first token half within 80 ms, longest 300 ms"
+    assert f"wakes         2: half within 900 ms, longest 2.2 s; {token}" in lines
+    assert any(
+        line.endswith("9.0 s from staged: imports 6.0 s, first token 420 ms") for line in lines
+    )

@@ -244,3 +244,36 @@ def test_faulty_api_keys_are_told_by_line_and_never_shown(tmp_path: Path) -> Non
 def test_copies_belong_in_a_folder_of_their_own(tmp_path: Path, folder: str) -> None:
     text = problem(config(tmp_path, host=f'staging.tmpfs = "{folder}"'))
     assert "name a folder of its own" in text
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ('cron = [{ at = "0 9 * * *" }]', "cron[0].at: must say what happens then: `rung`, or `wa"),
+        (
+            'cron = [{ at = "0 9 * * *", rung = "hot", warmup = true }]',
+            "cron[0].warmup: can't stand beside `rung`: write another entry",
+        ),
+        (
+            'cron = [{ at = "0 9 * * *", warmup = true, replicas = 2 }]',
+            "cron[0].replicas: has no effect beside `warmup`",
+        ),
+        (
+            'warmup.response_format = "yaml"',
+            "response_format: must be 'text', 'json' or a JSON",
+        ),
+        ("warmup.response_format = '{\"a\"'", "warmup.response_format: is no JSON schema: "),
+        ('warmup.response_format = "json"', "warmup.response_format: needs more than 1 tokens: "),
+        (
+            'warmup = { kind = "embedding", expect = "x" }',
+            "warmup.expect: has no meaning for an",
+        ),
+        ('warmup.expect = "("', "warmup.expect: is no regular expression: "),
+        ('keepalive.every = "often"', "keepalive.every: "),
+        ('keepalive.every = "0s"', 'keepalive.every: must be more than nothing, or "auto"'),
+        ("probe.idle = []", "probe.idle: must not be empty"),
+        ('probe.at = "0 0 30 2 *"', "probe.at: would never fire"),
+    ],
+)
+def test_requests_of_warmds_own(tmp_path: Path, model: str, says: str) -> None:
+    assert says in problem(config(tmp_path, model))

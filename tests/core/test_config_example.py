@@ -15,7 +15,7 @@ from warmd.config.settings import TABLES, keys_of
 
 EXAMPLE = Path(__file__).parents[2] / "etc" / "warmd.toml"
 MODEL = "qwen3-32b"
-TABLES_OF_A_MODEL = ("env", "idle", "warmup", "sleep")
+TABLES_OF_A_MODEL = ("env", "idle", "warmup", "sleep", "keepalive", "probe")
 HAVE_NO_DEFAULT = {
     "gateway.api_keys",
     "engine.python",
@@ -29,6 +29,12 @@ HAVE_NO_DEFAULT = {
     "models.NAME.verify",
     "models.NAME.concurrency",
     "models.NAME.warmup.adapters",
+    "models.NAME.warmup.seed",
+    "models.NAME.warmup.expect",
+    "models.NAME.keepalive.every",
+    "models.NAME.keepalive.prompt",
+    "models.NAME.keepalive.max_tokens",
+    "models.NAME.probe.at",
     "models.NAME.timezone",
     "host.timezone",
     "pools.NAME.vram",

@@ -61,6 +61,8 @@ class Dialect:
         count = int(wanted) if wanted else knobs.tokens
         self.finish = "length" if wanted else "stop"
         self.tokens = [f"{words[i % len(words)]} " for i in range(count)]
+        if knobs.says is not None:
+            self.tokens = [knobs.says]
 
     def garble(self) -> None:
         """Become what broken weights say (vllm#29341)."""

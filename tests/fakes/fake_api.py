@@ -44,6 +44,7 @@ class FakeApi:
         self.args = args
         self.knobs = knobs
         self.counts = Counts()
+        self.finished_at = time.monotonic()
         self.slumber = Slumber(knobs, pins=args.enable_sleep_mode)
 
     @property
@@ -199,6 +200,8 @@ class FakeApi:
         if (wrong := await wrong_body(self.knobs)) is not None:
             return wrong
         dialect = dialect_of(request.path, asked, self.knobs)
+        if self.knobs.says_later is not None and self.counts.finished >= self.knobs.says_later[0]:
+            dialect.tokens = [self.knobs.says_later[1]]
         if self.slumber.garbage:
             dialect.garble()
         self.counts.running += 1
@@ -233,7 +236,7 @@ class FakeApi:
         wedged = (
             self.knobs.wedge_after is not None and self.counts.finished >= self.knobs.wedge_after
         )
-        pause = 3600.0 if wedged else self.knobs.first_token_s
+        pause = 3600.0 if wedged else self.knobs.first_token_s + self._idle_costs()
         for position in range(len(dialect.tokens)):
             if await self.slumber.falls_asleep_within(pause):
                 dialect.abort(position)
@@ -241,6 +244,12 @@ class FakeApi:
             pause = self.slumber.token_s
             self.counts.generated += 1
             yield position
+
+    def _idle_costs(self) -> float:
+        """Seconds that the first token takes longer after an idle time."""
+        idle_s = time.monotonic() - self.finished_at
+        after = self.knobs.slow_after_idle_s
+        return 0.0 if after is None or idle_s < after else self.knobs.idle_first_token_s
 
     async def _asked(self, request: web.Request) -> dict[str, Any] | web.Response:
         """Return the request's JSON, or what vLLM answers to a bad one."""
@@ -268,6 +277,7 @@ class FakeApi:
 
     def _answered(self, tokens: int) -> None:
         self.counts.finished += 1
+        self.finished_at = time.monotonic()
         if self.counts.finished == self.knobs.exit_after:
             asyncio.get_running_loop().call_later(0.01, os._exit, self.knobs.exit_code)
 

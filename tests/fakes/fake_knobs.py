@@ -105,6 +105,13 @@ class Knobs:
     """Time before the first token."""
     token_s: float = 0.0
     """Time for each further token."""
+    slow_after_idle_s: float | None = None
+    """After so long without a request the first token takes `idle_first_token_s`."""
+    idle_first_token_s: float = 0.0
+    says: str | None = None
+    """What it answers, in one token, whatever it is asked,"""
+    says_later: tuple[int, str] | None = None
+    """and after so many answers this."""
     answer: str = "right"
     """`garbage`: no JSON; `500`; `empty-choices`; `wrong-shape`; `no-tokens`: 0 generated;
     `nan`: an embedding of NaN; `silence`: never."""

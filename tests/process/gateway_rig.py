@@ -135,6 +135,9 @@ class FakeLease:
     def lost(self) -> None:
         self.doubts += 1
 
+    def answered(self) -> None:
+        pass
+
     def release(self) -> None:
         self.released += 1
 

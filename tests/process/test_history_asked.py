@@ -138,6 +138,7 @@ async def test_a_report_for_programs(owner: Owner, capsys: pytest.CaptureFixture
         "replica": "qwen3.0",
         "from_rung": "staged",
         "files": {"weights": {"total": 100, "began": 40, "ready": 100, "held": True}},
+        "first_token_s": None,
     }
     took = [{"seconds": each, "stages": {"imports": each}} for each in (8.0, 41.25)]
     assert answer["models"] == {
@@ -146,6 +147,9 @@ async def test_a_report_for_programs(owner: Owner, capsys: pytest.CaptureFixture
             "starts": {"staged": {"count": 2, "p50": 8.0, "max": 41.25}},
             "sleeps": None,
             "wakes": None,
+            "first_tokens_awake": None,
+            "synthetic": {},
+            "probes": [],
             "failures": [],
             "requests": None,
         }

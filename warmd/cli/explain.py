@@ -66,6 +66,8 @@ def _terms(model: Mapping[str, Any]) -> Iterator[str]:
     if model.get("pool"):
         by = VramBy(model.get("vram_by", VramBy.DECLARED)).words
         yield f"takes {size(model['vram'])} of pool {model['pool']} for each engine, {by}"
+    if model.get("keepalive"):
+        yield clean(f"keep-alive: {model['keepalive']}")
     if model.get("cannot_sleep"):
         yield clean(f"can't sleep: {model['cannot_sleep']}")
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from warmd.cli.starts import start_lines
-from warmd.cli.words import clean, span, warnings
-from warmd.spoken import count, size
+from warmd.cli.words import brief, clean, span, warnings
+from warmd.spoken import count, duration, size
 
 _LABEL_WIDTH = 14
 _FROM_WARM = ("hot", "asleep", "staged", "cold")
@@ -54,10 +54,22 @@ def _facts(
         yield "last starts", f"{_at(start['at'], local)}  {start['replica']}  {first}"
         for line in more:
             yield "last starts", f"  {line}"
+    for kind, counts in model.get("synthetic", {}).items():
+        yield f"{_SYNTHETIC.get(kind, kind)}s", _synthetic(counts)
+    for each in model.get("probes", ()):
+        token, usual = brief(each["first_token_s"]), each["next"]
+        ranked = sorted(token_s for token_s, *_ in usual)
+        after = f"after {duration(each['idle_s'])}"
+        if each["met"] != "hot":
+            after = f"from {each['met']}, hot in {brief(each['came_up_s'])}"
+        then = f"then {brief(ranked[(len(ranked) - 1) // 2])} ({each['source']})"
+        yield "probes", f"{_at(each['at'], local)}  {after}: first token {token}, {then}"
     if model["sleeps"]:
         yield "sleeps", _sleeps(model["sleeps"])
     if model["wakes"]:
-        yield "wakes", f"{model['wakes']['count']}: {_durations(model['wakes'])}"
+        tokens = model.get("first_tokens_awake")
+        token = "" if tokens is None else f"; first token {_durations(tokens)}"
+        yield "wakes", f"{model['wakes']['count']}: {_durations(model['wakes'])}{token}"
     for each in model["failures"]:
         what = count(each["count"], each["what"])
         yield "failed", f"{what}, last {_at(each['last'], local)}: {clean(each['cause'])}"
@@ -75,13 +87,27 @@ def _requests(requests: Mapping[str, Any], slow_s: float) -> Iterator[tuple[str,
     if delays.get("vain"):
         longest = "" if delays["vain"] == 1 else "longest "
         more = " more" if told else ""
-        told.append(
-            f"{delays['vain']}{more} waited in vain, {longest}{_seconds(delays['vain_max'])}"
-        )
+        told.append(f"{delays['vain']}{more} waited in vain, {longest}{brief(delays['vain_max'])}")
     if told:
         yield "first delays", "; ".join(told)
     if others["count"]:
         yield "first bytes", f"{others['count']} of a model in use: {_mean(others)}"
+
+
+_SYNTHETIC = {"keepalive": "keep-alive", "warmup": "warm-up"}
+
+
+def _synthetic(counts: Mapping[str, Any]) -> str:
+    answered, failed = counts["answered"], counts["failed"]
+    told = [f"{answered} answered"]
+    if answered:
+        told.append(
+            f"first token mean {brief(counts['first_token_mean'])}, "
+            f"longest {brief(counts['first_token_max'])}"
+        )
+    if failed:
+        told.append(f"{failed} failed: {clean(counts['last_failure'] or '')}")
+    return "; ".join(told)
 
 
 def _sleeps(sleeps: Mapping[str, Any]) -> str:
@@ -98,18 +124,14 @@ def _sleeps(sleeps: Mapping[str, Any]) -> str:
 
 def _durations(took: Mapping[str, Any]) -> str:
     if took["count"] == 1:
-        return _seconds(took["max"])
-    return f"half within {_seconds(took['p50'])}, longest {_seconds(took['max'])}"
+        return brief(took["max"])
+    return f"half within {brief(took['p50'])}, longest {brief(took['max'])}"
 
 
 def _mean(waits: Mapping[str, Any]) -> str:
     if waits["count"] == 1:
-        return _seconds(waits["max"])
-    return f"mean {_seconds(waits['mean'])}, longest {_seconds(waits['max'])}"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+        return brief(waits["max"])
+    return f"mean {brief(waits['mean'])}, longest {brief(waits['max'])}"
 
 
 def _at(unix: float, local: Callable[[float], time.struct_time]) -> str:

@@ -21,6 +21,7 @@ from warmd.cli.explain import explanation
 from warmd.cli.gpus import gpus_table
 from warmd.cli.history import history
 from warmd.cli.plan import plan
+from warmd.cli.probe_command import add_probe, probe
 from warmd.cli.report import report
 from warmd.cli.report_arguments import add_report
 from warmd.cli.residency import residency_table
@@ -66,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(client.post(f"/gpu/{args.word}", {"gpu": args.gpu})["sentence"])
         elif args.command == "residency":
             _residency(client, as_json=args.json)
+        elif args.command == "probe":
+            return probe(client, args.model, args.idle, as_json=args.json)
         elif args.command == "stage":
             return _stage(client, args)
         elif args.command == "doctor":
@@ -175,6 +178,8 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="flags for vLLM, up to the end of the line",
     )
+
+    add_probe(commands, anywhere, _duration)
 
     gpus = commands.add_parser(
         "gpus",

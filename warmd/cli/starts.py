@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from warmd.cli.words import kind_words
+from warmd.cli.words import brief, kind_words
 from warmd.ladder import Stage
 
 _WORTH_TELLING = 0.02
@@ -18,6 +18,8 @@ def start_lines(start: Mapping[str, Any]) -> Iterator[str]:
         for name, seconds in start["stages"].items()
         if name in _STAGES and seconds >= _WORTH_TELLING * start["seconds"]
     ]
+    if (token := start.get("first_token_s")) is not None:
+        told.append(f"first token {brief(token)}")
     spent = f": {', '.join(told)}" if told else ""
     yield f"{start['seconds']:.1f} s from {start['from_rung']}{spent}"
     if files := start["files"]:

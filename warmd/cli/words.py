@@ -234,3 +234,8 @@ def _down(replica: Mapping[str, Any], model: Mapping[str, Any]) -> str:
 
 def _whole(size: int) -> str:
     return amount(size, size).split(" of ")[1]
+
+
+def brief(seconds: float) -> str:
+    """Say a short time: `52 ms`, `3.4 s`."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"

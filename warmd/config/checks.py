@@ -15,7 +15,7 @@ from warmd.config.hours import host_zone
 from warmd.config.problem import Finding, KeyPath, dotted, quoted
 from warmd.config.reading import unreadable
 from warmd.config.run_files import ENGINE_SOCKET, SOCKET_PATH_MAX, engine_folder
-from warmd.config.settings import CPU_KV_SPACE, ModelSettings, Settings, SleepMode
+from warmd.config.settings import CPU_KV_SPACE, ModelSettings, Settings, SleepMode, WarmupKind
 from warmd.ladder import Rung, replica_name
 from warmd.snapshots import SnapshotError, snapshot_of
 from warmd.spoken import size
@@ -24,6 +24,7 @@ OWN_GPUS = "where it matters on which GPUs a model runs, give it a pool with `gp
 """What to do in place of setting CUDA_VISIBLE_DEVICES."""
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+_JSON_TOKENS = 4
 _GIB = re.compile(r"[0-9]{1,6}")
 
 
@@ -38,6 +39,8 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _sleepers(settings)
     yield from _windows(settings)
     yield from _zone(settings)
+    yield from _cron_entries(settings)
+    yield from _warmups(settings)
     yield from _tensor_parallel(settings)
     yield from _visible_devices(settings)
     yield from _memory_flags(settings)
@@ -129,6 +132,37 @@ def _zone(settings: Settings) -> Iterator[Finding]:
         yield Finding(("host", "timezone"), what, rests_on=(("host", "timezone"),))
 
 
+def _cron_entries(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        for index, entry in enumerate(model.cron):
+            path: KeyPath = ("models", name, "cron", index)
+            if entry.rung is None and not entry.warmup:
+                what = "must say what happens then: `rung`, or `warmup = true`"
+                yield Finding((*path, "at"), what, quoted(entry.at))
+            elif entry.rung is not None and entry.warmup:
+                what = "can't stand beside `rung`: write another entry for the warm-up request"
+                yield Finding((*path, "warmup"), what, "true")
+            elif entry.warmup and entry.replicas is not None:
+                what = "has no effect beside `warmup`, which asks each engine that is hot"
+                yield Finding((*path, "replicas"), what, str(entry.replicas))
+
+
+def _warmups(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        path: KeyPath = ("models", name, "warmup")
+        table = model.warmup
+        shaped = [key for key in ("response_format", "expect") if key in table.model_fields_set]
+        if table.kind is WarmupKind.EMBEDDING:
+            for key in shaped:
+                yield Finding((*path, key), "has no meaning for an embedding, which says nothing")
+        elif table.response_format != "text" and table.max_tokens < _JSON_TOKENS:
+            yield Finding(
+                (*path, "response_format"),
+                f"needs more than {table.max_tokens} tokens: raise warmup.max_tokens to 64 or so",
+                rests_on=((*path, "max_tokens"),),
+            )
+
+
 def _tensor_parallel(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         for index, arg in enumerate(model.args):
@@ -175,7 +209,7 @@ def _sleepers(settings: Settings) -> Iterator[Finding]:
     if settings.engine.sleep is not SleepMode.OFF:
         return
     for name, model in settings.models.items():
-        places: list[tuple[KeyPath, Rung]] = [((), model.resting)]
+        places: list[tuple[KeyPath, Rung | None]] = [((), model.resting)]
         places += [(("windows", n), each.rung) for n, each in enumerate(model.windows)]
         places += [(("cron", n), each.rung) for n, each in enumerate(model.cron)]
         for place, _ in (each for each in places if each[1] is Rung.ASLEEP):

@@ -17,6 +17,12 @@ _WHEN_UNSET = {
     "staging.rate": "as fast as the disk goes",
     "engine.python": "no model needs it",
     "timezone": "the host's",
+    "seed": "the engine takes one of its own",
+    "expect": "any answer will do",
+    "every": "nothing is asked",
+    "prompt": "what the warm-up asks",
+    "max_tokens": "as many as the warm-up's",
+    "at": "only when an operator asks",
     "replicas": "as many as the model has",
 }
 

@@ -5,6 +5,7 @@ A validator here raises `ValueError`, whose text is the sentence for the operato
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time
@@ -159,6 +160,26 @@ def _parse_cron(text: str) -> str:
     return Cron.parse(text, "UTC").text
 
 
+def _parse_format(text: str) -> str:
+    if text in ("text", "json"):
+        return text
+    try:
+        schema = json.loads(text) if text.lstrip().startswith("{") else None
+    except ValueError as error:
+        raise ValueError(f"is no JSON schema: {error}") from None
+    if not isinstance(schema, dict):
+        raise ValueError("must be 'text', 'json' or a JSON schema as text: '{\"type\": …}'")
+    return text
+
+
+def _parse_pattern(text: str) -> str:
+    try:
+        re.compile(not_blank(text))
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    return text
+
+
 AUTO: Final = "auto"
 Vram = int | Literal["auto"]
 """Bytes, or by an estimate."""
@@ -171,6 +192,19 @@ def _vram(text: str) -> Vram:
         return int(_some(parse_size)(text))
     except ValueError as wrong:
         raise ValueError(f'{wrong}, or "auto"') from None
+
+
+def _every(text: str) -> float | Literal["auto"]:
+    if text == AUTO:
+        return AUTO
+    try:
+        return _some(parse_duration)(text)
+    except ValueError as wrong:
+        raise ValueError(f'{wrong}, or "auto"') from None
+
+
+def _every_text(every: float | Literal["auto"]) -> str:
+    return every if isinstance(every, str) else format_duration(every)
 
 
 GpuName = int | str
@@ -245,6 +279,11 @@ DaysText = Annotated[Days, _text(Days.parse, Days), PlainSerializer(str)]
 TimeText = Annotated[TimeOfDay, PlainValidator(_time), PlainSerializer(str)]
 DateText = Annotated[date, PlainValidator(_date), PlainSerializer(str)]
 CronText = Annotated[str, AfterValidator(_parse_cron)]
+EveryText = Annotated[
+    float | Literal["auto"], _text(_every, float, unit="s"), PlainSerializer(_every_text)
+]
+FormatText = Annotated[str, AfterValidator(_parse_format)]
+PatternText = Annotated[str, AfterValidator(_parse_pattern)]
 DayName = Annotated[str, PlainValidator(_day_name), PlainSerializer(str)]
 """A date, or the name of a calendar."""
 

@@ -32,9 +32,12 @@ from warmd.config.fields import (
     DayName,
     DaysText,
     Environment,
+    EveryText,
+    FormatText,
     GpuNames,
     IdleRung,
     ModelName,
+    PatternText,
     Percent,
     PoolName,
     RestingRung,
@@ -212,11 +215,20 @@ class WarmupKind(StrEnum):
 
 
 class WarmupSettings(Table):
-    """The first real request that an engine must answer before users reach it."""
+    """The first real request that an engine must answer before users reach it.
+
+    `response_format`: "text", "json", or a JSON schema as text. `expect`: a regular expression that
+    the answer must hold.
+    """
 
     prompt: Annotated[str, AfterValidator(not_blank)] = "Reply with one word: ok"
     max_tokens: Annotated[int, Field(ge=1, le=1024)] = 1
     kind: Annotated[WarmupKind, one_of(WarmupKind), PlainSerializer(str)] = WarmupKind.AUTO
+    temperature: Annotated[float, Field(ge=0, le=2, strict=False)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1, strict=False)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    response_format: FormatText = "text"
+    expect: PatternText | None = None
     timeout: Seconds = 60.0
     adapters: Annotated[tuple[Alias, ...], Field(strict=False)] = ()
 
@@ -238,11 +250,30 @@ class WindowSettings(Table):
 
 
 class CronSettings(Table):
-    """What happens to a model at each firing: a transition to a rung."""
+    """What happens to a model at each firing: a transition to a rung, or a warm-up request."""
 
     at: CronText
-    rung: RestingRung
+    rung: RestingRung | None = None
+    warmup: bool = False
     replicas: Annotated[int, Field(ge=1, le=64)] | None = None
+
+
+class KeepaliveSettings(Table):
+    """Requests of warmd's own while nobody asks; `every` None: none, "auto": as measured.
+
+    `prompt`, `max_tokens` None: those of the warm-up.
+    """
+
+    every: EveryText | None = None
+    prompt: Annotated[str, AfterValidator(not_blank)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=1024)] | None = None
+
+
+class ProbeSettings(Table):
+    """When the first request after idle is measured; `at` None: only when an operator asks."""
+
+    at: CronText | None = None
+    idle: Annotated[tuple[Seconds, ...], Field(strict=False), AfterValidator(not_empty)] = (900.0,)
 
 
 class CalendarSettings(Table):
@@ -272,6 +303,8 @@ class ModelSettings(Table):
     max_wait: Seconds | None = None
     start_timeout: Seconds | None = None
     warmup: WarmupSettings = WarmupSettings()
+    keepalive: KeepaliveSettings = KeepaliveSettings()
+    probe: ProbeSettings = ProbeSettings()
     timezone: Zone | None = None
     windows: Annotated[tuple[WindowSettings, ...], Field(strict=False)] = ()
     cron: Annotated[tuple[CronSettings, ...], Field(strict=False)] = ()

@@ -25,6 +25,7 @@ from warmd.control.asked import (
 )
 from warmd.control.gpus import Handler, Surveys, gpus_handler
 from warmd.control.http_log import quiet_log
+from warmd.control.probe import Probing, probe_handlers
 from warmd.control.report import Reckons, report_handler
 from warmd.control.residency import Measures, residency_handler
 from warmd.control.size import Sizes, size_handler
@@ -106,7 +107,7 @@ class ControlServer:
     """What an operator may ask and tell, by GET and POST, on a unix socket.
 
     `path` is the socket's, `expose` returns the metrics; `report` gets a sentence where its group
-    can't be set.
+    can't be set; `probing` measures first requests, where anybody does.
     """
 
     def __init__(
@@ -116,12 +117,14 @@ class ControlServer:
         operations: Operations,
         expose: Callable[[], bytes],
         report: Callable[[str], None],
+        *,
+        probing: Probing | None = None,
     ) -> None:
         self._path = path
         self._group = group
         self._report = report
         self._runner = web.AppRunner(
-            _application(operations, expose),
+            _application(operations, expose, probing),
             access_log=None,
             logger=quiet_log,
             shutdown_timeout=_SHUTDOWN_S,
@@ -161,7 +164,9 @@ def _refusals(of_a_config: str) -> Iterator[None]:
         raise RefusedError(409, str(refused)) from None
 
 
-def _application(operations: Operations, expose: Callable[[], bytes]) -> web.Application:
+def _application(
+    operations: Operations, expose: Callable[[], bytes], probing: Probing | None
+) -> web.Application:
     def trouble() -> dict[str, str | None]:
         return {"history_trouble": operations.snapshot().history_trouble}
 
@@ -250,6 +255,9 @@ def _application(operations: Operations, expose: Callable[[], bytes]) -> web.App
             post("/shutdown", shutdown),
         ]
     )
+    if probing is not None:
+        begin, show, end = probe_handlers(probing, resolve)
+        app.add_routes([post("/probe", begin), get("/probe", show), post("/probe/end", end)])
     return app
 
 

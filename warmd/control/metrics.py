@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from warmd.gateway.models import RequestRecord
 from warmd.ladder import FileKind, Standing, StartTimes, WakeTimes
+from warmd.policy import Synthetic
 from warmd.status import CardStatus, ModelStatus, Status
 
 SECONDS_BUCKETS = (
@@ -139,6 +139,20 @@ class Metrics:
             registry=registry,
         )
 
+        self._synthetic = Counter(
+            "warmd_synthetic_requests",
+            "Keep-alives and warm-ups of warmd's own, which are in no other count of requests.",
+            ("model", "kind", "outcome"),
+            registry=registry,
+        )
+        self._synthetic_token = Histogram(
+            "warmd_synthetic_first_token_seconds",
+            "How long these waited for their first token.",
+            ("model", "kind"),
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+
     def request_done(self, record: RequestRecord) -> None:
         """Count a request that is over."""
         model = self._known(record.model)
@@ -156,6 +170,13 @@ class Metrics:
     def stood(self, standings: Iterable[Standing], seconds: float) -> None:
         """Count that models stood so for `seconds`."""
         self._hours.add(standings, seconds)
+
+    def synthetic_done(self, model: str, kind: Synthetic, first_token_s: float | None) -> None:
+        """Count a request of warmd's own; `first_token_s` None: it failed."""
+        name, failed = self._known(model), first_token_s is None
+        self._synthetic.labels(name, kind.value, "failed" if failed else "answered").inc()
+        if first_token_s is not None:
+            self._synthetic_token.labels(name, kind.value).observe(first_token_s)
 
     def start_ready(self, model: str, times: StartTimes) -> None:
         """Count a start that got ready, stage by stage."""
@@ -178,7 +199,7 @@ class Metrics:
     def woke(self, model: str, times: WakeTimes) -> None:
         """Count an engine that woke, part by part."""
         self._wakes.labels(self._known(model), "ready").inc()
-        for part, seconds in asdict(times).items():
+        for part, seconds in times.parts.items():
             self._wake_parts.labels(self._known(model), part).observe(seconds)
 
     def wake_failed(self, model: str) -> None:
@@ -213,8 +234,11 @@ class Metrics:
             for outcome in ("asleep", "failed"):
                 self._sleeps.labels(model, outcome)
             self._overdue.labels(model)
-            for kind in ("holds-more", "kept-after-end"):
-                self._mismatches.labels(model, kind)
+            for kind in Synthetic:
+                for outcome in ("answered", "failed"):
+                    self._synthetic.labels(model, kind.value, outcome)
+            for what in ("holds-more", "kept-after-end"):
+                self._mismatches.labels(model, what)
             for files in FileKind:
                 self._evictions.labels(model, files.value)
         return generate_latest(self._registry)

@@ -18,6 +18,7 @@ from warmd.engine.failure import Cause, failure_cause
 from warmd.engine.home import EngineHome, engine_home, point_at, prepare_home, stable_path
 from warmd.engine.log import EngineLog
 from warmd.engine.note import read_note
+from warmd.engine.response_format import ResponseFormat
 from warmd.engine.sizing.flags import EngineFlags
 from warmd.engine.stages import StartTracker
 from warmd.engine.vllm import Vllm, VllmConnection
@@ -36,6 +37,7 @@ __all__ = [
     "EngineLog",
     "EngineRecipe",
     "Reservation",
+    "ResponseFormat",
     "SizingError",
     "SleepError",
     "SleepSupport",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, assert_never
@@ -13,25 +13,36 @@ import aiohttp
 
 from warmd.config import WarmupKind
 from warmd.engine.errors import WarmupError
+from warmd.engine.streamed import StreamedAnswer
 
 _BODY_MAX = 8 << 20
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back; seconds from the request on."""
+    """What came back; seconds from the request on. A stream is put together again.
+
+    `first_token_s`: until the first token of a stream, else until the first byte.
+    """
 
     status: int
     body: bytes
-    first_byte_s: float
+    first_token_s: float
     seconds: float
 
 
 def question(
-    kind: WarmupKind, model: str, prompt: str, max_tokens: int
+    kind: WarmupKind,
+    model: str,
+    prompt: str,
+    max_tokens: int,
+    more: Mapping[str, object] | None = None,
 ) -> tuple[str, dict[str, Any]]:
-    """Return the path and the body of a greedy request; an embedding has no tokens to limit."""
-    greedy = {"model": model, "max_tokens": max_tokens, "temperature": 0}
+    """Return the path and the body of a request; an embedding has no tokens to limit.
+
+    It is greedy, where `more` says nothing else of how tokens are chosen.
+    """
+    greedy = {"model": model, "max_tokens": max_tokens, "temperature": 0, **(more or {})}
     match kind:
         case WarmupKind.CHAT | WarmupKind.AUTO:
             messages = [{"role": "user", "content": prompt}]
@@ -53,13 +64,23 @@ async def ask(session: aiohttp.ClientSession, path: str, body: dict[str, Any], w
     started = time.monotonic()
     try:
         async with session.post(path, json=body, headers=headers) as response:
-            answer = bytearray(await response.content.readany())
-            first_byte_s = time.monotonic() - started
+            answer = bytearray()
+            stream = StreamedAnswer() if response.content_type == "text/event-stream" else None
+            first: float | None = None
             while chunk := await response.content.readany():
+                now = time.monotonic()
+                first = first or now
                 answer += chunk
+                if stream is not None:
+                    stream.feed(chunk, now)
                 if len(answer) > _BODY_MAX:
                     break
-            return Reply(response.status, bytes(answer), first_byte_s, time.monotonic() - started)
+            now = time.monotonic()
+            if stream is not None and response.status == 200:
+                first = stream.first_token_at or now
+                token_s = first - started
+                return Reply(stream.status, stream.body(), token_s, now - started)
+            return Reply(response.status, bytes(answer), (first or now) - started, now - started)
     except (aiohttp.ClientError, OSError) as error:
         raise WarmupError(
             f"{what} broke off: {str(error) or type(error).__name__}; see the engine's log"

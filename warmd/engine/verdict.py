@@ -53,6 +53,14 @@ def judge(kind: str, status: int, body: bytes, named_by: str = "--served-model-n
 _SEE_LOG = "see the engine's log"
 
 
+def text_of(body: bytes) -> tuple[str, str | None]:
+    """Return what a right answer to a chat or completion says, and why it ended."""
+    choice = json.loads(body)["choices"][0]
+    message = choice.get("message")
+    text = message.get("content") if isinstance(message, dict) else choice.get("text")
+    return text or "", choice.get("finish_reason")
+
+
 def _refused(status: int, body: bytes, named_by: str) -> NotServed | Wrong:
     said = answered(status, body)
     lower = said.lower()

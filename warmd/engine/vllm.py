@@ -58,9 +58,14 @@ class VllmConnection:
         """Whether the engine's server says that it is well; a sleeping one does too."""
         return await self.client.listening()
 
-    async def warm_up(self) -> None:
-        """Get one real answer through the session that users take; raises `WarmupError`."""
-        self._kind = (await warm_up(self.client.session, self._question)).kind
+    async def warm_up(self) -> float:
+        """Get one real answer through the session that users take; raises `WarmupError`.
+
+        Returns the seconds to its first token.
+        """
+        answer = await warm_up(self.client.session, self._question)
+        self._kind = answer.kind
+        return answer.first_token_s
 
     async def canary(self) -> CanaryAnswer:
         """Ask what must always be answered alike, while nothing else runs; raises `WarmupError`.

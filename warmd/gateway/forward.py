@@ -137,6 +137,8 @@ class Forwarder:
                 request, answer, endpoint, visit.model, last=self._stopping()
             )
             visit.status = response.status if whole else 502
+            if visit.status < 400:
+                lease.answered()
             return response
         finally:
             answer.response.close()

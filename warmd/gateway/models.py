@@ -39,6 +39,9 @@ class Lease(Protocol):
     def lost(self) -> None:
         """Say that the engine broke off: its owner sends nobody else there before it has looked."""
 
+    def answered(self) -> None:
+        """Say that the engine gave a right answer."""
+
     def release(self) -> None:
         """Give the place back."""
 

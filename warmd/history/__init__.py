@@ -10,6 +10,7 @@ from warmd.history.past import Asked, Occupied, Past, Took, Waited, read_past
 from warmd.history.report import HistoryError, ModelReport, Report, Start
 from warmd.history.sizes import read_sizes
 from warmd.history.store import HISTORY_FILE, History, StoredOverride
+from warmd.history.synthetic import Probed, SyntheticCounts
 
 __all__ = [
     "HISTORY_FILE",
@@ -20,9 +21,11 @@ __all__ = [
     "ModelReport",
     "Occupied",
     "Past",
+    "Probed",
     "Report",
     "Start",
     "StoredOverride",
+    "SyntheticCounts",
     "TerminalFormatter",
     "Took",
     "Waited",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from warmd.history.minutes import SLOW_S
+from warmd.history.synthetic import Probed, SyntheticCounts, read_counts, read_probes
 from warmd.ladder import Rung
 
 _DECISIONS_SHOWN = 20
@@ -40,7 +41,8 @@ class Durations:
 class Start:
     """One start that got ready: seconds by stage, and by kind what of its files was in RAM.
 
-    `files` map to `warmd.ladder.FilesAtStart` as JSON; empty where nobody looked.
+    `files` map to `warmd.ladder.FilesAtStart` as JSON; empty where nobody looked. `first_token_s`:
+    from its warm-up request to the first token.
     """
 
     at: float
@@ -49,6 +51,7 @@ class Start:
     seconds: float
     stages: dict[str, float]
     files: dict[str, dict[str, Any]]
+    first_token_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,11 @@ class ModelReport:
     last_starts: list[Start] = field(default_factory=list)  # newest first
     sleeps: Sleeps | None = None
     wakes: Durations | None = None
+    first_tokens_awake: Durations | None = None  # of the warm-ups of these wakes
     failures: list[Failure] = field(default_factory=list)
     requests: Requests | None = None
+    synthetic: dict[str, SyntheticCounts] = field(default_factory=dict)  # warmd's own, by kind
+    probes: list[Probed] = field(default_factory=list)  # newest first
 
 
 @dataclass(frozen=True)
@@ -176,6 +182,10 @@ class _Reading:
         self._wakes()
         self._failures()
         self._requests()
+        for name, kind, counts in read_counts(self._db, self._model, self._since):
+            self._of(name).synthetic[kind] = counts
+        for name, probed in read_probes(self._db, self._model, self._since):
+            self._of(name).probes.append(probed)
         decisions = self._rows(
             "SELECT at, model, replica, from_rung, to_rung, reason, seconds FROM decisions"
             " WHERE at >= :since AND (:model IS NULL OR model = :model)"
@@ -202,7 +212,7 @@ class _Reading:
     def _starts(self) -> None:
         took: dict[tuple[str, str], list[float]] = {}
         for model, *row in self._rows(
-            "SELECT model, at, replica, from_rung, seconds, stages, files FROM starts"
+            "SELECT model, at, replica, from_rung, seconds, stages, files, first_token FROM starts"
             " WHERE outcome = 'ready' AND at >= :since AND (:model IS NULL OR model = :model)"
             " ORDER BY at DESC, id DESC"
         ):
@@ -235,13 +245,18 @@ class _Reading:
 
     def _wakes(self) -> None:
         took: dict[str, list[float]] = {}
-        for model, seconds in self._rows(
-            "SELECT model, seconds FROM wakes WHERE outcome = 'done'"
+        tokens: dict[str, list[float]] = {}
+        for model, seconds, first_token in self._rows(
+            "SELECT model, seconds, first_token FROM wakes WHERE outcome = 'done'"
             " AND at >= :since AND (:model IS NULL OR model = :model)"
         ):
             took.setdefault(model, []).append(seconds)
+            if first_token is not None:
+                tokens.setdefault(model, []).append(first_token)
         for model, seconds in took.items():
             self._of(model).wakes = _durations(seconds)
+        for model, seconds in tokens.items():
+            self._of(model).first_tokens_awake = _durations(seconds)
 
     def _failures(self) -> None:
         for what, model, reason, count, last in self._rows(
@@ -291,9 +306,10 @@ class _Reading:
 
 
 def start(row: Sequence[Any]) -> Start:
-    """Make a start of its row: at, replica, from_rung, seconds, stages, files."""
-    at, replica, from_rung, seconds, stages, files = row
-    return Start(at, replica, from_rung, seconds, json.loads(stages), json.loads(files or "{}"))
+    """Make a start of its row: at, replica, from_rung, seconds, stages, files, first_token."""
+    at, replica, from_rung, seconds, stages, files, first_token = row
+    by_stage, in_ram = json.loads(stages), json.loads(files or "{}")
+    return Start(at, replica, from_rung, seconds, by_stage, in_ram, first_token)
 
 
 def _durations(seconds: list[float]) -> Durations:

@@ -149,6 +149,40 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE requests ADD COLUMN spared_staged INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE requests ADD COLUMN spared_cold INTEGER NOT NULL DEFAULT 0",
     ),
+    (
+        "ALTER TABLE starts ADD COLUMN first_token REAL",
+        "ALTER TABLE wakes ADD COLUMN first_token REAL",
+        """CREATE TABLE synthetic (
+            id INTEGER PRIMARY KEY,
+            at REAL NOT NULL,
+            model TEXT NOT NULL,
+            replica TEXT NOT NULL,
+            kind TEXT NOT NULL CHECK (kind IN ('keepalive', 'warmup')),
+            outcome TEXT NOT NULL CHECK (outcome IN ('answered', 'failed')),
+            idle REAL NOT NULL,
+            first_token REAL,
+            seconds REAL NOT NULL,
+            reason TEXT
+        ) STRICT""",
+        "CREATE INDEX synthetic_by_model ON synthetic (model, at)",
+        """CREATE TABLE probes (
+            id INTEGER PRIMARY KEY,
+            at REAL NOT NULL,
+            model TEXT NOT NULL,
+            replica TEXT NOT NULL,
+            key TEXT NOT NULL,
+            source TEXT NOT NULL,
+            idle REAL NOT NULL,
+            met TEXT NOT NULL,
+            came_up REAL NOT NULL,
+            stages TEXT NOT NULL,
+            first_token REAL NOT NULL,
+            first_total REAL NOT NULL,
+            next TEXT NOT NULL,
+            restarts INTEGER NOT NULL
+        ) STRICT""",
+        "CREATE INDEX probes_by_model ON probes (model, at)",
+    ),
 )
 """One tuple of statements for each version; user_version counts those that were applied."""
 
@@ -157,6 +191,8 @@ PRUNING = (
     "DELETE FROM sleeps WHERE at < :oldest",
     "DELETE FROM first_delays WHERE at < :oldest",
     "DELETE FROM occupancy WHERE hour < :oldest / 3600",
+    "DELETE FROM synthetic WHERE at < :oldest",
+    "DELETE FROM probes WHERE at < :oldest",
     """DELETE FROM requests
         WHERE model IN (SELECT model FROM models_asked) AND minute < :oldest / 60""",
     """DELETE FROM starts WHERE at < :oldest AND id NOT IN (

@@ -17,6 +17,7 @@ from warmd.history.past import Past, read_past
 from warmd.history.report import Report, Start, read_report, start
 from warmd.history.schema import PRUNING
 from warmd.history.sizes import KEEP_SIZES, READ_SIZES
+from warmd.history.synthetic import SyntheticLog
 from warmd.history.writer import Writer
 from warmd.ladder import (
     FilesAtStart,
@@ -92,6 +93,7 @@ class History:
         self._minute = 0
         self._pruned = 0.0
         self._writer = Writer(path, report, clock)
+        self.synthetic = SyntheticLog(self._writer)
         self._sizes: dict[str, Future[list[tuple[Any, ...]]]] = {}  # by model
 
     def tick(self) -> None:
@@ -131,9 +133,12 @@ class History:
         """A replica got ready at `at` (Unix seconds) after `times`."""
         stages = {stage.value: seconds for stage, seconds in times.stages.items()}
         self._writer.save(
-            "INSERT INTO starts (at, model, replica, from_rung, outcome, seconds, stages)"
-            " VALUES (?, ?, ?, ?, 'ready', ?, ?)",
-            (at, model, replica, from_rung.value, times.total, json.dumps(stages)),
+            "INSERT INTO starts (at, model, replica, from_rung, outcome, seconds, stages,"
+            " first_token) VALUES (?, ?, ?, ?, 'ready', ?, ?, ?)",
+            (
+                *(at, model, replica, from_rung.value, times.total),
+                *(json.dumps(stages), times.first_token_s),
+            ),
         )
 
     def record_start_files(
@@ -149,7 +154,7 @@ class History:
     def last_starts(self, model: str, limit: int = 3) -> list[Start]:
         """The last starts of `model` that got ready, newest first."""
         rows = self._writer.read(
-            "SELECT at, replica, from_rung, seconds, stages, files FROM starts"
+            "SELECT at, replica, from_rung, seconds, stages, files, first_token FROM starts"
             " WHERE model = ? AND outcome = 'ready' ORDER BY id DESC LIMIT ?",
             (model, limit),
         )
@@ -213,10 +218,10 @@ class History:
         """A replica was awake and ready at `at` (Unix seconds) after `times`."""
         self._writer.save(
             "INSERT INTO wakes (at, model, replica, outcome, seconds, engine, first_answer,"
-            " canary, cycle) VALUES (?, ?, ?, 'done', ?, ?, ?, ?, ?)",
+            " canary, cycle, first_token) VALUES (?, ?, ?, 'done', ?, ?, ?, ?, ?, ?)",
             (
                 *(at, model, replica, times.total),
-                *(times.engine, times.first_answer, times.canary, cycle),
+                *(*times.parts.values(), cycle, times.first_token_s),
             ),
         )
 

@@ -11,20 +11,25 @@ from warmd.policy.calendar import (
 )
 from warmd.policy.estimate import Progress, ready_in, why_not_ready
 from warmd.policy.fairness import Fairness, Holder, Stays, Yields, eviction_order, judge
+from warmd.policy.first_delay import NEXT, FirstDelay, Witness, first_delay
 from warmd.policy.hygiene import Hygiene, worn
+from warmd.policy.keepalive import Choice, Quiet, Synthetic, choose, due
 from warmd.policy.liveness import Counters, Hung, Pulse, feel
 from warmd.policy.quarantine import Ailment, Health, diagnose, give_back
-from warmd.policy.target import Demand, Override, Rank, Target, Wish, decide_target
+from warmd.policy.target import Demand, Override, Rank, Target, Wish, decide_target, held_hot
 
 __all__ = [
+    "NEXT",
     "NO_CALENDAR",
     "SILENT",
     "Ailment",
     "BackOff",
     "Calendar",
+    "Choice",
     "Counters",
     "Demand",
     "Fairness",
+    "FirstDelay",
     "GiveUp",
     "Health",
     "Holder",
@@ -33,20 +38,27 @@ __all__ = [
     "Override",
     "Progress",
     "Pulse",
+    "Quiet",
     "Rank",
     "RetryIn",
     "Stays",
     "Stretch",
+    "Synthetic",
     "Target",
     "Transition",
     "Window",
     "Wish",
+    "Witness",
     "Yields",
+    "choose",
     "decide_target",
     "diagnose",
+    "due",
     "eviction_order",
     "feel",
+    "first_delay",
     "give_back",
+    "held_hot",
     "judge",
     "ready_in",
     "why_not_ready",

@@ -90,6 +90,17 @@ class Target:
     otherwise: Rung | None = None
 
 
+def held_hot(target: Target, override: Override | None, hold: str | None, now: float) -> Target:
+    """Return `target`, lifted to hot for the reason `hold`; an operator's word goes before it.
+
+    It counts as rest: nobody makes room for it, and it makes room for whoever is asked for.
+    """
+    refused = override is not None and override.refuses and override.holds_at(now)
+    if hold is None or refused or target.rung is Rung.HOT:
+        return target
+    return replace(target, rung=Rung.HOT, reason=hold, rank=Rank.RESTS, otherwise=None)
+
+
 def decide_target(
     wish: Wish, override: Override | None, demand: Demand, now: float, says: Stretch = SILENT
 ) -> Target:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
@@ -60,24 +61,49 @@ class Orders:
 
 
 class Places:
-    """The requests that an engine serves, and whether it is in doubt."""
+    """The requests that an engine serves, and whether it is in doubt. `clock`: monotonic seconds.
 
-    def __init__(self) -> None:
+    Visits are requests of our own: a drain waits for them, and they are nobody's demand.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self.in_flight = 0
+        self.visits = 0
+        self.served = 0  # users' requests so far
+        self.used_at = -math.inf  # when the last one ended, whoever asked
+        self.answered_at = -math.inf  # and the last that got a right answer
         self.doubted = asyncio.Event()  # nobody is sent to it until it has answered again
         self.idle = asyncio.Event()
         self.idle.set()
 
-    def take(self) -> None:
+    @property
+    def busy(self) -> int:
+        """All requests, visits included."""
+        return self.in_flight + self.visits
+
+    def take(self, *, visit: bool = False) -> None:
         """Count one request more."""
-        self.in_flight += 1
+        if visit:
+            self.visits += 1
+        else:
+            self.in_flight += 1
+            self.served += 1
         self.idle.clear()
 
-    def give_back(self) -> None:
+    def give_back(self, *, visit: bool = False) -> None:
         """Count one request less."""
-        self.in_flight -= 1
-        if self.in_flight == 0:
+        if visit:
+            self.visits -= 1
+        else:
+            self.in_flight -= 1
+        self.used_at = self._clock()
+        if self.busy == 0:
             self.idle.set()
+
+    def answered(self) -> None:
+        """Keep that a right answer has just come."""
+        self.answered_at = self._clock()
 
 
 class Desk:
@@ -103,7 +129,7 @@ class Desk:
         self.pause = pause
         self.listener = listener
         self.orders = Orders()
-        self.places = Places()
+        self.places = Places(clock)
         self.state = ReplicaState(since=clock())
         self.identity: str | None = None
         self.version: str | None = None
@@ -119,6 +145,8 @@ class Desk:
             changes["doing_since"] = old.doing_since if phase is Phase.WARMING else now
         if phase is Phase.READY:
             self.proven = self.fit
+            self.places.answered()
+            self.places.used_at = now
         self.state = replace(old, phase=phase, reason=reason, since=now, **changes)  # type: ignore[arg-type]  # the fields are ReplicaState's own
         self.note()
         self.listener.replica_changed(self.model, self.name, old, self.state)

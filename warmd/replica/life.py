@@ -167,7 +167,7 @@ class Life:
             elif self._shall_leave:
                 return  # they end with the daemon, the engine goes on
             else:
-                running = count(desk.places.in_flight, "request")
+                running = count(desk.places.busy, "request")
                 desk.orders.give_stop(
                     f"{turn.reason}, but {running} still ran after "
                     f"{duration(desk.fit.limits.drain)}: it is stopped, for a sleep would abort "
@@ -186,7 +186,7 @@ class Life:
             async with asyncio.timeout(desk.fit.limits.start):
                 await race.first(self._listen(connection))
                 desk.become(Phase.WARMING, desk.state.reason)
-                await race.first(connection.warm_up())
+                first_token_s = await race.first(connection.warm_up())
                 canary = await race.first(connection.canary()) if desk.fit.sleep else None
         except TimeoutError:
             limit = duration(desk.fit.limits.start)
@@ -196,7 +196,7 @@ class Life:
                 f"or raise start_timeout: {make.cause('was still starting').sentence}"
             ) from None
         now = desk.clock()
-        times = tracker.ready(now)
+        times = replace(tracker.ready(now), first_token_s=first_token_s)
         make.came_up()
         if desk.fit.sleep or desk.fit.outlives:
             desk.version = await race.first(connection.version())
@@ -232,7 +232,7 @@ class Life:
         with suppress(TimeoutError):
             async with asyncio.timeout(desk.fit.limits.drain):
                 await race.first(desk.places.idle.wait(), may_be_called_off=False)
-        return desk.places.in_flight == 0
+        return desk.places.busy == 0
 
     async def _part_from(self, engine: RunningEngine) -> None:
         """Let go of an engine that outlives us; what was noted of it stands."""

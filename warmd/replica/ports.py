@@ -38,8 +38,11 @@ class EngineConnection(Protocol):
     async def listening(self) -> bool:
         """Whether the engine answers at all."""
 
-    async def warm_up(self) -> None:
-        """Get one real answer of the model and of each adapter."""
+    async def warm_up(self) -> float:
+        """Get one real answer of the model and of each adapter.
+
+        Returns the seconds to the first token of the model's own.
+        """
 
     async def counters(self, within_s: float) -> Counters | None:
         """Return what the engine has counted; None where it doesn't answer in time."""

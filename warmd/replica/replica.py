@@ -22,8 +22,11 @@ from warmd.replica.state import REHEARSED_S, ReplicaState
 class ReplicaLease:
     """One request's place on a ready replica."""
 
-    def __init__(self, name: str, places: Places, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, name: str, places: Places, session: aiohttp.ClientSession, *, visit: bool = False
+    ) -> None:
         self._places: Places | None = places
+        self._visit = visit
         self.replica = name
         self.session = session
 
@@ -32,11 +35,16 @@ class ReplicaLease:
         if self._places is not None:
             self._places.doubted.set()
 
+    def answered(self) -> None:
+        """Say that this request got a right answer."""
+        if self._places is not None:
+            self._places.answered()
+
     def release(self) -> None:
         """Give the place back; a second call does nothing."""
         places, self._places = self._places, None
         if places is not None:
-            places.give_back()
+            places.give_back(visit=self._visit)
 
 
 class Replica:
@@ -159,7 +167,11 @@ class Replica:
 
     # What the gateway takes
 
-    def lease(self) -> ReplicaLease | None:
+    def visit(self) -> ReplicaLease | None:
+        """Take a place for a request of our own, which is no demand; None as in `lease`."""
+        return self.lease(visit=True)
+
+    def lease(self, *, visit: bool = False) -> ReplicaLease | None:
         """Take a place on this replica; None where it isn't ready, or in doubt."""
         desk, connection = self._desk, self._life.connection if self._life else None
         if (
@@ -169,8 +181,8 @@ class Replica:
             or desk.places.doubted.is_set()
         ):
             return None
-        desk.places.take()
-        return ReplicaLease(self.name, desk.places, connection.session)
+        desk.places.take(visit=visit)
+        return ReplicaLease(self.name, desk.places, connection.session, visit=visit)
 
     # What it tells about itself
 
@@ -198,6 +210,21 @@ class Replica:
     def in_flight(self) -> int:
         """Requests that it serves now."""
         return self._desk.places.in_flight
+
+    @property
+    def served(self) -> int:
+        """How many requests of users it has served, or serves."""
+        return self._desk.places.served
+
+    @property
+    def used_at(self) -> float:
+        """When its last request ended, whoever asked, or it got ready; monotonic seconds."""
+        return self._desk.places.used_at
+
+    @property
+    def answered_at(self) -> float:
+        """When it last gave a right answer, whoever asked; monotonic seconds."""
+        return self._desk.places.answered_at
 
     @property
     def version(self) -> str | None:

@@ -115,13 +115,14 @@ class Slumber:
             async with asyncio.timeout(self._wake_limit):
                 await ask(self._connection.wake(self._terms.level))
                 awake = desk.clock()
-                await ask(self._connection.warm_up())
+                first_token_s = await ask(self._connection.warm_up())
                 answered = desk.clock()
                 if desk.state.canary is not None:
                     await self._prove(desk.state.canary)
         except TimeoutError:
             raise HungError(self._too_late("wake and answer", self._wake_limit)) from None
-        times = WakeTimes(awake - began, answered - awake, desk.clock() - answered)
+        proved = desk.clock() - answered
+        times = WakeTimes(awake - began, answered - awake, proved, first_token_s)
         desk.become(Phase.READY, turn.reason, last_wake=times, bad_naps=0)
 
     @property

@@ -98,7 +98,7 @@ class Vigil:
             hang = desk.fit.limits.hang
             await desk.pause(hang / _LOOKS)
             counters = await self._connection.counters(hang / 2)
-            match feel(pulse, counters, desk.places.in_flight, desk.clock(), desk.fit.limits.hang):
+            match feel(pulse, counters, desk.places.busy, desk.clock(), desk.fit.limits.hang):
                 case Hung(reason):
                     # A client that leaves a whole answer unread holds a place, and nothing moves.
                     if counters is None or not await self._answers(hang / _LAST_WORD):

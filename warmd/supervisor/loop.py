@@ -31,7 +31,7 @@ from warmd.planner import (
     make_plan,
     room_ahead,
 )
-from warmd.policy import Override, Target, decide_target
+from warmd.policy import Override, Target, decide_target, held_hot
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake, start_left
 from warmd.replica import EngineRecord, Replica, ReplicaListener, ReplicaState
 from warmd.spoken import duration
@@ -152,6 +152,7 @@ class Supervisor(ReplicaListener):
         demand = model.demand(self._clock.monotonic())
         says = model.says(wall)
         model.target = decide_target(model.terms.wish, model.override, demand, wall, says)
+        model.target = held_hot(model.target, model.override, model.hold, wall)
         if model.retired:
             model.target = RETIRED
 

@@ -107,6 +107,8 @@ class Managed:
     stretch: Stretch = _UNREAD  # of its calendar, as it was last read
     looked_ahead: tuple[Stretch, Stretch, Stretch | None] | None = None  # from the first on
     held_up_by: str | None = None
+    hold: str | None = None  # why it is kept hot for now, though nobody asks for it
+    keeps: str | None = None  # how it is kept warm in quiet hours, for people
     told: dict[str, Rung] = field(default_factory=dict)  # rung by replica, as last written down
     met: dict[str, Rung] = field(default_factory=dict)  # rung by replica when its start began
 
@@ -177,6 +179,15 @@ class Managed:
     def forget_calendar(self) -> None:
         """Read the calendar anew at the next look: it may be another one."""
         self.stretch = _UNREAD
+
+    def why_no_hold(self, wall: float) -> str | None:
+        """Say why it can't be kept hot for a while; None where it can."""
+        word = self.override
+        if self.retired:
+            return f"{self.name} is no longer in the config and is being stopped"
+        if word is not None and word.refuses and word.holds_at(wall):
+            return f"an operator set it to {word.rung}: `warmctl set {self.name} auto` ends that"
+        return None
 
     def demand(self, now: float) -> Demand:
         """Return who asks for it at `now`."""
@@ -309,7 +320,7 @@ class Managed:
     def _may_rehearse(self, now: float) -> bool:
         if self.terms.sleep is None or not self.terms.sleep.rehearse:
             return False
-        if self.waiting or self.in_flight or now - self.last_request < QUIET_S:
+        if self.hold or self.waiting or self.in_flight or now - self.last_request < QUIET_S:
             return False
         ready = [r for r in self.replicas if r.state.phase is Phase.READY]
         settled = all(now - r.state.since >= QUIET_S for r in ready)

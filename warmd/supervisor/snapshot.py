@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from warmd.ladder import FileKind, Phase, Rung, StartTimes, replica_name
 from warmd.planner import ModelFacts, ReplicaFacts, StagingFacts
@@ -138,6 +138,7 @@ def model_status(
         vram=model.terms.vram,
         vram_by=model.terms.vram_by,
         retired=model.retired,
+        keepalive=model.keeps,
         replicas=tuple(_replica_status(model, replica, clock) for replica in model.replicas),
         staged=tuple(
             _staged_status(model.sets[kind], why_not.get(model.sets[kind].key))
@@ -206,7 +207,7 @@ def _sleep_status(state: ReplicaState) -> SleepStatus | None:
         seconds=nap.seconds,
         host_ram=nap.host_ram,
         device_kept=nap.device_kept,
-        last_wake=None if wake is None else asdict(wake),
+        last_wake=None if wake is None else wake.parts,
     )
 
 

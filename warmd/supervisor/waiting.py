@@ -39,6 +39,10 @@ class Lease:
         """Say that the engine broke off."""
         self._place.lost()
 
+    def answered(self) -> None:
+        """Say that this request got a right answer."""
+        self._place.answered()
+
     def release(self) -> None:
         """Give the place back."""
         self._place.release()
