@@ -305,9 +305,11 @@ class Daemon:
         await self._watch.examine()  # what was so at the last look may be mended
         return self._supervisor.return_gpu(name)
 
-    def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
+    def set_target(
+        self, model: str, rung: Rung | None, for_s: float | None, replicas: int | None = None
+    ) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""
-        return self._supervisor.set_target(model, rung, for_s)
+        return self._supervisor.set_target(model, rung, for_s, replicas=replicas)
 
     def keep_staged(self, model: str, for_s: float | None) -> str:
         """Keep `model` at least staged; return a sentence."""

@@ -80,6 +80,7 @@ class ReplicaStatus:
     expected: float | None = None  # seconds that its wake takes, from measured ones, while it wakes
     stale: bool = False  # its engine was started with settings that have changed since
     renewed: bool = False  # its settings have changed since it was last ready
+    queued: int = 0  # of those in flight, how many wait inside its engine; asked where it scales
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class ModelStatus:
     vram_by: VramBy = VramBy.DECLARED  # who says so
     retired: bool = False  # no longer in the config: it is drained and stopped
     staged: tuple[StagedStatus, ...] = ()  # in the order in which a start needs them
+    replicas_wanted: int = 0  # how many engines shall stand at `target`; `reason` says why
 
 
 @dataclass(frozen=True)

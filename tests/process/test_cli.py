@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 class Daemon:
     def __init__(self) -> None:
-        self.asked: list[tuple[str, Rung | None, float | None]] = []
+        self.asked: list[tuple[object, ...]] = []
         self.models = 1
         self.problem: str | None = None
         self.trouble: str | None = None
@@ -91,8 +91,10 @@ class Daemon:
     async def gpus(self) -> Survey:
         raise NotImplementedError
 
-    def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
-        self.asked.append((model, rung, for_s))
+    def set_target(
+        self, model: str, rung: Rung | None, for_s: float | None, replicas: int | None = None
+    ) -> str:
+        self.asked.append((model, rung, for_s, *([replicas] if replicas else [])))
         return "it goes hot"
 
     def try_files_again(self, model: str) -> None:

@@ -124,6 +124,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE requests ADD COLUMN vain INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE requests ADD COLUMN vain_max REAL NOT NULL DEFAULT 0",
     ),
+    ("ALTER TABLE overrides ADD COLUMN replicas INTEGER",),
 )
 """One tuple of statements for each version; user_version counts those that were applied."""
 

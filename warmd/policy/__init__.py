@@ -14,6 +14,7 @@ from warmd.policy.fairness import Fairness, Holder, Stays, Yields, eviction_orde
 from warmd.policy.hygiene import Hygiene, worn
 from warmd.policy.liveness import Counters, Hung, Pulse, feel
 from warmd.policy.quarantine import Ailment, Health, diagnose, give_back
+from warmd.policy.scale import Load, Scale, Scaling, rescale
 from warmd.policy.target import Demand, Override, Rank, Target, Wish, decide_target
 
 __all__ = [
@@ -30,11 +31,14 @@ __all__ = [
     "Holder",
     "Hung",
     "Hygiene",
+    "Load",
     "Override",
     "Progress",
     "Pulse",
     "Rank",
     "RetryIn",
+    "Scale",
+    "Scaling",
     "Stays",
     "Stretch",
     "Target",
@@ -49,6 +53,7 @@ __all__ = [
     "give_back",
     "judge",
     "ready_in",
+    "rescale",
     "why_not_ready",
     "worn",
 ]
