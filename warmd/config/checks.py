@@ -122,11 +122,11 @@ def _scales(settings: Settings) -> Iterator[Finding]:
         if "scale" not in model.model_fields_set:
             continue
         path: KeyPath = ("models", name)
-        if "replicas" in model.model_fields_set:
+        if "replicas" in model.model_fields_set and model.replicas != model.scale.min:
             yield Finding(
                 (*path, "replicas"),
                 "contradicts the model's `scale`, whose `min` says how many there are whatever the "
-                f"load: take one of the two away, and write min = {model.replicas} there",
+                f"load: take it away, and write min = {model.replicas} there if that is meant",
                 str(model.replicas),
             )
         if model.scale.max < model.scale.min:
