@@ -105,6 +105,8 @@ class Knobs:
     """Time before the first token."""
     token_s: float = 0.0
     """Time for each further token."""
+    slots: int | None = None
+    """How many requests it runs at once; the others wait inside. None: all."""
     answer: str = "right"
     """`garbage`: no JSON; `500`; `empty-choices`; `wrong-shape`; `no-tokens`: 0 generated;
     `nan`: an embedding of NaN; `silence`: never."""
