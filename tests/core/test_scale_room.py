@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig import House
 
@@ -129,20 +129,21 @@ def test_what_is_wanted_no_longer_sleeps_once_it_serves_nobody() -> None:
     assert plan(facts("m", UP, Phase.ASLEEP, extra=1)).actions == (WakeEngine("m.1", "m shall"),)
 
 
-phases = st.sampled_from([UP, DOWN, Phase.ASLEEP, Phase.STARTING, Phase.DRAINING])
+phases = st.sampled_from([UP, UP, UP, DOWN, Phase.ASLEEP, Phase.STARTING, Phase.DRAINING])
 neighbours = st.builds(
     lambda phase, rung, wait, rank, vram: replace(
         facts("z", phase, rung=rung, wait=wait, vram=vram),
         target=Target(rung, 1, "z shall", rank),
     ),
     phases,
-    st.sampled_from(Rung),
+    st.sampled_from([Rung.HOT, *Rung]),
     st.sampled_from([0.0, 3.0, 900.0]),
     st.sampled_from(Rank),
     st.integers(10, 100),
 )
 
 
+@settings(max_examples=400)
 @given(neighbours, phases, st.integers(1, 3), st.sampled_from([0.0, 900.0]), st.integers(10, 60))
 def test_nobody_else_fares_any_worse_for_it(
     other: ModelFacts, first: Phase, many: int, wait: float, vram: int

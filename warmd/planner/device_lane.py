@@ -249,11 +249,11 @@ def _explain_sleepless(scene: Scene, model: ModelFacts, held_up: dict[str, str])
 
 def _cool(scene: Scene) -> Iterator[Operation]:
     for model in scene.models:
-        beyond = [r for r in (*model.surplus, *model.spare) if not model.drains(r)]
-        gone = [r for r in beyond if r in model.surplus or r.stale]
-        for replica in (r for r in gone if r.phase in _STEADY):
+        spare = [r for r in model.spare if not model.drains(r)]
+        gone = [r for r in model.surplus if r.phase in _STEADY and not model.drains(r)]
+        for replica in (*gone, *(r for r in spare if r.stale and r.phase in _STEADY)):
             yield StopEngine(replica.name, model.target.reason)
-        cools = [r for r in beyond if r not in gone]
+        cools = [r for r in spare if not r.stale]
         cools += model.wanted if model.target.rung is Rung.ASLEEP else []
         for replica in (r for r in cools if r.phase is Phase.READY):
             if moves(scene, replica) is None:

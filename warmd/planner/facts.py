@@ -120,23 +120,24 @@ class ModelFacts:
         """Where the wanted replicas shall stand."""
         return Phase.ASLEEP if self.target.rung is Rung.ASLEEP else Phase.READY
 
-    @property
+    @cached_property
     def firm(self) -> Sequence[ReplicaFacts]:
         """The wanted replicas that it has whatever its load."""
         return self.wanted[: self.target.least]
 
-    @property
+    @cached_property
     def extra(self) -> Sequence[ReplicaFacts]:
         """The wanted replicas that are for its load alone: they put nobody aside."""
-        return self.wanted[self.target.least :]
+        return self.wanted[self.target.least :] if self.target.extra else ()
 
-    @property
+    @cached_property
     def spare(self) -> Sequence[ReplicaFacts]:
         """The replicas that sleep where they have an engine, and are never started for it."""
-        beyond = len(self.wanted) + self.target.sleepers
-        return self.replicas[len(self.wanted) : beyond] if self.wanted else ()
+        if not self.target.sleepers or not self.wanted:
+            return ()
+        return self.replicas[len(self.wanted) : len(self.wanted) + self.target.sleepers]
 
-    @property
+    @cached_property
     def surplus(self) -> Sequence[ReplicaFacts]:
         """The replicas that shall have none, the highest first."""
         return tuple(reversed(self.replicas[len(self.wanted) + len(self.spare) :]))
