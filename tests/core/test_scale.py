@@ -54,6 +54,12 @@ def test_what_is_on_its_way_is_credited_with_what_one_takes(waiting: int, wanted
     assert scaling.wanted == wanted
 
 
+def test_who_waits_for_the_first_engine_does_not_tell_what_it_takes() -> None:
+    cold = Load(waiting=50, running=0, ready=0)
+    assert settled(SCALE, cold, 120.0, Scaling(1)).wanted == 1
+    assert settled(SCALE, cold, 120.0, Scaling(1, takes=23.0)).wanted == 2, "of earlier it is known"
+
+
 def test_one_after_the_other_goes_once_its_load_fits_in_fewer() -> None:
     at_three = replace(settled(SCALE, Load(9, 24, 3), 0.0, Scaling(3)), crowded_since=None)
     assert at_three.takes == 8.0

@@ -84,6 +84,8 @@ def _watch_queue(was: Scaling, scale: Scale, load: Load, now: float) -> Scaling:
 def _one_more(was: Scaling, scale: Scale, most: int, load: Load, now: float) -> Scaling:
     since = now if was.crowded_since is None else was.crowded_since
     coming = max(0, was.wanted - load.ready)
+    if not load.ready and was.takes is None:
+        return was  # those who wait for the first engine don't tell what it will take
     enough = scale.above + coming * _taken_by_one(was, scale)
     if was.wanted >= most or now - since < scale.after or load.waiting <= enough:
         return was

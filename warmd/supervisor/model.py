@@ -115,6 +115,7 @@ class Managed:
     target: Target = _NOTHING_YET
     stretch: Stretch = _UNREAD  # of its calendar, as it was last read
     scaling: Scaling | None = None  # while it is hot and its terms let its load ask for more
+    takes: float | None = None  # requests that one engine ran when its queue was last too long
     held_up_by: str | None = None
     told: dict[str, Rung] = field(default_factory=dict)  # rung by replica, as last written down
     met: dict[str, Rung] = field(default_factory=dict)  # rung by replica when its start began
@@ -187,13 +188,14 @@ class Managed:
         """Look at its load: how many replicas does it ask for?"""
         scale = self.terms.wish.scale
         if scale is None or self.target.rung is not Rung.HOT:
+            self.takes = self.takes if self.scaling is None else self.scaling.takes
             self.scaling = None
             return
         was, least = self.scaling, self.target.least
         if was is None or any(r.state.phase is Phase.ADOPTING for r in self.replicas):
             # Those that an earlier daemon left may be needed: nobody remembers what for.
             up = [n for n, r in enumerate(self.replicas, 1) if r.state.phase in _HOT_OR_LEFT]
-            was = Scaling(max(up, default=least))
+            was = Scaling(max(up, default=least), takes=self.takes)
         queued = sum(r.queued for r in self.replicas)
         ready = sum(r.state.phase is Phase.READY for r in self.replicas)
         load = Load(len(self.waiting) + queued, self.in_flight - queued, ready)
