@@ -211,7 +211,9 @@ class _Reserving:
     def _holding(self, pool: str, tenant: Tenant, placed: Placement | None) -> Holding:
         engines: tuple[tuple[str, ...], ...] = ()
         if placed is not None:
-            engines = tuple(placed.cards_of(pool, tenant, n) for n in range(tenant.most))
+            engines = tuple(
+                placed.cards_of(pool, tenant, n) for n in range(max(tenant.replicas, tenant.most))
+            )
         figure = self._sized.figures.get(tenant.name)
         declared = self._settings.models[tenant.name].vram
         by = VramBy.LEFT if declared is None else figure.by if figure else VramBy.DECLARED
@@ -222,6 +224,7 @@ class _Reserving:
             engines=engines,
             where=self._where({key for cards in engines for key in cards}),
             basis=figure.basis if figure else "",
+            extra=max(0, len(engines) - tenant.replicas),
         )
 
     def _where(self, keys: set[str]) -> str:

@@ -404,6 +404,9 @@ def test_what_load_alone_may_ask_for_needs_no_room_and_is_told() -> None:
         ("GPU-1abc",),
         ("GPU-0abc",),
     ]
+    tight = reserved(settings({"p": {"vram": "50GiB", "gpus": [0, 1]}}, m=scale | {"pool": "p"}))
+    assert tight.ground_of("m", 0) == ("GPU-0abc", "GPU-1abc"), "no place is kept for load"
+    assert tight.cards_of("m", 0, without=frozenset({"GPU-0abc"})) == ("GPU-1abc",)
     least = {"scale": {"min": 3, "max": 4}, "vram": "40GiB", "pool": "p"}
     assert "m has 3 engines, so 3 of 40.0 GiB share a GPU" in wrong(
         settings({"p": {"vram": "100GiB"}}, m=least)

@@ -160,7 +160,14 @@ async def test_set(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert await warmctl("set", "tiny0", "hot", "--for", "1h30m") == 0
     assert capsys.readouterr().out == "it goes hot\n"
     assert await warmctl("set", "tiny0", "auto") == 0
-    assert daemon.asked == [("tiny0", Rung.HOT, 5400.0), ("tiny0", None, None)]
+    assert await warmctl("set", "tiny0", "hot", "--replicas", "2", "--for", "2h") == 0
+    assert await warmctl("set", "tiny0", "cold", "--replicas", "2") == 1
+    assert "cold has no replicas: it is hot and asleep that have" in capsys.readouterr().err
+    assert daemon.asked == [
+        ("tiny0", Rung.HOT, 5400.0),
+        ("tiny0", None, None),
+        ("tiny0", Rung.HOT, 7200.0, 2),
+    ]
     capsys.readouterr()
     daemon.trouble = "the disk is full"
     for command in ("set tiny0 hot", "explain tiny0", "history", "status"):

@@ -162,6 +162,8 @@ async def test_set_hands_the_wish_over(client: aiohttp.ClientSession, daemon: Da
         ("{", 400, "no JSON"),
         ("[]", 400, "must be an object"),
         ('{"model": "qwen3", "rung": "hot", "fro": 1}', 400, "unknown: fro"),
+        ('{"model": "qwen3", "rung": "hot", "replicas": 0}', 400, '"replicas" must be a whole'),
+        ('{"model": "qwen3", "rung": "auto", "replicas": 1}', 400, "auto has no replicas"),
         ('{"rung": "hot"}', 400, '"model" must be'),
         ('{"model": "qwen", "rung": "hot"}', 404, "did you mean qwen3?"),
         ('{"model": "zzz", "rung": "hot"}', 404, "there are gpt-4o, qwen3"),

@@ -76,8 +76,8 @@ def test_a_crowd_gets_a_second_engine_and_gives_it_back(daemon: Daemon) -> None:
         daemon.wait_for("ready", "m.1")
     assert {answer.status for answer in crowd.answers} == {200}
     assert [e["event"] for e in daemon.record()].count("started") == 2
-    assert "m: 2 replicas wanted, where 1 was: " in daemon.log
-    assert "m: 1 replica wanted, where 2 were: its load has fitted in so few for 1 s" in daemon.log
+    assert "m  2 replicas wanted, where 1 was: " in daemon.log
+    assert "m  1 replica wanted, where 2 were: its load has fitted in so few for 1 s" in daemon.log
 
 
 def test_who_is_served_keeps_an_engine_that_is_wanted_no_longer(daemon: Daemon) -> None:
