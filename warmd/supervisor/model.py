@@ -308,7 +308,9 @@ class Managed:
     def _only_rehearses(self, replica: Replica) -> bool:
         """Whether a replica sleeps for its rehearsal, and shall be woken from it."""
         state = replica.state
-        return state.phase is Phase.ASLEEP and state.rehearses and self.target.rung is Rung.HOT
+        if state.phase is not Phase.ASLEEP or not state.rehearses:
+            return False
+        return self.target.rung is Rung.HOT and replica in self.replicas[: self.target.replicas]
 
     def _will_pin(self, replica: Replica) -> int:
         return 0 if replica.state.cycles else self._pins(replica, None)
