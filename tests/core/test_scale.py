@@ -61,8 +61,11 @@ def test_who_waits_for_the_first_engine_does_not_tell_what_it_takes() -> None:
 
 
 def test_one_after_the_other_goes_once_its_load_fits_in_fewer() -> None:
-    at_three = replace(settled(SCALE, Load(9, 24, 3), 0.0, Scaling(3)), crowded_since=None)
-    assert at_three.takes == 8.0
+    crowd = settled(SCALE, Load(9, 24, 3), 10.0, Scaling(2))
+    at_three = rescale(crowd, SCALE, 1, Load(0, 24, 3), 10.0)
+    assert (at_three.wanted, at_three.takes) == (3, 8.0)
+    burst = settled(SCALE, Load(9, 2, 3), 9.0, at_three)
+    assert burst.takes == 8.0, "a queue that is soon over tells nothing of what one takes"
     busy = Load(waiting=0, running=13, ready=3)  # two would run 12 with room to spare
     assert settled(SCALE, busy, 900.0, at_three).wanted == 3
     calm = Load(waiting=0, running=12, ready=3)

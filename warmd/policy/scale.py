@@ -47,13 +47,15 @@ class Scaling:
     """How many replicas are wanted, and why. Times are monotonic seconds.
 
     `crowded_since`: since when too many wait; `roomy_since`: since when the load would fit in one
-    fewer; `takes`: what one replica is known to take, None where it was never seen.
+    fewer; `fullest`: the most that one replica ran in the queue of now; `takes`: in the last one
+    that was there for too long, None before.
     """
 
     wanted: int
     why: str = ""
     crowded_since: float | None = None
     roomy_since: float | None = None
+    fullest: float = 0.0
     takes: float | None = None
 
 
@@ -72,13 +74,12 @@ def rescale(was: Scaling, scale: Scale, least: int, load: Load, now: float) -> S
 def _watch_queue(was: Scaling, scale: Scale, load: Load, now: float) -> Scaling:
     if load.waiting <= scale.above:
         return replace(was, crowded_since=None)
-    begun = was.crowded_since is None
-    takes = was.takes
-    if load.ready:
-        # The fullest moment of one queue counts: a replica that has just come runs little yet.
-        takes = max(load.each, 1.0) if begun or takes is None else max(takes, load.each)
-    since = now if begun else was.crowded_since
-    return replace(was, crowded_since=since, roomy_since=None, takes=takes)
+    since = now if was.crowded_since is None else was.crowded_since
+    # The fullest moment of one queue counts: a replica that has just come runs little yet. And a
+    # queue that is over at once tells nothing: it was a burst of long prompts.
+    fullest = load.each if was.crowded_since is None else max(was.fullest, load.each)
+    takes = fullest if fullest and now - since >= scale.after else was.takes
+    return replace(was, crowded_since=since, roomy_since=None, fullest=fullest, takes=takes)
 
 
 def _one_more(was: Scaling, scale: Scale, most: int, load: Load, now: float) -> Scaling:
@@ -97,7 +98,7 @@ def _one_more(was: Scaling, scale: Scale, most: int, load: Load, now: float) -> 
 
 def _one_fewer(was: Scaling, scale: Scale, least: int, load: Load, now: float) -> Scaling:
     fits = (was.wanted - 1) * _taken_by_one(was, scale) * ROOM_TO_SPARE
-    if was.wanted <= least or load.waiting or load.running > fits:
+    if was.wanted <= least or load.waiting + load.running > fits:
         return replace(was, roomy_since=None)
     since = now if was.roomy_since is None else was.roomy_since
     if now - since < scale.cool_down:
