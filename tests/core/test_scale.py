@@ -172,6 +172,8 @@ def test_the_load_lifts_what_is_hot_and_says_why() -> None:
     assert (in_window.replicas, in_window.extra) == (3, 1)
     wide = decide_target(WISH, None, CROWD, 0.0, replace(window, replicas=4))
     assert (wide.replicas, wide.extra) == (4, 0), "a window's replicas are no less for it"
+    narrow = decide_target(replace(WISH, replicas=2), None, CROWD, 0.0, replace(window, replicas=1))
+    assert narrow.least == 2, "nor is it less than its minimum for a window"
     cold = decide_target(WISH, Override(Rung.ASLEEP, None), CROWD, 0.0)
     assert (cold.replicas, cold.extra) == (1, 0)
 

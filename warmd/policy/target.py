@@ -158,6 +158,8 @@ def _own(wish: Wish, demand: Demand, says: Stretch) -> Target:
     if says.rung is None:
         return _uncalendared(wish, demand)
     replicas = wish.replicas if says.replicas is None else says.replicas
+    if wish.scale is not None:
+        replicas = max(replicas, wish.replicas)  # its minimum, which a window only raises
     asked = _uncalendared(wish, demand)
     if asked.rank is Rank.DEMAND and says.rung < Rung.HOT:
         # What was hot together stays so until nobody asks any more.
