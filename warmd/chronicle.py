@@ -21,7 +21,7 @@ from warmd.ladder import (
 from warmd.policy import Override, Synthetic
 from warmd.replica import Nap
 from warmd.residency import StartFiles
-from warmd.spoken import duration, size
+from warmd.spoken import count, duration, size
 from warmd.supervisor import (
     Clock,
     EngineFailure,
@@ -325,11 +325,24 @@ class Chronicle:
             "%s: its %s: %s", model, kind.words, sentence, extra={"warmd": {"model": model}}
         )
 
+    def replicas_wanted(self, model: str, was: int, wanted: int, why: str) -> None:
+        """Say how many replicas the load of a model asks for, and why."""
+        log.info(
+            "%s: %s wanted, where %s: %s",
+            model,
+            count(wanted, "replica"),
+            "1 was" if was == 1 else f"{was} were",
+            why,
+            extra={"warmd": {"model": model, "reason": why}},
+        )
+
     def override_changed(self, model: str, override: Override | None, reason: str) -> None:
         """Keep an operator's word across restarts."""
         what = "follows its own policy again"
         if override is not None:
             what = f"is {'kept at least' if override.floor else 'set to'} {override.rung}"
+            if override.replicas is not None:
+                what = f"{what} with {count(override.replicas, 'replica')}"
         log.info(
             "%s: %s: %s",
             *(model, what, reason),
@@ -338,4 +351,6 @@ class Chronicle:
         rung = None if override is None else override.rung
         until = None if override is None else override.until
         floor = override is not None and override.floor
-        self._history.set_override(model, rung, until, self._clock.wall(), floor=floor)
+        many = None if override is None else override.replicas
+        wall = self._clock.wall()
+        self._history.set_override(model, rung, until, wall, floor=floor, replicas=many)

@@ -19,9 +19,8 @@ import uvloop
 
 import warmd
 from warmd.aside import aside
-from warmd.wall_time import host_zone
 from warmd.chronicle import Chronicle
-from warmd.config import ConfigError, Problem, Settings
+from warmd.config import ConfigError, Problem, Settings, host_zone
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
 from warmd.devices import Survey, host_memory
 from warmd.engine import SizingError
@@ -349,9 +348,11 @@ class Daemon:
         """Do without a GPU that is gone for good, by index or UUID; return sentences."""
         return "\n".join(await self._config.forget_gpu(name))
 
-    def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
+    def set_target(
+        self, model: str, rung: Rung | None, for_s: float | None, replicas: int | None = None
+    ) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""
-        return self._supervisor.set_target(model, rung, for_s)
+        return self._supervisor.set_target(model, rung, for_s, replicas=replicas)
 
     def keep_staged(self, model: str, for_s: float | None) -> str:
         """Keep `model` at least staged; return a sentence."""

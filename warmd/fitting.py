@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from warmd.calendars import calendar_of
-from warmd.config import AUTO, CPU_KV_SPACE, Settings, SleepMode
+from warmd.config import AUTO, CPU_KV_SPACE, ScaleSettings, Settings, SleepMode
 from warmd.devices import largest_node
 from warmd.engine import (
     Binder,
@@ -30,7 +30,7 @@ from warmd.ladder import FileKind, MeasuredParts, Place, VramBy, replica_name, s
 from warmd.launch import clean_environment
 from warmd.placing import Sized, config_error, reserve
 from warmd.planner import Card, Figure, Reservations
-from warmd.policy import BackOff, Hygiene, Wish
+from warmd.policy import BackOff, Hygiene, Scale, Wish
 from warmd.replica import EngineRecord, Fit, Limits, SleepTerms
 from warmd.staging import Proofs, StagingError, model_folder, published_copy, weight_files
 from warmd.supervisor import FileTerms, SleepPolicy, Terms
@@ -329,12 +329,14 @@ class Fitter:
         table = settings.models[model]
         return Wish(
             resting=table.resting,
-            replicas=table.replicas,
+            replicas=table.least_replicas,
             idle_after=table.idle.after,
             idle_then=table.idle.then,
             idle_keep=table.idle.keep,
             cannot_sleep=settings.cannot_sleep(model, has_gpu=self.has_gpu),
             calendar=calendar_of(settings, model),
+            scale=_scale(table.scale) if table.scales else None,
+            most=table.most_replicas,
         )
 
     def _sleep_support(self, settings: Settings, model: str) -> SleepSupport:
@@ -410,7 +412,17 @@ class Fitter:
             gpus=None if self.is_gpu_unknown else recipe.gpus,
             roams=frozenset(self.reserved.ground_of(model, index)),
             figure=None if holding is None else holding.figure,
+            asks_queue=_asks_queue(table.scale) if table.scales else None,
         )
+
+
+def _scale(table: ScaleSettings) -> Scale:
+    return Scale(table.max, table.waiting_above, table.after, table.cool_down)
+
+
+def _asks_queue(table: ScaleSettings) -> float:
+    """How often an engine is asked: several times before its queue may count as too long."""
+    return min(2.0, max(0.2, table.after / 4))
 
 
 def _is_there(weights: Path) -> bool:

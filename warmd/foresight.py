@@ -21,6 +21,7 @@ from warmd.supervisor import Outlook
 
 _COMPILED = ("weights", "args", "env", "engine.python", "engine.env")
 _BROKEN = (Phase.BACKING_OFF, Phase.FAILED)
+_SLEEPS_ON = (Phase.ASLEEP, Phase.FALLING_ASLEEP, Phase.READY, Phase.WAKING, Phase.DRAINING)
 _ALL_FIT = Room()
 
 
@@ -270,10 +271,13 @@ class _Scene:
         have = status.replicas if status else ()
         shall_be = 0 if self._gone else self._new.models[self._name].most_replicas
         for index in range(max(len(have), shall_be)):
-            wanted = target.rung if index < _wanted(self._outlook) else Rung.COLD
             was = have[index] if index < len(have) else None
             name = was.name if was else replica_name(self._name, index)
             phase = was.phase if was else Phase.DOWN
+            wanted = target.rung if index < _wanted(self._outlook) else Rung.COLD
+            spare = _wanted(self._outlook) <= index < _wanted(self._outlook) + target.sleepers
+            if spare and phase in _SLEEPS_ON and name not in self._outlook.stale:
+                wanted = Rung.ASLEEP
             fate = _fate(phase, wanted, stale=name in self._outlook.stale)
             if name in self._room.aside:
                 stops = isinstance(self._room.aside[name], StopEngine)

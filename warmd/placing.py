@@ -34,6 +34,7 @@ from warmd.planner import (
     crowded,
     place,
 )
+from warmd.spoken import count
 
 ROSTER_FILE = "gpus.json"
 """In `host.state_dir`: the GPUs of the host as they were last seen when well."""
@@ -88,7 +89,7 @@ class _Reserving:
             try:
                 named = [replace(wish, cards=self._named(wish.name)) for wish in wishes]
                 headroom = self._settings.gpus.headroom
-                placed = place(self._cards, named, headroom, self._rest)
+                placed = _place(self._cards, named, headroom, self._rest)
             except MisfitError as misfit:
                 text = "\n".join([str(misfit), *self._missing_and_remedy()])
                 raise config_error(self._settings, {misfit.key: text}) from None
@@ -113,9 +114,24 @@ class _Reserving:
             holdings,
             self._sized.unsized,
             lines,
-            tuple(crowded(shared)),
+            (*crowded(shared), *self._out_of_reach(tenants, placed)),
             tuple(self._missing()),
         )
+
+    def _out_of_reach(
+        self, tenants: Mapping[str, Sequence[Tenant]], placed: Placement | None
+    ) -> Iterator[str]:
+        """Say which models may ask for more replicas than their pool has room for."""
+        if placed is None:
+            return
+        for pool, each in tenants.items():
+            for tenant in (t for t in each if t.most > t.replicas):
+                room = placed.room_for(pool, tenant)
+                if room < tenant.most:
+                    yield (
+                        f"{tenant.name} may scale to {count(tenant.most, 'replica')}, and its pool "
+                        f"has room for {room}: give it more `vram` or `gpus`, or lower `scale.max`"
+                    )
 
     def _sort(self, name: str, table: ModelSettings) -> None:
         found = self._sized.figures.get(name)
@@ -129,7 +145,8 @@ class _Reserving:
             name,
             vram,
             self._width(name, table),
-            table.most_replicas,
+            table.firm_replicas,
+            most=table.most_replicas,
             pinned=table.pinned,
             rests_hot=table.resting is Rung.HOT,
         )
@@ -222,7 +239,9 @@ class _Reserving:
     def _holding(self, pool: str, tenant: Tenant, placed: Placement | None) -> Holding:
         engines: tuple[tuple[str, ...], ...] = ()
         if placed is not None:
-            engines = tuple(placed.cards_of(pool, tenant, n) for n in range(tenant.replicas))
+            engines = tuple(
+                placed.cards_of(pool, tenant, n) for n in range(max(tenant.replicas, tenant.most))
+            )
         figure = self._sized.figures.get(tenant.name)
         declared = self._settings.models[tenant.name].vram
         by = VramBy.LEFT if declared is None else figure.by if figure else VramBy.DECLARED
@@ -233,6 +252,7 @@ class _Reserving:
             engines=engines,
             where=self._where({key for cards in engines for key in cards}),
             basis=figure.basis if figure else "",
+            extra=max(0, len(engines) - tenant.replicas),
         )
 
     def _where(self, keys: set[str]) -> str:
@@ -269,6 +289,16 @@ def renumbered(settings: Settings, was: Sequence[Card], now: Sequence[Card]) -> 
             ]
             if meant != means:
                 yield f"pools.{name}.gpus means {means} by {number} now, and meant {meant}"
+
+
+def _place(
+    cards: Sequence[Card], pools: Sequence[PoolWish], headroom: int, rest: Sequence[Tenant]
+) -> Placement:
+    """Place with room for what load alone may ask for, else without. Raises `MisfitError`."""
+    try:
+        return place(cards, [pool.at_most() for pool in pools], headroom, rest)
+    except MisfitError:
+        return place(cards, pools, headroom, rest)
 
 
 def config_error(settings: Settings, found: Mapping[str, str]) -> ConfigError:

@@ -80,6 +80,7 @@ class ReplicaStatus:
     expected: float | None = None  # seconds that its wake takes, from measured ones, while it wakes
     stale: bool = False  # its engine was started with settings that have changed since
     renewed: bool = False  # its settings have changed since it was last ready
+    queued: int = 0  # of those in flight, how many wait inside its engine; asked where it scales
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ class ModelStatus:
     until: float | None = None  # Unix seconds until when that is known to rule, None where it isn't
     calendar: str | None = None  # what it says, until when and what then; None where it has none
     keepalive: str | None = None  # how its engines are kept warm in quiet hours, None: not at all
+    replicas_wanted: int = 0  # how many engines shall stand at `target`; `reason` says why
 
 
 @dataclass(frozen=True)

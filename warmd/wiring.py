@@ -237,7 +237,9 @@ def known_of(
     for name in models:
         stored = overrides.get(name)
         known[name] = Known(
-            override=None if stored is None else Override(stored.rung, stored.until, stored.floor),
+            override=None
+            if stored is None
+            else Override(stored.rung, stored.until, stored.floor, stored.replicas),
             starts=[times.total for times in reversed(history.recent_starts(name))],
             wakes=history.recent_wakes(name)[::-1],
             figures=history.sleep_figures(name),

@@ -80,7 +80,7 @@ def _model(chance: random.Random, number: int, card: int, *, busy: bool) -> Mode
     ]
     return ModelFacts(
         name,
-        Target(rung, REPLICAS, "because"),
+        _target(chance, rung),
         replicas,
         StagingFacts(total=20 * GIB, held=chance.random() < 0.5),
         oldest_wait=chance.uniform(0, 90) if waiting else 0.0,
@@ -92,6 +92,14 @@ def _model(chance: random.Random, number: int, card: int, *, busy: bool) -> Mode
         caches=StagingFacts(total=GIB // 4, held=chance.random() < 0.5),
         program=_PROGRAM,
     )
+
+
+def _target(chance: random.Random, rung: Rung) -> Target:
+    """Some replicas are for their model's load alone, and some were."""
+    if rung is Rung.HOT and chance.random() < 0.3:
+        return Target(rung, REPLICAS, "because", extra=1)
+    fewer = chance.random() < 0.2
+    return Target(rung, REPLICAS - fewer, "because", sleepers=int(fewer))
 
 
 def run(seconds: float) -> Sequence[Table]:

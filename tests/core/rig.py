@@ -169,6 +169,7 @@ class FakeMake:
         self.refuses_its_args = False
         self.closed = 0
         self.counted: tuple[float, ...] | None = (1.0,)
+        self.waiting_inside: int | None = 0
         self.asleep = False
         self.sleeps = asyncio.Event()
         self.sleeps.set()
@@ -275,6 +276,9 @@ class FakeMake:
 
     async def counters(self, within_s: float) -> tuple[float, ...] | None:
         return self.counted
+
+    async def queued(self, within_s: float) -> int | None:
+        return self.waiting_inside
 
     async def close(self) -> None:
         self.closed += 1
@@ -440,6 +444,9 @@ class Recorder:
 
     def staging_evicted(self, model: str, kind: FileKind, sentence: str) -> None:
         self.lines.append(f"{model} evicted: {sentence}")
+
+    def replicas_wanted(self, model: str, was: int, wanted: int, why: str) -> None:
+        self.lines.append(f"{model} wants {wanted} replicas, not {was}: {why}")
 
     def override_changed(self, model: str, override: Override | None, reason: str) -> None:
         self.lines.append(f"{model} set to {override.rung if override else 'auto'}: {reason}")

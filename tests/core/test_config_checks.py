@@ -277,3 +277,35 @@ def test_copies_belong_in_a_folder_of_their_own(tmp_path: Path, folder: str) -> 
 )
 def test_requests_of_warmds_own(tmp_path: Path, model: str, says: str) -> None:
     assert says in problem(config(tmp_path, model))
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (
+            "replicas = 2\nscale = { max = 4 }",
+            "replicas: contradicts the model's `scale`, whose `min` says how many there are",
+        ),
+        (
+            "scale = { min = 2 }",
+            "scale.max: must be at least `min`, which is 2 (got 1)",
+        ),
+        (
+            'scale = { max = 2 }\nargs = ["--disable-log-stats"]',
+            "args[0]: contradicts the model's `scale`: an engine without statistics doesn't tell",
+        ),
+        ("scale = { max = 65 }", "scale.max: must be at most 64 (got 65)"),
+        ("scale = { most = 2 }", "scale.most: unknown key; known here: min, max,"),
+    ],
+)
+def test_a_scale_that_contradicts_itself_is_refused(tmp_path: Path, model: str, says: str) -> None:
+    assert says in problem(config(tmp_path, model))
+
+
+def test_scale_in_one_line_is_whole(tmp_path: Path) -> None:
+    line = 'scale = { min = 2, max = 4, waiting_above = 3, for = "5s", cool_down = "1m" }'
+    table = load(config(tmp_path, line)).models["m"]
+    assert (table.least_replicas, table.firm_replicas, table.most_replicas) == (2, 2, 4)
+    assert (table.scale.waiting_above, table.scale.after, table.scale.cool_down) == (3, 5.0, 60.0)
+    again = load(config(tmp_path, "replicas = 2\nscale = { min = 2, max = 4 }")).models["m"]
+    assert again.least_replicas == 2

@@ -15,7 +15,7 @@ from warmd.config.settings import TABLES, keys_of
 
 EXAMPLE = Path(__file__).parents[2] / "etc" / "warmd.toml"
 MODEL = "qwen3-32b"
-TABLES_OF_A_MODEL = ("env", "idle", "warmup", "sleep", "keepalive", "probe")
+TABLES_OF_A_MODEL = ("env", "idle", "warmup", "sleep", "keepalive", "probe", "scale")
 HAVE_NO_DEFAULT = {
     "gateway.api_keys",
     "engine.python",

@@ -433,3 +433,37 @@ def test_what_a_number_means_once_a_gpu_is_forgotten_is_said() -> None:
         "GPU 2 (GPU-1abc) is GPU 1 now, as the driver has it",
         "pools.b.gpus means no GPU by 2 now, and meant GPU-1abc",
     ]
+
+
+def test_what_load_alone_may_ask_for_needs_no_room_and_is_told() -> None:
+    scale = {"scale": {"min": 1, "max": 4}, "vram": "40GiB"}
+    remedy = "give it more `vram` or `gpus`, or lower `scale.max`"
+    shared = reserved(settings({"p": {"vram": "100GiB"}}, m=scale | {"pool": "p"}))
+    assert len(shared.models["m"].engines) == 4, "each has its place, should there be room"
+    assert shared.warnings == (f"m may scale to 4 replicas, and its pool has room for 2: {remedy}",)
+    wide = reserved(settings({"p": {"vram": "100GiB", "gpus": [0, 1]}}, m=scale | {"pool": "p"}))
+    assert wide.warnings == ()
+    assert [wide.cards_of("m", n) for n in range(3)] == [
+        ("GPU-0abc",),
+        ("GPU-1abc",),
+        ("GPU-0abc",),
+    ]
+    tight = reserved(settings({"p": {"vram": "50GiB", "gpus": [0, 1]}}, m=scale | {"pool": "p"}))
+    assert tight.ground_of("m", 0) == ("GPU-0abc", "GPU-1abc"), "no place is kept for load"
+    assert tight.cards_of("m", 0, without=frozenset({"GPU-0abc"})) == ("GPU-1abc",)
+    least = {"scale": {"min": 3, "max": 4}, "vram": "40GiB", "pool": "p"}
+    assert "m has 3 engines, so 3 of 40.0 GiB share a GPU" in wrong(
+        settings({"p": {"vram": "100GiB"}}, m=least)
+    )
+
+
+def test_a_pool_of_its_own_grows_for_load_where_nobody_else_lacks_the_room() -> None:
+    scale = {"scale": {"min": 1, "max": 4}, "vram": "60GiB"}
+    alone = reserved(settings({}, m=scale))
+    assert (alone.grounds["m (its own)"], alone.warnings) == (("GPU-0abc", "GPU-1abc"), ())
+    beside = reserved(settings({}, m=scale, other={"vram": "50GiB", "replicas": 2}))
+    assert beside.models["other"].engines == (("GPU-0abc",), ("GPU-1abc",))
+    assert "m may scale to 4 replicas, and its pool has room for 1" in beside.warnings[0]
+    unsized = reserved(settings({}, m={"scale": {"max": 4}}))
+    assert unsized.grounds["m (its own)"] == ("GPU-0abc", "GPU-1abc"), "nobody else wants them"
+    assert "room for 2" in unsized.warnings[0]

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,7 @@ class FakeApi:
         self.knobs = knobs
         self.counts = Counts()
         self.finished_at = time.monotonic()
+        self.slots = asyncio.Semaphore(knobs.slots or 1_000_000)
         self.slumber = Slumber(knobs, pins=args.enable_sleep_mode)
 
     @property
@@ -204,16 +206,28 @@ class FakeApi:
             dialect.tokens = [self.knobs.says_later[1]]
         if self.slumber.garbage:
             dialect.garble()
-        self.counts.running += 1
-        try:
+        async with self._slot():
             if asked.get("stream"):
                 return await self._stream(request, dialect)
             async for _ in self._tokens(dialect):
                 pass
             self._answered(len(dialect.tokens))
             return web.json_response(dialect.whole())
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """Wait for a turn, as vLLM's scheduler makes requests wait."""
+        self.counts.waiting += 1
+        try:
+            await self.slots.acquire()
+        finally:
+            self.counts.waiting -= 1
+        self.counts.running += 1
+        try:
+            yield
         finally:
             self.counts.running -= 1
+            self.slots.release()
 
     async def _stream(self, request: web.Request, dialect: Dialect) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})

@@ -112,6 +112,8 @@ class Knobs:
     """What it answers, in one token, whatever it is asked,"""
     says_later: tuple[int, str] | None = None
     """and after so many answers this."""
+    slots: int | None = None
+    """How many requests it runs at once; the others wait inside. None: all."""
     answer: str = "right"
     """`garbage`: no JSON; `500`; `empty-choices`; `wrong-shape`; `no-tokens`: 0 generated;
     `nan`: an embedding of NaN; `silence`: never."""

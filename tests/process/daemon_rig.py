@@ -205,9 +205,9 @@ FAKE_VLLM = '{knobs}'
     def control(self, method: str, path: str, body: object = None) -> Answer:
         return _ask(UnixConnection(self.run_dir / "control.sock"), method, path, body)
 
-    def set(self, model: str, rung: str) -> None:
+    def set(self, model: str, rung: str, **more: object) -> None:
         """Keep a model on a rung, as an operator does."""
-        answer = self.control("POST", "/set", {"model": model, "rung": rung})
+        answer = self.control("POST", "/set", {"model": model, "rung": rung, **more})
         assert answer.status == 200, answer.body
 
     @property

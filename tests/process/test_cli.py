@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 
 class Daemon:
     def __init__(self) -> None:
-        self.asked: list[tuple[str, Rung | None, float | None]] = []
+        self.asked: list[tuple[object, ...]] = []
         self.models = 1
         self.problem: str | None = None
         self.trouble: str | None = None
@@ -101,8 +101,10 @@ class Daemon:
     async def gpus(self) -> Survey:
         raise NotImplementedError
 
-    def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
-        self.asked.append((model, rung, for_s))
+    def set_target(
+        self, model: str, rung: Rung | None, for_s: float | None, replicas: int | None = None
+    ) -> str:
+        self.asked.append((model, rung, for_s, *([replicas] if replicas else [])))
         return "it goes hot"
 
     def try_files_again(self, model: str) -> None:
@@ -168,7 +170,14 @@ async def test_set(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert await warmctl("set", "tiny0", "hot", "--for", "1h30m") == 0
     assert capsys.readouterr().out == "it goes hot\n"
     assert await warmctl("set", "tiny0", "auto") == 0
-    assert daemon.asked == [("tiny0", Rung.HOT, 5400.0), ("tiny0", None, None)]
+    assert await warmctl("set", "tiny0", "hot", "--replicas", "2", "--for", "2h") == 0
+    assert await warmctl("set", "tiny0", "cold", "--replicas", "2") == 1
+    assert "cold has no replicas: it is hot and asleep that have" in capsys.readouterr().err
+    assert daemon.asked == [
+        ("tiny0", Rung.HOT, 5400.0),
+        ("tiny0", None, None),
+        ("tiny0", Rung.HOT, 7200.0, 2),
+    ]
     capsys.readouterr()
     daemon.trouble = "the disk is full"
     for command in ("set tiny0 hot", "explain tiny0", "history", "status"):

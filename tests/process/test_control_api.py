@@ -32,7 +32,7 @@ GROUP = grp.getgrgid(os.getgid()).gr_name
 
 class Daemon:
     def __init__(self) -> None:
-        self.asked: list[tuple[str, Rung | None, float | None]] = []
+        self.asked: list[tuple[object, ...]] = []
         self.driver: Exception | None = None
         self.trouble: str | None = None
 
@@ -95,12 +95,14 @@ class Daemon:
         use = CardUse("GPU-a", 0, "NVIDIA Fake", 10, 7, {12: 5}, frozenset())
         return Survey((Surveyed(use, (holder,), Condition(0, ecc=True, uncorrected=2)),))
 
-    def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
+    def set_target(
+        self, model: str, rung: Rung | None, for_s: float | None, replicas: int | None = None
+    ) -> str:
         if for_s == 13:
             raise ValueError("not for 13 seconds")
         if for_s == 14:
             raise KeyError("a bug")
-        self.asked.append((model, rung, for_s))
+        self.asked.append((model, rung, for_s, *([replicas] if replicas else [])))
         return "it goes hot"
 
     def try_files_again(self, model: str) -> None:
@@ -170,6 +172,8 @@ async def test_set_hands_the_wish_over(client: aiohttp.ClientSession, daemon: Da
         ("{", 400, "no JSON"),
         ("[]", 400, "must be an object"),
         ('{"model": "qwen3", "rung": "hot", "fro": 1}', 400, "unknown: fro"),
+        ('{"model": "qwen3", "rung": "hot", "replicas": 0}', 400, '"replicas" must be a whole'),
+        ('{"model": "qwen3", "rung": "auto", "replicas": 1}', 400, "auto has no replicas"),
         ('{"rung": "hot"}', 400, '"model" must be'),
         ('{"model": "qwen", "rung": "hot"}', 404, "did you mean qwen3?"),
         ('{"model": "zzz", "rung": "hot"}', 404, "there are gpt-4o, qwen3"),

@@ -84,7 +84,9 @@ class Owner:
     async def gpus(self) -> Survey:
         raise NotImplementedError
 
-    def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
+    def set_target(
+        self, model: str, rung: Rung | None, for_s: float | None, replicas: int | None = None
+    ) -> str:
         raise NotImplementedError
 
     def try_files_again(self, model: str) -> None:

@@ -64,9 +64,13 @@ def test_what_is_recorded_outlives_the_daemon(
         history.set_override("big", Rung.COLD, None, NOW)
         history.set_override("tiny", Rung.STAGED, None, NOW + 1, floor=True)
         history.set_override("big", None, None, NOW + 1)
+        history.set_override("many", Rung.HOT, NOW + 60, NOW, replicas=3)
     decide(history, "after the end")  # dropped, and no error
     with closing(begin()) as history:
-        assert history.overrides() == {"tiny": StoredOverride(Rung.STAGED, None, NOW + 1, True)}
+        assert history.overrides() == {
+            "tiny": StoredOverride(Rung.STAGED, None, NOW + 1, True),
+            "many": StoredOverride(Rung.HOT, NOW + 60, NOW, replicas=3),
+        }
         assert [start.total for start in history.recent_starts("tiny", limit=2)] == [10.0, 9.0]
         assert history.recent_starts("tiny")[2].stages == {Stage.IMPORTS: 8.0, Stage.WEIGHTS: 0.0}
         assert history.recent_starts("other") == []

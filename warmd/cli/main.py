@@ -283,6 +283,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help='for how long, such as "2h" or "1h30m" (default: until the next set)',
     )
+    change.add_argument(
+        "--replicas",
+        type=_count,
+        metavar="N",
+        help="with how many engines (default: as many as its policy wants)",
+    )
     return parser
 
 
@@ -313,6 +319,8 @@ def _count(text: str) -> int:
 
 def _set(client: Client, args: argparse.Namespace) -> None:
     asked = {"model": args.model, "rung": args.rung, "for": args.for_s}
+    if args.replicas is not None:
+        asked["replicas"] = args.replicas  # an older daemon doesn't know the key
     answer = client.post("/set", asked)
     with of_this_version():
         print("\n".join((*answer["models"].values(), *warnings(answer))))

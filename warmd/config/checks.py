@@ -41,6 +41,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _zone(settings)
     yield from _cron_entries(settings)
     yield from _warmups(settings)
+    yield from _scales(settings)
     yield from _tensor_parallel(settings)
     yield from _visible_devices(settings)
     yield from _memory_flags(settings)
@@ -163,6 +164,35 @@ def _warmups(settings: Settings) -> Iterator[Finding]:
             )
 
 
+def _scales(settings: Settings) -> Iterator[Finding]:
+    for name, model in settings.models.items():
+        if "scale" not in model.model_fields_set:
+            continue
+        path: KeyPath = ("models", name)
+        if "replicas" in model.model_fields_set and model.replicas != model.scale.min:
+            yield Finding(
+                (*path, "replicas"),
+                "contradicts the model's `scale`, whose `min` says how many there are whatever the "
+                f"load: take it away, and write min = {model.replicas} there if that is meant",
+                str(model.replicas),
+            )
+        if model.scale.max < model.scale.min:
+            yield Finding(
+                (*path, "scale", "max"),
+                f"must be at least `min`, which is {model.scale.min}",
+                str(model.scale.max),
+                rests_on=((*path, "scale", "min"),),
+            )
+        for index, arg in enumerate(model.args):
+            if model.scales and arg == "--disable-log-stats":
+                yield Finding(
+                    (*path, "args", index),
+                    "contradicts the model's `scale`: an engine without statistics doesn't tell "
+                    "how many requests wait in it; take the flag away",
+                    quoted(arg),
+                )
+
+
 def _tensor_parallel(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         for index, arg in enumerate(model.args):
@@ -261,7 +291,7 @@ def _socket_paths(settings: Settings) -> Iterator[Finding]:
     for name, model in settings.models.items():
         yield from _socket_path(
             ("models", name),
-            engine_folder(settings.host.run_dir, replica_name(name, model.replicas - 1))
+            engine_folder(settings.host.run_dir, replica_name(name, model.most_replicas - 1))
             / ENGINE_SOCKET,
             "choose a shorter model name (the long one can be an alias) or host.run_dir",
         )

@@ -41,6 +41,13 @@ def _resolved(settings: Settings) -> Settings:
             update={
                 "max_wait": settings.max_wait(name),
                 "start_timeout": settings.start_timeout(name),
+                "replicas": model.least_replicas,
+                "scale": model.scale.model_copy(
+                    update={
+                        "min": model.least_replicas,
+                        "max": max(model.least_replicas, model.scale.max),
+                    }
+                ),
             }
         )
         for name, model in settings.models.items()

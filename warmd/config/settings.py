@@ -282,6 +282,16 @@ class CalendarSettings(Table):
     dates: Annotated[tuple[DateText, ...], Field(strict=False), AfterValidator(not_empty)]
 
 
+class ScaleSettings(Table):
+    """How the load of a model asks for more replicas; with `max` at `min` it asks for none."""
+
+    min: Annotated[int, Field(ge=1, le=64)] = 1
+    max: Annotated[int, Field(ge=1, le=64)] = 1
+    waiting_above: Annotated[int, Field(ge=0, le=100_000)] = 4
+    after: Seconds = Field(10.0, alias="for")
+    cool_down: Seconds = 300.0
+
+
 class ModelSettings(Table):
     """One model. `max_wait`, `start_timeout`, `timezone` None: those of gateway, engine, host."""
 
@@ -293,6 +303,7 @@ class ModelSettings(Table):
     verify: VerifyText | None = None
     stage: Annotated[Place, one_of(Place), PlainSerializer(str)] = Place.PAGE_CACHE
     replicas: Annotated[int, Field(ge=1, le=64)] = 1
+    scale: ScaleSettings = ScaleSettings()
     idle: IdleSettings = IdleSettings()
     sleep: SleepSettings = SleepSettings()
     pool: str | None = None
@@ -310,10 +321,25 @@ class ModelSettings(Table):
     cron: Annotated[tuple[CronSettings, ...], Field(strict=False)] = ()
 
     @property
-    def most_replicas(self) -> int:
-        """How many engines of it may run at once."""
+    def least_replicas(self) -> int:
+        """How many engines it has without a calendar and whatever its load."""
+        return max(self.replicas, self.scale.min)  # one of the two alone may be set
+
+    @property
+    def firm_replicas(self) -> int:
+        """How many engines of it must be able to run at once, whatever its load."""
         entries: tuple[WindowSettings | CronSettings, ...] = (*self.windows, *self.cron)
-        return max([self.replicas, *(each.replicas or 1 for each in entries)])
+        return max([self.least_replicas, *(each.replicas or 1 for each in entries)])
+
+    @property
+    def most_replicas(self) -> int:
+        """How many engines of it may run at once, where there is room for all."""
+        return max(self.firm_replicas, self.scale.max)
+
+    @property
+    def scales(self) -> bool:
+        """Whether its load may ask for more replicas."""
+        return self.scale.max > self.least_replicas
 
     @property
     def is_reserved_for(self) -> bool:

@@ -18,6 +18,7 @@ from warmd.control.asked import (
     RefusedError,
     read_asked,
     read_file,
+    read_replicas,
     read_rung,
     read_seconds,
     read_since,
@@ -76,10 +77,13 @@ class Operations(Sizes, Surveys, Measures, Reckons, Protocol):
         Raises `warmd.history.HistoryError`.
         """
 
-    def set_target(self, model: str, rung: Rung | None, for_s: float | None) -> str:
+    def set_target(
+        self, model: str, rung: Rung | None, for_s: float | None, replicas: int | None = None
+    ) -> str:
         """Keep `model` (its own name) on `rung` for `for_s` seconds or until further notice.
 
-        `rung` None gives it back to policy. Returns a sentence that says what happens now. Raises
+        `rung` None gives it back to policy, `replicas` None leaves their number to it. Returns a
+        sentence that says what happens now. Raises
         `ValueError` with a sentence where it is refused.
         """
 
@@ -199,11 +203,13 @@ def _application(
         return web.Response(body=expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def set_target(request: web.Request) -> web.Response:
-        asked = read_asked(await request.read(), ("model", "rung", "for"))
+        asked = read_asked(await request.read(), ("model", "rung", "for", "replicas"))
         model = _resolve(read_word(asked, "model"), operations.snapshot())
         rung = read_rung(read_word(asked, "rung"))
+        for_s, replicas = read_seconds(asked.get("for"), rung), asked.get("replicas")
+        many = read_replicas(replicas, rung)
         try:
-            sentence = operations.set_target(model, rung, read_seconds(asked.get("for"), rung))
+            sentence = operations.set_target(model, rung, for_s, many)
         except ValueError as refused:
             raise RefusedError(409, str(refused)) from refused
         await operations.settle()

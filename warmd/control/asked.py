@@ -81,6 +81,17 @@ def read_rung(word: str) -> Rung | None:
     return None if word == _AUTO else Rung(word)
 
 
+def read_replicas(value: object, rung: Rung | None) -> int | None:
+    """Return how many replicas `rung` is to hold for, None where that isn't said."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RefusedError(400, '"replicas" must be a whole number above 0, or null')
+    if rung is None or rung < Rung.ASLEEP:
+        raise RefusedError(400, f"{rung or _AUTO} has no replicas: it is hot and asleep that have")
+    return value
+
+
 def read_seconds(value: object, rung: Rung | None) -> float | None:
     """Return for how long `rung` shall hold, None without an end."""
     if value is None:

@@ -355,6 +355,14 @@ def _gauges(models: list[ModelStatus]) -> list[GaugeMetricFamily]:
     waiting = GaugeMetricFamily(
         "warmd_waiting_requests", "Requests that wait for their model.", labels=("model",)
     )
+    wanted = GaugeMetricFamily(
+        "warmd_replicas_wanted", "How many engines a model shall have.", labels=("model",)
+    )
+    queued = GaugeMetricFamily(
+        "warmd_queued_requests",
+        "Requests in flight that wait inside an engine; asked where its model scales.",
+        labels=("replica",),
+    )
     oldest = GaugeMetricFamily(
         "warmd_oldest_wait_seconds", "How long the oldest of them has waited.", labels=("model",)
     )
@@ -377,14 +385,16 @@ def _gauges(models: list[ModelStatus]) -> list[GaugeMetricFamily]:
         target.add_metric((model.name,), model.target.height)
         waiting.add_metric((model.name,), model.waiting)
         oldest.add_metric((model.name,), model.oldest_wait)
+        wanted.add_metric((model.name,), model.replicas_wanted)
         for each in model.staged:
             staged.add_metric((model.name, each.kind), each.done)
         for replica in model.replicas:
             rung.add_metric((model.name, replica.name), replica.rung.height)
             in_flight.add_metric((replica.name,), replica.in_flight)
+            queued.add_metric((replica.name,), replica.queued)
             if replica.sleep is not None:
                 if replica.sleep.host_ram is not None:
                     pinned.add_metric((replica.name,), replica.sleep.host_ram)
                 if replica.sleep.device_kept is not None:
                     kept.add_metric((replica.name,), replica.sleep.device_kept)
-    return [rung, target, waiting, oldest, in_flight, staged, pinned, kept]
+    return [rung, target, wanted, waiting, oldest, in_flight, queued, staged, pinned, kept]

@@ -14,6 +14,8 @@ _MOVES = re.compile(
     r"|request_success_total)(?:{[^}]*})? ([0-9.eE+-]+)",
     re.MULTILINE,
 )
+# Not those of vllm:num_requests_waiting_by_reason, which are in it already.
+_WAITING = re.compile(r"^vllm:num_requests_waiting(?:{[^}]*})? ([0-9.eE+-]+)", re.MULTILINE)
 _CONNECT_S = 5.0
 _PROBE_S = 5.0
 # vLLM's server closes idle connections after 5 s; a request on a closing one would be lost.
@@ -50,13 +52,21 @@ class EngineClient:
 
         Empty where it keeps none (`--disable-log-stats`); None where it doesn't answer in time.
         """
+        text = await self._metrics(within_s)
+        return None if text is None else tuple(float(each) for each in _MOVES.findall(text))
+
+    async def queued(self, within_s: float) -> int | None:
+        """Return how many requests wait inside the engine; None where it doesn't tell in time."""
+        told = _WAITING.findall(await self._metrics(within_s) or "")
+        return round(sum(float(each) for each in told)) if told else None
+
+    async def _metrics(self, within_s: float) -> str | None:
         timeout = aiohttp.ClientTimeout(total=within_s)
         try:
             async with self._session.get("/metrics", timeout=timeout) as response:
-                text = (await response.read()).decode("utf-8", "replace")
+                return (await response.read()).decode("utf-8", "replace")
         except (TimeoutError, aiohttp.ClientError, OSError):
             return None
-        return tuple(float(value) for value in _MOVES.findall(text))
 
     async def version(self) -> str | None:
         """Return vLLM's version; None where it isn't told in time."""

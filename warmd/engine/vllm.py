@@ -95,6 +95,10 @@ class VllmConnection:
         """Return what the engine has counted; None where it doesn't answer in time."""
         return await self.client.counters(within_s)
 
+    async def queued(self, within_s: float) -> int | None:
+        """Ask how many requests wait inside it."""
+        return await self.client.queued(within_s)
+
     async def version(self) -> str | None:
         """Return vLLM's version; None where it isn't told in time."""
         return await self.client.version()

@@ -183,6 +183,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT""",
         "CREATE INDEX probes_by_model ON probes (model, at)",
     ),
+    ("ALTER TABLE overrides ADD COLUMN replicas INTEGER",),
 )
 """One tuple of statements for each version; user_version counts those that were applied."""
 

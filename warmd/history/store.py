@@ -60,13 +60,14 @@ _ADD_MINUTE = (
 class StoredOverride:
     """An operator's word on a model. `until` and `set_at` are Unix seconds; no `until`: no end.
 
-    `floor`: the model may stand higher.
+    `floor`: the model may stand higher; `replicas` None: as many as its policy wants.
     """
 
     rung: Rung
     until: float | None
     set_at: float
     floor: bool = False
+    replicas: int | None = None
 
 
 class History:
@@ -332,25 +333,33 @@ class History:
         ]
 
     def set_override(
-        self, model: str, rung: Rung | None, until: float | None, at: float, *, floor: bool = False
+        self,
+        model: str,
+        rung: Rung | None,
+        until: float | None,
+        at: float,
+        *,
+        floor: bool = False,
+        replicas: int | None = None,
     ) -> None:
         """Keep an operator's word on `model` across restarts; `rung` None takes it back."""
         if rung is None:
             self._writer.save("DELETE FROM overrides WHERE model = ?", (model,), override_of=model)
             return
         self._writer.save(
-            "INSERT OR REPLACE INTO overrides (model, rung, until, set_at, floor) "
-            "VALUES (?, ?, ?, ?, ?)",
-            (model, rung.value, until, at, floor),
+            "INSERT OR REPLACE INTO overrides (model, rung, until, set_at, floor, replicas) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (model, rung.value, until, at, floor, replicas),
             override_of=model,
         )
 
     def overrides(self) -> dict[str, StoredOverride]:
         """Every stored override, those that have ended included."""
-        rows = self._writer.read("SELECT model, rung, until, set_at, floor FROM overrides")
+        columns = "model, rung, until, set_at, floor, replicas"
+        rows = self._writer.read(f"SELECT {columns} FROM overrides")  # noqa: S608  # names of ours
         return {
-            model: StoredOverride(Rung(rung), until, set_at, bool(floor))
-            for model, rung, until, set_at, floor in rows
+            model: StoredOverride(Rung(rung), until, set_at, bool(floor), replicas)
+            for model, rung, until, set_at, floor, replicas in rows
             if rung in _RUNGS
         }
 

@@ -79,6 +79,7 @@ def _operations(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]:
     yield from _cool(scene)
     yield from beyond(scene)
     yield from _heat(scene, _rising(scene, others), held_up)
+    yield from _heat(scene, _rising_for_load(scene), held_up)
     yield from _make_one_anew(scene, held_up)
     yield from _recycle(scene)
     yield from _rehearse(scene)
@@ -104,18 +105,26 @@ def _busy(other: ReplicaFacts) -> str:
 def _coolings(model: ModelFacts) -> Iterator[tuple[ReplicaFacts, str]]:
     """Yield what is to be taken down a rung, with what is to be done to it."""
     for replica in model.surplus:
-        if replica.phase in _STEADY:
+        if replica.phase in _STEADY and not model.drains(replica):
             yield replica, "stop"
+    for replica in (r for r in model.spare if not model.drains(r)):
+        if replica.phase is Phase.READY or (replica.phase is Phase.ASLEEP and replica.stale):
+            yield replica, "sleep" if _may_sleep(replica) and not replica.stale else "stop"
     if model.target.rung is Rung.ASLEEP:
         for replica in model.wanted:
             if replica.phase is Phase.READY:
-                yield replica, "sleep" if replica.sleeps and replica.worn is None else "stop"
+                yield replica, "sleep" if _may_sleep(replica) else "stop"
+
+
+def _may_sleep(replica: ReplicaFacts) -> bool:
+    return replica.sleeps and replica.worn is None
 
 
 def _call_offs(scene: Scene) -> Iterator[Action]:
     models = scene.models
     for model in models:
-        for replica in (r for r in model.surplus if r.phase.is_coming_up):
+        unwanted = (*model.surplus, *reversed(model.spare))
+        for replica in (r for r in unwanted if r.phase.is_coming_up):
             yield StopEngine(replica.name, model.target.reason)
         for replica in (r for r in model.wanted if r.phase.is_coming_up and r.stale):
             yield StopEngine(replica.name, STALE)
@@ -149,7 +158,16 @@ def _is_due(replica: ReplicaFacts) -> bool:
 def _rising(scene: Scene, models: Iterable[ModelFacts]) -> Iterator[_Rising]:
     for model in models:
         for replica, action in _risings(scene, model):
-            yield model, replica, action
+            if replica not in model.extra:
+                yield model, replica, action
+
+
+def _rising_for_load(scene: Scene) -> Iterator[_Rising]:
+    """Yield what its model's load alone asks for: it comes after all others."""
+    for model in (m for m in scene.models if m.target.extra):
+        for replica, action in _risings(scene, model):
+            if replica in model.extra:
+                yield model, replica, action
 
 
 def _heat(scene: Scene, risings: Iterable[_Rising], held_up: dict[str, str]) -> Iterator[Operation]:
@@ -232,14 +250,17 @@ def _explain_sleepless(scene: Scene, model: ModelFacts, held_up: dict[str, str])
 
 def _cool(scene: Scene) -> Iterator[Operation]:
     for model in scene.models:
-        for replica in (r for r in model.surplus if r.phase in _STEADY):
+        spare = [r for r in model.spare if not model.drains(r)]
+        gone = [r for r in model.surplus if r.phase in _STEADY and not model.drains(r)]
+        for replica in (*gone, *(r for r in spare if r.stale and r.phase in _STEADY)):
             yield StopEngine(replica.name, model.target.reason)
-        if model.target.rung is Rung.ASLEEP:
-            for replica in (r for r in model.wanted if r.phase is Phase.READY):
-                if moves(scene, replica) is None:
-                    yield put_aside(scene, replica, replica.worn or model.target.reason)
-                else:  # it could not be woken there
-                    yield StopEngine(replica.name, model.target.reason)
+        cools = [r for r in spare if not r.stale]
+        cools += model.wanted if model.target.rung is Rung.ASLEEP else []
+        for replica in (r for r in cools if r.phase is Phase.READY):
+            if moves(scene, replica) is None:
+                yield put_aside(scene, replica, replica.worn or model.target.reason)
+            else:  # it could not be woken there
+                yield StopEngine(replica.name, model.target.reason)
 
 
 def _make_one_anew(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]:

@@ -120,10 +120,39 @@ class ModelFacts:
         """Where the wanted replicas shall stand."""
         return Phase.ASLEEP if self.target.rung is Rung.ASLEEP else Phase.READY
 
-    @property
+    @cached_property
+    def firm(self) -> Sequence[ReplicaFacts]:
+        """The wanted replicas that it has whatever its load."""
+        return self.wanted[: self.target.least]
+
+    @cached_property
+    def extra(self) -> Sequence[ReplicaFacts]:
+        """The wanted replicas that are for its load alone: they put nobody aside."""
+        return self.wanted[self.target.least :] if self.target.extra else ()
+
+    @cached_property
+    def spare(self) -> Sequence[ReplicaFacts]:
+        """The replicas that sleep where they have an engine, and are never started for it."""
+        if not self.target.sleepers or not self.wanted:
+            return ()
+        return self.replicas[len(self.wanted) : len(self.wanted) + self.target.sleepers]
+
+    @cached_property
     def surplus(self) -> Sequence[ReplicaFacts]:
         """The replicas that shall have none, the highest first."""
-        return tuple(reversed(self.replicas[len(self.wanted) :]))
+        return tuple(reversed(self.replicas[len(self.wanted) + len(self.spare) :]))
+
+    def is_for_load(self, replica: ReplicaFacts) -> bool:
+        """Whether `replica` is, or was, for the model's load alone: it goes before all others."""
+        return replica in self.extra or replica in self.spare
+
+    def keeps(self, replica: ReplicaFacts) -> bool:
+        """Whether nobody's wait puts `replica` aside."""
+        return self.pinned and not self.is_for_load(replica)
+
+    def drains(self, replica: ReplicaFacts) -> bool:
+        """Whether `replica` is wanted no longer, and still serves who came before."""
+        return self.target.rung is Rung.HOT and replica.in_flight > 0
 
 
 def claims(models: Iterable[ModelFacts], cards: Mapping[str, CardFacts]) -> dict[str, list[Claim]]:

@@ -132,7 +132,7 @@ def rises(model: ModelFacts) -> bool:
         return True
     up = (Phase.READY, Phase.FAILED)  # a failed one waits for an operator's word
     hot = model.target.rung is Rung.HOT
-    return hot and any(r.phase not in up for r in model.wanted)
+    return hot and any(r.phase not in up for r in model.firm)
 
 
 def _comes_up(model: ModelFacts) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from warmd.ladder import HOST
 from warmd.spoken import count, size
@@ -70,6 +70,7 @@ class Card:
 class Tenant:
     """A model of a pool: each engine takes `vram` bytes on each of `cards` GPUs.
 
+    `replicas` must have room together; up to `most` its load may ask for where there is more room.
     `pinned`: nobody's wait puts it aside; `rests_hot`: it is hot also while nobody asks for it.
     """
 
@@ -79,6 +80,7 @@ class Tenant:
     replicas: int = 1
     pinned: bool = False
     rests_hot: bool = False
+    most: int = 0  # no less than `replicas` counts for more
 
     @property
     def own_pool(self) -> str:
@@ -105,6 +107,10 @@ class PoolWish:
         """Name it in a sentence."""
         return f"pool {self.name}"
 
+    def at_most(self) -> PoolWish:
+        """Return the same with room for all that the load of its models may ask for."""
+        return self
+
     def shapes(self, _cards: int) -> Iterator[tuple[int, int]]:
         """Yield what it may be, the best first: the VRAM on each GPU, and how many GPUs."""
         yield self.vram, self.width
@@ -119,7 +125,12 @@ Nobody has asked for more, and desktops and monitors that hold a little don't st
 
 @dataclass(frozen=True)
 class OwnPool(PoolWish):
-    """The pool of one model alone: as large as its engines, on as many GPUs as there are for it."""
+    """The pool of one model alone: as large as its engines, on as many GPUs as there are for it.
+
+    `generous`: also for as many as its load may ask for, as far as there is room for these.
+    """
+
+    generous: bool = False
 
     @staticmethod
     def of(tenant: Tenant) -> OwnPool:
@@ -131,11 +142,17 @@ class OwnPool(PoolWish):
         """Name it in a sentence."""
         return f"{self.tenants[0].name}, a pool of its own"
 
+    def at_most(self) -> OwnPool:
+        """Return the same for as many engines as its load may ask for."""
+        return replace(self, generous=True)
+
     def shapes(self, cards: int) -> Iterator[tuple[int, int]]:
         """Yield engines side by side first, then on top of each other."""
         [tenant] = self.tenants
-        for beside in range(max(1, min(tenant.replicas, cards // tenant.cards)), 0, -1):
-            yield -(-tenant.replicas // beside) * tenant.vram, beside * tenant.cards
+        most = max(tenant.replicas, tenant.most) if self.generous else tenant.replicas
+        for engines in range(most, tenant.replicas - 1, -1):
+            for beside in range(max(1, min(engines, cards // tenant.cards)), 0, -1):
+                yield -(-engines // beside) * tenant.vram, beside * tenant.cards
 
 
 @dataclass(frozen=True)
@@ -156,6 +173,17 @@ class Placement:
         cards = self.pools[pool]
         first = replica * tenant.cards
         return tuple(sorted(cards[(first + n) % len(cards)] for n in range(tenant.cards)))
+
+    def room_for(self, pool: str, tenant: Tenant) -> int:
+        """Return how many engines of a model have room together where its pool stands."""
+        on, room = dict.fromkeys(self.pools[pool], 0), 0
+        while room < max(tenant.replicas, tenant.most):
+            for key in self.cards_of(pool, tenant, room):
+                on[key] += tenant.vram
+            if max(on.values()) > self.vram[pool]:
+                break
+            room += 1
+        return room
 
 
 class MisfitError(Exception):
@@ -273,7 +301,9 @@ class _Ground:
             able.sort(key=lambda key: (-self._free[key], self._cards[key].place))
             if model.cards > len(able):
                 raise MisfitError(self._table(_crowded([model], len(able))))
-            beside = max(1, min(model.replicas, (len(able) - to_come) // model.cards))
+            # Who comes last may have what nobody else is to have.
+            wanted = model.replicas if to_come else max(model.replicas, model.most)
+            beside = max(1, min(wanted, (len(able) - to_come) // model.cards))
             chosen = self._in_order(able[: beside * model.cards])
             untaken = [key for key in untaken if key not in chosen]
             most = (min(self._free[key], int(_WHOLE * self._cards[key].total)) for key in chosen)

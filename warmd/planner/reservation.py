@@ -40,7 +40,8 @@ class Holding:
     """What one model may use: `vram` bytes on each card of an engine, of its pool.
 
     `engines`: for each of its engines the keys of its cards; none as long as the GPUs aren't known.
-    `where` says in words on what cards. `basis`: see `Figure`.
+    `where` says in words on what cards. `basis`: see `Figure`. `extra`: so many of its engines, the
+    last, needn't have room beside the others.
     """
 
     pool: str
@@ -49,6 +50,12 @@ class Holding:
     engines: tuple[tuple[str, ...], ...]
     where: str = ""
     basis: str = ""
+    extra: int = 0
+
+    @property
+    def firm(self) -> tuple[tuple[str, ...], ...]:
+        """The cards of those engines that must have room together."""
+        return self.engines[: len(self.engines) - self.extra]
 
     @property
     def figure(self) -> Mapping[str, object] | None:
@@ -111,7 +118,7 @@ class Reservations:
 
         Who stands well already has its place `here`, and nobody is sent to where another one is.
         """
-        pool, places = self.pools[holding.pool], list(holding.engines)
+        pool, places, firm = self.pools[holding.pool], [*holding.engines], len(holding.firm)
         sound = [key for key in self.grounds[holding.pool] if key not in without]
         sick = [n for n, engine in enumerate(places) if not without.isdisjoint(engine)]
         for n in sick:
@@ -119,7 +126,7 @@ class Reservations:
                 places[n] = tuple(sorted(here[n]))
         for n in (n for n in sick if not without.isdisjoint(places[n])):
             taken = [
-                here[m].union(engine if without.isdisjoint(engine) else ())
+                here[m].union(engine if m < firm and without.isdisjoint(engine) else ())
                 for m, engine in enumerate(places)
                 if m != n
             ]
@@ -138,7 +145,7 @@ class Reservations:
         holding = self.models.get(model)
         if holding is None:
             return ()
-        others = [engine for n, engine in enumerate(holding.engines) if n != index]
+        others = [engine for n, engine in enumerate(holding.firm) if n != index]
         room = self.pools[holding.pool] - holding.vram
         return tuple(
             key

@@ -1,6 +1,7 @@
 """Room in a pool: whether an engine fits beside the others of its pool, and who makes room.
 
-Nobody outside the pool is ever put aside for it, and nobody inside it without a request waiting.
+Nobody outside the pool is ever put aside for it, and nobody inside it without a request waiting,
+but for replicas that are there for their model's load alone; and these put nobody aside.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from warmd.spoken import duration, size
 
 _Engine = tuple[ModelFacts, ReplicaFacts]
 
+_TO_COME = (Phase.DOWN, Phase.BACKING_OFF, Phase.ASLEEP)
 _ON_THE_WAY_OUT = (Phase.DRAINING, Phase.FALLING_ASLEEP, Phase.STOPPING)
 
 _NAMED = 3
@@ -50,7 +52,10 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
         return None
     left = scene.pools[model.pool] - model.vram
     there = [*_up(scene, model.pool, replica)]
-    lacking = {c: n - left for c, n in _taken(there, replica).items() if n > left}
+    # For load alone it would else take what is made free for another one, and be put aside again.
+    coming = [*_coming(scene, model.pool, replica)] if replica in model.extra else []
+    taken = _taken([*there, *coming], replica)
+    lacking = {c: n - left for c, n in taken.items() if n > left}
     if not lacking:
         return None
     missing = max(lacking.values())
@@ -58,12 +63,23 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
     tight = replace(replica, cards=frozenset(lacking) & replica.cards)
     others = list(_holders(scene, model, tight))
     full = f"pool {model.pool} is full: it lacks {size(missing)} for {replica.name}"
+    if replica in model.extra:
+        who = [_said_of(there, model, tight), *(f"{r.name} shall rise there" for _, r in coming)]
+        said = ", ".join(each for each in who if each)
+        return Full(f"{full}; {said}, and a replica that is for load alone puts nobody aside")
     stays_put = [(m, r) for m, r in there if _stays_put(m, r, model)]
     if any(n > left for n in _taken(stays_put, tight).values()):
         # To put anybody else aside would help nobody.
         return Full(f"{full}; {_said_of(stays_put, model, tight)}")
     if model.refused:
         return Full(f"{full}; its requests are refused, and so nobody makes room for it")
+    first = [(m, r) for m, r in others if m.is_for_load(r) and not (model.waiting and r.in_flight)]
+    freed = _taken(first, tight)
+    if first and all(taken[card] - freed[card] <= left for card in lacking):
+        victim = first[-1][1]
+        why = f"put aside for {model.name}: it was for its own model's load alone"
+        aside = f"{full}; {victim.name} is put aside for it"
+        return Full(aside, put_aside(scene, victim, why))
     if not model.waiting:
         return Full(f"{full}; room is made there once a request waits for it")
     # One that is enough by itself goes before several that aren't.
@@ -102,9 +118,14 @@ def beyond(scene: Scene) -> Iterator[SleepEngine | StopEngine]:
         for card in sorted({card for _, r in awake for card in r.cards or {""}}):
             here = [(m, r) for m, r in awake if not r.cards or card in r.cards]
             over = sum(m.vram for m, _ in here) - vram
-            movable = [(m, r) for m, r in here if r.phase is Phase.READY and not m.pinned]
+            movable = [(m, r) for m, r in here if r.phase is Phase.READY and not m.keeps(r)]
             if over > 0 and movable:
-                movable.sort(key=lambda o: (o[0].vram < over, -eviction_order(_holder(*o))))
+                movable.sort(
+                    key=lambda o: (
+                        *(not o[0].is_for_load(o[1]), o[0].vram < over),
+                        -eviction_order(_holder(*o)),
+                    )
+                )
                 why = f"pool {pool} has become smaller, and lacks {size(over)} for all that is hot"
                 yield put_aside(scene, movable[0][1], why)
                 break
@@ -167,12 +188,13 @@ def _left_out(scene: Scene) -> dict[str, str]:
 
 def _settled(model: ModelFacts) -> ModelFacts:
     """Return the model as it is once what shall go has gone, and what shall sleep sleeps."""
-    wanted, asleep = len(model.wanted), model.target.rung is Rung.ASLEEP
+    asleep = [*model.spare, *(model.wanted if model.target.rung is Rung.ASLEEP else ())]
+    gone = model.surplus
     replicas = [
-        replace(r, phase=Phase.ASLEEP if asleep and r.phase is Phase.READY else r.phase)
-        if n < wanted
-        else replace(r, phase=Phase.DOWN)
-        for n, r in enumerate(model.replicas)
+        replace(r, phase=Phase.DOWN)
+        if r in gone
+        else replace(r, phase=Phase.ASLEEP if r in asleep and r.phase is Phase.READY else r.phase)
+        for r in model.replicas
     ]
     return replace(model, replicas=replicas)
 
@@ -195,6 +217,15 @@ def _up(scene: Scene, pool: str, newcomer: ReplicaFacts) -> Iterator[_Engine]:
                 yield model, replica
 
 
+def _coming(scene: Scene, pool: str, newcomer: ReplicaFacts) -> Iterator[_Engine]:
+    """Yield what shall be hot in `pool` whatever any load, and isn't up yet."""
+    for model in scene.by_pool[pool]:
+        if model.target.rung is Rung.HOT:
+            for replica in model.firm:
+                if replica.name != newcomer.name and replica.phase in _TO_COME:
+                    yield model, replace(replica, phase=Phase.STARTING)
+
+
 def _takes(model: ModelFacts, replica: ReplicaFacts) -> int:
     sleeps = replica.phase is Phase.ASLEEP and not replica.rehearses
     return replica.kept if sleeps else model.vram
@@ -214,7 +245,7 @@ def _stays_put(other: ModelFacts, replica: ReplicaFacts, model: ModelFacts) -> b
     sleeps = replica.phase is Phase.ASLEEP and not replica.rehearses
     if sleeps or replica.phase in _ON_THE_WAY_OUT:
         return False
-    return other.name == model.name or (other.pinned and other.target.rung is Rung.HOT)
+    return other.name == model.name or (other.keeps(replica) and other.target.rung is Rung.HOT)
 
 
 def _said_of(engines: Iterable[_Engine], model: ModelFacts, newcomer: ReplicaFacts) -> str:
@@ -231,7 +262,7 @@ def _why_it_stays(other: ModelFacts, replica: ReplicaFacts, model: ModelFacts) -
         doing = "being taken over"
     if other.name == model.name:
         return f"{name} of the same model is {doing} there"
-    if other.pinned and (phase is not Phase.ASLEEP or replica.rehearses):
+    if other.keeps(replica) and (phase is not Phase.ASLEEP or replica.rehearses):
         return f"{name} is {doing} there and pinned, it makes room for nobody"
     if phase is Phase.ASLEEP and other.waiting:
         return f"{name} is {doing} there and requests wait for it"
@@ -240,8 +271,8 @@ def _why_it_stays(other: ModelFacts, replica: ReplicaFacts, model: ModelFacts) -
 
 def _holders(scene: Scene, model: ModelFacts, newcomer: ReplicaFacts) -> Iterator[_Engine]:
     for other in scene.by_pool[model.pool or ""]:
-        if other.name != model.name and not other.pinned:
-            for replica in other.replicas:
+        if other.name != model.name:
+            for replica in (r for r in other.replicas if not other.keeps(r)):
                 if replica.phase is Phase.READY and replica.meets(newcomer):
                     yield other, replica
 

@@ -16,6 +16,7 @@ from warmd.policy.hygiene import Hygiene, worn
 from warmd.policy.keepalive import Choice, Quiet, Synthetic, choose, due
 from warmd.policy.liveness import Counters, Hung, Pulse, feel
 from warmd.policy.quarantine import Ailment, Health, diagnose, give_back
+from warmd.policy.scale import Load, Scale, Scaling, rescale
 from warmd.policy.target import Demand, Override, Rank, Target, Wish, decide_target, held_hot
 
 __all__ = [
@@ -35,12 +36,15 @@ __all__ = [
     "Holder",
     "Hung",
     "Hygiene",
+    "Load",
     "Override",
     "Progress",
     "Pulse",
     "Quiet",
     "Rank",
     "RetryIn",
+    "Scale",
+    "Scaling",
     "Stays",
     "Stretch",
     "Synthetic",
@@ -61,6 +65,7 @@ __all__ = [
     "held_hot",
     "judge",
     "ready_in",
+    "rescale",
     "why_not_ready",
     "worn",
 ]

@@ -3,7 +3,8 @@
 The rule: what an operator set goes before all else. Without that the calendar says where the model
 stands (`policy.calendar`: an open window, else the cron entry that fired last), and demand only
 lifts it above that. Where the calendar is silent it stands, in this order, where demand wants it,
-where it cooled to after demand, where it rests.
+where it cooled to after demand, where it rests. Whoever wants it hot, its load may ask for more
+replicas of it (`policy.scale`), unless an operator has said how many.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from enum import IntEnum
 
 from warmd.ladder import Rung
 from warmd.policy.calendar import NO_CALENDAR, SILENT, Calendar, Stretch
+from warmd.policy.scale import Scale, Scaling
 from warmd.spoken import count, duration
 
 
@@ -20,7 +22,8 @@ from warmd.spoken import count, duration
 class Wish:
     """What the config says of a model. `idle_after` and `idle_keep` in seconds.
 
-    `cannot_sleep` says why its engines can't be put to sleep; None where they can.
+    `cannot_sleep` says why its engines can't be put to sleep; None where they can. `scale`: how
+    its load may ask for more replicas than `replicas`; `most`: how many engines it has a place for.
     """
 
     resting: Rung
@@ -30,18 +33,22 @@ class Wish:
     idle_keep: float = 0.0
     cannot_sleep: str | None = None
     calendar: Calendar = NO_CALENDAR
+    scale: Scale | None = None
+    most: int = 64
 
 
 @dataclass(frozen=True)
 class Override:
     """What an operator set. `until` in Unix seconds, None until further notice.
 
-    `floor`: it is not to be less; its own policy may want more.
+    `floor`: it is not to be less; its own policy may want more. `replicas` None: as many as the
+    model has by itself.
     """
 
     rung: Rung
     until: float | None
     floor: bool = False
+    replicas: int | None = None
 
     @property
     def refuses(self) -> bool:
@@ -55,11 +62,15 @@ class Override:
 
 @dataclass(frozen=True)
 class Demand:
-    """Who asks for a model. `idle_s`: seconds since the last request ended, infinite before it."""
+    """Who asks for a model. `idle_s`: seconds since the last request ended, infinite before it.
+
+    `scaling`: how many replicas its load asks for; None while it isn't hot, or doesn't scale.
+    """
 
     waiting: int
     in_flight: int
     idle_s: float
+    scaling: Scaling | None = None
 
 
 class Rank(IntEnum):
@@ -81,6 +92,8 @@ class Target:
     """What is wanted of a model now. `replicas` counts engines, and matters from asleep up.
 
     `otherwise`: where it would stand without the calendar; None where that isn't what rules.
+    `extra`: so many of `replicas`, the last, are for its load alone: they put nobody aside, and are
+    put aside first. `sleepers`: so many replicas beyond them stay asleep where they have an engine.
     """
 
     rung: Rung
@@ -88,6 +101,13 @@ class Target:
     reason: str
     rank: Rank = Rank.RESTS
     otherwise: Rung | None = None
+    extra: int = 0
+    sleepers: int = 0
+
+    @property
+    def least(self) -> int:
+        """The replicas that it has whatever its load."""
+        return self.replicas - self.extra
 
 
 def held_hot(target: Target, override: Override | None, hold: str | None, now: float) -> Target:
@@ -108,7 +128,7 @@ def decide_target(
 
     `says`: what its calendar says at `now`.
     """
-    target = _wanted(wish, override, demand, now, says)
+    target = _for_load(wish, override, demand, _wanted(wish, override, demand, now, says), now)
     if target.rung is Rung.ASLEEP and wish.cannot_sleep is not None:
         reason = f"{target.reason}, but it can't sleep: {wish.cannot_sleep}"
         return replace(target, rung=Rung.STAGED, reason=reason)
@@ -122,7 +142,8 @@ def _wanted(
         return _own(wish, demand, says)
     if not override.floor:
         reason = f"an operator set it to {override.rung}"
-        return Target(override.rung, wish.replicas, reason, Rank.OPERATOR)
+        replicas = wish.replicas if override.replicas is None else min(override.replicas, wish.most)
+        return Target(override.rung, replicas, reason, Rank.OPERATOR)
     own = _own(wish, demand, says)
     if own.rung > override.rung:
         return own
@@ -132,11 +153,29 @@ def _wanted(
     return Target(override.rung, wish.replicas, reason, Rank.OPERATOR)
 
 
+def _for_load(
+    wish: Wish, override: Override | None, demand: Demand, target: Target, now: float
+) -> Target:
+    """Add the replicas that the load asks for, and why there are so many."""
+    scaling = demand.scaling
+    if scaling is None or wish.scale is None or target.rung is not Rung.HOT:
+        return target
+    if override is not None and override.holds_at(now) and override.replicas is not None:
+        return target  # an operator has counted them
+    extra = max(0, min(scaling.wanted, wish.scale.most) - target.replicas)
+    reason, many = target.reason, count(target.replicas + extra, "replica")
+    if extra or scaling.why:
+        reason = f"{reason}; {many}: {scaling.why or 'as before, while its load may need them'}"
+    return replace(target, replicas=target.replicas + extra, extra=extra, reason=reason)
+
+
 def _own(wish: Wish, demand: Demand, says: Stretch) -> Target:
     """Decide what it shall be where no operator says anything."""
     if says.rung is None:
         return _uncalendared(wish, demand)
     replicas = wish.replicas if says.replicas is None else says.replicas
+    if wish.scale is not None:
+        replicas = max(replicas, wish.replicas)  # its minimum, which a window only raises
     asked = _uncalendared(wish, demand)
     if asked.rank is Rank.DEMAND and says.rung < Rung.HOT:
         # What was hot together stays so until nobody asks any more.

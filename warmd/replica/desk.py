@@ -133,6 +133,7 @@ class Desk:
         self.state = ReplicaState(since=clock())
         self.identity: str | None = None
         self.version: str | None = None
+        self.queued = 0  # requests that wait inside the engine, by its own last word
         self.proven = fit  # what it was last ready with
 
     def become(self, phase: Phase, reason: str, **changes: object) -> None:

@@ -47,6 +47,9 @@ class EngineConnection(Protocol):
     async def counters(self, within_s: float) -> Counters | None:
         """Return what the engine has counted; None where it doesn't answer in time."""
 
+    async def queued(self, within_s: float) -> int | None:
+        """Return how many requests wait inside it; None where it doesn't tell in time."""
+
     async def canary(self) -> CanaryAnswer:
         """Ask what a sound engine always answers in the same way."""
 
@@ -131,7 +134,8 @@ class Fit:
     ends. `cards`: the keys of the devices that it uses, none where it may be any. `gpus`: those to
     which it is bound, by UUID; None where the driver doesn't tell of any. `roams`: the GPUs of its
     pool on which an engine that runs may go on. `figure`: how its VRAM
-    was reckoned, for the daemon that takes it over; None where the config states it.
+    was reckoned, for the daemon that takes it over; None where the config states it. `asks_queue`:
+    how often its engine is asked how many requests wait inside, in seconds; None: never.
     """
 
     spec: object
@@ -144,6 +148,7 @@ class Fit:
     gpus: tuple[str, ...] | None = ()
     roams: frozenset[str] = frozenset()
     figure: Mapping[str, object] | None = None
+    asks_queue: float | None = None
 
     def is_kept_under(self, new: Fit) -> bool:
         """Whether an engine of this fit goes on under `new`; a driver that is silent moves none."""

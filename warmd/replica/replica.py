@@ -227,6 +227,11 @@ class Replica:
         return self._desk.places.answered_at
 
     @property
+    def queued(self) -> int:
+        """How many of them wait inside its engine, as it last said."""
+        return min(self._desk.queued, self.in_flight)
+
+    @property
     def version(self) -> str | None:
         """The version of its running engine, where that is known."""
         return self._desk.version

@@ -22,6 +22,9 @@ _DOUBT_PAUSE_MAX_S = 1.0
 _LAST_WORD = 4
 """The part of that time that an engine which stands still has to answer one question."""
 
+_IDLE_LOOK_S = 5.0
+"""How soon an engine that nobody asked for its queue is looked at again: its terms may be new."""
+
 _LOOKS = 8
 """How often an engine's pulse is felt in the time after which it would count as hung."""
 
@@ -52,6 +55,7 @@ class Vigil:
                 ("order", self._desk.orders.any.wait()),
                 ("pulse", self._feel_pulse()),
                 ("doubts", self._settle_doubts()),
+                ("queue", self._watch_queue()),
                 ("main process", self._engine.main_ended()),
             )
         ]
@@ -68,6 +72,7 @@ class Vigil:
                     if watch.done():
                         watch.result()  # raises
         finally:
+            self._desk.queued = 0
             for watch in watches:
                 watch.cancel()
             await asyncio.gather(*watches, return_exceptions=True)
@@ -106,6 +111,18 @@ class Vigil:
                     pulse = Pulse(desk.clock(), counters)
                 case Pulse() as pulse:
                     pass
+
+    async def _watch_queue(self) -> None:
+        """Ask again and again how many requests wait inside, while there are any; never returns."""
+        desk = self._desk
+        while True:
+            every = desk.fit.asks_queue
+            await desk.pause(_IDLE_LOOK_S if every is None else every)
+            if every is None or not desk.places.in_flight:
+                desk.queued = 0
+            elif (queued := await self._connection.queued(every)) is not None:
+                # It counts one that comes straight from outside too; only ours are in flight.
+                desk.queued = min(queued, desk.places.in_flight)
 
     async def _answers(self, within_s: float) -> bool:
         """Whether one real question is answered: the last word on an engine that stands still."""

@@ -144,5 +144,8 @@ class Events(Protocol):
     def staging_evicted(self, model: str, kind: FileKind, sentence: str) -> None:
         """Write down that a part of what is staged was pushed out of RAM; it is brought back."""
 
+    def replicas_wanted(self, model: str, was: int, wanted: int, why: str) -> None:
+        """Write down that the load of a model asks for another number of replicas, and why."""
+
     def override_changed(self, model: str, override: Override | None, reason: str) -> None:
         """Write down what holds against policy from now on; None: nothing any more."""

@@ -36,6 +36,9 @@ def held_up(scene: Scene, model: Managed) -> str | None:
     phases = [replica.state.phase for replica in model.replicas]
     rises = any(phase.is_coming_up or phase is Phase.WAKING for phase in phases)
     there = model.rung is model.target.rung
+    if model.target.rung >= Rung.ASLEEP:
+        wanted = model.replicas[: model.target.replicas]
+        there = all(model.rung_of(replica) is model.target.rung for replica in wanted)
     return None if there or rises or begun & ours else plan.held_up.get(model.name)
 
 

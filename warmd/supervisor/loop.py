@@ -34,7 +34,6 @@ from warmd.planner import (
 from warmd.policy import Override, Target, decide_target, held_hot
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake, start_left
 from warmd.replica import EngineRecord, Replica, ReplicaListener, ReplicaState
-from warmd.spoken import duration
 from warmd.status import CardStatus, ModelStatus
 from warmd.supervisor.cards import Cards, Look
 from warmd.supervisor.events import Clock, Events
@@ -52,6 +51,7 @@ from warmd.supervisor.snapshot import (
 )
 from warmd.supervisor.teller import REMEMBERED, Teller
 from warmd.supervisor.waiting import Lease, WaitingRoom
+from warmd.supervisor.word import word_on
 
 TICK_S = 1.0
 """The longest time between two looks at the facts; every event brings the next look forward."""
@@ -149,10 +149,16 @@ class Supervisor(ReplicaListener):
         wall = self._clock.wall()
         if model.override is not None and not model.override.holds_at(wall):
             self._set_override(model, None, "the time that an operator set is over")
-        demand = model.demand(self._clock.monotonic())
-        says = model.says(wall)
-        model.target = decide_target(model.terms.wish, model.override, demand, wall, says)
-        model.target = held_hot(model.target, model.override, model.hold, wall)
+        now, had = self._clock.monotonic(), model.target
+        was, says = model.scaling, model.says(wall)
+        model.rescale(now)
+        demand = model.demand(now)
+        target = decide_target(model.terms.wish, model.override, demand, wall, says)
+        target = held_hot(target, model.override, model.hold, wall)
+        model.target = model.with_sleepers(target, now)
+        scaling = model.scaling
+        if was and scaling and was.wanted != scaling.wanted and had.replicas != target.replicas:
+            self._events.replicas_wanted(model.name, had.replicas, target.replicas, scaling.why)
         if model.retired:
             model.target = RETIRED
 
@@ -346,11 +352,18 @@ class Supervisor(ReplicaListener):
         return room_ahead(Scene(facts, ram, now, rules.pools, rules.fairness, cards))
 
     def set_target(
-        self, name: str, rung: Rung | None, for_s: float | None, *, floor: bool = False
+        self,
+        name: str,
+        rung: Rung | None,
+        for_s: float | None,
+        *,
+        floor: bool = False,
+        replicas: int | None = None,
     ) -> str:
         """Set a model's target, or give it back to the policy with None; return a sentence.
 
-        Raises `ValueError` for a model that is no longer in the config, or that can't sleep.
+        `replicas` None: as many as its policy wants. Raises `ValueError` for a model that is no
+        longer in the config, that can't sleep, or that has no place for so many.
         """
         model = self.models[name]
         if model.retired:
@@ -359,16 +372,9 @@ class Supervisor(ReplicaListener):
         if floor and rung is stands.rung and was is not None and was.refuses:
             self.try_files_again(name)  # what was set before is kept: it says more
             return f"{name} is to be {stands.rung} anyway: {stands.reason}"
-        if rung is Rung.ASLEEP and model.terms.wish.cannot_sleep is not None:
-            raise ValueError(f"{name} can't be put to sleep: {model.terms.wish.cannot_sleep}")
-        if rung is None:
-            ever = "already" if model.override is None else "again"
-            override, sentence = None, f"{name} follows its own policy {ever}"
-        else:
-            until = None if for_s is None else self._clock.wall() + for_s
-            override = Override(rung, until, floor)
-            how_long = "until it is set otherwise" if for_s is None else f"for {duration(for_s)}"
-            sentence = f"{name} is to be {'at least ' if floor else ''}{rung} {how_long}"
+        override, sentence = word_on(
+            model, rung, for_s, self._clock.wall(), floor=floor, replicas=replicas
+        )
         self._set_override(model, override, "an operator said so")
         for replica in model.replicas:
             replica.forgive(f"an operator set it to {rung or 'auto'}")

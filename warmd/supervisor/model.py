@@ -5,13 +5,24 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
 from warmd.ladder import FileKind, Phase, Place, Rung, SleepFigures, VramBy, set_key
 from warmd.planner import NOTHING_TO_STAGE, ModelFacts, ReplicaFacts, StagingFacts
-from warmd.policy import Demand, Hygiene, Override, Stretch, Target, Wish, worn
+from warmd.policy import (
+    Demand,
+    Hygiene,
+    Load,
+    Override,
+    Scaling,
+    Stretch,
+    Target,
+    Wish,
+    rescale,
+    worn,
+)
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake
 from warmd.replica import Fit, Nap, Replica
 from warmd.staged import StagedFiles, StagedState
@@ -106,6 +117,8 @@ class Managed:
     target: Target = _NOTHING_YET
     stretch: Stretch = _UNREAD  # of its calendar, as it was last read
     looked_ahead: tuple[Stretch, Stretch, Stretch | None] | None = None  # from the first on
+    scaling: Scaling | None = None  # while it is hot and its terms let its load ask for more
+    takes: float | None = None  # requests that one engine ran when its queue was last too long
     held_up_by: str | None = None
     hold: str | None = None  # why it is kept hot for now, though nobody asks for it
     keeps: str | None = None  # how it is kept warm in quiet hours, for people
@@ -191,7 +204,40 @@ class Managed:
 
     def demand(self, now: float) -> Demand:
         """Return who asks for it at `now`."""
-        return Demand(len(self.waiting), self.in_flight, now - self.last_request)
+        return Demand(len(self.waiting), self.in_flight, now - self.last_request, self.scaling)
+
+    def rescale(self, now: float) -> None:
+        """Look at its load: how many replicas does it ask for?"""
+        scale = self.terms.wish.scale
+        if scale is None or self.target.rung is not Rung.HOT:
+            self.takes = self.takes if self.scaling is None else self.scaling.takes
+            self.scaling = None
+            return
+        was, least = self.scaling, self.target.least
+        if was is None or any(r.state.phase is Phase.ADOPTING for r in self.replicas):
+            # Those that an earlier daemon left may be needed: nobody remembers what for.
+            up = [n for n, r in enumerate(self.replicas, 1) if r.state.phase in _HOT_OR_LEFT]
+            was = Scaling(max(up, default=least), takes=self.takes)
+        queued = sum(r.queued for r in self.replicas)
+        ready = sum(r.state.phase is Phase.READY for r in self.replicas)
+        load = Load(len(self.waiting) + queued, self.in_flight - queued, ready)
+        self.scaling = rescale(was, scale, least, load, now)
+
+    def with_sleepers(self, target: Target, now: float) -> Target:
+        """Return `target` with those that its load asks for no longer, which rest as the model."""
+        wish = self.terms.wish
+        if wish.scale is None or wish.idle_then is not Rung.ASLEEP or wish.cannot_sleep is not None:
+            return target
+        if target.rung < Rung.ASLEEP:
+            return target
+        beyond = self.replicas[target.replicas :]
+        resting = [
+            n
+            for n, r in enumerate(beyond, 1)
+            if r.state.phase.is_up
+            and (r.state.phase is not Phase.ASLEEP or now - r.state.since < wish.idle_keep)
+        ]
+        return replace(target, sleepers=max(resting, default=0))
 
     def oldest_wait(self, now: float) -> float:
         """Return how long the longest-waiting request has waited at `now`, in seconds."""
@@ -284,7 +330,9 @@ class Managed:
     def _only_rehearses(self, replica: Replica) -> bool:
         """Whether a replica sleeps for its rehearsal, and shall be woken from it."""
         state = replica.state
-        return state.phase is Phase.ASLEEP and state.rehearses and self.target.rung is Rung.HOT
+        if state.phase is not Phase.ASLEEP or not state.rehearses:
+            return False
+        return self.target.rung is Rung.HOT and replica in self.replicas[: self.target.replicas]
 
     def _will_pin(self, replica: Replica) -> int:
         return 0 if replica.state.cycles else self._pins(replica, None)
@@ -329,6 +377,7 @@ class Managed:
         return settled and not slept and any(unknown)
 
 
+_HOT_OR_LEFT = (Phase.READY, Phase.ADOPTING)
 _NEARLY_AWAKE = (Phase.FALLING_ASLEEP, Phase.ASLEEP, Phase.WAKING, Phase.ADOPTING)
 
 

@@ -51,8 +51,9 @@ def outlook(model: Managed, terms: Terms | None, clock: Clock) -> Outlook:
     figures = model.any_figures()
     wakes = tuple(model.wakes) or (() if figures is None else (figures.wake_s,))
     demand, wall = model.demand(clock.monotonic()), clock.wall()
+    target = _ahead(terms, model.override, demand, wall) if terms else RETIRED
     return Outlook(
-        _ahead(terms, model.override, demand, wall) if terms else RETIRED,
+        model.with_sleepers(target, clock.monotonic()),
         model_status(model, clock),
         frozenset(replica.name for replica, fit in pairs if replica.is_stale_under(fit)),
         tuple(model.starts),
@@ -108,6 +109,10 @@ def prospective_facts(
     )
 
 
+def _wanted(model: Managed) -> int:
+    return model.target.replicas if model.target.rung >= Rung.ASLEEP else 0
+
+
 _NOTHING: Mapping[str, str] = {}
 
 
@@ -126,6 +131,7 @@ def model_status(
         held_up_by=model.held_up_by,
         override_until=model.override.until if model.override else None,
         waiting=len(model.waiting),
+        replicas_wanted=_wanted(model),
         oldest_wait=model.oldest_wait(clock.monotonic()),
         staging=StagingStatus(
             staged.done, staged.total or 0, staged.held or staged.partial, staged.busy
@@ -186,6 +192,7 @@ def _replica_status(model: Managed, replica: Replica, clock: Clock) -> ReplicaSt
         since=state.since + to_wall,
         reason=state.reason,
         in_flight=replica.in_flight,
+        queued=replica.queued,
         failures=state.failures,
         retry_at=None if state.retry_at is None else state.retry_at + to_wall,
         start=_start_status(model, replica, clock.monotonic()),

@@ -160,7 +160,11 @@ class WaitingRoom:
 
 
 def _take(model: Managed) -> ReplicaLease | None:
-    for replica in sorted(model.replicas, key=lambda r: r.in_flight):
+    # Who is beyond those that are wanted is to fall idle, and serves only where nobody else does.
+    wanted = model.replicas[: model.target.replicas]
+    beyond = model.replicas[model.target.replicas :]
+    by_load = [sorted(each, key=lambda r: r.in_flight) for each in (wanted, beyond)]
+    for replica in (*by_load[0], *by_load[1]):
         if (place := replica.lease()) is not None:
             return place
     return None
