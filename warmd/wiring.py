@@ -235,6 +235,7 @@ def known_of(
             wakes=history.recent_wakes(name)[::-1],
             figures=history.sleep_figures(name),
             last_request=asked.get(name),
+            starts_from=history.starts_by_rung(name),
         )
     return known
 

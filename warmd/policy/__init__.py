@@ -14,7 +14,7 @@ from warmd.policy.fairness import Fairness, Holder, Stays, Yields, eviction_orde
 from warmd.policy.hygiene import Hygiene, worn
 from warmd.policy.liveness import Counters, Hung, Pulse, feel
 from warmd.policy.quarantine import Ailment, Health, diagnose, give_back
-from warmd.policy.target import Demand, Override, Rank, Target, Wish, decide_target
+from warmd.policy.target import Coming, Demand, Override, Rank, Target, Wish, decide_target
 
 __all__ = [
     "NO_CALENDAR",
@@ -22,6 +22,7 @@ __all__ = [
     "Ailment",
     "BackOff",
     "Calendar",
+    "Coming",
     "Counters",
     "Demand",
     "Fairness",

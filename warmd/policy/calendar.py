@@ -160,7 +160,7 @@ SILENT = Stretch(-inf, inf)
 
 
 def _warmth(entry: Window | Transition) -> tuple[int, int]:
-    return int(entry.rung), entry.replicas or 0
+    return entry.rung.height, entry.replicas or 0
 
 
 @cache

@@ -50,6 +50,7 @@ from warmd.supervisor.snapshot import (
     outlook_of_new,
     prospective_facts,
 )
+from warmd.supervisor.soon import Soon
 from warmd.supervisor.teller import REMEMBERED, Teller
 from warmd.supervisor.waiting import Lease, WaitingRoom
 
@@ -77,6 +78,7 @@ class Supervisor(ReplicaListener):
         self._ram = ram
         self.cards = Cards(clock.monotonic)
         self._changed = asyncio.Event()
+        self._soon = Soon()
         self.shelf = Shelf(build, self.models, self._teller, self._changed.set, self._why_now)
         self._closing = False
         self._waiting_room = WaitingRoom(clock, self._changed.set, self._ahead)
@@ -134,6 +136,7 @@ class Supervisor(ReplicaListener):
         """Look at the facts, decide, and begin what can be begun."""
         if self._closing:
             return
+        self._soon.look(self.models.values(), self._clock.wall(), self.shelf)
         for model in self.models.values():
             self._retarget(model)
             for replica in model.replicas:
@@ -150,8 +153,8 @@ class Supervisor(ReplicaListener):
         if model.override is not None and not model.override.holds_at(wall):
             self._set_override(model, None, "the time that an operator set is over")
         demand = model.demand(self._clock.monotonic())
-        says = model.says(wall)
-        model.target = decide_target(model.terms.wish, model.override, demand, wall, says)
+        given = model.terms.wish, model.override, demand, wall, model.says(wall)
+        model.target = decide_target(*given, coming=model.coming)
         if model.retired:
             model.target = RETIRED
 
@@ -393,6 +396,7 @@ class Supervisor(ReplicaListener):
         model = self.models[name]
         model.override = known.override
         model.starts = list(known.starts)[-REMEMBERED:]
+        model.starts_from = {rung: [*each] for rung, each in known.starts_from.items()}
         model.wakes = list(known.wakes)[-REMEMBERED:]
         model.figures = dict(known.figures)
         if known.last_request is not None:

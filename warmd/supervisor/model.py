@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from warmd.ladder import FileKind, Phase, Place, Rung, SleepFigures, VramBy, set_key
 from warmd.planner import NOTHING_TO_STAGE, ModelFacts, ReplicaFacts, StagingFacts
-from warmd.policy import Demand, Hygiene, Override, Stretch, Target, Wish, worn
+from warmd.policy import Coming, Demand, Hygiene, Override, Stretch, Target, Wish, worn
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake
 from warmd.replica import Fit, Nap, Replica
 from warmd.staged import StagedFiles, StagedState
@@ -29,6 +29,9 @@ PINNED_BESIDE = 2**30
 
 _NOTHING_YET = Target(Rung.COLD, 1, "warmd has just started")
 _UNREAD = Stretch(math.inf, math.inf)
+
+_FORESEEN, _FORESEEN_S = 24, 36 * 3600.0
+"""So many stretches of a calendar are read ahead, and so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,17 @@ class Managed:
     override: Override | None = None
     starts: list[float] = field(default_factory=list)  # seconds that measured starts took
     wakes: list[float] = field(default_factory=list)  # and wakes
+    starts_from: dict[Rung, list[float]] = field(default_factory=dict)  # starts by the rung met
     figures: dict[str, SleepFigures] = field(default_factory=dict)  # by SleepPolicy.key, version
     waiting: dict[asyncio.Event, float] = field(default_factory=dict)  # -> when it came
     last_request: float = -math.inf  # when the last request ended or gave up
     sleepless_until: float = -math.inf  # there was no RAM for its sleep
     target: Target = _NOTHING_YET
     stretch: Stretch = _UNREAD  # of its calendar, as it was last read
+    stretches: Sequence[Stretch] = ()  # and those that follow
+    coming: Coming | None = None  # what must be ready soon, and is due
+    begin_at: float = math.inf  # when that was to begin (Unix seconds)
+    needed_in: float = math.inf  # seconds until its calendar wants its files in RAM
     held_up_by: str | None = None
     told: dict[str, Rung] = field(default_factory=dict)  # rung by replica, as last written down
     met: dict[str, Rung] = field(default_factory=dict)  # rung by replica when its start began
@@ -165,7 +173,21 @@ class Managed:
 
     def forget_calendar(self) -> None:
         """Read the calendar anew at the next look: it may be another one."""
-        self.stretch = _UNREAD
+        self.stretch, self.stretches = _UNREAD, ()
+
+    def course(self, wall: float) -> Sequence[Stretch]:
+        """Return what its calendar says from `wall` on; nothing where it has none."""
+        calendar = self.terms.wish.calendar
+        if not (calendar.windows or calendar.transitions):
+            return ()
+        kept = [each for each in self.stretches if each.until > wall]
+        if not kept or not kept[0].holds_at(wall):
+            kept = [self.says(wall)]
+        while len(kept) < _FORESEEN and (until := kept[-1].until) < wall + _FORESEEN_S:
+            # One may have begun earlier, hidden behind another.
+            kept.append(replace(calendar.at(until), since=until))
+        self.stretches = kept
+        return kept
 
     def demand(self, now: float) -> Demand:
         """Return who asks for it at `now`."""
@@ -209,6 +231,8 @@ class Managed:
             switch_cost=self._switch_cost(),
             rehearse=self._may_rehearse(now),
             sleepless_until=self.sleepless_until,
+            begin_at=self.begin_at,
+            needed_in=self.needed_in,
             caches=NOTHING_TO_STAGE if caches is None else staging_facts(caches.state),
             program=None if program is None else program.key,
         )
