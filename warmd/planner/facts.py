@@ -89,7 +89,8 @@ class ModelFacts:
     `sleepless_until` (monotonic): no engine is started only to be put to sleep before. `staging` is
     that of its weights, `caches` of its compile cache, `program` the key of its program files.
     `begin_at` (Unix seconds): when its rise for its calendar was to begin, 0 where it is overdue;
-    `needed_in`: seconds until its calendar wants its files, infinite where it says nothing of that.
+    `needed_in`: seconds until its calendar wants its files, infinite where it says nothing of that;
+    `files_due`: some engine is to be started soon for which they belong in RAM already.
     """
 
     name: str
@@ -111,6 +112,7 @@ class ModelFacts:
     sleepless_until: float = float("-inf")
     begin_at: float = float("inf")
     needed_in: float = float("inf")
+    files_due: bool = False
     caches: StagingFacts = NOTHING_TO_STAGE
     program: str | None = None
 

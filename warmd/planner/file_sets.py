@@ -161,6 +161,8 @@ def _wants(model: ModelFacts, kind: FileKind) -> bool:
     if model.sleep_level == 1 or kind is not FileKind.WEIGHTS:
         # A sleeper of level 2 has dropped its weights, and reads them again when it wakes.
         loaded += (Phase.ASLEEP, Phase.WAKING, Phase.FALLING_ASLEEP)
+    if model.files_due and model.target.rung > Rung.COLD:
+        return True
     match model.target.rung:
         case Rung.COLD:
             return False

@@ -111,6 +111,7 @@ class Managed:
     coming: Coming | None = None  # what must be ready soon, and is due
     begin_at: float = math.inf  # when that was to begin (Unix seconds)
     needed_in: float = math.inf  # seconds until its calendar wants its files in RAM
+    files_due: bool = False  # they belong in RAM for an engine that is to be started soon
     held_up_by: str | None = None
     told: dict[str, Rung] = field(default_factory=dict)  # rung by replica, as last written down
     met: dict[str, Rung] = field(default_factory=dict)  # rung by replica when its start began
@@ -233,6 +234,7 @@ class Managed:
             sleepless_until=self.sleepless_until,
             begin_at=self.begin_at,
             needed_in=self.needed_in,
+            files_due=self.files_due,
             caches=NOTHING_TO_STAGE if caches is None else staging_facts(caches.state),
             program=None if program is None else program.key,
         )

@@ -15,6 +15,7 @@ from warmd.policy import Coming, Stretch, Wish
 from warmd.policy.lead import Figures, Leads, leads_of, with_margin
 from warmd.replica import Replica
 from warmd.supervisor.model import Managed
+from warmd.supervisor.ports import Known
 from warmd.supervisor.shelf import Shelf
 
 _ON_THE_WAY = frozenset(
@@ -49,6 +50,7 @@ class Soon:
         horizon = 0.0
         for model in models:
             model.coming, model.begin_at, model.needed_in = None, inf, inf
+            model.files_due = False
             course = () if model.retired else model.course(wall)
             if not course:
                 continue
@@ -70,6 +72,8 @@ class Soon:
             self._set(model, each, wall)
 
     def _set(self, model: Managed, rises: Sequence[Rise], wall: float) -> None:
+        files = [r for r in rises if are_files_due(r, self._slots[r.key], wall)]
+        model.files_due = any(r.stands < Rung.ASLEEP and not r.under_way for r in files)
         due = [r for r in rises if is_due(r, self._slots[r.key], wall)]
         ups = [r for r in due if r.rung >= Rung.ASLEEP]
         if ups:
@@ -78,7 +82,6 @@ class Soon:
             model.begin_at = min(self._slots[r.key].begin_at for r in ups)
             model.coming = Coming(first.rung, replicas, _reason(model, first, first.rung, wall))
             return
-        files = due or [r for r in rises if are_files_due(r, self._slots[r.key], wall)]
         if files:
             first = min(files, key=lambda r: r.by)
             reason = _reason(model, first, Rung.STAGED, wall)
@@ -100,6 +103,12 @@ def figures(model: Managed, shelf: Shelf) -> Figures:
         disk_rate=shelf.disk_rate,
         stages=(model.staged.state.total or 0) <= shelf.budget,
     )
+
+
+def figures_of_new(known: Known) -> Figures:
+    """Return what earlier lives knew of the rises of a model that isn't there."""
+    wakes = tuple(known.wakes) or tuple(each.wake_s for each in known.figures.values())
+    return Figures(starts=known.starts_from, wakes=wakes)
 
 
 def _rises(model: Managed, needs: Sequence[tuple[Stretch, int]], leads: Leads) -> Iterator[Rise]:
