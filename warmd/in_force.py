@@ -17,12 +17,11 @@ from warmd.planner import Reservations
 from warmd.reload import Change, changes, said
 from warmd.rereading import read_config
 from warmd.supervisor import Known, Supervisor, Terms
-from warmd.timeline import Agenda, Party, Timeline, foretell, party_of
+from warmd.timeline import WEEK_S, Agenda, Party, Timeline, foretell, party_of
 from warmd.wiring import card_rules, known_of, rules
 
 log = logging.getLogger(__name__)
 
-_WEEK_S = 7 * 86400.0
 _NOBODY: Mapping[str, Known] = {}
 
 
@@ -151,7 +150,7 @@ class InForce:
 
     async def late(self, now: float) -> list[str]:
         """Say what can't be ready in time within a week, where that wasn't said before."""
-        warnings = (await self.agenda(now, now + _WEEK_S, None)).timeline.warnings
+        warnings = (await self.agenda(now, now + WEEK_S, None)).timeline.warnings
         told, self._told_late = self._told_late, frozenset(warnings)
         return [each for each in warnings if each not in told]
 

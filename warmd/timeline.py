@@ -23,6 +23,9 @@ from warmd.supervisor.soon import figures, figures_of_new
 
 NOTE = "as the calendar has it; who asks for a model lifts it above"
 
+WEEK_S = 7 * 86400.0
+"""So far ahead it is looked for what can't be ready in time."""
+
 _STRETCHES = 2000
 """So many stretches of one model are looked at, at most."""
 

@@ -11,8 +11,8 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rig import House
 
-from tests.core.rig import House
 from warmd.ladder import Phase, Rung
 from warmd.planner.timetable import Rise, line_up
 from warmd.policy import Calendar, Window

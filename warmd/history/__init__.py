@@ -7,6 +7,7 @@ from warmd.history.journal import (
     terminal_format,
 )
 from warmd.history.report import HistoryError, ModelReport, Report, Start
+from warmd.history.rises import Rises, read_rises
 from warmd.history.sizes import read_sizes
 from warmd.history.store import HISTORY_FILE, History, StoredOverride
 
@@ -17,10 +18,12 @@ __all__ = [
     "JournalHandler",
     "ModelReport",
     "Report",
+    "Rises",
     "Start",
     "StoredOverride",
     "TerminalFormatter",
     "journal_handler",
+    "read_rises",
     "read_sizes",
     "terminal_format",
 ]

@@ -30,8 +30,11 @@ PINNED_BESIDE = 2**30
 _NOTHING_YET = Target(Rung.COLD, 1, "warmd has just started")
 _UNREAD = Stretch(math.inf, math.inf)
 
-_FORESEEN, _FORESEEN_S = 24, 36 * 3600.0
-"""So many stretches of a calendar are read ahead, and so many seconds."""
+_FORESEEN, _FORESEEN_S = 12, 36 * 3600.0
+"""So many stretches of a calendar are read ahead at most, and so many seconds."""
+
+_ENOUGH_S = 24 * 3600.0
+"""Nothing is read ahead before it is less than this."""
 
 
 @dataclass(frozen=True)
@@ -181,9 +184,15 @@ class Managed:
         calendar = self.terms.wish.calendar
         if not (calendar.windows or calendar.transitions):
             return ()
-        kept = [each for each in self.stretches if each.until > wall]
+        kept = self.stretches
+        if kept and kept[0].holds_at(wall):
+            if len(kept) >= _FORESEEN or kept[-1].until >= wall + _ENOUGH_S:
+                return kept
+        else:
+            kept = [each for each in kept if each.until > wall]
         if not kept or not kept[0].holds_at(wall):
             kept = [self.says(wall)]
+        kept = list(kept)
         while len(kept) < _FORESEEN and (until := kept[-1].until) < wall + _FORESEEN_S:
             # One may have begun earlier, hidden behind another.
             kept.append(replace(calendar.at(until), since=until))

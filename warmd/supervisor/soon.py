@@ -6,13 +6,14 @@ Pure but for what it remembers of the last look, which only saves work.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
 
 from warmd.ladder import Phase, Rung
 from warmd.planner.timetable import Rise, Slot, are_files_due, is_due, line_up
 from warmd.policy import Coming, Stretch, Wish
-from warmd.policy.lead import Figures, Leads, leads_of, with_margin
+from warmd.policy.lead import Figures, leads_of
 from warmd.replica import Replica
 from warmd.supervisor.model import Managed
 from warmd.supervisor.ports import Known
@@ -30,24 +31,28 @@ _ON_THE_WAY = frozenset(
 )
 _NEARLY_ASLEEP = frozenset({Phase.DRAINING, Phase.FALLING_ASLEEP, Phase.ASLEEP})
 
-_FIRST_HORIZON_S = 86400.0
-"""How far the first look goes: it has to learn what leads come to."""
+
+@dataclass
+class _Look:
+    """What the last look found of one model, and what it was made from."""
+
+    made_from: tuple[object, ...] = ()
+    rises: Sequence[Rise] = ()
+    from_on: float = inf  # before that nothing of it is due
+    reasons: dict[tuple[tuple[str, float], Rung], str] = field(default_factory=dict)
 
 
 class Soon:
     """Finds out for each model what must be ready soon."""
 
     def __init__(self) -> None:
-        self._rises: Sequence[Rise] = ()
+        self._looks: dict[str, _Look] = {}
         self._slots: Mapping[tuple[str, float], Slot] = {}
-        self._leads: dict[str, Leads] = {}
-        self._horizon = _FIRST_HORIZON_S
 
     def look(self, models: Iterable[Managed], wall: float, shelf: Shelf) -> None:
         """Set of each model what is coming at `wall` (Unix seconds), and when it is needed next."""
-        near = wall + self._horizon
-        coming: dict[str, tuple[Managed, list[Rise]]] = {}
-        horizon = 0.0
+        looks: dict[str, _Look] = {}
+        planned: list[tuple[Managed, _Look]] = []
         for model in models:
             model.coming, model.begin_at, model.needed_in = None, inf, inf
             model.files_due = False
@@ -57,21 +62,31 @@ class Soon:
             model.needed_in = max(0.0, _needed_at(course) - wall)
             if course[0].rung is not None and course[0].rung >= Rung.ASLEEP:
                 model.begin_at = 0.0  # it is overdue, should it not be there
-            needs = [each for each in _needs(course, model.terms.wish) if each[0].since <= near]
-            if needs or model.name not in self._leads:
-                self._leads[model.name] = leads_of(figures(model, shelf))
-            leads = self._leads[model.name]
-            horizon += _at_most(leads) * len(model.replicas)
-            if needs:
-                coming[model.name] = model, list(_rises(model, needs, leads))
-        self._horizon = horizon
-        rises = [rise for _, each in coming.values() for rise in each]
-        if rises != self._rises:
-            self._rises, self._slots = rises, line_up(rises)
-        for model, each in coming.values():
-            self._set(model, each, wall)
+            last = self._looks.get(model.name)
+            facts = _facts(model, course, shelf)
+            if last is None or last.made_from != facts:
+                last = _Look(facts, tuple(_rises(model, course, shelf)))
+            looks[model.name] = last
+            planned.append((model, last))
+        self._line_up(looks)
+        for model, each in planned:
+            if wall >= each.from_on:
+                self._set(model, each, wall)
 
-    def _set(self, model: Managed, rises: Sequence[Rise], wall: float) -> None:
+    def _line_up(self, looks: dict[str, _Look]) -> None:
+        """Line all up anew where anything has changed."""
+        if looks.keys() == self._looks.keys() and all(
+            each is self._looks[name] for name, each in looks.items()
+        ):
+            return
+        self._looks = looks
+        self._slots = line_up([rise for each in looks.values() for rise in each.rises])
+        for each in looks.values():
+            slots = [self._slots[rise.key] for rise in each.rises]
+            each.from_on = min((_earliest(slot) for slot in slots), default=inf)
+
+    def _set(self, model: Managed, look: _Look, wall: float) -> None:
+        rises = look.rises
         files = [r for r in rises if are_files_due(r, self._slots[r.key], wall)]
         model.files_due = any(r.stands < Rung.ASLEEP and not r.under_way for r in files)
         due = [r for r in rises if is_due(r, self._slots[r.key], wall)]
@@ -80,11 +95,12 @@ class Soon:
             first = max(ups, key=lambda r: (r.rung.height, r.index))
             replicas = max(r.index for r in ups if r.rung is first.rung) + 1
             model.begin_at = min(self._slots[r.key].begin_at for r in ups)
-            model.coming = Coming(first.rung, replicas, _reason(model, first, first.rung, wall))
+            reason = _reason(model, look, first, first.rung, wall)
+            model.coming = Coming(first.rung, replicas, reason)
             return
         if files:
             first = min(files, key=lambda r: r.by)
-            reason = _reason(model, first, Rung.STAGED, wall)
+            reason = _reason(model, look, first, Rung.STAGED, wall)
             model.coming = Coming(Rung.STAGED, first.replicas, reason)
 
 
@@ -111,20 +127,29 @@ def figures_of_new(known: Known) -> Figures:
     return Figures(starts=known.starts_from, wakes=wakes)
 
 
-def _rises(model: Managed, needs: Sequence[tuple[Stretch, int]], leads: Leads) -> Iterator[Rise]:
-    """Yield the next rise of each replica, and those of its files before that."""
+def _facts(model: Managed, course: Sequence[Stretch], shelf: Shelf) -> tuple[object, ...]:
+    """Return all that its rises are made from: what is replaced whenever it changes, as it is."""
     staged = model.staged.state
-    files = staged.held or staged.busy
-    cannot_sleep = model.terms.wish.cannot_sleep is not None
+    files = staged.held, staged.busy, staged.total, shelf.disk_rate, shelf.budget
+    phases = [replica.state.phase for replica in model.replicas]
+    fits = [replica.fit for replica in model.replicas]
+    return (course, model.terms, model.starts, model.wakes, phases, fits, files)
+
+
+def _rises(model: Managed, course: Sequence[Stretch], shelf: Shelf) -> Iterator[Rise]:
+    """Yield the next rise of each replica, and those of its files before that."""
+    wish = model.terms.wish
+    leads = leads_of(figures(model, shelf))
+    staged = model.staged.state
+    needs = list(_needs(course, wish))
     for index, replica in enumerate(model.replicas):
-        for need, replicas in needs:
-            if need.rung is None or index >= replicas:
+        for need, wanted, replicas in needs:
+            if index >= replicas:
                 continue
-            rung = need.rung
-            if rung is Rung.ASLEEP and cannot_sleep:
+            rung = wanted
+            if rung is Rung.ASLEEP and wish.cannot_sleep is not None:
                 rung = Rung.STAGED
             stands = _stands(replica, staged=staged.held)
-            way = _under_way(replica, rung, stands)
             yield Rise(
                 replica=replica.name,
                 model=model.name,
@@ -135,11 +160,15 @@ def _rises(model: Managed, needs: Sequence[tuple[Stretch, int]], leads: Leads) -
                 leads=leads,
                 cards=replica.fit.cards,
                 replicas=replicas,
-                under_way=way,
-                staged=files,
+                under_way=_under_way(replica, rung, stands),
+                staged=staged.held or staged.busy,
             )
             if rung >= Rung.ASLEEP:
                 break
+
+
+def _earliest(slot: Slot) -> float:
+    return min(slot.begin_at, slot.stage_at, slot.hold_at, slot.hold_files_at)
 
 
 def _needed_at(course: Sequence[Stretch]) -> float:
@@ -148,8 +177,8 @@ def _needed_at(course: Sequence[Stretch]) -> float:
     return next(wants, inf)
 
 
-def _needs(course: Sequence[Stretch], wish: Wish) -> Iterator[tuple[Stretch, int]]:
-    """Yield the stretches that want more than those before them, with their replicas."""
+def _needs(course: Sequence[Stretch], wish: Wish) -> Iterator[tuple[Stretch, Rung, int]]:
+    """Yield the stretches that want more than those before them: what, and of how many."""
     for before, after in pairwise(course):
         if after.rung is None or after.rung < Rung.STAGED:
             continue
@@ -157,7 +186,7 @@ def _needs(course: Sequence[Stretch], wish: Wish) -> Iterator[tuple[Stretch, int
         had = wish.replicas if before.replicas is None else before.replicas
         was = Rung.COLD if before.rung is None else before.rung
         if after.rung > was or (after.rung is was and replicas > had):
-            yield after, replicas
+            yield after, after.rung, replicas
 
 
 def _stands(replica: Replica, *, staged: bool) -> Rung:
@@ -173,14 +202,13 @@ def _under_way(replica: Replica, rung: Rung, stands: Rung) -> bool:
     return replica.state.phase in _ON_THE_WAY or stands >= rung >= Rung.ASLEEP
 
 
-def _at_most(leads: Leads) -> float:
-    """Return the seconds for which nothing that one replica does can be too early."""
-    return with_margin(leads.start_at_most + leads.sleep + leads.wake) + with_margin(
-        leads.stage_at_most
-    )
+def _reason(model: Managed, look: _Look, rise: Rise, rung: Rung, wall: float) -> str:
+    if (told := look.reasons.get((rise.key, rung))) is None:
+        told = look.reasons[rise.key, rung] = _said(model, rise, rung, wall)
+    return told
 
 
-def _reason(model: Managed, rise: Rise, rung: Rung, wall: float) -> str:
+def _said(model: Managed, rise: Rise, rung: Rung, wall: float) -> str:
     calendar = model.terms.wish.calendar
     by = calendar.clock(rise.by, wall)
     why = next((s.why for s in model.stretches if s.since == rise.by), "its calendar wants it")
