@@ -63,7 +63,6 @@ def _sentence(same: Sequence[Shortfall], now: float) -> str:
     by = calendar.clock(worst.by, now)
     names, where = _names(worst.together), f" on {worst.where}" if worst.where else ""
     if outcome.late is Late.NO_ROOM:
-        there = _names(sorted({s.model for s in outcome.behind} - {worst.model}))
         if len(worst.together) > 1:
             fits = "one" if worst.fits == 1 else str(worst.fits)
             return (
@@ -72,15 +71,14 @@ def _sentence(same: Sequence[Shortfall], now: float) -> str:
             )
         return (
             f"{worst.model} by {by} in pool {worst.pool}: it finds no room there for as long as it "
-            f"is wanted, {there or 'it'} is hot there"
+            f"is wanted: {_beside(worst, 'is hot', 'are hot')} there"
         )
     short = duration(round(outcome.ready_at - worst.by))
     ready = _to_the_minute(calendar, outcome.ready_at, worst.by)
     if outcome.late is Late.ROOM and outcome.behind and not isinf(outcome.begin_at):
-        there = _names(sorted({s.model for s in outcome.behind} - {worst.model})) or worst.model
         return (
-            f"{worst.model} by {by}{where}: {short} short; {there} has its room in pool "
-            f"{worst.pool} before, and {worst.model} is ready at {ready}"
+            f"{worst.model} by {by}{where}: {short} short; {_beside(worst, 'has', 'have')} its "
+            f"room in pool {worst.pool} before, and {worst.model} is ready at {ready}"
         )
     who = worst.model if len(worst.together) > 1 else "it"
     return f"{names} by {by}{where}: {short} short; {who} is ready at {ready}"
@@ -89,6 +87,14 @@ def _sentence(same: Sequence[Shortfall], now: float) -> str:
 def _to_the_minute(calendar: Calendar, at: float, by: float) -> str:
     """Say a time that is late, and never as if it were the deadline itself."""
     return calendar.clock(max(at - at % 60.0, by + 60.0), by)
+
+
+def _beside(late: Shortfall, one: str, several: str) -> str:
+    """Name who has the room that is lacking, and say that with the verb that fits."""
+    models = sorted({stay.model for stay in late.outcome.behind} - {late.model})
+    if len(models) < 2:
+        return f"{models[0] if models else 'another replica'} {one}"
+    return f"{', '.join(models[:-1])} and {models[-1]} {several}"
 
 
 def _names(models: Sequence[str]) -> str:

@@ -309,11 +309,14 @@ class _Plan:
     def shortfalls(self, gpus: Mapping[str, str]) -> Iterator[Shortfall]:
         """Yield what can't be ready in time."""
         calendars = {party.name: party.calendar for party in self.parties}
+        by_time: dict[float, list[Rise]] = {}
+        for rise in self.rises:
+            by_time.setdefault(rise.by, []).append(rise)
         for rise in self.rises:
             outcome = self.outcomes[rise.key]
             if outcome.late is None:
                 continue
-            beside = {o.model for o in self.rises if o.by == rise.by and _share(o, rise)}
+            beside = {o.model for o in by_time[rise.by] if _share(o, rise)}
             want = self.wants.get(rise.key)
             yield Shortfall(
                 rise.model,

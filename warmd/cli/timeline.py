@@ -15,7 +15,7 @@ _WIDTH = 100
 _LONGEST_NAME = 26
 _MARKS = {"hot": "#", "asleep": "=", "staged": "-", "cold": "."}
 _RISES, _NO_ROOM = "/", "!"
-_LEGEND = "# hot  / on its way up  = asleep  - staged  . cold  ! wanted, and no room"
+_LEGEND = "# hot  / on its way up  = asleep  - staged  . cold  ! wanted in vain"
 _LABEL = 9  # columns that a time on the axis has at least
 _STEPS = [60 * m for m in (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10080)]
 
@@ -115,7 +115,8 @@ def _cell(at: float, spans: Sequence[_Told], moves: Sequence[_Told]) -> str:
     span = next((s for s in spans if s["since"] <= at < s["until"]), None)
     if span is None:
         return _MARKS["cold"]
-    if any(move["at"] == span["since"] and not move["fits"] for move in moves):
+    move = next((move for move in moves if move["at"] == span["since"]), None)
+    if move is not None and (not move["fits"] or at < (move["begin_at"] or 0.0)):
         return _NO_ROOM
     return _MARKS.get(span["rung"], "?")
 

@@ -98,6 +98,7 @@ class _Play:
         while heap:
             at, due, name, n = heapq.heappop(heap)
             rise = rises[n]
+            self._forget(rise, at)
             begin, behind = self._room(rise, self._lane(rise, at))
             if begin == inf:
                 found[rise.key] = Outcome(inf, inf, Late.NO_ROOM, behind)
@@ -131,6 +132,12 @@ class _Play:
         for job, (at, long) in sorted(jobs.items(), key=lambda each: (each[1][0], each[0])):
             free = done[job] = max(at, free) + long
         return done
+
+    def _forget(self, rise: Rise, at: float) -> None:
+        """Drop the stays in its pool that are over: nothing is asked of earlier times any more."""
+        want = self._wants.get(rise.key)
+        if want is not None and (stays := self._stays.get(want.pool)):
+            self._stays[want.pool] = [each for each in stays if each.until + STOP_S > at]
 
     def _lane(self, rise: Rise, at: float) -> float:
         """Return from when on its cards' lanes are free."""
