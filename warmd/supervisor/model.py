@@ -333,6 +333,8 @@ class Managed:
     def _may_rehearse(self, now: float) -> bool:
         if self.terms.sleep is None or not self.terms.sleep.rehearse:
             return False
+        if self.coming is not None:
+            return False  # its time may come while it sleeps
         if self.waiting or self.in_flight or now - self.last_request < QUIET_S:
             return False
         ready = [r for r in self.replicas if r.state.phase is Phase.READY]
