@@ -207,6 +207,19 @@ async def test_the_first_start_measured_does_not_send_it_back() -> None:
     await house.launcher.close()
 
 
+async def test_a_reload_that_leaves_the_calendar_alone_does_not_call_off_what_rises() -> None:
+    house = House()
+    planned(house, "m", opening(7200.0))
+    house.stager.done.set()
+    house.time.now = 7200.0 - 50.0 - 1000.0
+    await house.until(lambda: house.phase("m.0") is Phase.STARTING)
+    terms = house.supervisor.models["m"].terms
+    assert house.supervisor.outlook("m", terms).target.rung is Rung.HOT
+    never = replace(terms, wish=replace(terms.wish, calendar=Calendar()))
+    assert house.supervisor.outlook("m", never).target.rung is Rung.COLD
+    await house.launcher.close()
+
+
 async def test_what_is_due_earlier_starts_first() -> None:
     house = House()
     for name, opens, took in (("late", 7260.0, 10.0), ("soon", 7200.0, 100.0)):

@@ -3,7 +3,8 @@
 The rule: what an operator set goes before all else. Without that the calendar says where the model
 stands (`policy.calendar`: an open window, else the cron entry that fired last), and demand only
 lifts it above that. Where the calendar is silent it stands, in this order, where demand wants it,
-where it cooled to after demand, where it rests.
+where it cooled to after demand, where it rests. What the calendar wants soon lifts it above all of
+these.
 """
 
 from __future__ import annotations

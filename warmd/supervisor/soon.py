@@ -130,7 +130,8 @@ def figures_of_new(known: Known) -> Figures:
 def _facts(model: Managed, course: Sequence[Stretch], shelf: Shelf) -> tuple[object, ...]:
     """Return all that its rises are made from: what is replaced whenever it changes, as it is."""
     staged = model.staged.state
-    files = staged.held, staged.busy, staged.total, shelf.disk_rate, shelf.budget
+    totals = [each.state.total for each in model.sets.values()]
+    files = staged.held, staged.busy, totals, shelf.disk_rate, shelf.budget
     phases = [replica.state.phase for replica in model.replicas]
     fits = [replica.fit for replica in model.replicas]
     return (course, model.terms, model.starts, model.wakes, phases, fits, files)
