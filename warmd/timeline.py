@@ -32,13 +32,21 @@ _STRETCHES = 2000
 
 @dataclass(frozen=True)
 class Span:
-    """Where a model stands from `since` to `until`, and why."""
+    """Where a model stands from `since` to `until`, and why.
+
+    `by`: `calendar`, `operator`, or `rests`, where its calendar says nothing.
+    """
 
     since: float
     until: float
     rung: Rung
     replicas: int
     why: str
+    by: str = "calendar"
+
+    def is_readied_after(self, before: Span) -> bool:
+        """Whether it is made ready before it begins: only a calendar names a time for that."""
+        return self.by == "calendar" and before.by != "operator"
 
 
 @dataclass(frozen=True)
@@ -204,14 +212,16 @@ def _bare_spans(party: Party, now: float, end: float) -> Iterator[Span]:
         rung = party.resting if stretch.rung is None else stretch.rung
         why = stretch.why or f"its calendar says nothing, and it rests {party.resting}"
         replicas = party.replicas if stretch.replicas is None else stretch.replicas
+        by = "rests" if stretch.rung is None else "calendar"
         until = min(stretch.until, end)
         if override is not None and override.holds_at(now):
             until = min(until, inf if override.until is None else override.until)
             if not override.floor or rung < override.rung:
                 rung, replicas, why = override.rung, party.replicas, "an operator set it"
+                by = "operator"
         if rung is Rung.ASLEEP and party.cannot_sleep:
             rung = Rung.STAGED
-        yield Span(now, until, rung, replicas if rung >= Rung.ASLEEP else 0, why)
+        yield Span(now, until, rung, replicas if rung >= Rung.ASLEEP else 0, why, by)
         now = until
 
 
@@ -227,9 +237,12 @@ class _Plan:
 
     def __post_init__(self) -> None:
         for party in self.parties:
-            self._stay(party)
+            self._stay(party, self.spans[party.name][0])
             for before, after in pairwise(self.spans[party.name]):
-                self._rise(party, before, after)
+                if after.is_readied_after(before):
+                    self._rise(party, before, after)
+                else:
+                    self._stay(party, after)
         self.slots = line_up(self.rises)
         rooms = Rooms(self.pools, self.stays, self.wants)
         self.outcomes = forecast(self.rises, self.slots, rooms, self.now)
@@ -249,10 +262,9 @@ class _Plan:
         until = self._until(party, index, span)
         return Stay(name, party.name, party.pool, party.vram, cards, span.since, until)
 
-    def _stay(self, party: Party) -> None:
-        first = self.spans[party.name][0]
-        for index in range(min(first.replicas, len(party.cards))):
-            if (stay := self._lodging(party, index, first)) is not None:
+    def _stay(self, party: Party, span: Span) -> None:
+        for index in range(min(span.replicas, len(party.cards))):
+            if (stay := self._lodging(party, index, span)) is not None:
                 self.stays.append(stay)
 
     def _rise(self, party: Party, before: Span, after: Span) -> None:
@@ -287,7 +299,10 @@ class _Plan:
                     after.replicas,
                     after.why,
                 )
-                yield self._timed(move, by_need.get((party.name, after.since), []), party)
+                if after.is_readied_after(before):
+                    yield self._timed(move, by_need.get((party.name, after.since), []), party)
+                else:
+                    yield _untimely(move, party)
 
     def _timed(self, move: Move, rises: Sequence[Rise], party: Party) -> Move:
         if not rises:
@@ -328,6 +343,17 @@ class _Plan:
                 want.pool if want is not None else "",
                 self.pools.get(want.pool, 0) // want.vram if want is not None and want.vram else 0,
             )
+
+
+def _untimely(move: Move, party: Party) -> Move:
+    """Return a change for which nothing begins before its time."""
+    if move.to_rung <= move.from_rung:
+        return move
+    takes = party.leads.rise(move.from_rung, move.to_rung)
+    takes += party.leads.stage if move.from_rung is Rung.COLD else 0.0
+    known = party.leads.woke if move.from_rung is Rung.ASLEEP else party.leads.measured
+    ready = move.at + takes
+    return replace(move, begin_at=move.at, ready_at=ready, short_s=0.0, measured=known)
 
 
 def _begins(rise: Rise, slot: Slot, outcome: Outcome) -> float:

@@ -127,6 +127,18 @@ def test_an_operators_word_holds_until_its_end() -> None:
     plan = told(replace(party("m"), override=word), since=8 * HOUR)
     assert plan.moves[0].at == MIDNIGHT + 9 * HOUR + 600
     assert plan.models["m"].spans[0].why == "an operator set it"
+    # Nothing begins while it holds.
+    assert (plan.moves[0].begin_at, plan.moves[0].short_s) == (plan.moves[0].at, 0.0)
+
+
+def test_what_rests_hot_is_made_hot_when_its_night_is_over() -> None:
+    night = party("m", "20:00-06:00", rung=Rung.ASLEEP)
+    plan = told(replace(night, resting=Rung.HOT))
+    assert [(m.from_rung, m.to_rung, m.begin_at, m.ready_at) for m in plan.moves] == [
+        (Rung.ASLEEP, Rung.HOT, MIDNIGHT + 6 * HOUR, MIDNIGHT + 6 * HOUR + 3.0),
+        (Rung.HOT, Rung.ASLEEP, None, None),
+    ]
+    assert plan.warnings == ()
 
 
 def test_models_without_a_calendar_do_not_fill_the_screen() -> None:
