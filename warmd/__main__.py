@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import warmd
 from warmd.config import ConfigError, describe, load, load_to_run
 from warmd.daemon import run, set_up_log
-from warmd.wiring import check_reservations
+from warmd.wiring import check_on_host
 
 EX_CONFIG = 78
 """sysexits.h; systemd is told not to restart after it: a bad config doesn't mend itself."""
@@ -37,10 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if asked.command == "check-config":
             settings = load(asked.config)
             told: list[str] = []
-            reserved = check_reservations(settings, told.append)
+            reserved, late = check_on_host(settings, time.time(), told.append)
             print(describe(settings))
             for line in (*told, *reserved.sentences(), *reserved.lines):
                 print(f"# {line}")
+            for line in late:
+                print(f"# warning: {line}")
             return 0
         settings, absent = load_to_run(asked.config)
         set_up_log()

@@ -56,6 +56,7 @@ from warmd.spoken import count
 from warmd.staging import Keeper, StagingError
 from warmd.status import CalendarStatus, Decision, Status
 from warmd.supervisor import Clock, Held, Supervisor, calendar_status, standings
+from warmd.timeline import Agenda
 from warmd.wiring import Build, Front, fitter
 
 log = logging.getLogger("warmd")
@@ -67,6 +68,9 @@ _LAST_RESORT_S = 25.0
 """How long beyond drain and stop an engine may take to go before the daemon goes without it."""
 
 _SETTLE_S = 1.0
+
+_SCANNED_S = 2.0
+"""By then a daemon that came up has looked at its models' files, mostly."""
 
 _LINGER_S = 600.0
 """How long what is staged outlives a daemon whose engines outlive it."""
@@ -181,8 +185,9 @@ class Daemon:
             self._notify.notify("READY=1")
             house.push_async_callback(self._keeping.close)
             house.push_async_callback(self._probes.close)
-            for watch in (self._watch.run(), self._refitting.await_gpu()):
-                task = asyncio.create_task(watch, name="GPU watch")
+            watches = (self._watch.run(), self._refitting.await_gpu(), self._tell_late())
+            for watch in watches:
+                task = asyncio.create_task(watch, name="watch")
                 house.callback(task.cancel)
             loop = asyncio.create_task(self._supervisor.run(self._after_tick), name="supervisor")
             ends: list[asyncio.Future[Any]] = [loop, stop]
@@ -378,6 +383,17 @@ class Daemon:
     async def plan(self, config: Path | None) -> Foresight:
         """Say what a reload of `config`, or of the files as they stand now, would do."""
         return await self._config.plan(config)
+
+    async def agenda(self, next_s: float, config: Path | None) -> Agenda:
+        """Say what calendars move in the next `next_s` seconds, also under `config`."""
+        now = CLOCK.wall()
+        return await self._config.agenda(now, now + next_s, config)
+
+    async def _tell_late(self) -> None:
+        """Say what can't be ready in time, once files have been looked at."""
+        await asyncio.sleep(_SCANNED_S)
+        for sentence in await self._config.late(CLOCK.wall()):
+            _warn(sentence)
 
     def _reload_soon(self) -> None:
         # Kept, or nobody would hold the task; it ends by itself.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,13 +20,16 @@ from warmd.planner import Card, Reservations
 from warmd.reload import Change, changes, said
 from warmd.rereading import read_config
 from warmd.roster import forget, note
-from warmd.supervisor import Known, Supervisor
+from warmd.supervisor import Known, Supervisor, Terms
+from warmd.timeline import WEEK_S, Agenda, Party, Timeline, foretell, party_of
 from warmd.wiring import card_rules, known_of, names_of, rules
 
 _DRIVER_S = 8.0
 """How long the driver may take to list the GPUs: less than warmctl waits."""
 
 log = logging.getLogger(__name__)
+
+_NOBODY: Mapping[str, Known] = {}
 
 
 class InForce:
@@ -38,6 +42,7 @@ class InForce:
         """`load` reads the config once more; it raises `ConfigError`."""
         self.settings = settings
         self.changing = asyncio.Lock()
+        self._told_late: frozenset[str] = frozenset()
         self.stopped = False
         self._load = load
         self._fitter = fitter
@@ -73,6 +78,7 @@ class InForce:
             settings, later, reserved = read.settings, read.later, read.reserved
             told = [said(later)] if later else []
             told += await self._apply(settings, reserved, self._fitter.cards)
+        told += [f"warning: {each}" for each in await self.late(time.time())]
         for sentence in told or ["the config was read again and nothing has changed"]:
             log.info("%s", sentence)
         return told
@@ -163,6 +169,48 @@ class InForce:
         moved = self._changes(settings, reserved)
         told = tuple(reserved.sentences(self._fitter.reserved))
         return foresee(self.settings, settings, moved, later, outlooks, room=room, warnings=told)
+
+    async def agenda(self, now: float, until: float, config: Path | None) -> Agenda:
+        """Say what calendars move between `now` and `until` (Unix seconds), also under `config`.
+
+        Nothing is changed. Raises as `plan` does.
+        """
+        parties = self._parties(
+            {name: m.terms for name, m in self._supervisor.models.items() if not m.retired}
+        )
+        ours = await self._foretell(parties, self._fitter.reserved, now, until)
+        if config is None:
+            return Agenda(ours)
+        found = await read_config(partial(load, config), self.settings, self._fitter)
+        names = [name for name in found.settings.models if name not in self._supervisor.models]
+        known = await asyncio.to_thread(known_of, self._history, names)
+        ahead = self._fitter.ahead()
+        ahead.reserved = found.reserved
+        terms = {name: ahead.terms(found.settings, name) for name in found.settings.models}
+        parties = self._parties(terms, known)
+        return Agenda(await self._foretell(parties, found.reserved, now, until), ours)
+
+    def _parties(
+        self, terms: Mapping[str, Terms], known: Mapping[str, Known] = _NOBODY
+    ) -> list[Party]:
+        models, shelf = self._supervisor.models, self._supervisor.shelf
+        return [
+            party_of(name, each, models.get(name), known.get(name) or Known(), shelf)
+            for name, each in terms.items()
+        ]
+
+    async def _foretell(
+        self, parties: Sequence[Party], reserved: Reservations, now: float, until: float
+    ) -> Timeline:
+        """A calendar with many entries takes its time: in a thread."""
+        gpus = {card.key: card.words for card in self._fitter.cards}
+        return await asyncio.to_thread(foretell, parties, reserved.pools, gpus, now, until)
+
+    async def late(self, now: float) -> list[str]:
+        """Say what can't be ready in time within a week, where that wasn't said before."""
+        warnings = (await self.agenda(now, now + WEEK_S, None)).timeline.warnings
+        told, self._told_late = self._told_late, frozenset(warnings)
+        return [each for each in warnings if each not in told]
 
     def _changes(self, settings: Settings, reserved: Reservations) -> list[Change]:
         was, has_gpu = self._fitter.reserved, self._fitter.has_gpu

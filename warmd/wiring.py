@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from warmd.aside import aside
 from warmd.config import Settings
-from warmd.devices import NO_GPU, Footprint, GpuError, GpuTrouble, footprint
+from warmd.devices import NO_GPU, Footprint, GpuError, GpuTrouble, footprint, host_memory
 from warmd.engine import EngineError, point_at, stable_path
 from warmd.fitting import UNKNOWN_GPU, Fitter, Sizes
 from warmd.gateway import ModelCard
 from warmd.gpu_watch import GpuWatch
-from warmd.history import HISTORY_FILE, History, read_sizes
+from warmd.history import HISTORY_FILE, History, Rises, read_rises, read_sizes
 from warmd.ladder import FileKind, Rung, replica_name
 from warmd.launch import Launcher
 from warmd.learning import Learner
 from warmd.placing import ROSTER_FILE, cards_of
 from warmd.planner import Card, Reservations
 from warmd.policy import Fairness, Override
+from warmd.policy.lead import Figures, leads_of
 from warmd.replica import Fit, Replica
 from warmd.roster import cards_now
 from warmd.staged import StagedFiles
@@ -37,6 +39,7 @@ from warmd.staging import (
     weight_files,
 )
 from warmd.supervisor import CardRules, Clock, FileTerms, Known, Rules, Scan, Supervisor, spared
+from warmd.timeline import WEEK_S, foretell, party_of_new
 
 _DRIVER_S = 10.0
 
@@ -184,11 +187,14 @@ def fitter_of_host(report: Report, sizes: Sizes, tell: Report, roster: Path) -> 
     return Fitter(report, device, cards=cards, sizes=sizes, tell=tell)
 
 
-def check_reservations(settings: Settings, report: Report) -> Reservations:
+def check_on_host(
+    settings: Settings, now: float, report: Report
+) -> tuple[Reservations, Sequence[str]]:
     """Say what `settings` reserve on this host, as `warmd run` would; waits for the disk.
 
-    `report` is told of GPUs that are others than those which were noted. Raises `ConfigError`:
-    where pools don't fit, or engines in their vram.
+    Beside that, what can't be ready in time within a week from `now` (Unix seconds). `report` is
+    told of GPUs that are others than those which were noted. Raises `ConfigError`: where pools
+    don't fit, or engines in their vram.
     """
     known = read_sizes(settings.host.state_dir / HISTORY_FILE)
     fitter = fitter_of_host(
@@ -196,7 +202,29 @@ def check_reservations(settings: Settings, report: Report) -> Reservations:
     )
     reserved = fitter.reserve(settings)
     fitter.check(settings, reserved, settings.models)
-    return reserved
+    fitter.reserved = reserved
+    return reserved, _late(settings, fitter, now)
+
+
+def _late(settings: Settings, fitter: Fitter, now: float) -> Sequence[str]:
+    known = read_rises(settings.host.state_dir / HISTORY_FILE)
+    budget = settings.ram.staging.of(host_memory().total)
+    parties = []
+    for name in settings.models:
+        terms, rises = fitter.terms(settings, name), known.get(name, Rises())
+        weights = _bytes_of_weights(terms.files)
+        figures = Figures(rises.starts, rises.wakes, files=weights, stages=(weights or 0) <= budget)
+        parties.append(party_of_new(name, terms, leads_of(figures)))
+    gpus = {card.key: card.words for card in fitter.cards}
+    return foretell(parties, fitter.reserved.pools, gpus, now, now + WEEK_S).warnings
+
+
+def _bytes_of_weights(files: Iterable[FileTerms]) -> int | None:
+    for each in files:
+        if each.kind is FileKind.WEIGHTS:
+            with suppress(StagingError):
+                return weight_files(each.source).total
+    return None
 
 
 def _hush(_: str) -> None:
@@ -244,6 +272,7 @@ def known_of(
             wakes=history.recent_wakes(name)[::-1],
             figures=history.sleep_figures(name),
             last_request=asked.get(name),
+            starts_from=history.starts_by_rung(name),
         )
     return known
 

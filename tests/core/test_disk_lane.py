@@ -87,6 +87,28 @@ def test_who_is_waited_for_goes_first_then_what_shall_be_hot_then_the_last_used(
     assert asked == [f"weights:{name}" for name in "dcba"]
 
 
+def test_what_a_calendar_needs_sooner_stays_and_what_was_used_last_goes() -> None:
+    """Its next need is as far ahead as its last use is behind, unless a calendar knows better."""
+    soon = replace(model("a", idle=9e5, total=40, held=True), needed_in=600.0)
+    later = model("b", idle=3600.0, total=40, held=True)
+    asks = model("c", idle=5.0, total=50)
+    assert disk(soon, later, asks) == [
+        ReleaseFiles("weights:b", "it makes room for the weights of c, needed sooner")
+    ]
+    tomorrow = replace(soon, needed_in=86400.0)
+    assert disk(tomorrow, later, asks) == [
+        ReleaseFiles("weights:a", "it makes room for the weights of c, needed sooner")
+    ]
+
+
+def test_files_of_a_second_replica_are_staged_though_the_first_has_loaded_them() -> None:
+    loaded = model("a", Rung.HOT, Phase.READY)
+    assert disk(loaded) == []
+    assert disk(replace(loaded, files_due=True)) == [StageFiles("weights:a", "a shall", None, True)]
+    refused = replace(loaded, files_due=True, target=Target(Rung.COLD, 0, "an operator said so"))
+    assert disk(refused) == []
+
+
 def test_program_files_stay_while_any_model_needs_them() -> None:
     held = {ENV: StagingFacts(7, held=True)}
     ram = RamLedger(100, 7, 10**6)
@@ -360,7 +382,8 @@ def hosts(draw: st.DrawFn) -> Host:
         )
         if each.staging.total and draw(st.booleans()):
             each = replace(each, staging=replace(each.staging, held=True))
-        models.append(each)
+        need = draw(st.sampled_from([0.0, 1.5, float("inf")]))
+        models.append(replace(each, needed_in=need, files_due=draw(st.booleans())))
     locked = frozenset(f"weights:{name}" for name in names if draw(st.booleans()))
     host = Host(models, draw(sizes), draw(st.integers(0, 120)), draw(st.integers(0, 20)), locked)
     host.sets[ENV] = StagingFacts(draw(sizes))

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 from warmd.ladder import Phase, Rung, Stage
 from warmd.policy import (
+    SILENT,
+    Coming,
     Demand,
     Override,
     Progress,
     Rank,
+    Stretch,
     Wish,
     decide_target,
     ready_in,
@@ -169,3 +172,39 @@ def test_what_is_kept_at_least_staged_follows_its_own_policy_above_that() -> Non
     assert [o.refuses for o in (floor, Override(Rung.STAGED, None), Override(Rung.HOT, None))] == [
         *(False, True, False)
     ]
+
+
+_SOON = Coming(Rung.HOT, 1, "it is to be hot by 09:00")
+
+
+@pytest.mark.parametrize(
+    ("demand", "coming", "says", "expected"),
+    [
+        # It lifts what rests, and counts as the calendar's.
+        (NOBODY, _SOON, SILENT, (Rung.HOT, 1, Rank.CALENDAR, Rung.STAGED)),
+        # Who asks has what is asked for, and as many as are due.
+        (Demand(1, 0, 0.0), _SOON, SILENT, (Rung.HOT, 2, Rank.DEMAND, None)),
+        (Demand(1, 0, 0.0), replace(_SOON, replicas=3), SILENT, (Rung.HOT, 3, Rank.DEMAND, None)),
+        # It takes nothing down.
+        (Demand(1, 0, 0.0), Coming(Rung.STAGED, 1, "x"), SILENT, (Rung.HOT, 2, Rank.DEMAND, None)),
+        # A window that is open stays what it is until more is due.
+        (
+            *(NOBODY, _SOON, Stretch(0, 9, Rung.ASLEEP, 2, "open")),
+            (Rung.HOT, 2, Rank.CALENDAR, Rung.STAGED),
+        ),
+        (
+            *(NOBODY, replace(_SOON, replicas=2), Stretch(0, 9, Rung.HOT, 1, "open")),
+            (Rung.HOT, 2, Rank.CALENDAR, Rung.STAGED),
+        ),
+    ],
+)
+def test_what_comes_only_lifts(
+    demand: Demand,
+    coming: Coming,
+    says: Stretch,
+    expected: tuple[Rung, int, Rank, Rung | None],
+) -> None:
+    target = decide_target(STAGED, None, demand, 0.0, says, coming=coming)
+    assert (target.rung, target.replicas, target.rank, target.otherwise) == expected
+    down = decide_target(STAGED, Override(Rung.COLD, None), demand, 0.0, says, coming=coming)
+    assert (down.rung, down.rank) == (Rung.COLD, Rank.OPERATOR)

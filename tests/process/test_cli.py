@@ -27,6 +27,7 @@ from warmd.ladder import Phase, Rung
 from warmd.reckoning import Account
 from warmd.residency import SetInRam
 from warmd.status import Decision, ModelStatus, ReplicaStatus, StagingStatus, Status
+from warmd.timeline import Agenda, Timeline
 
 WARMCTL = [sys.executable, "-m", "warmd.cli.main"]
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,9 @@ class Daemon:
         if self.problem is not None:
             raise ConfigError([Problem(Path("/x.toml"), 3, "", self.problem)])
         return Foresight((str(config),), {}, ("tiny",), (), (), 0.0, None)
+
+    async def agenda(self, next_s: float, config: Path | None) -> Agenda:
+        return Agenda(Timeline(1000.0, 1000.0 + next_s, (), {}, (), ()))
 
     async def decisions(self, model: str) -> list[Decision]:
         why = "1 request waits for it"

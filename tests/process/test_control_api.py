@@ -26,6 +26,7 @@ from warmd.ladder import FileKind, Rung
 from warmd.reckoning import Account
 from warmd.residency import KnownSet, SetInRam
 from warmd.status import Decision, ModelStatus, StagingStatus, Status
+from warmd.timeline import Agenda, Timeline
 
 GROUP = grp.getgrgid(os.getgid()).gr_name
 
@@ -54,6 +55,9 @@ class Daemon:
 
     async def plan(self, config: Path | None) -> Foresight:
         return Foresight((str(config),), {}, ("tiny",), (), (), 0.0, None)
+
+    async def agenda(self, next_s: float, config: Path | None) -> Agenda:
+        return Agenda(Timeline(1000.0, 1000.0 + next_s, (), {}, (), ()))
 
     async def decisions(self, model: str) -> list[Decision]:
         why = "1 request waits for it"
@@ -203,6 +207,20 @@ async def test_a_plan_of_what_is_no_path_is_refused(client: aiohttp.ClientSessio
         async with client.post("/plan", data=f'{{"config": {config}}}') as response:
             assert response.status == 400
             assert "the whole path of a file" in (await response.json())["error"]
+
+
+async def test_a_plan_of_the_time_to_come(client: aiohttp.ClientSession) -> None:
+    async with client.post("/plan", json={"next": 3600}) as response:
+        told = await response.json()
+    assert (told["timeline"]["until"], told["timeline"]["moves"], told["before"]) == (
+        4600.0,
+        [],
+        None,
+    )
+    for ahead in (0, -1, "24h", True, 1e9):
+        async with client.post("/plan", json={"next": ahead}) as response:
+            assert response.status == 400
+            assert '"next" must be' in (await response.json())["error"]
 
 
 async def test_a_bug_is_no_refusal(client: aiohttp.ClientSession) -> None:

@@ -26,6 +26,7 @@ from warmd.ladder import FilesAtStart, Rung, Stage, StartTimes
 from warmd.reckoning import Account, account
 from warmd.residency import SetInRam
 from warmd.status import Decision, ModelStatus, StagingStatus, Status
+from warmd.timeline import Agenda
 
 
 class Owner:
@@ -59,6 +60,9 @@ class Owner:
 
     async def plan(self, config: Path | None) -> Foresight:
         return Foresight((str(config),), {}, ("tiny",), (), (), 0.0, None)
+
+    async def agenda(self, next_s: float, config: Path | None) -> Agenda:
+        raise NotImplementedError
 
     async def decisions(self, model: str) -> list[Decision]:
         raise NotImplementedError

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from warmd.history import History, StoredOverride
+from warmd.history import History, StoredOverride, read_rises
 from warmd.history.writer import BACKLOG
-from warmd.ladder import Rung, Stage, StartTimes
+from warmd.ladder import Rung, Stage, StartTimes, WakeTimes
 from warmd.wiring import known_of
 
 DAY = 86400.0
@@ -82,6 +82,25 @@ def test_what_is_recorded_outlives_the_daemon(
     ]
     assert rows(path, "PRAGMA journal_mode") == [("wal",)]
     assert reports == []
+
+
+def test_what_rises_took_is_known_by_the_rung_met_with_and_without_a_daemon(
+    begin: Callable[[], History], path: Path
+) -> None:
+    with closing(begin()) as history:
+        for n, rung in enumerate([Rung.COLD, Rung.STAGED] * 15):
+            history.record_start("m", "m.0", rung, StartTimes({Stage.IMPORTS: float(n)}), NOW + n)
+        history.record_failure("m", "m.0", Rung.COLD, reason="no", seconds=99.0, at=NOW)
+        history.record_wake("m", "m.0", WakeTimes(1.0, 2.0, 3.0), 1, NOW)
+        history.settle()
+        known = history.starts_by_rung("m")
+    assert known == {
+        Rung.COLD: [float(n) for n in range(10, 30, 2)],
+        Rung.STAGED: [float(n) for n in range(11, 30, 2)],
+    }
+    rises = read_rises(path)["m"]
+    assert (rises.starts, rises.wakes) == (known, [6.0])
+    assert read_rises(path.with_name("none.db")) == {}
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     ahead = commands.add_parser(
         "plan",
         parents=[anywhere],
-        help="say what a reload would move and why; nothing is changed",
+        help="say what a reload would move and why, or what calendars will; nothing is changed",
         epilog="Exit status: 1 where the config has problems, as reload would.",
     )
     ahead.add_argument(
@@ -240,6 +240,13 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="a config to be read, with models.d beside it, by warmd's user (default: warmd's own)",
+    )
+    ahead.add_argument(
+        "--next",
+        dest="next_s",
+        type=_duration,
+        metavar="TIME",
+        help='draw what calendars move in that time, such as "24h" or "7d", under either config',
     )
     ahead.add_argument("--json", action="store_true", help="print the daemon's JSON as it is")
 
@@ -344,9 +351,21 @@ def _reload(client: Client) -> None:
 
 def _plan(client: Client, args: argparse.Namespace) -> None:
     file = None if args.config is None else str(args.config.absolute())
+    if args.next_s is not None:
+        _agenda(client, args, file)
+        return
     answer = client.post("/plan", {"config": file})
     with of_this_version():
         print(json.dumps(answer) if args.json else plan(answer))
+
+
+def _agenda(client: Client, args: argparse.Namespace, file: str | None) -> None:
+    # Only --next needs time zones.
+    from warmd.cli.timeline import timeline  # noqa: PLC0415
+
+    answer = client.post("/plan", {"config": file, "next": args.next_s})
+    with of_this_version():
+        print(json.dumps(answer) if args.json else timeline(answer))
 
 
 def _explain(client: Client, args: argparse.Namespace) -> None:

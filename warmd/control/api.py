@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from warmd.config import ConfigError
 from warmd.control.asked import (
     RefusedError,
+    read_ahead,
     read_asked,
     read_file,
     read_replicas,
@@ -36,6 +37,7 @@ from warmd.foresight import Foresight
 from warmd.history import HistoryError, Report, Start
 from warmd.ladder import Rung
 from warmd.status import CalendarStatus, Decision, Status
+from warmd.timeline import Agenda
 
 _MAX_BODY = 64 * 1024
 _SHUTDOWN_S = 1.0
@@ -60,6 +62,12 @@ class Operations(Sizes, Surveys, Measures, Reckons, Protocol):
         """What a reload of `config`, None: of its own config, would do.
 
         Raises `ConfigError`, and `ValueError` with a sentence where it is refused.
+        """
+
+    async def agenda(self, next_s: float, config: Path | None) -> Agenda:
+        """What calendars move in the next `next_s` seconds, also under `config`.
+
+        Raises as `plan` does.
         """
 
     async def decisions(self, model: str) -> Sequence[Decision]:
@@ -220,9 +228,12 @@ def _application(
             return web.json_response({"changes": list(await operations.reload())})
 
     async def plan(request: web.Request) -> web.Response:
-        config = read_file(read_asked(await request.read(), ("config",)).get("config"))
+        asked = read_asked(await request.read(), ("config", "next"))
+        config, ahead = read_file(asked.get("config")), read_ahead(asked.get("next"))
         with _refusals("a reload would be refused, and the running config would stay in force"):
-            return web.json_response(dataclasses.asdict(await operations.plan(config)))
+            soon = None if ahead is None else await operations.agenda(ahead, config)
+            told = soon or await operations.plan(config)
+            return web.json_response(dataclasses.asdict(told))
 
     def of_a_gpu(do: Callable[[str], Awaitable[str]]) -> Handler:
         async def handle(request: web.Request) -> web.Response:

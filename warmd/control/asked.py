@@ -12,6 +12,7 @@ from warmd.ladder import Rung
 
 _DAY_S = 86400.0
 _LONGEST_S = 3653 * _DAY_S
+_FARTHEST_S = 31 * _DAY_S
 _AUTO = "auto"
 _CHOICES = (Rung.HOT.value, Rung.ASLEEP.value, Rung.STAGED.value, Rung.COLD.value, _AUTO)
 
@@ -72,6 +73,17 @@ def read_since(text: str | None, now: float, default_s: float = _DAY_S) -> float
     if not math.isfinite(since):
         raise RefusedError(400, f"since must be a time in Unix seconds, not {text}")
     return since
+
+
+def read_ahead(value: object) -> float | None:
+    """Return how many seconds to look ahead, None where that isn't asked."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RefusedError(400, '"next" must be a number of seconds, or null')
+    if not (0 < value <= _FARTHEST_S):
+        raise RefusedError(400, '"next" must be more than 0 seconds, and at most 31 days')
+    return float(value)
 
 
 def read_rung(word: str) -> Rung | None:

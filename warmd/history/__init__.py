@@ -8,6 +8,7 @@ from warmd.history.journal import (
 )
 from warmd.history.past import Asked, Occupied, Past, Took, Waited, read_past
 from warmd.history.report import HistoryError, ModelReport, Report, Start
+from warmd.history.rises import Rises, read_rises
 from warmd.history.sizes import read_sizes
 from warmd.history.store import HISTORY_FILE, History, StoredOverride
 from warmd.history.synthetic import Probed, SyntheticCounts
@@ -23,6 +24,7 @@ __all__ = [
     "Past",
     "Probed",
     "Report",
+    "Rises",
     "Start",
     "StoredOverride",
     "SyntheticCounts",
@@ -31,6 +33,7 @@ __all__ = [
     "Waited",
     "journal_handler",
     "read_past",
+    "read_rises",
     "read_sizes",
     "terminal_format",
 ]

@@ -250,6 +250,19 @@ class History:
             if start.keys() <= _STAGES
         ]
 
+    def starts_by_rung(self, model: str, limit: int = STARTS_KNOWN) -> dict[Rung, list[float]]:
+        """Seconds of the last starts of `model` that got ready by the rung met, oldest first."""
+        rows = self._writer.read(
+            "SELECT from_rung, seconds FROM starts WHERE model = ? AND outcome = 'ready'"
+            " ORDER BY id DESC LIMIT ?",
+            (model, limit),
+        )
+        found: dict[Rung, list[float]] = {}
+        for rung, seconds in reversed(rows):
+            if rung in _RUNGS:
+                found.setdefault(Rung(rung), []).append(seconds)
+        return found
+
     def recent_wakes(self, model: str, limit: int = STARTS_KNOWN) -> list[float]:
         """Seconds that the last wakes of `model` took in all, newest first; no failed ones."""
         rows = self._writer.read(

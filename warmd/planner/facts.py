@@ -88,6 +88,9 @@ class ModelFacts:
     put it aside and bring it back; `rehearse`: it is time to see what its sleep takes;
     `sleepless_until` (monotonic): no engine is started only to be put to sleep before. `staging` is
     that of its weights, `caches` of its compile cache, `program` the key of its program files.
+    `begin_at` (Unix seconds): when its rise for its calendar was to begin, 0 where it is overdue;
+    `needed_in`: seconds until its calendar wants its files, infinite where it says nothing of that;
+    `files_due`: some engine is to be started soon for which they belong in RAM already.
     """
 
     name: str
@@ -107,6 +110,9 @@ class ModelFacts:
     switch_cost: float = 0.0
     rehearse: bool = False
     sleepless_until: float = float("-inf")
+    begin_at: float = float("inf")
+    needed_in: float = float("inf")
+    files_due: bool = False
     caches: StagingFacts = NOTHING_TO_STAGE
     program: str | None = None
 

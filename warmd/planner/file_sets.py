@@ -86,8 +86,9 @@ def file_sets(scene: Scene) -> Sequence[FileSet]:
     """Return every set, the one that is needed first in front.
 
     Models: who is waited for, what shall be hot, what an operator asked for, what rests staged, by
-    its last use. A model whose weights are larger than the whole budget comes after those that fit:
-    half a model is no rung.
+    its next need: that is taken to be as far ahead as its last use is behind, unless its calendar
+    knows of a nearer one. A model whose weights are larger than the whole budget comes after those
+    that fit: half a model is no rung.
     Of one model: in the order in which a start needs them, where the budget has room for that.
     """
     ordered = sorted(scene.models, key=_need(scene.ram.budget))
@@ -139,13 +140,17 @@ def _comes_up(model: ModelFacts) -> bool:
     return any(r.launches or r.phase.is_coming_up for r in model.replicas)
 
 
-def _need(budget: int) -> Callable[[ModelFacts], tuple[bool, float, bool, bool, bool, float]]:
-    def need(model: ModelFacts) -> tuple[bool, float, bool, bool, bool, float]:
+_Need = tuple[bool, float, bool, bool, bool, float, float]
+
+
+def _need(budget: int) -> Callable[[ModelFacts], _Need]:
+    def need(model: ModelFacts) -> _Need:
         on_its_way = rises(model)
         giant = (model.staging.total or 0) > budget and not on_its_way
         waited = (not model.oldest_wait, -model.oldest_wait)
         asked = model.target.rank is Rank.OPERATOR
-        return (*waited, not on_its_way, giant, not asked, model.idle_s)
+        next_need = min(model.needed_in, model.idle_s), model.idle_s
+        return (*waited, not on_its_way, giant, not asked, *next_need)
 
     return need
 
@@ -156,6 +161,8 @@ def _wants(model: ModelFacts, kind: FileKind) -> bool:
     if model.sleep_level == 1 or kind is not FileKind.WEIGHTS:
         # A sleeper of level 2 has dropped its weights, and reads them again when it wakes.
         loaded += (Phase.ASLEEP, Phase.WAKING, Phase.FALLING_ASLEEP)
+    if model.files_due and model.target.rung > Rung.COLD:
+        return True
     match model.target.rung:
         case Rung.COLD:
             return False

@@ -17,7 +17,16 @@ from warmd.policy.keepalive import Choice, Quiet, Synthetic, choose, due
 from warmd.policy.liveness import Counters, Hung, Pulse, feel
 from warmd.policy.quarantine import Ailment, Health, diagnose, give_back
 from warmd.policy.scale import Load, Scale, Scaling, rescale
-from warmd.policy.target import Demand, Override, Rank, Target, Wish, decide_target, held_hot
+from warmd.policy.target import (
+    Coming,
+    Demand,
+    Override,
+    Rank,
+    Target,
+    Wish,
+    decide_target,
+    held_hot,
+)
 
 __all__ = [
     "NEXT",
@@ -27,6 +36,7 @@ __all__ = [
     "BackOff",
     "Calendar",
     "Choice",
+    "Coming",
     "Counters",
     "Demand",
     "Fairness",

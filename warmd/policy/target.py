@@ -3,8 +3,9 @@
 The rule: what an operator set goes before all else. Without that the calendar says where the model
 stands (`policy.calendar`: an open window, else the cron entry that fired last), and demand only
 lifts it above that. Where the calendar is silent it stands, in this order, where demand wants it,
-where it cooled to after demand, where it rests. Whoever wants it hot, its load may ask for more
-replicas of it (`policy.scale`), unless an operator has said how many.
+where it cooled to after demand, where it rests. What the calendar wants soon lifts it above all of
+these. Whoever wants it hot, its load may ask for more replicas of it (`policy.scale`), unless an
+operator has said how many.
 """
 
 from __future__ import annotations
@@ -73,6 +74,15 @@ class Demand:
     scaling: Scaling | None = None
 
 
+@dataclass(frozen=True)
+class Coming:
+    """What must be ready soon, and is to begin now or has begun. `reason` says by when."""
+
+    rung: Rung
+    replicas: int
+    reason: str
+
+
 class Rank(IntEnum):
     """On what a target rests; where there isn't room for all, the lower one goes first."""
 
@@ -122,29 +132,33 @@ def held_hot(target: Target, override: Override | None, hold: str | None, now: f
 
 
 def decide_target(
-    wish: Wish, override: Override | None, demand: Demand, now: float, says: Stretch = SILENT
+    wish: Wish,
+    override: Override | None,
+    demand: Demand,
+    now: float,
+    says: Stretch = SILENT,
+    *,
+    coming: Coming | None = None,
 ) -> Target:
     """Decide what a model shall be at `now` (Unix seconds), from facts alone.
 
-    `says`: what its calendar says at `now`.
+    `says`: what its calendar says at `now`; `coming`: what it wants soon, which only lifts.
     """
-    target = _for_load(wish, override, demand, _wanted(wish, override, demand, now, says), now)
+    own = _lifted(_own(wish, demand, says), coming)
+    target = _for_load(wish, override, demand, _wanted(wish, override, own, now), now)
     if target.rung is Rung.ASLEEP and wish.cannot_sleep is not None:
         reason = f"{target.reason}, but it can't sleep: {wish.cannot_sleep}"
         return replace(target, rung=Rung.STAGED, reason=reason)
     return target
 
 
-def _wanted(
-    wish: Wish, override: Override | None, demand: Demand, now: float, says: Stretch
-) -> Target:
+def _wanted(wish: Wish, override: Override | None, own: Target, now: float) -> Target:
     if override is None or not override.holds_at(now):
-        return _own(wish, demand, says)
+        return own
     if not override.floor:
         reason = f"an operator set it to {override.rung}"
         replicas = wish.replicas if override.replicas is None else min(override.replicas, wish.most)
         return Target(override.rung, replicas, reason, Rank.OPERATOR)
-    own = _own(wish, demand, says)
     if own.rung > override.rung:
         return own
     if own.rung is override.rung:
@@ -167,6 +181,23 @@ def _for_load(
     if extra or scaling.why:
         reason = f"{reason}; {many}: {scaling.why or 'as before, while its load may need them'}"
     return replace(target, replicas=target.replicas + extra, extra=extra, reason=reason)
+
+
+def _lifted(own: Target, coming: Coming | None) -> Target:
+    """Return what it shall be where something is to be ready soon."""
+    if coming is None or coming.rung < own.rung:
+        return own
+    if coming.rung is own.rung:
+        if coming.replicas <= own.replicas and own.rank is not Rank.RESTS:
+            return own
+        replicas = max(own.replicas, coming.replicas)
+        if own.rank is Rank.DEMAND:
+            return replace(own, replicas=replicas)
+    else:
+        # A sleeper that is to be woken later must not be stopped now.
+        replicas = max(coming.replicas, own.replicas if own.rung is Rung.ASLEEP else 0)
+    otherwise = own.otherwise if own.rank is Rank.CALENDAR else own.rung
+    return Target(coming.rung, replicas, coming.reason, Rank.CALENDAR, otherwise)
 
 
 def _own(wish: Wish, demand: Demand, says: Stretch) -> Target:

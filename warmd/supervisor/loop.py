@@ -49,6 +49,7 @@ from warmd.supervisor.snapshot import (
     outlook_of_new,
     prospective_facts,
 )
+from warmd.supervisor.soon import Soon
 from warmd.supervisor.teller import REMEMBERED, Teller
 from warmd.supervisor.waiting import Lease, WaitingRoom
 from warmd.supervisor.word import word_on
@@ -77,6 +78,7 @@ class Supervisor(ReplicaListener):
         self._ram = ram
         self.cards = Cards(clock.monotonic)
         self._changed = asyncio.Event()
+        self._soon = Soon()
         self.shelf = Shelf(build, self.models, self._teller, self._changed.set, self._why_now)
         self._closing = False
         self._waiting_room = WaitingRoom(clock, self._changed.set, self._ahead)
@@ -134,6 +136,7 @@ class Supervisor(ReplicaListener):
         """Look at the facts, decide, and begin what can be begun."""
         if self._closing:
             return
+        self._soon.look(self.models.values(), self._clock.wall(), self.shelf)
         for model in self.models.values():
             self._retarget(model)
             for replica in model.replicas:
@@ -153,7 +156,8 @@ class Supervisor(ReplicaListener):
         was, says = model.scaling, model.says(wall)
         model.rescale(now)
         demand = model.demand(now)
-        target = decide_target(model.terms.wish, model.override, demand, wall, says)
+        given = model.terms.wish, model.override, demand, wall, says
+        target = decide_target(*given, coming=model.coming)
         target = held_hot(target, model.override, model.hold, wall)
         model.target = model.with_sleepers(target, now)
         scaling = model.scaling
@@ -400,6 +404,7 @@ class Supervisor(ReplicaListener):
         model = self.models[name]
         model.override = known.override
         model.starts = list(known.starts)[-REMEMBERED:]
+        model.starts_from = {rung: [*each] for rung, each in known.starts_from.items()}
         model.wakes = list(known.wakes)[-REMEMBERED:]
         model.figures = dict(known.figures)
         if known.last_request is not None:

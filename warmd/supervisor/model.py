@@ -12,6 +12,7 @@ from pathlib import Path
 from warmd.ladder import FileKind, Phase, Place, Rung, SleepFigures, VramBy, set_key
 from warmd.planner import NOTHING_TO_STAGE, ModelFacts, ReplicaFacts, StagingFacts
 from warmd.policy import (
+    Coming,
     Demand,
     Hygiene,
     Load,
@@ -41,6 +42,12 @@ PINNED_BESIDE = 2**30
 
 _NOTHING_YET = Target(Rung.COLD, 1, "warmd has just started")
 _UNREAD = Stretch(math.inf, math.inf)
+
+_FORESEEN, _FORESEEN_S = 12, 36 * 3600.0
+"""So many stretches of a calendar are read ahead at most, and so many seconds."""
+
+_ENOUGH_S = 24 * 3600.0
+"""Nothing is read ahead before it is less than this."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,7 @@ class Managed:
     override: Override | None = None
     starts: list[float] = field(default_factory=list)  # seconds that measured starts took
     wakes: list[float] = field(default_factory=list)  # and wakes
+    starts_from: dict[Rung, list[float]] = field(default_factory=dict)  # starts by the rung met
     figures: dict[str, SleepFigures] = field(default_factory=dict)  # by SleepPolicy.key, version
     waiting: dict[asyncio.Event, float] = field(default_factory=dict)  # -> when it came
     last_request: float = -math.inf  # when the last request ended or gave up
@@ -119,6 +127,11 @@ class Managed:
     looked_ahead: tuple[Stretch, Stretch, Stretch | None] | None = None  # from the first on
     scaling: Scaling | None = None  # while it is hot and its terms let its load ask for more
     takes: float | None = None  # requests that one engine ran when its queue was last too long
+    stretches: Sequence[Stretch] = ()  # and those that follow
+    coming: Coming | None = None  # what must be ready soon, and is due
+    begin_at: float = math.inf  # when that was to begin (Unix seconds)
+    needed_in: float = math.inf  # seconds until its calendar wants its files in RAM
+    files_due: bool = False  # they belong in RAM for an engine that is to be started soon
     held_up_by: str | None = None
     hold: str | None = None  # why it is kept hot for now, though nobody asks for it
     keeps: str | None = None  # how it is kept warm in quiet hours, for people
@@ -191,7 +204,27 @@ class Managed:
 
     def forget_calendar(self) -> None:
         """Read the calendar anew at the next look: it may be another one."""
-        self.stretch = _UNREAD
+        self.stretch, self.stretches = _UNREAD, ()
+
+    def course(self, wall: float) -> Sequence[Stretch]:
+        """Return what its calendar says from `wall` on; nothing where it has none."""
+        calendar = self.terms.wish.calendar
+        if not (calendar.windows or calendar.transitions):
+            return ()
+        kept = self.stretches
+        if kept and kept[0].holds_at(wall):
+            if len(kept) >= _FORESEEN or kept[-1].until >= wall + _ENOUGH_S:
+                return kept
+        else:
+            kept = [each for each in kept if each.until > wall]
+        if not kept or not kept[0].holds_at(wall):
+            kept = [self.says(wall)]
+        kept = list(kept)
+        while len(kept) < _FORESEEN and (until := kept[-1].until) < wall + _FORESEEN_S:
+            # One may have begun earlier, hidden behind another.
+            kept.append(replace(calendar.at(until), since=until))
+        self.stretches = kept
+        return kept
 
     def why_no_hold(self, wall: float) -> str | None:
         """Say why it can't be kept hot for a while; None where it can."""
@@ -277,6 +310,9 @@ class Managed:
             switch_cost=self._switch_cost(),
             rehearse=self._may_rehearse(now),
             sleepless_until=self.sleepless_until,
+            begin_at=self.begin_at,
+            needed_in=self.needed_in,
+            files_due=self.files_due,
             caches=NOTHING_TO_STAGE if caches is None else staging_facts(caches.state),
             program=None if program is None else program.key,
         )
@@ -368,6 +404,8 @@ class Managed:
     def _may_rehearse(self, now: float) -> bool:
         if self.terms.sleep is None or not self.terms.sleep.rehearse:
             return False
+        if self.coming is not None:
+            return False  # its time may come while it sleeps
         if self.hold or self.waiting or self.in_flight or now - self.last_request < QUIET_S:
             return False
         ready = [r for r in self.replicas if r.state.phase is Phase.READY]

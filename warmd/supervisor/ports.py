@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from warmd.ladder import SleepFigures
+from warmd.ladder import Rung, SleepFigures
 from warmd.policy import Fairness, Override
 from warmd.replica import Fit, Replica
 from warmd.staged import StagedFiles
@@ -18,8 +18,8 @@ from warmd.supervisor.model import FileTerms
 class Known:
     """What an earlier life of the daemon knew of a model.
 
-    `starts`, `wakes`: seconds, oldest first; `figures`: what its sleep took, by key;
-    `last_request`: Unix seconds.
+    `starts`, `wakes`: seconds, oldest first; `starts_from`: those of starts by the rung that they
+    met; `figures`: what its sleep took, by key; `last_request`: Unix seconds.
     """
 
     override: Override | None = None
@@ -27,6 +27,7 @@ class Known:
     wakes: Sequence[float] = ()
     figures: Mapping[str, SleepFigures] = field(default_factory=dict)
     last_request: float | None = None
+    starts_from: Mapping[Rung, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 
 from warmd.ladder import FileKind
 from warmd.planner import LookAtFiles, PaceFiles, ReleaseFiles, StageFiles, StagingFacts
@@ -12,6 +13,12 @@ from warmd.staged import SHORT_S, StagedFiles, StagedListener, StagedState
 from warmd.supervisor.model import FileTerms, Managed, staging_facts
 from warmd.supervisor.ports import Build
 from warmd.supervisor.teller import Teller
+
+_RATES = 10
+"""So many measured stagings say how fast the disk is."""
+
+_WORTH_MEASURING = 64 * 2**20
+"""Bytes below which a staging says nothing of a disk."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,8 @@ class Shelf(StagedListener):
         self._terms: dict[str, FileTerms] = {}
         self.why_not: Mapping[str, str] = {}  # by key: why a set isn't brought in
         self._giants: set[str] = set()  # models that are told to be too large
+        self.budget: float = inf  # bytes of files that may be in RAM, as last heard
+        self._rates: list[float] = []  # bytes per second
 
     def fit(self, terms: Iterable[FileTerms]) -> dict[FileKind, StagedFiles]:
         """Return a model's sets by kind, made or fitted to what the config says of them now."""
@@ -90,7 +99,7 @@ class Shelf(StagedListener):
 
     def heed(self, why_not: Mapping[str, str], budget: int) -> None:
         """Take in why sets aren't brought in; what is larger than the `budget` is told once."""
-        self.why_not = why_not
+        self.why_not, self.budget = why_not, budget
         self._giants &= self._models.keys()
         for name, model in self._models.items():
             total = model.staged.state.total or 0
@@ -103,6 +112,14 @@ class Shelf(StagedListener):
                     "and are held as far as they fit; raise ram.staging, or it stays cold"
                 )
                 self._teller.tell_staging(model, FileKind.WEIGHTS, sentence)
+
+    @property
+    def disk_rate(self) -> float | None:
+        """Bytes per second at which files came into RAM, the slowest of late; None: unmeasured.
+
+        What was in the page cache already comes faster than any disk reads.
+        """
+        return min(self._rates, default=None)
 
     def programs(self) -> dict[str, StagingFacts]:
         """Return the facts of each set of program files."""
@@ -133,6 +150,8 @@ class Shelf(StagedListener):
             self._teller.tell_staging(models[0], staged.kind, new.problem or "")
         if models and old.busy and not new.busy and new.took is not None:
             self._teller.tell_staged(models[0], staged.kind, new.took, new.done)
+            if new.done >= _WORTH_MEASURING and new.took > 0:
+                self._rates = [*self._rates, new.done / new.took][-_RATES:]
         for model in models:
             # Why it was begun may have passed meanwhile.
             came = new.held and old.busy

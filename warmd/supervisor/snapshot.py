@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from warmd.ladder import FileKind, Phase, Rung, StartTimes, replica_name
 from warmd.planner import ModelFacts, ReplicaFacts, StagingFacts
-from warmd.policy import Demand, Override, Rank, Stretch, Target, decide_target
+from warmd.policy import Coming, Demand, Override, Rank, Stretch, Target, decide_target
 from warmd.policy.estimate import expected_start, expected_wake
 from warmd.replica import Replica, ReplicaState
 from warmd.staged import StagedFiles
@@ -51,7 +51,9 @@ def outlook(model: Managed, terms: Terms | None, clock: Clock) -> Outlook:
     figures = model.any_figures()
     wakes = tuple(model.wakes) or (() if figures is None else (figures.wake_s,))
     demand, wall = model.demand(clock.monotonic()), clock.wall()
-    target = _ahead(terms, model.override, demand, wall) if terms else RETIRED
+    target = RETIRED
+    if terms:
+        target = _ahead(terms, model.override, demand, wall, _coming(model, terms))
     return Outlook(
         model.with_sleepers(target, clock.monotonic()),
         model_status(model, clock),
@@ -77,8 +79,20 @@ def outlook_of_new(
     return Outlook(target, starts=tuple(starts), cards=_cards(name, terms))
 
 
-def _ahead(terms: Terms, override: Override | None, demand: Demand, wall: float) -> Target:
-    return decide_target(terms.wish, override, demand, wall, terms.wish.calendar.at(wall))
+def _coming(model: Managed, terms: Terms) -> Coming | None:
+    """Return what its calendar wants soon; by another one nobody knows that yet."""
+    return model.coming if terms.wish.calendar == model.terms.wish.calendar else None
+
+
+def _ahead(
+    terms: Terms,
+    override: Override | None,
+    demand: Demand,
+    wall: float,
+    coming: Coming | None = None,
+) -> Target:
+    says = terms.wish.calendar.at(wall)
+    return decide_target(terms.wish, override, demand, wall, says, coming=coming)
 
 
 def _cards(name: str, terms: Terms | None) -> dict[str, frozenset[str]]:

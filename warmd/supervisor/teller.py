@@ -52,6 +52,8 @@ class Teller:
             case Phase.READY if old.phase is Phase.WARMING and new.last_start is not None:
                 took = new.last_start.total
                 model.starts = [*model.starts, took][-REMEMBERED:]
+                same = model.starts_from.get(model.met[name], [])
+                model.starts_from[model.met[name]] = [*same, took][-REMEMBERED:]
                 self._events.start_ready(model.name, name, model.met[name], new.last_start)
                 return took
             case Phase.ASLEEP if new.last_nap is not None and old.phase is Phase.FALLING_ASLEEP:

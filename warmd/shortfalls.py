@@ -1,0 +1,104 @@
+"""What can't be ready by the time that calendars name, in sentences. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import isinf
+
+from warmd.planner.forecast import Late, Outcome
+from warmd.policy import Calendar
+from warmd.spoken import count, duration
+
+_TOLD = 8
+"""So many sentences are said; the rest is counted."""
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """One rise that is late. `together`: the models due at the same moment where it is.
+
+    `where`: its GPUs in words, may be empty; `pool` is empty where it has none, and `fits` says how
+    many of its engines that has room for.
+    """
+
+    model: str
+    calendar: Calendar
+    by: float
+    outcome: Outcome
+    together: tuple[str, ...]
+    where: str
+    pool: str
+    fits: int
+
+
+def sentences(found: Iterable[Shortfall], now: float) -> Iterator[str]:
+    """Say each once: what recurs at the same time of day is told of its first time."""
+    told: dict[tuple[object, ...], tuple[str, int]] = {}
+    by_moment: dict[tuple[object, ...], list[Shortfall]] = {}
+    for each in sorted(found, key=lambda each: (each.by, each.model)):
+        key = each.by, each.outcome.late, each.where, each.pool
+        by_moment.setdefault(key, []).append(each)
+    for same in by_moment.values():
+        sentence = _sentence(same, now)
+        first = same[0]
+        models = tuple(sorted(s.model for s in same))
+        kind = _clock(first), models, first.outcome.late, first.where, first.pool
+        was, times = told.get(kind, (sentence, 0))
+        told[kind] = was, times + 1
+    for sentence, times in list(told.values())[:_TOLD]:
+        again = f" (and {count(times - 1, 'time')} more)" if times > 1 else ""
+        yield sentence + again
+    if len(told) > _TOLD:
+        yield f"{count(len(told) - _TOLD, 'more shortfall')} like these: see warmctl plan --next 7d"
+
+
+def _clock(each: Shortfall) -> str:
+    return each.calendar.clock(each.by, each.by)
+
+
+def _sentence(same: Sequence[Shortfall], now: float) -> str:
+    worst = max(same, key=lambda each: each.outcome.ready_at)
+    outcome, calendar = worst.outcome, worst.calendar
+    by = calendar.clock(worst.by, now)
+    names, where = _names(worst.together), f" on {worst.where}" if worst.where else ""
+    if outcome.late is Late.NO_ROOM:
+        if len(worst.together) > 1:
+            fits = "one" if worst.fits == 1 else str(worst.fits)
+            return (
+                f"{names} by {by} in pool {worst.pool}, which has room for {fits}: "
+                f"{worst.model} finds none"
+            )
+        return (
+            f"{worst.model} by {by} in pool {worst.pool}: it finds no room there for as long as it "
+            f"is wanted: {_beside(worst, 'is hot', 'are hot')} there"
+        )
+    short = duration(round(outcome.ready_at - worst.by))
+    ready = _to_the_minute(calendar, outcome.ready_at, worst.by)
+    if outcome.late is Late.ROOM and outcome.behind and not isinf(outcome.begin_at):
+        return (
+            f"{worst.model} by {by}{where}: {short} short; {_beside(worst, 'has', 'have')} its "
+            f"room in pool {worst.pool} before, and {worst.model} is ready at {ready}"
+        )
+    who = worst.model if len(worst.together) > 1 else "it"
+    return f"{names} by {by}{where}: {short} short; {who} is ready at {ready}"
+
+
+def _to_the_minute(calendar: Calendar, at: float, by: float) -> str:
+    """Say a time that is late, and never as if it were the deadline itself."""
+    return calendar.clock(max(at - at % 60.0, by + 60.0), by)
+
+
+def _beside(late: Shortfall, one: str, several: str) -> str:
+    """Name who has the room that is lacking, and say that with the verb that fits."""
+    models = sorted({stay.model for stay in late.outcome.behind} - {late.model})
+    if len(models) < 2:
+        return f"{models[0] if models else 'another replica'} {one}"
+    return f"{', '.join(models[:-1])} and {models[-1]} {several}"
+
+
+def _names(models: Sequence[str]) -> str:
+    if len(models) < 2:
+        return "".join(models)
+    every = " both" if len(models) == 2 else " all"
+    return f"{', '.join(models[:-1])} and {models[-1]}{every}"
