@@ -284,6 +284,10 @@ async def live(steps: list[tuple[object, ...]], room: str) -> None:
 @settings(max_examples=250, deadline=None)
 @example(steps=[("ask", "a"), ("serve", "b"), ("rest", "a")], room="one fits")
 @example(steps=[("stranger", 70.0)], room="one fits, watched")
+@example(
+    steps=[("ask", "a"), ("settle", "a"), ("crash", "a"), ("late", "a"), ("rest", "a")],
+    room="one fits",
+)
 @given(STEPS, st.sampled_from(sorted(VRAM)))
 def test_no_request_is_lost_and_no_replica_is_wedged(
     steps: list[tuple[object, ...]], room: str

@@ -79,11 +79,11 @@ async def test_a_clock_set_back_into_a_window_from_hours_without_one() -> None:
 
 
 async def test_a_window_starts_its_engines_and_lets_them_go_when_it_closes() -> None:
-    house = a_house(Calendar((replace(WORK, replicas=None),)), "2026-11-23 08:59:59")
+    house = a_house(Calendar((replace(WORK, replicas=None),)), "2026-11-23 08:30:00")
     house.stager.done.set()
     await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
     assert not house.launcher.started
-    house.time.now += 1.0
+    house.time.now += 1800.0
     await house.make_ready("m.0")
     house.time.now += 8 * 3600.0
     await house.rest()

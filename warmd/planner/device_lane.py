@@ -76,8 +76,13 @@ def _operations(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]:
     for model in (m for m in scene.models if m.target.rung is Rung.ASLEEP):
         _explain_sleepless(scene, model, held_up)
     yield from _heat(scene, _due(scene), held_up)
-    # What has failed would only keep the others waiting for its next failure.
-    asked = sorted(_rising(scene, asking), key=lambda each: each[1].failures > 0)
+    # What has failed would only keep the others waiting for its next failure. But nobody waits
+    # beyond the bound for that: who is hot makes room for it then, and must not come back first.
+    bound = scene.fairness.bound
+    asked = sorted(
+        _rising(scene, asking),
+        key=lambda each: each[1].failures > 0 and each[0].oldest_wait < bound,
+    )
     yield from _heat(scene, asked, held_up)
     yield from _cool(scene)
     yield from beyond(scene)
