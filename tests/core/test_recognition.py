@@ -173,10 +173,8 @@ def test_one_that_has_another_number_than_at_the_last_start_is_told() -> None:
     """Who forgot a card that comes back finds `gpus = [0]` to mean another one."""
     back = recognise(listing(*CARDS[:2]), (replace(CARDS[1], index=0),))
     assert [(card.index, card.key) for card in back.cards] == [(0, "GPU-0"), (1, "GPU-1")]
-    assert back.told == (
-        "GPU 0 (GPU-1) is GPU 1 now, as the driver has it: pools that name GPUs by number mean "
-        "others",
-    )
+    [told] = back.told
+    assert told.startswith("GPU 0 (GPU-1) is GPU 1 now, as the driver has it: what names GPUs by")
 
 
 def numbered(cards: Sequence[Card]) -> list[tuple[int, int | None, str]]:
