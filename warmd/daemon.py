@@ -143,7 +143,7 @@ class Daemon:
             self._history = history
             roster = settings.host.state_dir / ROSTER_FILE
             self._fitter = await fitter(_warn, history.sizes, _tell, roster)
-            note(roster, self._fitter.cards)
+            note(roster, self._fitter.cards, _warn)
             self._fitter.reserved = await aside(partial(self._fitter.reserve, settings))
             for sentence in self._fitter.reserved.sentences():
                 _tell(sentence)

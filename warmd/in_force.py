@@ -19,7 +19,7 @@ from warmd.placing import ROSTER_FILE, naming, renumbered
 from warmd.planner import Card, Reservations
 from warmd.reload import Change, changes, said
 from warmd.rereading import read_config
-from warmd.roster import forget, note
+from warmd.roster import forget, write
 from warmd.supervisor import Known, Supervisor, Terms
 from warmd.timeline import WEEK_S, Agenda, Party, Timeline, foretell, party_of
 from warmd.wiring import card_rules, known_of, names_of, rules
@@ -103,9 +103,16 @@ class InForce:
             gone = [card for card in was if card.is_named(name)]
             read = await read_config(partial(self._load_without, gone), self.settings, ahead)
             told = [said(read.later)] if read.later else []
-            told += await self._apply(read.settings, read.reserved, cards)
             roster = read.settings.host.state_dir / ROSTER_FILE
-            await aside(lambda: note(roster, cards))
+            # First: what the next start doesn't know of would give all their old numbers back.
+            try:
+                await aside(lambda: write(roster, cards))
+            except OSError as error:
+                raise ValueError(
+                    f"{name} is not forgotten: that can't be noted in {roster} ({error.strerror}); "
+                    "mend that, then ask again"
+                ) from None
+            told += await self._apply(read.settings, read.reserved, cards)
             words = " and ".join(f"{card.label} ({card.key})" for card in gone)
             are = "is" if len(gone) == 1 else "are"
             told = [f"{words} {are} forgotten", *renumbered(read.settings, was, cards), *told]

@@ -60,7 +60,8 @@ class Learner:
             if folders:
                 await aside(partial(remember_caches, self._state_dir, model, folders))
         except OSError as error:
-            self._report(f"{model}: where its compiled code is can't be kept: {error}")
+            where, why = self._state_dir, error.strerror
+            self._report(f"{model}: where its compiled code is can't be kept in {where}: {why}")
         self._learnt(model, FileKind.CACHES)
 
     async def _program(self, model: str, pid: int, python: Path, apart: tuple[Path, ...]) -> None:

@@ -72,6 +72,13 @@ def recognise(found: Inventory, known: Sequence[Card]) -> Recognised:
     there = {card.key for card in (*well, *sick)}
     away = [replace(card, is_missing=True) for card in missing if card.key not in there]
     cards = sorted((*well, *sick, *away), key=lambda card: card.place)
+    before = {card.key: card.index for card in known}
+    told += [
+        f"GPU {was} ({card.key}) is GPU {card.index} now, as the driver has it: what names GPUs by "
+        "number may mean another one"
+        for card in cards
+        if (was := before.get(card.key, card.index)) != card.index
+    ]
     return Recognised(tuple(cards), tuple(told))
 
 

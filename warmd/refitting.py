@@ -90,7 +90,7 @@ class Refitting:
         cards = await await_gpu(partial(cards_now, roster, report), report)
         if cards is None:
             return
-        await aside(lambda: note(roster, cards))
+        await aside(lambda: note(roster, cards, report))
         async with self._reloading:
             device = names_of(cards)
             log.info("a GPU can be used now: %s", device)

@@ -115,20 +115,35 @@ def note_settled(file: Path, stamps: Mapping[str, float]) -> None:
         _write(file, {"boot": _BOOT.read_text(), "settled": dict(stamps)})
 
 
-def note(roster: Path, cards: Sequence[Card]) -> None:
-    """Write down what GPUs there are. Where that fails, one that gets lost is only less known."""
+def note(roster: Path, cards: Sequence[Card], report: Callable[[str], None]) -> None:
+    """Write down what GPUs there are; where that fails, `report` is told."""
+    try:
+        write(roster, cards)
+    except OSError as error:
+        report(
+            f"which GPUs are here can't be noted in {roster} ({error.strerror}): one that the "
+            "driver doesn't list at the next start may not be known then; mend that, then restart "
+            "warmd"
+        )
+
+
+def write(roster: Path, cards: Sequence[Card]) -> None:
+    """Write down what GPUs there are, nothing where there is none. Raises `OSError`."""
     told = [
         {name: value for name, value in vars(card).items() if name != "is_missing"}
         for card in cards
         if not card.is_host and not card.is_unknown
     ]
-    if not told:
-        return
-    with suppress(OSError):
+    if told:
         _write(roster, told)
 
 
 def _write(file: Path, told: object) -> None:
     draft = file.with_suffix(".draft")
-    draft.write_text(json.dumps(told))
-    draft.replace(file)
+    try:
+        draft.write_text(json.dumps(told))
+        draft.replace(file)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise

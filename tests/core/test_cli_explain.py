@@ -126,7 +126,7 @@ def test_each_kind_of_files_has_its_line() -> None:
     assert "no room" not in told, "that stands there already"
     [part] = staged_lines(partly)
     assert part == "weights: 4.0 of 10.0 GiB in RAM, no room"
-    assert staged_lines({"staged": [kind("weights", 0)]}) == ["weights: not in RAM"]
+    assert staged_lines({"staged": [kind("weights", 0)]}) == ["weights: not held in RAM"]
     assert staged_lines({}) == [], "an older daemon tells nothing of it"
 
 

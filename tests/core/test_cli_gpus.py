@@ -24,6 +24,7 @@ def card(*holders: dict[str, Any], used: int = 0, **changes: Any) -> dict[str, A
         "key": "GPU-a",
         "index": 0,
         "driver_index": 0,
+        "new": False,
         "slice": None,
         "name": "NVIDIA H200",
         "total": 80 * GIB,
@@ -149,3 +150,5 @@ def test_a_gpu_that_nvidia_smi_numbers_otherwise_says_so() -> None:
     assert lines[2].startswith("2  NVIDIA H200")
     assert lines[3] == "     nvidia-smi has it as GPU 1 today, the config as 2"
     assert lines[4] == "GPU 1 (GPU-b) can't be used: the driver doesn't list it"
+    came = said(card(key="GPU-d", index=3, driver_index=0, new=True))
+    assert came[2].startswith("     new, nvidia-smi has it as GPU 0: warmd uses it from its next")

@@ -177,6 +177,18 @@ def test_what_does_not_fit_is_told_with_what_is_missing(wishes: list[PoolWish], 
     assert words in str(misfit.value)
 
 
+def test_engines_without_a_place_are_told_by_what_lacks_the_least() -> None:
+    """Beside each other they lack 41 GiB, all on one GPU 71: only the latter was told."""
+    many = OwnPool.of(Tenant("b", 30 * GIB, replicas=5))
+    cards = [Card(f"GPU-{n}", n, "a GPU", 80 * GIB) for n in range(2)]
+    with pytest.raises(MisfitError) as misfit:
+        place(cards, [pool("a", 30, "GPU-0"), many], GIB)
+    assert str(misfit.value).splitlines()[0] == (
+        "b, a pool of its own wants 90.0 GiB on 2 GPUs, and the best place lacks "
+        "41.0 GiB; give it less `vram`, or make room on a GPU:"
+    )
+
+
 def test_a_card_too_small_for_the_headroom_is_none_of_the_pools_concern() -> None:
     small = Card("d", 3, "T400", GIB // 2)
     placed = place([*H200, small], [pool("p", 60, "GPU-0"), pool("q", 60)], GIB)
@@ -197,7 +209,10 @@ def test_the_table_shows_who_wants_what() -> None:
     with pytest.raises(MisfitError) as misfit:
         place(H200[:1], [pool("heavy", 96, "GPU-0"), pool("light", 48, "GPU-0")], GIB)
     assert str(misfit.value).splitlines() == [
-        "the pools don't fit on GPU 0: 5.0 GiB are missing:",
+        (
+            "the pools don't fit on GPU 0: 5.0 GiB are missing; lower a `vram`, or let other `gpus` "
+            "be used:"
+        ),
         "  GPU 0 NVIDIA H200: 140.0 GiB",
         "    pool heavy: 96.0 GiB",
         "    pool light: 48.0 GiB",

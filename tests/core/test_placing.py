@@ -264,7 +264,7 @@ def test_the_table_names_the_file_and_whose_pool_it_is(tmp_path: Path) -> None:
     assert wrong(asked.read_from((file,))).splitlines() == [
         (
             f"{file}: pools: n, a pool of its own wants 60.0 GiB on 1 GPU, and the best place "
-            "lacks 41.0 GiB:"
+            "lacks 41.0 GiB; give it less `vram`, or make room on a GPU:"
         ),
         "  GPU 0 NVIDIA H200: 140.0 GiB",
         "    m, a pool of its own: 130.0 GiB",

@@ -288,6 +288,12 @@ def test_a_survey_has_the_numbers_of_the_config() -> None:
     mute = SickGpu(1, GpuError(GpuTrouble.LOST))
     found = as_numbered(Survey((Surveyed(use("GPU-1", 0), (), None),), (mute,)), THREE[1:])
     assert [(each.index, each.uuid) for each in found.sick] == [(2, None)]
+    beside = [Surveyed(use("GPU-0", 0), (), None), Surveyed(use("GPU-1", 1), (), None)]
+    renamed = [Card("GPU-1", 0, "a GPU", 100)]  # GPU-0 was forgotten, and is back
+    back = as_numbered(Survey(tuple(beside)), renamed)
+    told = [(each.use.key, each.use.index, each.driver_index, each.is_new) for each in back.cards]
+    assert told == [("GPU-1", 0, 1, False), ("GPU-0", 1, 0, True)], "no two of one number"
+    assert as_numbered(Survey(tuple(beside)), []) == Survey(tuple(beside))
     host = Survey((Surveyed(CardUse(HOST, 0, "m", 1, 0, {}, frozenset()), (), None),), (), "none")
     assert as_numbered(host, [Card(HOST, 0, "m", 1)]) == host
 

@@ -169,6 +169,14 @@ def test_whichever_gpus_go_missing_a_number_means_the_same_gpu(data: st.DataObje
     assert again == cards, "and when all are back"
 
 
+def test_one_that_has_another_number_than_at_the_last_start_is_told() -> None:
+    """Who forgot a card that comes back finds `gpus = [0]` to mean another one."""
+    back = recognise(listing(*CARDS[:2]), (replace(CARDS[1], index=0),))
+    assert [(card.index, card.key) for card in back.cards] == [(0, "GPU-0"), (1, "GPU-1")]
+    [told] = back.told
+    assert told.startswith("GPU 0 (GPU-1) is GPU 1 now, as the driver has it: what names GPUs by")
+
+
 def numbered(cards: Sequence[Card]) -> list[tuple[int, int | None, str]]:
     return [(card.index, card.slice, card.key) for card in cards if not card.is_unknown]
 

@@ -9,7 +9,7 @@ import pytest
 
 from warmd.devices import Gpu, GpuError, GpuTrouble, Inventory, Listed, SickGpu
 from warmd.planner import Card
-from warmd.roster import forget, note, note_settled, read, settled
+from warmd.roster import forget, note, note_settled, read, settled, write
 
 GIB = 2**30
 CARDS = tuple(
@@ -27,10 +27,21 @@ def listing(*cards: Card, sick: tuple[SickGpu, ...] = ()) -> Inventory:
 def test_what_is_noted_is_read_and_what_nobody_has_seen_well_is_not_noted(tmp_path: Path) -> None:
     file = tmp_path / "gpus.json"
     assert read(file) == ()
-    note(file, (*CARDS, Card(Card.unknown(4), 4, "?", 1)))
-    note(file, ())  # while the driver is away
+    write(file, (*CARDS, Card(Card.unknown(4), 4, "?", 1)))
+    write(file, ())  # while the driver is away
     assert read(file) == CARDS
-    note(tmp_path / "none" / "gpus.json", CARDS)
+
+
+def test_what_cannot_be_noted_is_told_and_the_earlier_notes_stay(tmp_path: Path) -> None:
+    file, told = tmp_path / "gpus.json", list[str]()
+    write(file, CARDS)
+    (tmp_path / "gpus.draft").mkdir()  # in the way, as a full disk is
+    note(file, CARDS[1:], told.append)
+    assert read(file) == CARDS
+    assert f"which GPUs are here can't be noted in {file} (Is a directory)" in told[0]
+    (tmp_path / "gpus.draft").rmdir()
+    note(file, CARDS[1:], told.append)
+    assert (read(file), len(told)) == (CARDS[1:], 1)
 
 
 def test_a_roster_of_an_earlier_warmd_knows_no_addresses(tmp_path: Path) -> None:

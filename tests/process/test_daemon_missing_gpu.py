@@ -164,6 +164,12 @@ def test_one_that_is_gone_for_good_is_forgotten_once_no_pool_names_it(
     assert noted(daemon)[1] == (1, "GPU-bbbb")
 
     daemon.write_config(rest, pool("[0]", "a") + pool('["GPU-cccc"]', "c"))
+    in_the_way = daemon.folder / "state" / "gpus.draft"  # nothing can be written, as on a full disk
+    in_the_way.mkdir()
+    status, said = forget("GPU-bbbb")
+    assert (status, "GPU-bbbb is not forgotten: that can't be noted in" in said) == (1, True), said
+    assert [each["words"] for each in gpus(daemon)["ledger"]] == ["GPU 0", "GPU 1", "GPU 2"]
+    in_the_way.rmdir()
     status, said = forget("GPU-bbbb")
     assert status == 0, said
     assert said.splitlines()[:2] == [

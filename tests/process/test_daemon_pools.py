@@ -157,7 +157,7 @@ def test_pools_that_do_not_fit_are_told_by_a_table_and_nothing_is_started(daemon
     for command in ("check-config", "run"):
         done = warmd(daemon, command)
         assert done.returncode == 78, done.stderr
-        assert "the pools don't fit on GPU 0: 5.0 GiB are missing:" in done.stderr
+        assert "the pools don't fit on GPU 0: 5.0 GiB are missing; lower a `vram`" in done.stderr
         assert "    pool heavy: 60.0 GiB" in done.stderr.splitlines()
 
 

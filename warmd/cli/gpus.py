@@ -123,7 +123,12 @@ def _processes(holders: Sequence[Mapping[str, Any]]) -> str:
 
 def _troubles(card: Mapping[str, Any]) -> Iterator[str]:
     index, driver_index = card["index"], card["driver_index"]
-    if driver_index != index:
+    if card["new"]:
+        yield (
+            f"new, nvidia-smi has it as GPU {driver_index}: warmd uses it from its next start on, "
+            "and numbers it then"
+        )
+    elif driver_index != index:
         yield f"nvidia-smi has it as GPU {driver_index} today, the config as {index}"
     fares = card["condition"]
     if fares is None:

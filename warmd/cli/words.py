@@ -126,7 +126,7 @@ def _staged(each: Mapping[str, Any], told: str) -> str:
         return f"{amount(each['resident'], each['total'])} in RAM"
     there = f"{amount(each['resident'], each['total'])} in RAM" if each["partial"] else ""
     problem = each["problem"] if each["problem"] and each["problem"] not in told else ""
-    why = problem or ("" if there else "not in RAM")
+    why = problem or ("" if there else "not held in RAM")
     return ", ".join(part for part in (there, why) if part)
 
 

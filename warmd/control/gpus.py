@@ -99,6 +99,7 @@ def _card(card: Surveyed, now: float) -> dict[str, Any]:
         "key": use.key,
         "index": use.index,
         "driver_index": use.index if card.driver_index is None else card.driver_index,
+        "new": card.is_new,
         "slice": use.slice,
         "name": use.name,
         "total": use.total,

@@ -27,13 +27,15 @@ class Holder:
 class Surveyed:
     """One device, who holds it (the most first), and how the whole GPU fares.
 
-    `driver_index`: the driver's own number of it, where the config names it by another.
+    `driver_index`: the driver's own number of it, where the config names it by another. `is_new`:
+    it wasn't there when warmd started.
     """
 
     use: CardUse
     holders: tuple[Holder, ...]
     condition: Condition | None
     driver_index: int | None = None
+    is_new: bool = False
 
 
 @dataclass(frozen=True)

@@ -267,7 +267,8 @@ class _Ground:
         key = min(reserved, key=lambda key: (self._free[key], key), default="")
         if key and self._free[key] < 0:
             where = f"{self._cards[key].words}: {size(-self._free[key])} are missing"
-            raise MisfitError(self._table(f"the pools don't fit on {where}"))
+            what = f"the pools don't fit on {where}; lower a `vram`, or let other `gpus` be used"
+            raise MisfitError(self._table(what))
 
     def fit(self, pool: PoolWish) -> None:
         """Reserve where it fits best: where the least is left. Raises `MisfitError`."""
@@ -278,12 +279,14 @@ class _Ground:
             if len(fitting) >= width:
                 self.take(pool, vram, self._in_order(fitting[:width]))
                 return
-        # The last shape is the narrowest.
-        what = f"{pool.words} wants {size(vram)} on {count(width, 'GPU')}"
         free = sorted((self._free[key] for key in able), reverse=True)
+        # Told is the shape that lacks the least.
+        shapes = [shape for shape in pool.shapes(len(able)) if shape[1] <= len(free)]
+        vram, width = min(shapes, key=lambda s: s[0] - free[s[1] - 1], default=(vram, width))
+        what = f"{pool.words} wants {size(vram)} on {count(width, 'GPU')}"
         if len(free) < width:
             raise MisfitError(self._table(f"{what}, and there {_are(len(free))} {len(free)}"))
-        lacks = size(vram - free[width - 1])
+        lacks = f"{size(vram - free[width - 1])}; give it less `vram`, or make room on a GPU"
         raise MisfitError(self._table(f"{what}, and the best place lacks {lacks}"))
 
     def share_out(self, models: Sequence[Tenant]) -> dict[str, int]:
@@ -310,11 +313,8 @@ class _Ground:
             on_each = min(most)
             left[model.name] = on_each // -(-model.replicas // beside)
             if left[model.name] <= 0:
-                raise MisfitError(
-                    self._table(
-                        f"nothing is left for {model.name}: state its `vram`, and make room for it"
-                    )
-                )
+                what = f"nothing is left for {model.name}: state its `vram`, and make room for it"
+                raise MisfitError(self._table(what))
             self.take(OwnPool.of(model), on_each, chosen)
         return left
 

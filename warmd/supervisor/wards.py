@@ -150,12 +150,23 @@ def sick_of(cards: Sequence[Card], sweep: Sweep) -> Mapping[str, SickGpu]:
 
 
 def as_numbered(found: Survey, cards: Sequence[Card]) -> Survey:
-    """Return a survey with the numbers by which the config names GPUs, the missing ones too."""
+    """Return a survey with the numbers by which the config names GPUs, the missing ones too.
+
+    A GPU that came after warmd has a number that no other one has, until a start gives it its own.
+    """
     uses = {each.use.key: each.use for each in found.cards}
     numbers = {card.key: card.index for card in cards}
     sick = sick_of(cards, Sweep(uses, found.sick))
     places = {each: numbers[key] for key, each in sick.items()}
-    told = [replace(each, index=places.get(each, each.index)) for each in found.sick]
+    known = {use.index for key, use in uses.items() if key in numbers} | {s.index for s in places}
+    listed = {use.index for use in uses.values()} | {each.index for each in found.sick}
+    come = sorted(listed - known) if cards else []
+    free = max(numbers.values(), default=-1) + 1
+    new = {index: number for number, index in enumerate(come, free)}
+    told = [
+        replace(each, index=places.get(each, new.get(each.index, each.index)))
+        for each in found.sick
+    ]
     told += [
         SickGpu(card.index, GpuError(GpuTrouble.MISSING), card.key)
         for card in cards
@@ -164,12 +175,12 @@ def as_numbered(found: Survey, cards: Sequence[Card]) -> Survey:
     surveyed = [
         replace(
             each,
-            use=replace(each.use, index=numbers[each.use.key]),
-            driver_index=each.use.index,
+            use=replace(each.use, index=number),
+            driver_index=each.use.index if number != each.use.index else None,
+            is_new=each.use.index in new,
         )
-        if numbers.get(each.use.key, each.use.index) != each.use.index
-        else each
         for each in found.cards
+        for number in (numbers.get(each.use.key, new.get(each.use.index, each.use.index)),)
     ]
     surveyed.sort(key=lambda each: (each.use.index, each.use.slice or 0))
     told.sort(key=lambda each: each.index)
