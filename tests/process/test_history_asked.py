@@ -178,7 +178,7 @@ async def test_a_time_that_is_none_is_refused(owner: Owner, tmp_path: Path, sinc
 async def test_a_damaged_history_is_told_and_no_bug(
     owner: Owner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    owner.remembered.overrides()
+    owner.remembered.overrides.read()
     database = tmp_path / "history.db"
     for part in ("", "-wal"):
         file = database.with_name(database.name + part)
