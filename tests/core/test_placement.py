@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmd.planner.placement import Card, MisfitError, OwnPool, PoolWish, Tenant, crowded, place
+from warmd.planner.placement import MisfitError, crowded, place
+from warmd.planner.pools import Card, OwnPool, PoolWish, Tenant
 
 GIB = 2**30
 H200 = [Card(f"GPU-{n}", n, "NVIDIA H200", 140 * GIB) for n in range(2)]

@@ -225,7 +225,7 @@ def test_requests_are_remembered_over_restarts_and_never_their_words(daemon: Dae
     until(lambda: all(at > time.time() - 86400 for at in moved_at()), "old decisions are pruned")
     assert daemon.chat().status == 200
     daemon.stop(signal.SIGTERM)
-    for file in (daemon.folder / "state").iterdir():
+    for file in (each for each in (daemon.folder / "state").rglob("*") if each.is_file()):
         assert b"secret" not in file.read_bytes()
     assert "Traceback" not in daemon.log
 

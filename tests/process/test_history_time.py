@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from warmd.history import History, HistoryError, StoredOverride
+from warmd.history.schema import MIGRATIONS
 from warmd.ladder import MeasuredParts, Rung, SleepFigures, Stage, StartTimes, WakeTimes
 
 DAY = 86400.0
@@ -112,7 +113,7 @@ def test_a_file_of_version_1_is_gone_on_with(begin: Callable[[], History], path:
         assert history.decisions("m")[0].reason == "1 request waits"
         history.sleeps.record_wake("m", "m.0", WakeTimes(0.5, 0.25, 0.25), 1, NOON)
         ask(history, NOON)
-    assert rows(path, "PRAGMA user_version") == [(5,)]
+    assert rows(path, "PRAGMA user_version") == [(len(MIGRATIONS),)]
     with closing(begin()) as history:
         assert history.sleeps.recent_wakes("m") == [1.0]
         assert history.last_requests() == {"m": NOON}

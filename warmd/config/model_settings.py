@@ -8,11 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    PlainSerializer,
-)
+from pydantic import AfterValidator, Field, PlainSerializer
 
 from warmd.config.engine_args import begins_with_a_flag
 from warmd.config.fields import (

@@ -11,12 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, get_args, get_origin
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    PlainSerializer,
-    PrivateAttr,
-)
+from pydantic import AfterValidator, Field, PlainSerializer, PrivateAttr
 
 from warmd.config.address import Address
 from warmd.config.fields import (
