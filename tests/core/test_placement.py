@@ -211,8 +211,8 @@ def test_the_table_shows_who_wants_what() -> None:
         place(H200[:1], [pool("heavy", 96, "GPU-0"), pool("light", 48, "GPU-0")], GIB)
     assert str(misfit.value).splitlines() == [
         (
-            "the pools don't fit on GPU 0: 5.0 GiB are missing; lower a `vram`, or let other `gpus` "
-            "be used:"
+            "the pools don't fit on GPU 0: 5.0 GiB are missing; lower a `vram`, or let other "
+            "`gpus` be used:"
         ),
         "  GPU 0 NVIDIA H200: 140.0 GiB",
         "    pool heavy: 96.0 GiB",
