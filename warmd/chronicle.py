@@ -94,7 +94,7 @@ class Chronicle:
     def slept(self, model: str, replica: str, level: int, nap: Nap, cycle: int) -> None:
         """Keep what a sleep took; the change of rung is told by itself."""
         self._metrics.slept(model)
-        self._history.record_sleep(
+        self._history.sleeps.record(
             model,
             replica,
             level,
@@ -109,7 +109,7 @@ class Chronicle:
     def woke(self, model: str, replica: str, times: WakeTimes, cycle: int) -> None:
         """Keep what a wake took: estimates rest on it."""
         self._metrics.woke(model, times)
-        self._history.record_wake(model, replica, times, cycle, self._clock.wall())
+        self._history.sleeps.record_wake(model, replica, times, cycle, self._clock.wall())
 
     def sleep_measured(self, model: str, key: str, figures: SleepFigures) -> None:
         """Keep what the first sleep and wake of a model's engine took."""
@@ -121,7 +121,7 @@ class Chronicle:
             *(model, figures.first_sleep_s, host, device, figures.wake_s),
             extra={"warmd": {"model": model}},
         )
-        self._history.keep_sleep_figures(key, model, figures, self._clock.wall())
+        self._history.sleeps.keep_figures(key, model, figures, self._clock.wall())
 
     def sizes_measured(self, model: str, key: str, parts: MeasuredParts) -> None:
         """Keep what an engine took of each GPU: sizes rest on it."""
@@ -155,7 +155,7 @@ class Chronicle:
                 )
             case Phase.FALLING_ASLEEP:
                 self._metrics.sleep_failed(failure.model)
-                self._history.record_sleep_failure(
+                self._history.sleeps.record_failure(
                     failure.model,
                     failure.replica,
                     failure.sleep_level,
@@ -167,7 +167,7 @@ class Chronicle:
                 )
             case Phase.WAKING:
                 self._metrics.wake_failed(failure.model)
-                self._history.record_wake_failure(
+                self._history.sleeps.record_wake_failure(
                     failure.model,
                     failure.replica,
                     reason=failure.cause,
@@ -353,4 +353,4 @@ class Chronicle:
         floor = override is not None and override.floor
         many = None if override is None else override.replicas
         wall = self._clock.wall()
-        self._history.set_override(model, rung, until, wall, floor=floor, replicas=many)
+        self._history.overrides.set(model, rung, until, wall, floor=floor, replicas=many)

@@ -254,7 +254,7 @@ def known_of(
 
     `report` is told, in a sentence, where that can't be read.
     """
-    overrides = history.overrides()
+    overrides = history.overrides.read()
     if report is not None and history.trouble is not None:
         report(
             "what operators had set could not be read, nor what starts took: models follow their "
@@ -269,8 +269,8 @@ def known_of(
             if stored is None
             else Override(stored.rung, stored.until, stored.floor, stored.replicas),
             starts=[times.total for times in reversed(history.recent_starts(name))],
-            wakes=history.recent_wakes(name)[::-1],
-            figures=history.sleep_figures(name),
+            wakes=history.sleeps.recent_wakes(name)[::-1],
+            figures=history.sleeps.figures(name),
             last_request=asked.get(name),
             starts_from=history.starts_by_rung(name),
         )

@@ -33,7 +33,7 @@ def run(seconds: float) -> Sequence[Table]:
     with tempfile.TemporaryDirectory(prefix="warmd-bench-") as folder:
         path = Path(folder) / "history.db"
         with closing(History(path, print, clock=lambda: _END)) as history:
-            history.overrides()
+            history.overrides.read()
             rows = _fill(path)
             taken = _reports(history, seconds)
             waited = _beside(history)

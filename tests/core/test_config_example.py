@@ -11,7 +11,8 @@ import pytest
 import tomli
 
 from warmd.config import ModelSettings, Settings, describe, load
-from warmd.config.settings import TABLES, keys_of
+from warmd.config.settings import TABLES
+from warmd.config.table import keys_of
 
 EXAMPLE = Path(__file__).parents[2] / "etc" / "warmd.toml"
 MODEL = "qwen3-32b"

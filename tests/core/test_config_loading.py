@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from warmd.config import Address, ConfigError, Problem, Share, load, load_to_run
 from warmd.config import loading as loading_module
-from warmd.config.settings import TABLES, keys_of
+from warmd.config.settings import TABLES
+from warmd.config.table import keys_of
 from warmd.ladder import Rung
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmd.planner.placement import Card, MisfitError, OwnPool, PoolWish, Tenant, crowded, place
+from warmd.planner.placement import MisfitError, crowded, place
+from warmd.planner.pools import Card, OwnPool, PoolWish, Tenant
 
 GIB = 2**30
 H200 = [Card(f"GPU-{n}", n, "NVIDIA H200", 140 * GIB) for n in range(2)]
@@ -210,8 +211,8 @@ def test_the_table_shows_who_wants_what() -> None:
         place(H200[:1], [pool("heavy", 96, "GPU-0"), pool("light", 48, "GPU-0")], GIB)
     assert str(misfit.value).splitlines() == [
         (
-            "the pools don't fit on GPU 0: 5.0 GiB are missing; lower a `vram`, or let other `gpus` "
-            "be used:"
+            "the pools don't fit on GPU 0: 5.0 GiB are missing; lower a `vram`, or let other "
+            "`gpus` be used:"
         ),
         "  GPU 0 NVIDIA H200: 140.0 GiB",
         "    pool heavy: 96.0 GiB",

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from warmd.config import GatewaySettings, ModelSettings, Settings
-from warmd.config.settings import keys_of
+from warmd.config.table import keys_of
 from warmd.fitting import Fitter
 from warmd.planner import Card
 from warmd.reload import (

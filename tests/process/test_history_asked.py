@@ -178,7 +178,7 @@ async def test_a_time_that_is_none_is_refused(owner: Owner, tmp_path: Path, sinc
 async def test_a_damaged_history_is_told_and_no_bug(
     owner: Owner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    owner.remembered.overrides()
+    owner.remembered.overrides.read()
     database = tmp_path / "history.db"
     for part in ("", "-wal"):
         file = database.with_name(database.name + part)
@@ -225,7 +225,7 @@ def test_requests_are_remembered_over_restarts_and_never_their_words(daemon: Dae
     until(lambda: all(at > time.time() - 86400 for at in moved_at()), "old decisions are pruned")
     assert daemon.chat().status == 200
     daemon.stop(signal.SIGTERM)
-    for file in (daemon.folder / "state").iterdir():
+    for file in (each for each in (daemon.folder / "state").rglob("*") if each.is_file()):
         assert b"secret" not in file.read_bytes()
     assert "Traceback" not in daemon.log
 

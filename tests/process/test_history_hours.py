@@ -72,7 +72,7 @@ def test_a_file_of_version_4_keeps_what_it_has(begin: Callable[[], History], pat
         wait(history, NOON + 1, spared=Rung.ASLEEP)
         history.count_hours([HOT], 10.0, NOON + 10)
         history.catch_up()
-        assert history.overrides()["m"].floor
+        assert history.overrides.read()["m"].floor
         told = history.report("m", NOON).models["m"].requests
         assert told is not None
         assert (told.count, told.first_delays.max, told.first_delays.vain) == (8, 41.0, 3)

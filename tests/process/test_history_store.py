@@ -60,14 +60,14 @@ def test_what_is_recorded_outlives_the_daemon(
         )
         history.record_start("big", "big.0", Rung.COLD, StartTimes({}), NOW)
         decide(history, "1 request waits")
-        history.set_override("tiny", Rung.HOT, NOW + 60, NOW)
-        history.set_override("big", Rung.COLD, None, NOW)
-        history.set_override("tiny", Rung.STAGED, None, NOW + 1, floor=True)
-        history.set_override("big", None, None, NOW + 1)
-        history.set_override("many", Rung.HOT, NOW + 60, NOW, replicas=3)
+        history.overrides.set("tiny", Rung.HOT, NOW + 60, NOW)
+        history.overrides.set("big", Rung.COLD, None, NOW)
+        history.overrides.set("tiny", Rung.STAGED, None, NOW + 1, floor=True)
+        history.overrides.set("big", None, None, NOW + 1)
+        history.overrides.set("many", Rung.HOT, NOW + 60, NOW, replicas=3)
     decide(history, "after the end")  # dropped, and no error
     with closing(begin()) as history:
-        assert history.overrides() == {
+        assert history.overrides.read() == {
             "tiny": StoredOverride(Rung.STAGED, None, NOW + 1, True),
             "many": StoredOverride(Rung.HOT, NOW + 60, NOW, replicas=3),
         }
@@ -91,7 +91,7 @@ def test_what_rises_took_is_known_by_the_rung_met_with_and_without_a_daemon(
         for n, rung in enumerate([Rung.COLD, Rung.STAGED] * 15):
             history.record_start("m", "m.0", rung, StartTimes({Stage.IMPORTS: float(n)}), NOW + n)
         history.record_failure("m", "m.0", Rung.COLD, reason="no", seconds=99.0, at=NOW)
-        history.record_wake("m", "m.0", WakeTimes(1.0, 2.0, 3.0), 1, NOW)
+        history.sleeps.record_wake("m", "m.0", WakeTimes(1.0, 2.0, 3.0), 1, NOW)
         history.settle()
         known = history.starts_by_rung("m")
     assert known == {
@@ -118,10 +118,10 @@ def test_an_unusable_file_is_moved_aside(
     reports: Reports,
 ) -> None:
     with closing(begin()) as history:
-        history.set_override("tiny", Rung.HOT, None, NOW)
+        history.overrides.set("tiny", Rung.HOT, None, NOW)
     spoil(path)
     with closing(begin()) as history:
-        assert history.overrides() == {}
+        assert history.overrides.read() == {}
         decide(history, "goes on")
     assert rows(path, "SELECT reason FROM decisions") == [("goes on",)]
     (aside,) = path.parent.glob(f"history.db.{suffix}-*")
@@ -135,7 +135,7 @@ def test_damage_met_at_work_loses_no_new_entry(
     with closing(begin()) as history:
         for n in range(200):
             decide(history, f"{n} " + "x" * 500)
-        history.overrides()  # everything before is written
+        history.overrides.read()  # everything before is written
         writer = history._writer
         db, writer._db = writer._db, None
         assert db is not None
@@ -145,8 +145,8 @@ def test_damage_met_at_work_loses_no_new_entry(
             file.seek(4096)
             file.write(b"\xff" * (size - 4096))
         decide(history, "new")
-        history.set_override("tiny", Rung.COLD, None, NOW)
-        assert list(history.overrides()) == ["tiny"]
+        history.overrides.set("tiny", Rung.COLD, None, NOW)
+        assert list(history.overrides.read()) == ["tiny"]
     assert rows(path, "SELECT reason FROM decisions") == [("new",)]
     assert len(reports) == 1
     assert len(list(path.parent.glob("history.db.corrupt-*"))) == 1
@@ -156,7 +156,7 @@ def test_a_full_disk_is_told_once_and_the_entries_come_later(
     begin: Callable[[], History], path: Path, reports: Reports
 ) -> None:
     with closing(begin()) as history:
-        history.overrides()
+        history.overrides.read()
         db = history._writer._db
         assert db is not None
         history._writer._thread.submit(db.execute, "PRAGMA max_page_count = 1").result()
@@ -164,7 +164,7 @@ def test_a_full_disk_is_told_once_and_the_entries_come_later(
         history._writer._thread.submit(lambda: None).result()
         assert "(database or disk is full): what happens" in (history.trouble or "")
         decide(history, "later")
-        history.overrides()
+        history.overrides.read()
         assert history.trouble is None
     assert [len(reason) for (reason,) in rows(path, "SELECT reason FROM decisions")] == [9000, 5]
     assert "full" in reports[0]
@@ -176,8 +176,8 @@ def test_a_lost_folder_is_told_once_and_no_override_is_dropped(
 ) -> None:
     path.parent.write_text("a file where the folder should be")
     with closing(begin()) as history:
-        history.set_override("tiny", Rung.COLD, None, NOW)
-        history.set_override("tiny", Rung.HOT, None, NOW)
+        history.overrides.set("tiny", Rung.COLD, None, NOW)
+        history.overrides.set("tiny", Rung.HOT, None, NOW)
         for n in range(BACKLOG + 10):
             decide(history, str(n))
         assert history.recent_starts("tiny") == []
@@ -187,7 +187,7 @@ def test_a_lost_folder_is_told_once_and_no_override_is_dropped(
         assert len(reports) == 1
         path.parent.unlink()
         decide(history, "last")
-        assert history.overrides() == {"tiny": StoredOverride(Rung.HOT, None, NOW)}
+        assert history.overrides.read() == {"tiny": StoredOverride(Rung.HOT, None, NOW)}
         known_of(history, ["tiny"], pytest.fail)
     assert rows(path, "SELECT count(*), max(reason = 'last') FROM decisions") == [(BACKLOG, 1)]
     assert reports[1:] == [f"the history is written to {path} again; 11 entries were lost"]

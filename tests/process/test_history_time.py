@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from warmd.history import History, HistoryError, StoredOverride
+from warmd.history.schema import MIGRATIONS
 from warmd.ladder import MeasuredParts, Rung, SleepFigures, Stage, StartTimes, WakeTimes
 
 DAY = 86400.0
@@ -86,7 +87,7 @@ def ask(history: History, at: float, model: str = "m", first: float | None = Non
 
 
 def sleep(history: History, at: float, host_ram: int | None = None) -> None:
-    history.record_sleep(
+    history.sleeps.record(
         *("m", "m.0", 1),
         seconds=4.0,
         host_ram=host_ram,
@@ -107,14 +108,14 @@ def test_a_file_of_version_1_is_gone_on_with(begin: Callable[[], History], path:
     with closing(sqlite3.connect(path)) as db:
         db.executescript(VERSION_1)
     with closing(begin()) as history:
-        assert history.overrides() == {"m": StoredOverride(Rung.HOT, None, 1_750_000_000)}
+        assert history.overrides.read() == {"m": StoredOverride(Rung.HOT, None, 1_750_000_000)}
         assert history.recent_starts("m") == [StartTimes({Stage.IMPORTS: 9.5})]
         assert history.decisions("m")[0].reason == "1 request waits"
-        history.record_wake("m", "m.0", WakeTimes(0.5, 0.25, 0.25), 1, NOON)
+        history.sleeps.record_wake("m", "m.0", WakeTimes(0.5, 0.25, 0.25), 1, NOON)
         ask(history, NOON)
-    assert rows(path, "PRAGMA user_version") == [(5,)]
+    assert rows(path, "PRAGMA user_version") == [(len(MIGRATIONS),)]
     with closing(begin()) as history:
-        assert history.recent_wakes("m") == [1.0]
+        assert history.sleeps.recent_wakes("m") == [1.0]
         assert history.last_requests() == {"m": NOON}
 
 
@@ -125,29 +126,29 @@ def test_after_a_clock_was_set_back_the_last_ones_are_still_the_last(
         for n, at in enumerate((NOON, NOON - DAY)):
             times = StartTimes({Stage.IMPORTS: float(n)})
             history.record_start("m", "m.0", Rung.COLD, times, at)
-            history.record_wake("m", "m.0", WakeTimes(float(n), 0.0, 0.0), 1, at)
+            history.sleeps.record_wake("m", "m.0", WakeTimes(float(n), 0.0, 0.0), 1, at)
             decide(history, f"the {n + 1}.", at)
         assert history.recent_starts("m", limit=1) == [StartTimes({Stage.IMPORTS: 1.0})]
-        assert history.recent_wakes("m", limit=1) == [1.0]
+        assert history.sleeps.recent_wakes("m", limit=1) == [1.0]
         assert [each.reason for each in history.decisions("m")] == ["the 2.", "the 1."]
 
 
 def test_wakes_and_sleep_figures_outlive_the_daemon(begin: Callable[[], History]) -> None:
     figures = SleepFigures(10.6, 1.1, 22 * 2**30, None)
     with closing(begin()) as history:
-        assert history.sleep_figures("m") == {}
-        history.keep_sleep_figures("m, vLLM 0.32, H100", "m", SleepFigures(1, 2, 3, 4), NOON)
-        history.keep_sleep_figures("m, vLLM 0.32, H100", "m", figures, NOON + 1)
+        assert history.sleeps.figures("m") == {}
+        history.sleeps.keep_figures("m, vLLM 0.32, H100", "m", SleepFigures(1, 2, 3, 4), NOON)
+        history.sleeps.keep_figures("m, vLLM 0.32, H100", "m", figures, NOON + 1)
         for n in range(3):
-            history.record_wake("m", "m.0", WakeTimes(float(n), 0.5, 0.25), n, NOON + n)
-        history.record_wake_failure(
+            history.sleeps.record_wake("m", "m.0", WakeTimes(float(n), 0.5, 0.25), n, NOON + n)
+        history.sleeps.record_wake_failure(
             "m", "m.0", reason="the canary \udcff differs", seconds=9.0, cycle=4, at=NOON + 4
         )
     with closing(begin()) as history:
-        assert history.sleep_figures("m") == {"m, vLLM 0.32, H100": figures}
-        assert history.sleep_figures("other") == {}
-        assert history.recent_wakes("m", limit=2) == [2.75, 1.75]
-        assert history.recent_wakes("other") == []
+        assert history.sleeps.figures("m") == {"m, vLLM 0.32, H100": figures}
+        assert history.sleeps.figures("other") == {}
+        assert history.sleeps.recent_wakes("m", limit=2) == [2.75, 1.75]
+        assert history.sleeps.recent_wakes("other") == []
 
 
 def test_a_start_that_tells_less_forgets_nothing(begin: Callable[[], History]) -> None:
@@ -241,9 +242,9 @@ def test_what_is_old_goes_also_while_the_daemon_runs(
             old = NOON - 91 * DAY + n
             history.record_start("m", "m.0", Rung.COLD, StartTimes({Stage.IMPORTS: float(n)}), old)
             history.record_failure("m", "m.0", Rung.COLD, reason="", seconds=1.0, at=old)
-            history.record_wake("m", "m.0", WakeTimes(float(n), 0, 0), n, old)
-        history.keep_sleep_figures("k", "m", SleepFigures(1, 1, 1, 1), NOON - 91 * DAY)
-        history.set_override("m", Rung.HOT, None, NOON - 91 * DAY)
+            history.sleeps.record_wake("m", "m.0", WakeTimes(float(n), 0, 0), n, old)
+        history.sleeps.keep_figures("k", "m", SleepFigures(1, 1, 1, 1), NOON - 91 * DAY)
+        history.overrides.set("m", Rung.HOT, None, NOON - 91 * DAY)
         history.tick()
         assert [d.at for d in history.decisions("m")] == [NOON, NOON - 89.5 * DAY]
         assert rows(path, "SELECT count(*) FROM sleeps") == [(2,)]
@@ -251,9 +252,9 @@ def test_what_is_old_goes_also_while_the_daemon_runs(
         # The last starts and wakes stay, however old: estimates rest on them.
         assert [s.total for s in history.recent_starts("m")] == [24.0 - n for n in range(20)]
         assert rows(path, "SELECT count(*) FROM starts") == [(20,)]
-        assert len(history.recent_wakes("m", limit=100)) == 20
-        assert history.sleep_figures("k") is not None
-        assert list(history.overrides()) == ["m"]
+        assert len(history.sleeps.recent_wakes("m", limit=100)) == 20
+        assert history.sleeps.figures("k") is not None
+        assert list(history.overrides.read()) == ["m"]
         clock.now = NOON + DAY
         history.tick()
         assert [d.at for d in history.decisions("m")] == [NOON]
@@ -275,7 +276,7 @@ def test_a_clock_set_back_does_not_put_pruning_off(
 def test_a_full_disk_keeps_requests_for_later(path: Path, clock: Clock) -> None:
     reports: list[str] = []
     with closing(History(path, reports.append, clock)) as history:
-        history.overrides()
+        history.overrides.read()
         db = history._writer._db
         assert db is not None
         history._writer._thread.submit(db.execute, "PRAGMA max_page_count = 1").result()
@@ -297,12 +298,12 @@ def test_the_report_sums_up_what_happened_since(begin: Callable[[], History], cl
         history.record_start("m", "m.0", Rung.STAGED, StartTimes({Stage.IMPORTS: 9.0}), NOON - 1)
         for reason in ("no memory", "no memory", "no file"):
             history.record_failure("m", "m.0", Rung.COLD, reason=reason, seconds=1.0, at=NOON)
-        history.record_sleep_failure(
+        history.sleeps.record_failure(
             *("m", "m.0", 1), reason="hung", seconds=9.0, cycle=2, rehearsal=False, at=NOON + 2
         )
         sleep(history, NOON + 1, host_ram=7)
         sleep(history, NOON + 2)
-        history.record_wake("other", "other.0", WakeTimes(1.0, 0.5, 0.5), 1, NOON)
+        history.sleeps.record_wake("other", "other.0", WakeTimes(1.0, 0.5, 0.5), 1, NOON)
         for n in range(30):
             decide(history, str(n), NOON + n)
         ask(history, NOON - 60)  # its minute is over when the time begins

@@ -11,6 +11,14 @@ from warmd.config.engine_args import memory_flag, refuse_args
 from warmd.config.fields import AUTO
 from warmd.config.hours import host_zone
 from warmd.config.loading import DEFAULT_FILE, load, load_to_run, load_what_is_sound
+from warmd.config.model_settings import (
+    IdleSettings,
+    ModelSettings,
+    ScaleSettings,
+    WarmupKind,
+    WarmupSettings,
+    WindowSettings,
+)
 from warmd.config.problem import ConfigError, Problem, dotted, quoted, quoted_key
 from warmd.config.settings import (
     CPU_KV_SPACE,
@@ -19,19 +27,13 @@ from warmd.config.settings import (
     GatewaySettings,
     HistorySettings,
     HostSettings,
-    IdleSettings,
     MetricsSettings,
-    ModelSettings,
     RamSettings,
     RestartSettings,
-    ScaleSettings,
     Settings,
     SleepMode,
-    Table,
-    WarmupKind,
-    WarmupSettings,
-    WindowSettings,
 )
+from warmd.config.table import Table
 from warmd.config.units import (
     Share,
     format_duration,

@@ -12,10 +12,11 @@ from warmd.config.address import Address
 from warmd.config.engine_args import memory_contradiction, own_width
 from warmd.config.fields import did_you_mean
 from warmd.config.hours import host_zone
+from warmd.config.model_settings import ModelSettings, WarmupKind
 from warmd.config.problem import Finding, KeyPath, dotted, quoted
 from warmd.config.reading import unreadable
 from warmd.config.run_files import ENGINE_SOCKET, SOCKET_PATH_MAX, engine_folder
-from warmd.config.settings import CPU_KV_SPACE, ModelSettings, Settings, SleepMode, WarmupKind
+from warmd.config.settings import CPU_KV_SPACE, Settings, SleepMode
 from warmd.ladder import Rung, replica_name
 from warmd.snapshots import SnapshotError, snapshot_of
 from warmd.spoken import size

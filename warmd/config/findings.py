@@ -10,7 +10,8 @@ from pydantic_core import ErrorDetails
 from warmd.config.fields import did_you_mean
 from warmd.config.problem import Finding, KeyPath, shown
 from warmd.config.reading import Tree
-from warmd.config.settings import TABLES, Settings, keys_of, table_at
+from warmd.config.settings import TABLES, Settings, table_at
+from warmd.config.table import keys_of
 
 _WORDINGS = {
     "missing": "is missing, and has no default",

@@ -1,4 +1,4 @@
-"""The settings of a host and its models. Every default of warmd stands here.
+"""The settings of a host and, in `model_settings`, of its models: every default stands there.
 
 Lengths of time are seconds, sizes are bytes; in TOML both are strings with a unit.
 """
@@ -11,62 +11,35 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, get_args, get_origin
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PrivateAttr,
-)
+from pydantic import AfterValidator, Field, PlainSerializer, PrivateAttr
 
 from warmd.config.address import Address
-from warmd.config.engine_args import begins_with_a_flag
 from warmd.config.fields import (
     AddressText,
-    Alias,
-    Arg,
     Bytes,
-    CronText,
     DateText,
-    DayName,
-    DaysText,
     Environment,
-    EveryText,
-    FormatText,
     GpuNames,
-    IdleRung,
     ModelName,
-    PatternText,
-    Percent,
     PoolName,
-    RestingRung,
     Seconds,
     ShareText,
-    TimeText,
-    VerifyText,
-    VramText,
-    WeightsPath,
     WholePath,
     Zone,
     not_blank,
     not_empty,
     one_of,
 )
+from warmd.config.model_settings import ModelSettings
 from warmd.config.problem import KeyPath
+from warmd.config.table import Table, keys_of
 from warmd.config.units import Share
-from warmd.ladder import Place, Rung
+from warmd.ladder import Rung
 
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 
 CPU_KV_SPACE = "VLLM_CPU_KVCACHE_SPACE"
 """What a user sets for vLLM's KV cache on a CPU, in whole GiB."""
-
-
-class Table(BaseModel):
-    """A table of the config: strict, closed and frozen."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class HostSettings(Table):
@@ -124,7 +97,7 @@ class EngineSettings(Table):
     """The vLLM that all models run on."""
 
     interpreter: WholePath | None = Field(default=None, alias="python")
-    env: Environment = {}
+    env: Environment = Field(default_factory=dict)
     start_timeout: Seconds = 900.0
     drain_timeout: Seconds = 30.0
     stop_timeout: Seconds = 30.0
@@ -186,165 +159,10 @@ class RestartSettings(Table):
     stable_after: Seconds = 60.0
 
 
-class IdleSettings(Table):
-    """How long demand keeps a model hot, where it stands then, and for how long."""
-
-    after: Seconds = 300.0
-    then: IdleRung = Rung.ASLEEP
-    keep: Seconds = 72 * 3600.0
-
-
-class SleepSettings(Table):
-    """How a model sleeps. `slowest` is a share of the speed that it had before."""
-
-    level: Annotated[int, Field(ge=1, le=2)] = 1
-    timeout: Seconds = 120.0
-    rehearse: bool = True
-    cycles: Annotated[int, Field(ge=2, le=100_000)] = 50
-    growth: Bytes = 2 * 2**30
-    slowest: Percent = 0.3
-
-
-class WarmupKind(StrEnum):
-    """Which endpoint the first real request of an engine goes to."""
-
-    AUTO = "auto"
-    CHAT = "chat"
-    COMPLETION = "completion"
-    EMBEDDING = "embedding"
-
-
-class WarmupSettings(Table):
-    """The first real request that an engine must answer before users reach it.
-
-    `response_format`: "text", "json", or a JSON schema as text. `expect`: a regular expression that
-    the answer must hold.
-    """
-
-    prompt: Annotated[str, AfterValidator(not_blank)] = "Reply with one word: ok"
-    max_tokens: Annotated[int, Field(ge=1, le=1024)] = 1
-    kind: Annotated[WarmupKind, one_of(WarmupKind), PlainSerializer(str)] = WarmupKind.AUTO
-    temperature: Annotated[float, Field(ge=0, le=2, strict=False)] = 0.0
-    top_p: Annotated[float, Field(gt=0, le=1, strict=False)] = 1.0
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    response_format: FormatText = "text"
-    expect: PatternText | None = None
-    timeout: Seconds = 60.0
-    adapters: Annotated[tuple[Alias, ...], Field(strict=False)] = ()
-
-
-class WindowSettings(Table):
-    """Hours in which a model stands at a rung. `replicas` None: the model's.
-
-    `dates` and `skip` hold dates and names of calendars. `days` None: every day, or with `dates`
-    none but these.
-    """
-
-    days: DaysText | None = None
-    dates: Annotated[tuple[DayName, ...], Field(strict=False)] = ()
-    skip: Annotated[tuple[DayName, ...], Field(strict=False, alias="except")] = ()
-    start: TimeText = Field(alias="from")
-    to: TimeText
-    rung: RestingRung = Rung.HOT
-    replicas: Annotated[int, Field(ge=1, le=64)] | None = None
-
-
-class CronSettings(Table):
-    """What happens to a model at each firing: a transition to a rung, or a warm-up request."""
-
-    at: CronText
-    rung: RestingRung | None = None
-    warmup: bool = False
-    replicas: Annotated[int, Field(ge=1, le=64)] | None = None
-
-
-class KeepaliveSettings(Table):
-    """Requests of warmd's own while nobody asks; `every` None: none, "auto": as measured.
-
-    `prompt`, `max_tokens` None: those of the warm-up.
-    """
-
-    every: EveryText | None = None
-    prompt: Annotated[str, AfterValidator(not_blank)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=1024)] | None = None
-
-
-class ProbeSettings(Table):
-    """When the first request after idle is measured; `at` None: only when an operator asks."""
-
-    at: CronText | None = None
-    idle: Annotated[tuple[Seconds, ...], Field(strict=False), AfterValidator(not_empty)] = (900.0,)
-
-
 class CalendarSettings(Table):
     """Days with a name, for the windows of all models."""
 
     dates: Annotated[tuple[DateText, ...], Field(strict=False), AfterValidator(not_empty)]
-
-
-class ScaleSettings(Table):
-    """How the load of a model asks for more replicas; with `max` at `min` it asks for none."""
-
-    min: Annotated[int, Field(ge=1, le=64)] = 1
-    max: Annotated[int, Field(ge=1, le=64)] = 1
-    waiting_above: Annotated[int, Field(ge=0, le=100_000)] = 4
-    after: Seconds = Field(10.0, alias="for")
-    cool_down: Seconds = 300.0
-
-
-class ModelSettings(Table):
-    """One model. `max_wait`, `start_timeout`, `timezone` None: those of gateway, engine, host."""
-
-    weights: WeightsPath
-    args: Annotated[tuple[Arg, ...], Field(strict=False), AfterValidator(begins_with_a_flag)] = ()
-    env: Environment = {}
-    aliases: Annotated[tuple[Alias, ...], Field(strict=False)] = ()
-    resting: RestingRung = Rung.STAGED
-    verify: VerifyText | None = None
-    stage: Annotated[Place, one_of(Place), PlainSerializer(str)] = Place.PAGE_CACHE
-    replicas: Annotated[int, Field(ge=1, le=64)] = 1
-    scale: ScaleSettings = ScaleSettings()
-    idle: IdleSettings = IdleSettings()
-    sleep: SleepSettings = SleepSettings()
-    pool: str | None = None
-    vram: VramText | None = None
-    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
-    pinned: bool = False
-    concurrency: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    max_wait: Seconds | None = None
-    start_timeout: Seconds | None = None
-    warmup: WarmupSettings = WarmupSettings()
-    keepalive: KeepaliveSettings = KeepaliveSettings()
-    probe: ProbeSettings = ProbeSettings()
-    timezone: Zone | None = None
-    windows: Annotated[tuple[WindowSettings, ...], Field(strict=False)] = ()
-    cron: Annotated[tuple[CronSettings, ...], Field(strict=False)] = ()
-
-    @property
-    def least_replicas(self) -> int:
-        """How many engines it has without a calendar and whatever its load."""
-        return max(self.replicas, self.scale.min)  # one of the two alone may be set
-
-    @property
-    def firm_replicas(self) -> int:
-        """How many engines of it must be able to run at once, whatever its load."""
-        entries: tuple[WindowSettings | CronSettings, ...] = (*self.windows, *self.cron)
-        return max([self.least_replicas, *(each.replicas or 1 for each in entries)])
-
-    @property
-    def most_replicas(self) -> int:
-        """How many engines of it may run at once, where there is room for all."""
-        return max(self.firm_replicas, self.scale.max)
-
-    @property
-    def scales(self) -> bool:
-        """Whether its load may ask for more replicas."""
-        return self.scale.max > self.least_replicas
-
-    @property
-    def is_reserved_for(self) -> bool:
-        """Whether it says itself what is reserved for its engines, or where."""
-        return self.pool is not None or self.vram is not None
 
 
 class Settings(Table):
@@ -361,9 +179,9 @@ class Settings(Table):
     restart: RestartSettings = RestartSettings()
     fairness: FairnessSettings = FairnessSettings()
     gpus: GpuSettings = GpuSettings()
-    pools: dict[PoolName, PoolSettings] = {}
-    calendars: dict[PoolName, CalendarSettings] = {}
-    models: dict[ModelName, ModelSettings] = {}
+    pools: dict[PoolName, PoolSettings] = Field(default_factory=dict)
+    calendars: dict[PoolName, CalendarSettings] = Field(default_factory=dict)
+    models: dict[ModelName, ModelSettings] = Field(default_factory=dict)
 
     _sources: tuple[Path, ...] = PrivateAttr(())
 
@@ -415,11 +233,6 @@ class Settings(Table):
     def start_timeout(self, model: str) -> float:
         """How long an engine of `model` may take to start, in seconds."""
         return self.models[model].start_timeout or self.engine.start_timeout
-
-
-def keys_of(table: type[Table]) -> dict[str, object]:
-    """Return the keys of a table as TOML has them, each with the type that its field holds."""
-    return {field.alias or name: field.annotation for name, field in table.model_fields.items()}
 
 
 def _tables(table: type[Table], name: str) -> Iterator[tuple[str, type[Table]]]:

@@ -3,116 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import difflib
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from warmd.config import ConfigError
-from warmd.control.asked import (
-    RefusedError,
-    read_ahead,
-    read_asked,
-    read_file,
-    read_replicas,
-    read_rung,
-    read_seconds,
-    read_since,
-    read_word,
-)
-from warmd.control.gpus import Handler, Surveys, gpus_handler
+from warmd.control.explain import Explains, explain_handler
+from warmd.control.gpus import Surveys, gpu_handler, gpus_handler
+from warmd.control.history import Remembers, history_handler
 from warmd.control.http_log import quiet_log
 from warmd.control.probe import Probing, probe_handlers
+from warmd.control.refusal import UnknownModelError, errors_in_json
+from warmd.control.reloading import Reloads, plan_handler, reload_handler
 from warmd.control.report import Reckons, report_handler
 from warmd.control.residency import Measures, residency_handler
+from warmd.control.setting import Sets, set_handler
 from warmd.control.size import Sizes, size_handler
-from warmd.control.stage import stage_handler
+from warmd.control.stage import Stages, stage_handler
 from warmd.control.unix_socket import listen_privately
-from warmd.foresight import Foresight
-from warmd.history import HistoryError, Report, Start
-from warmd.ladder import Rung
-from warmd.status import CalendarStatus, Decision, Status
-from warmd.timeline import Agenda
+from warmd.status import Status
 
 _MAX_BODY = 64 * 1024
 _SHUTDOWN_S = 1.0
 
 
-class Operations(Sizes, Surveys, Measures, Reckons, Protocol):
+class Operations(
+    Explains, Remembers, Reckons, Sizes, Surveys, Measures, Reloads, Sets, Stages, Protocol
+):
     """The owner of the models, as an operator sees it."""
-
-    async def settle(self) -> None:
-        """Wait, for a moment at most, until what was just said is written, or refused."""
 
     def shutdown(self) -> str:
         """End the daemon and every engine, also where engines outlive it; return a sentence."""
-
-    async def reload(self) -> Sequence[str]:
-        """Read the config again; return what changes.
-
-        Raises `ConfigError`, and `ValueError` with a sentence where it is refused.
-        """
-
-    async def plan(self, config: Path | None) -> Foresight:
-        """What a reload of `config`, None: of its own config, would do.
-
-        Raises `ConfigError`, and `ValueError` with a sentence where it is refused.
-        """
-
-    async def agenda(self, next_s: float, config: Path | None) -> Agenda:
-        """What calendars move in the next `next_s` seconds, also under `config`.
-
-        Raises as `plan` does.
-        """
-
-    async def decisions(self, model: str) -> Sequence[Decision]:
-        """The last changes of rung of `model` (its own name), newest first."""
-
-    def calendar(self, model: str) -> CalendarStatus | None:
-        """What the calendar of `model` (its own name) says, None where it has none."""
-
-    async def last_starts(self, model: str) -> Sequence[Start]:
-        """The last starts of `model` (its own name) that got ready, newest first."""
-
-    async def history(self, model: str | None, since: float) -> Report:
-        """What happened to `model` (its own name), or to all, since `since` (Unix seconds).
-
-        Raises `warmd.history.HistoryError`.
-        """
-
-    def set_target(
-        self, model: str, rung: Rung | None, for_s: float | None, replicas: int | None = None
-    ) -> str:
-        """Keep `model` (its own name) on `rung` for `for_s` seconds or until further notice.
-
-        `rung` None gives it back to policy, `replicas` None leaves their number to it. Returns a
-        sentence that says what happens now. Raises
-        `ValueError` with a sentence where it is refused.
-        """
-
-    def try_files_again(self, model: str) -> None:
-        """Look at once at files of `model` that couldn't be staged."""
-
-    def keep_staged(self, model: str, for_s: float | None) -> str:
-        """Keep `model` (its own name) at least staged; return a sentence. Raises as above."""
-
-
-class UnknownModelError(LookupError):
-    """No model has this name or alias. The text names the nearest one, or all."""
-
-    def __init__(self, name: str, known: Iterable[str]) -> None:
-        names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=1)
-        if near:
-            hint = f"did you mean {near[0]}?"
-        else:
-            hint = f"there are {', '.join(names)}" if names else "none is configured"
-        super().__init__(f"no model is named {name}: {hint}")
 
 
 class ControlServer:
@@ -165,110 +89,39 @@ class ControlServer:
         self._server = None
 
 
-@contextmanager
-def _refusals(of_a_config: str) -> Iterator[None]:
-    """Answer what a config, or the daemon's state, refuses; `of_a_config` is said before faults."""
-    try:
-        yield
-    except ConfigError as error:
-        raise RefusedError(422, f"{of_a_config}:\n{error}") from None
-    except ValueError as refused:
-        raise RefusedError(409, str(refused)) from None
-
-
 def _application(
     operations: Operations, expose: Callable[[], bytes], probing: Probing | None
 ) -> web.Application:
-    def trouble() -> dict[str, str | None]:
-        return {"history_trouble": operations.snapshot().history_trouble}
+    def resolve(name: str) -> str:
+        return _resolve(name, operations.snapshot())
 
     async def status(_: web.Request) -> web.Response:
-        return web.json_response(dataclasses.asdict(operations.snapshot()))
-
-    async def explain(request: web.Request) -> web.Response:
-        status = operations.snapshot()
-        model = _resolve(request.query.get("model", ""), status)
-        decisions = [dataclasses.asdict(each) for each in await operations.decisions(model)]
-        facts = dataclasses.asdict(status.models[model])
-        starts = [dataclasses.asdict(each) for each in await operations.last_starts(model)]
-        told = {"time": status.time, "model": facts, "starts": starts, "decisions": decisions}
-        if (calendar := operations.calendar(model)) is not None:
-            told["calendar"] = dataclasses.asdict(calendar)
-        return web.json_response(told | trouble())
-
-    async def history(request: web.Request) -> web.Response:
-        status = operations.snapshot()
-        name = request.query.get("model")
-        model = None if name is None else _resolve(name, status)
-        since = read_since(request.query.get("since"), status.time)
-        try:
-            report = await operations.history(model, since)
-        except HistoryError as error:
-            raise RefusedError(503, str(error)) from None
-        return web.json_response(dataclasses.asdict(report) | trouble())
+        return web.json_response(asdict(operations.snapshot()))
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=expose(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def set_target(request: web.Request) -> web.Response:
-        asked = read_asked(await request.read(), ("model", "rung", "for", "replicas"))
-        model = _resolve(read_word(asked, "model"), operations.snapshot())
-        rung = read_rung(read_word(asked, "rung"))
-        for_s, replicas = read_seconds(asked.get("for"), rung), asked.get("replicas")
-        many = read_replicas(replicas, rung)
-        try:
-            sentence = operations.set_target(model, rung, for_s, many)
-        except ValueError as refused:
-            raise RefusedError(409, str(refused)) from refused
-        await operations.settle()
-        return web.json_response({"models": {model: sentence}} | trouble())
-
-    async def reload(_: web.Request) -> web.Response:
-        with _refusals("the running config stays in force"):
-            return web.json_response({"changes": list(await operations.reload())})
-
-    async def plan(request: web.Request) -> web.Response:
-        asked = read_asked(await request.read(), ("config", "next"))
-        config, ahead = read_file(asked.get("config")), read_ahead(asked.get("next"))
-        with _refusals("a reload would be refused, and the running config would stay in force"):
-            soon = None if ahead is None else await operations.agenda(ahead, config)
-            told = soon or await operations.plan(config)
-            return web.json_response(dataclasses.asdict(told))
-
-    def of_a_gpu(do: Callable[[str], Awaitable[str]]) -> Handler:
-        async def handle(request: web.Request) -> web.Response:
-            name = read_word(read_asked(await request.read(), ("gpu",)), "gpu")
-            try:
-                with _refusals(f"{name} is not forgotten: the config can't do without it"):
-                    return web.json_response({"sentence": await do(name)})
-            except LookupError as unknown:
-                raise RefusedError(404, str(unknown)) from None
-
-        return handle
-
     async def shutdown(_: web.Request) -> web.Response:
         return web.json_response({"sentence": operations.shutdown()})
 
-    app = web.Application(client_max_size=_MAX_BODY, middlewares=[_errors_in_json])
     get, post = web.get, web.post
-
-    def resolve(name: str) -> str:
-        return _resolve(name, operations.snapshot())
-
+    app = web.Application(client_max_size=_MAX_BODY, middlewares=[errors_in_json])
     app.add_routes(
         [
-            *(get("/status", status), get("/explain", explain), get("/history", history)),
-            *(
-                get("/size", size_handler(operations, resolve)),
-                get("/gpus", gpus_handler(operations)),
-                get("/metrics", metrics),
-            ),
-            get("/residency", residency_handler(operations)),
+            get("/status", status),
+            get("/metrics", metrics),
+            get("/explain", explain_handler(operations, resolve)),
+            get("/history", history_handler(operations, resolve)),
             get("/report", report_handler(operations, resolve)),
-            *(post("/set", set_target), post("/plan", plan), post("/reload", reload)),
+            get("/size", size_handler(operations, resolve)),
+            get("/gpus", gpus_handler(operations)),
+            get("/residency", residency_handler(operations)),
+            post("/set", set_handler(operations, resolve)),
             post("/stage", stage_handler(operations, resolve)),
-            post("/gpu/return", of_a_gpu(operations.return_gpu)),
-            post("/gpu/forget", of_a_gpu(operations.forget_gpu)),
+            post("/plan", plan_handler(operations)),
+            post("/reload", reload_handler(operations)),
+            post("/gpu/return", gpu_handler(operations.return_gpu)),
+            post("/gpu/forget", gpu_handler(operations.forget_gpu)),
             post("/shutdown", shutdown),
         ]
     )
@@ -276,22 +129,6 @@ def _application(
         begin, show, end = probe_handlers(probing, resolve)
         app.add_routes([post("/probe", begin), get("/probe", show), post("/probe/end", end)])
     return app
-
-
-@web.middleware
-async def _errors_in_json(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except RefusedError as refused:
-        return web.json_response({"error": str(refused)}, status=refused.status)
-    except UnknownModelError as unknown:
-        return web.json_response({"error": str(unknown)}, status=404)
-    except web.HTTPException as error:
-        sentence = f"{request.method} {request.path}: {error.reason.lower()}"
-        allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return web.json_response({"error": sentence}, status=error.status, headers=allow)
 
 
 def _resolve(name: str, status: Status) -> str:

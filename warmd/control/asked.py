@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from warmd.control.refusal import RefusedError
 from warmd.ladder import Rung
 
 _DAY_S = 86400.0
@@ -15,14 +16,6 @@ _LONGEST_S = 3653 * _DAY_S
 _FARTHEST_S = 31 * _DAY_S
 _AUTO = "auto"
 _CHOICES = (Rung.HOT.value, Rung.ASLEEP.value, Rung.STAGED.value, Rung.COLD.value, _AUTO)
-
-
-class RefusedError(Exception):
-    """The admin API says no, with an HTTP status. The text is one sentence."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
 
 
 def read_asked(body: bytes, keys: Sequence[str]) -> Mapping[str, object]:

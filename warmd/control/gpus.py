@@ -1,4 +1,4 @@
-"""GET /gpus: who holds what of each GPU, how the GPUs fare, and what is promised of them."""
+"""/gpus: who holds what of each GPU, how it fares, what is promised of it; /gpu/return, forget."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from warmd.control.asked import read_asked, read_word
+from warmd.control.handler import Handler, Observed
+from warmd.control.refusal import RefusedError, refusals
 from warmd.devices import Condition, GpuError, Survey, Surveyed
-from warmd.status import CardStatus, Status
-
-Handler = Callable[[web.Request], Awaitable[web.Response]]
+from warmd.status import CardStatus
 
 _SEE = "see nvidia-smi, and journalctl -k | grep -iE 'nvrm|xid'"
 
 
-class Surveys(Protocol):
+class Surveys(Observed, Protocol):
     """Who can look at the GPUs, and knows what is promised of them."""
-
-    def snapshot(self) -> Status:
-        """Everything that is so at this moment."""
 
     async def gpus(self) -> Survey:
         """Look at all GPUs. Raises `GpuError`, and `TimeoutError` where the driver hangs."""
@@ -51,6 +49,20 @@ def gpus_handler(surveys: Surveys) -> Handler:
             return _refused(str(error))
         ledger = [_promised(card) for card in surveys.snapshot().cards]
         return web.json_response(_facts(found, time.time()) | {"ledger": ledger})
+
+    return handle
+
+
+def gpu_handler(do: Callable[[str], Awaitable[str]]) -> Handler:
+    """Make the handler that has something done to the GPU that an operator names."""
+
+    async def handle(request: web.Request) -> web.Response:
+        name = read_word(read_asked(await request.read(), ("gpu",)), "gpu")
+        try:
+            with refusals(f"{name} is not forgotten: the config can't do without it"):
+                return web.json_response({"sentence": await do(name)})
+        except LookupError as unknown:
+            raise RefusedError(404, str(unknown)) from None
 
     return handle
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from aiohttp import web
 
-from warmd.control.asked import RefusedError, read_asked, read_word
+from warmd.control.asked import read_asked, read_word
+from warmd.control.handler import Handler, Resolve
+from warmd.control.refusal import RefusedError
 from warmd.history import Probed
 from warmd.policy import first_delay
-
-Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 _LONGEST_S = 86400.0
 _MOST = 12
@@ -47,10 +47,8 @@ class Probing(Protocol):
         """End it; raises `LookupError`."""
 
 
-def probe_handlers(
-    probing: Probing, resolve: Callable[[str], str]
-) -> tuple[Handler, Handler, Handler]:
-    """Make the handlers that begin, show and end; `resolve` returns a model's own name."""
+def probe_handlers(probing: Probing, resolve: Resolve) -> tuple[Handler, Handler, Handler]:
+    """Make the handlers that begin, show and end."""
 
     async def begin(request: web.Request) -> web.Response:
         asked = read_asked(await request.read(), ("model", "idle"))

@@ -5,26 +5,22 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from typing import Protocol
 
 from aiohttp import web
 
-from warmd.control.asked import RefusedError, read_since
+from warmd.control.asked import read_since
+from warmd.control.handler import Handler, Observed, Resolve
+from warmd.control.refusal import RefusedError
 from warmd.history import HistoryError
 from warmd.reckoning import Account
-from warmd.status import Status
-
-Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 _DEFAULT_S = 14 * 86400.0
 
 
-class Reckons(Protocol):
+class Reckons(Observed, Protocol):
     """Who has the history and knows the models."""
-
-    def snapshot(self) -> Status:
-        """Everything that is so at this moment."""
 
     async def report(self, models: Collection[str] | None, since: float) -> Account:
         """What happened to `models` (their own names), or to all, since `since` (Unix seconds).
@@ -33,8 +29,8 @@ class Reckons(Protocol):
         """
 
 
-def report_handler(reckons: Reckons, resolve: Callable[[str], str]) -> Handler:
-    """Make the handler; `resolve` returns a model's own name, or raises what the API answers."""
+def report_handler(reckons: Reckons, resolve: Resolve) -> Handler:
+    """Make the handler."""
 
     async def handle(request: web.Request) -> web.Response:
         status = reckons.snapshot()

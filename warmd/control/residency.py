@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from aiohttp import web
 
+from warmd.control.handler import Handler
 from warmd.residency import SetInRam
-
-Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 class Measures(Protocol):

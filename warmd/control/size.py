@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from aiohttp import web
 
+from warmd.control.handler import Handler, Resolve
 from warmd.engine import SizingError
 from warmd.engine.sizing import Estimate
-
-Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 class Sizes(Protocol):
@@ -20,8 +18,8 @@ class Sizes(Protocol):
         """Say what one engine of `model` (its own name) takes. Raises `SizingError`."""
 
 
-def size_handler(sizes: Sizes, resolve: Callable[[str], str]) -> Handler:
-    """Make the handler; `resolve` turns a name or alias into a model's own name."""
+def size_handler(sizes: Sizes, resolve: Resolve) -> Handler:
+    """Make the handler."""
 
     async def handle(request: web.Request) -> web.Response:
         model = resolve(request.query.get("model", ""))

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from aiohttp import web
 
-from warmd.control.asked import RefusedError, read_asked, read_seconds, read_word
+from warmd.control.asked import read_asked, read_seconds, read_word
+from warmd.control.handler import Handler, Resolve, trouble
+from warmd.control.refusal import RefusedError
+from warmd.control.setting import Settles
 from warmd.ladder import Rung
-from warmd.status import Status
-
-Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 
-class Targets(Protocol):
-    """Who knows where models stand, and sets their targets."""
-
-    def snapshot(self) -> Status:
-        """Everything that is so at this moment."""
+class Stages(Settles, Protocol):
+    """Who brings files into RAM."""
 
     def keep_staged(self, model: str, for_s: float | None) -> str:
         """Keep `model` at least staged; return a sentence. Raises `ValueError`."""
@@ -26,12 +22,9 @@ class Targets(Protocol):
     def try_files_again(self, model: str) -> None:
         """Look at once at files of `model` that couldn't be staged."""
 
-    async def settle(self) -> None:
-        """Wait, for a moment at most, until what was just said is written, or refused."""
 
-
-def stage_handler(models: Targets, resolve: Callable[[str], str]) -> Handler:
-    """Make the handler; `resolve` turns a name or alias into a model's own name."""
+def stage_handler(models: Stages, resolve: Resolve) -> Handler:
+    """Make the handler."""
 
     async def handle(request: web.Request) -> web.Response:
         asked = read_asked(await request.read(), ("model", "for"))
@@ -41,14 +34,13 @@ def stage_handler(models: Targets, resolve: Callable[[str], str]) -> Handler:
         except ValueError as refused:
             raise RefusedError(409, str(refused)) from refused
         await models.settle()
-        trouble = models.snapshot().history_trouble
-        told = {"model": model, "sentence": said, "stages": stages, "history_trouble": trouble}
-        return web.json_response(told)
+        told: dict[str, object] = {"model": model, "sentence": said, "stages": stages}
+        return web.json_response(told | trouble(models))
 
     return handle
 
 
-def stage(models: Targets, name: str, for_s: float | None) -> tuple[str, bool]:
+def stage(models: Stages, name: str, for_s: float | None) -> tuple[str, bool]:
     """Keep `name` (its own name) at least staged where it is or shall be less; say what follows.
 
     What rests staged and isn't goes before others then, and is tried at once.

@@ -6,11 +6,12 @@ from warmd.history.journal import (
     journal_handler,
     terminal_format,
 )
+from warmd.history.overrides import StoredOverride
 from warmd.history.past import Asked, Occupied, Past, Took, Waited, read_past
 from warmd.history.report import HistoryError, ModelReport, Report, Start
 from warmd.history.rises import Rises, read_rises
 from warmd.history.sizes import read_sizes
-from warmd.history.store import HISTORY_FILE, History, StoredOverride
+from warmd.history.store import HISTORY_FILE, History
 from warmd.history.synthetic import Probed, SyntheticCounts
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from warmd.ladder import Rung
 
@@ -81,6 +81,19 @@ class MinuteCount:
             self.first_bytes += 1
             self.ttfb_sum += first_byte_s
             self.ttfb_max = max(self.ttfb_max, first_byte_s)
+
+
+_COUNTS = [field.name for field in fields(MinuteCount)]
+ADD_MINUTE = (
+    f"INSERT INTO requests (model, minute, {', '.join(_COUNTS)})"  # noqa: S608
+    f" VALUES (?, ?{', ?' * len(_COUNTS)}) ON CONFLICT (model, minute) DO UPDATE SET "
+    + ", ".join(
+        f"{name} = max({name}, excluded.{name})"
+        if name.endswith("_max")
+        else f"{name} = {name} + excluded.{name}"
+        for name in _COUNTS
+    )
+)
 
 
 class Minutes:

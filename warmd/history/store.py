@@ -1,4 +1,4 @@
-"""The history: starts, sleeps, wakes, decisions, overrides, and requests by the minute."""
+"""The history: starts, sizes, decisions, requests by the minute; its other parts hang on it."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
 from warmd.history.delays import ADD_DELAY, Delays, FirstDelay
 from warmd.history.hours import ADD_HOUR, Hours
-from warmd.history.minutes import IN_VAIN_S, MinuteCount, Minutes
+from warmd.history.minutes import ADD_MINUTE, IN_VAIN_S, Minutes
+from warmd.history.overrides import Overrides
 from warmd.history.past import Past, read_past
 from warmd.history.report import Report, Start, read_report, start
 from warmd.history.schema import PRUNING
 from warmd.history.sizes import KEEP_SIZES, READ_SIZES
+from warmd.history.sleeps import SleepLog
 from warmd.history.synthetic import SyntheticLog
-from warmd.history.writer import Writer
+from warmd.history.writer import Writer, storable
 from warmd.ladder import (
     FilesAtStart,
     MeasuredParts,
     Rung,
-    SleepFigures,
     Stage,
     Standing,
     StartTimes,
-    WakeTimes,
 )
 from warmd.status import Decision
 
@@ -41,41 +41,16 @@ HISTORY_FILE = "history.db"
 DAY_S = 86400.0
 KEPT_S = 90 * DAY_S
 STARTS_KNOWN = 20
-"""So many starts and wakes of each model are read and outlive the pruning: estimates need them."""
-
-_COUNTS = [field.name for field in fields(MinuteCount)]
-_ADD_MINUTE = (
-    f"INSERT INTO requests (model, minute, {', '.join(_COUNTS)})"  # noqa: S608
-    f" VALUES (?, ?{', ?' * len(_COUNTS)}) ON CONFLICT (model, minute) DO UPDATE SET "
-    + ", ".join(
-        f"{name} = max({name}, excluded.{name})"
-        if name.endswith("_max")
-        else f"{name} = {name} + excluded.{name}"
-        for name in _COUNTS
-    )
-)
-
-
-@dataclass(frozen=True)
-class StoredOverride:
-    """An operator's word on a model. `until` and `set_at` are Unix seconds; no `until`: no end.
-
-    `floor`: the model may stand higher; `replicas` None: as many as its policy wants.
-    """
-
-    rung: Rung
-    until: float | None
-    set_at: float
-    floor: bool = False
-    replicas: int | None = None
+"""So many starts and wakes of each model outlive the pruning: estimates need them."""
 
 
 class History:
     """The history's file, for a caller that must not wait.
 
-    Every `record_*`, `set_*`, `keep_*`, `count_*`, `tick` and `catch_up` returns at once; they
-    belong to one thread. All else but `trouble` waits for the disk. No trouble of the disk is
-    raised: see `warmd.history.writer`. What is older than `keep` seconds is pruned, once a day.
+    Every `record_*`, `keep_*`, `count_*`, `tick` and `catch_up` returns at once; they belong to one
+    thread, as what writes in `sleeps`, `overrides` and `synthetic` does. All else but `trouble`
+    waits for the disk. No trouble of the disk is raised: see `warmd.history.writer`. What is older
+    than `keep` seconds is pruned, once a day.
     """
 
     def __init__(
@@ -94,6 +69,8 @@ class History:
         self._minute = 0
         self._pruned = 0.0
         self._writer = Writer(path, report, clock)
+        self.sleeps = SleepLog(self._writer)
+        self.overrides = Overrides(self._writer)
         self.synthetic = SyntheticLog(self._writer)
         self._sizes: dict[str, Future[list[tuple[Any, ...]]]] = {}  # by model
 
@@ -126,7 +103,7 @@ class History:
         self._hand_over()
         self._hand_over_patiently()
 
-    # Starts, sleeps, wakes
+    # Starts
 
     def record_start(
         self, model: str, replica: str, from_rung: Rung, times: StartTimes, at: float
@@ -168,72 +145,7 @@ class History:
         self._writer.save(
             "INSERT INTO starts (at, model, replica, from_rung, outcome, seconds, stages, reason)"
             " VALUES (?, ?, ?, ?, 'failed', ?, '{}', ?)",
-            (at, model, replica, from_rung.value, seconds, _storable(reason)),
-        )
-
-    def record_sleep(
-        self,
-        model: str,
-        replica: str,
-        level: int,
-        *,
-        seconds: float,
-        host_ram: int | None,
-        device_kept: int | None,
-        cycle: int,
-        rehearsal: bool,
-        at: float,
-    ) -> None:
-        """A replica fell asleep at `at` (Unix seconds), for the `cycle`-th time of its engine.
-
-        `host_ram` and `device_kept` are bytes that it holds asleep, None where not measured.
-        """
-        self._writer.save(
-            "INSERT INTO sleeps (at, model, replica, outcome, level, seconds, cycle, rehearsal,"
-            " host_ram, device_kept) VALUES (?, ?, ?, 'done', ?, ?, ?, ?, ?, ?)",
-            (at, model, replica, level, seconds, cycle, rehearsal, host_ram, device_kept),
-        )
-
-    def record_sleep_failure(
-        self,
-        model: str,
-        replica: str,
-        level: int,
-        *,
-        reason: str,
-        seconds: float,
-        cycle: int,
-        rehearsal: bool,
-        at: float,
-    ) -> None:
-        """A sleep failed at `at` (Unix seconds), `seconds` after the order, for `reason`."""
-        self._writer.save(
-            "INSERT INTO sleeps (at, model, replica, outcome, level, seconds, cycle, rehearsal,"
-            " reason) VALUES (?, ?, ?, 'failed', ?, ?, ?, ?, ?)",
-            (at, model, replica, level, seconds, cycle, rehearsal, _storable(reason)),
-        )
-
-    def record_wake(
-        self, model: str, replica: str, times: WakeTimes, cycle: int, at: float
-    ) -> None:
-        """A replica was awake and ready at `at` (Unix seconds) after `times`."""
-        self._writer.save(
-            "INSERT INTO wakes (at, model, replica, outcome, seconds, engine, first_answer,"
-            " canary, cycle, first_token) VALUES (?, ?, ?, 'done', ?, ?, ?, ?, ?, ?)",
-            (
-                *(at, model, replica, times.total),
-                *(*times.parts.values(), cycle, times.first_token_s),
-            ),
-        )
-
-    def record_wake_failure(
-        self, model: str, replica: str, *, reason: str, seconds: float, cycle: int, at: float
-    ) -> None:
-        """A wake failed at `at` (Unix seconds), `seconds` after the order, for `reason`."""
-        self._writer.save(
-            "INSERT INTO wakes (at, model, replica, outcome, seconds, cycle, reason)"
-            " VALUES (?, ?, ?, 'failed', ?, ?, ?)",
-            (at, model, replica, seconds, cycle, _storable(reason)),
+            (at, model, replica, from_rung.value, seconds, storable(reason)),
         )
 
     def recent_starts(self, model: str, limit: int = STARTS_KNOWN) -> list[StartTimes]:
@@ -263,36 +175,6 @@ class History:
                 found.setdefault(Rung(rung), []).append(seconds)
         return found
 
-    def recent_wakes(self, model: str, limit: int = STARTS_KNOWN) -> list[float]:
-        """Seconds that the last wakes of `model` took in all, newest first; no failed ones."""
-        rows = self._writer.read(
-            "SELECT seconds FROM wakes WHERE model = ? AND outcome = 'done'"
-            " ORDER BY id DESC LIMIT ?",
-            (model, limit),
-        )
-        return [seconds for (seconds,) in rows]
-
-    def keep_sleep_figures(self, key: str, model: str, figures: SleepFigures, at: float) -> None:
-        """Keep what sleep costs `model` in the engine configuration `key`; the last word holds."""
-        self._writer.save(
-            "INSERT OR REPLACE INTO sleep_figures"
-            " (key, at, model, first_sleep_s, wake_s, host_ram, device_kept)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                *(key, at, model, figures.first_sleep_s, figures.wake_s),
-                *(figures.host_ram, figures.device_kept),
-            ),
-        )
-
-    def sleep_figures(self, model: str) -> dict[str, SleepFigures]:
-        """What was measured of `model`, by engine configuration, the newest first."""
-        rows = self._writer.read(
-            "SELECT key, first_sleep_s, wake_s, host_ram, device_kept FROM sleep_figures"
-            " WHERE model = ? ORDER BY at DESC",
-            (model,),
-        )
-        return {key: SleepFigures(*figures) for key, *figures in rows}
-
     def keep_sizes(self, key: str, model: str, parts: MeasuredParts, at: float) -> None:
         """Keep what an engine of `model` took, for `key` (args and GPU) and vLLM's version.
 
@@ -312,7 +194,7 @@ class History:
             rows = self._sizes[model] = self._writer.read_soon(READ_SIZES, (model,))
         return {key: MeasuredParts(*parts) for key, *parts in rows.result()}
 
-    # Decisions and overrides
+    # Decisions
 
     def record_decision(
         self,
@@ -329,7 +211,7 @@ class History:
         self._writer.save(
             "INSERT INTO decisions (at, model, replica, from_rung, to_rung, reason, seconds)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (at, model, replica, from_rung.value, to_rung.value, _storable(reason), seconds),
+            (at, model, replica, from_rung.value, to_rung.value, storable(reason), seconds),
         )
 
     def decisions(self, model: str, limit: int = 20) -> list[Decision]:
@@ -344,37 +226,6 @@ class History:
             for at, replica, old, new, reason, seconds in rows
             if {old, new} <= _RUNGS
         ]
-
-    def set_override(
-        self,
-        model: str,
-        rung: Rung | None,
-        until: float | None,
-        at: float,
-        *,
-        floor: bool = False,
-        replicas: int | None = None,
-    ) -> None:
-        """Keep an operator's word on `model` across restarts; `rung` None takes it back."""
-        if rung is None:
-            self._writer.save("DELETE FROM overrides WHERE model = ?", (model,), override_of=model)
-            return
-        self._writer.save(
-            "INSERT OR REPLACE INTO overrides (model, rung, until, set_at, floor, replicas) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (model, rung.value, until, at, floor, replicas),
-            override_of=model,
-        )
-
-    def overrides(self) -> dict[str, StoredOverride]:
-        """Every stored override, those that have ended included."""
-        columns = "model, rung, until, set_at, floor, replicas"
-        rows = self._writer.read(f"SELECT {columns} FROM overrides")  # noqa: S608  # names of ours
-        return {
-            model: StoredOverride(Rung(rung), until, set_at, bool(floor), replicas)
-            for model, rung, until, set_at, floor, replicas in rows
-            if rung in _RUNGS
-        }
 
     # Requests
 
@@ -443,7 +294,7 @@ class History:
 
     def _hand_over(self, but: int | None = None) -> None:
         for (model, minute), count in self._minutes.take(but).items():
-            self._writer.save(_ADD_MINUTE, (model, minute, *astuple(count)))
+            self._writer.save(ADD_MINUTE, (model, minute, *astuple(count)))
 
     def _hand_over_patiently(self) -> None:
         """Hand over what can wait while the disk refuses everything.
@@ -461,8 +312,3 @@ class History:
             self._writer.save(ADD_DELAY, row)
         for key, hours in self._hours.take().items():
             self._writer.save(ADD_HOUR, (*key, *astuple(hours)))
-
-
-def _storable(text: str) -> str:
-    """An engine's words may hold what is no UTF-8; SQLite takes nothing else."""
-    return text.encode("utf-8", "backslashreplace").decode()

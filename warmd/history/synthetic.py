@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from warmd.history.writer import Writer
+from warmd.history.writer import Writer, storable
 
 _SHOWN = 10
 _LONGEST_REASON = 500
@@ -71,9 +71,7 @@ class SyntheticLog:
     ) -> None:
         """A request of `kind` was answered, or failed for `reason`, at `at` (Unix seconds)."""
         outcome = "answered" if reason is None else "failed"
-        said = None if reason is None else reason[:_LONGEST_REASON]
-        if said is not None:
-            said = said.encode("utf-8", "backslashreplace").decode()
+        said = None if reason is None else storable(reason[:_LONGEST_REASON])
         self._writer.save(
             "INSERT INTO synthetic (at, model, replica, kind, outcome, idle, first_token, seconds,"
             " reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",

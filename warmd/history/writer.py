@@ -18,6 +18,11 @@ BACKLOG = 1000
 Value = str | int | float | None
 
 
+def storable(text: str) -> str:
+    """Make it UTF-8, as SQLite takes nothing else: an engine's words may hold what is none."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 @dataclass(frozen=True)
 class _Entry:
     """A row to write; `override_of` names the model whose override it is."""

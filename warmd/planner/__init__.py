@@ -23,17 +23,9 @@ from warmd.planner.facts import (
     claims,
 )
 from warmd.planner.ledger import RamLedger
-from warmd.planner.placement import (
-    Card,
-    MisfitError,
-    OwnPool,
-    Placement,
-    PoolWish,
-    Tenant,
-    crowded,
-    place,
-)
+from warmd.planner.placement import MisfitError, Placement, crowded, place
 from warmd.planner.plan import Plan, make_plan
+from warmd.planner.pools import Card, OwnPool, PoolWish, Tenant
 from warmd.planner.reservation import Figure, Holding, Reservations
 from warmd.planner.room import Room, room_ahead
 

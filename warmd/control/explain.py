@@ -1,0 +1,43 @@
+"""GET /explain: where a model stands, what its calendar says, and what moved it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Protocol
+
+from aiohttp import web
+
+from warmd.control.handler import Handler, Observed, Resolve, trouble
+from warmd.history import Start
+from warmd.status import CalendarStatus, Decision
+
+
+class Explains(Observed, Protocol):
+    """Who knows what moved a model."""
+
+    async def decisions(self, model: str) -> Sequence[Decision]:
+        """The last changes of rung of `model` (its own name), newest first."""
+
+    def calendar(self, model: str) -> CalendarStatus | None:
+        """What the calendar of `model` (its own name) says, None where it has none."""
+
+    async def last_starts(self, model: str) -> Sequence[Start]:
+        """The last starts of `model` (its own name) that got ready, newest first."""
+
+
+def explain_handler(models: Explains, resolve: Resolve) -> Handler:
+    """Make the handler."""
+
+    async def handle(request: web.Request) -> web.Response:
+        model = resolve(request.query.get("model", ""))
+        status = models.snapshot()
+        decisions = [asdict(each) for each in await models.decisions(model)]
+        facts = asdict(status.models[model])
+        starts = [asdict(each) for each in await models.last_starts(model)]
+        told = {"time": status.time, "model": facts, "starts": starts, "decisions": decisions}
+        if (calendar := models.calendar(model)) is not None:
+            told["calendar"] = asdict(calendar)
+        return web.json_response(told | trouble(models))
+
+    return handle
