@@ -177,7 +177,7 @@ class Daemon:
 
             # Not before: a daemon that fails to come up must not take engines down with it.
             for name, record in found.items():
-                self._supervisor.take_over(name, record)
+                self._supervisor.succession.take_over(name, record)
             fronts = ", ".join(f"http://{_bracketed(host)}:{port}" for host, port in bound)
             models = count(len(settings.models), "model")
             log.info("warmd %s serves %s on %s", warmd.__version__, models, fronts)
@@ -235,7 +235,7 @@ class Daemon:
 
     def _left_behind(self) -> dict[str, EngineRecord]:
         """Return what an earlier daemon left and can be taken over; say why all else can't."""
-        found, doubts = self._supervisor.left_behind()
+        found, doubts = self._supervisor.succession.left_behind()
         for name, doubt in doubts.items():
             log.warning("%s: the engine that an earlier warmd left is stopped: %s", name, doubt)
         return found
@@ -291,8 +291,8 @@ class Daemon:
             pid=os.getpid(),
             started=self._started,
             time=CLOCK.wall(),
-            models=self._supervisor.statuses(),
-            cards=self._supervisor.card_statuses(),
+            models=self._supervisor.view.statuses(),
+            cards=self._supervisor.view.card_statuses(),
             history_trouble=self._history.trouble,
             warnings=self._fitter.reserved.warnings,
         )
@@ -357,15 +357,15 @@ class Daemon:
         self, model: str, rung: Rung | None, for_s: float | None, replicas: int | None = None
     ) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""
-        return self._supervisor.set_target(model, rung, for_s, replicas=replicas)
+        return self._supervisor.word.set_target(model, rung, for_s, replicas=replicas)
 
     def keep_staged(self, model: str, for_s: float | None) -> str:
         """Keep `model` at least staged; return a sentence."""
-        return self._supervisor.set_target(model, Rung.STAGED, for_s, floor=True)
+        return self._supervisor.word.set_target(model, Rung.STAGED, for_s, floor=True)
 
     def try_files_again(self, model: str) -> None:
         """Look at once at files of `model` that couldn't be staged."""
-        self._supervisor.try_files_again(model)
+        self._supervisor.word.try_files_again(model)
 
     def shutdown(self) -> str:
         """End the daemon and every engine, also where engines outlive it; return a sentence."""
