@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,13 @@ import sdnotify
 import uvloop
 
 import warmd
-from warmd.aside import aside
 from warmd.chronicle import Chronicle
-from warmd.config import ConfigError, Problem, Settings, host_zone
+from warmd.config import ConfigError, Problem, Settings
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
-from warmd.devices import Survey, host_memory
-from warmd.engine import SizingError
-from warmd.engine.sizing import Estimate
+from warmd.devices import host_memory
+from warmd.ending import Ending
 from warmd.fitting import Fitter
 from warmd.folders import Folders, StartUpError
-from warmd.foresight import Foresight
 from warmd.gateway import (
     Gateway,
     GatewayError,
@@ -38,25 +34,22 @@ from warmd.gateway import (
 )
 from warmd.gateway.paths import ENDPOINTS
 from warmd.gpu_watch import GpuWatch
-from warmd.history import HISTORY_FILE, History, Report, Start, journal_handler, terminal_format
+from warmd.history import HISTORY_FILE, History, journal_handler, terminal_format
 from warmd.in_force import InForce
 from warmd.keeping_warm import KeepingWarm
 from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.learning import Learner
-from warmd.placing import ROSTER_FILE
+from warmd.operations import Operations
 from warmd.planner import RamLedger
 from warmd.probing import Probes
-from warmd.reckoning import Account, Manner, account
 from warmd.refitting import Refitting
 from warmd.replica import EngineRecord
-from warmd.residency import SetInRam, residency_of
-from warmd.roster import note
+from warmd.residency import residency_of
 from warmd.spoken import count
 from warmd.staging import Keeper, StagingError
-from warmd.status import CalendarStatus, Decision, Status
-from warmd.supervisor import Clock, Held, Supervisor, calendar_status, standings
-from warmd.timeline import Agenda
+from warmd.status import Status
+from warmd.supervisor import Clock, Held, Supervisor, standings
 from warmd.wiring import Build, Front, fitter
 
 log = logging.getLogger("warmd")
@@ -66,8 +59,6 @@ EX_UNAVAILABLE = 69
 
 _LAST_RESORT_S = 25.0
 """How long beyond drain and stop an engine may take to go before the daemon goes without it."""
-
-_SETTLE_S = 1.0
 
 _SCANNED_S = 2.0
 """By then a daemon that came up has looked at its models' files, mostly."""
@@ -106,7 +97,7 @@ def run(settings: Settings, load: Callable[[], Settings], absent: Sequence[Probl
 
 
 class Daemon:
-    """One life of the daemon. It is what the gateway and the admin API ask."""
+    """One life of the daemon."""
 
     def __init__(self, settings: Settings, load: Callable[[], Settings]) -> None:
         """`load` reads the config once more; it raises `ConfigError`."""
@@ -117,13 +108,11 @@ class Daemon:
         self._started = CLOCK.wall()
         self._notify = sdnotify.SystemdNotifier()
         self._told_systemd = ""
-        self._stopping = False
-        self._engines_too = not settings.host.engines_outlive_daemon
-        self._stop: asyncio.Future[str]
-        self._metrics = Metrics(self.snapshot, ENDPOINTS)
+        self._metrics = Metrics(self._snapshot, ENDPOINTS)
+        self._ending: Ending
+        self._operations: Operations
         self._supervisor: Supervisor
         self._watch: GpuWatch
-        self._learner: Learner
         self._refitting: Refitting
         self._history: History
         self._chronicle: Chronicle
@@ -133,7 +122,9 @@ class Daemon:
     async def run(self) -> None:
         """Run until told to stop. Raises the rooms' own errors where one can't be opened."""
         settings = self._first
-        stop = self._stop = _stop_signal()
+        outlive = settings.host.engines_outlive_daemon
+        self._ending = Ending(engines_too=not outlive)
+        stop = self._ending.asked
         async with AsyncExitStack() as house:
             house.enter_context(Folders(settings))
             history = History(
@@ -141,35 +132,16 @@ class Daemon:
             )
             house.callback(history.close)
             self._history = history
-            roster = settings.host.state_dir / ROSTER_FILE
-            self._fitter = await fitter(_warn, history.sizes, _tell, roster)
-            note(roster, self._fitter.cards, _warn)
-            self._fitter.reserved = await aside(partial(self._fitter.reserve, settings))
-            for sentence in self._fitter.reserved.sentences():
-                _tell(sentence)
+            self._fitter = await fitter(settings, history.sizes, _warn, _tell)
             self._config = InForce(settings, self._load, self._fitter)
-            outlive = settings.host.engines_outlive_daemon
             launcher = DirectLauncher(settings.host.run_dir, outlive=outlive)
             house.push_async_callback(launcher.close)
             keeper = await self._stage_keeper(house)
-            self._supervisor = self._furnish(launcher, history, keeper)
-            house.push_async_callback(self._learner.close)
+            self._supervisor = self._furnish(house, launcher, history, keeper)
             found = self._left_behind() if outlive else {}
             _sweep(settings.host.run_dir, spare=found)
             await launcher.open()
-            control = ControlServer(
-                settings.control_socket,
-                settings.control.group,
-                self,
-                self._metrics.expose,
-                _warn,
-                probing=self._probes,
-            )
-            house.push_async_callback(control.close)
-            await control.start()
-            scrapes = MetricsServer(settings.metrics.listen, self._metrics.expose)
-            house.push_async_callback(scrapes.close)
-            await scrapes.start()
+            await self._open_to_operators(house)
             gateway = self._gateway()
             house.push_async_callback(gateway.close)
             ready = inherited_sockets(os.environ).get("gateway", ())
@@ -177,7 +149,7 @@ class Daemon:
 
             # Not before: a daemon that fails to come up must not take engines down with it.
             for name, record in found.items():
-                self._supervisor.take_over(name, record)
+                self._supervisor.succession.take_over(name, record)
             fronts = ", ".join(f"http://{_bracketed(host)}:{port}" for host, port in bound)
             models = count(len(settings.models), "model")
             log.info("warmd %s serves %s on %s", warmd.__version__, models, fronts)
@@ -206,24 +178,41 @@ class Daemon:
             tmpfs=self._config.settings.stage_folder,
             report=_warn,
         )
-        house.push_async_callback(lambda: keeper.close(leave=not self._engines_too))
+        house.push_async_callback(lambda: keeper.close(leave=not self._ending.engines_too))
         try:
             await keeper.open()
         except StagingError as error:
             _warn(str(error))
         return keeper
 
+    async def _open_to_operators(self, house: AsyncExitStack) -> None:
+        settings = self._first
+        control = ControlServer(
+            settings.control_socket,
+            settings.control.group,
+            self._operations,
+            self._metrics.expose,
+            _warn,
+            probing=self._probes,
+        )
+        house.push_async_callback(control.close)
+        await control.start()
+        scrapes = MetricsServer(settings.metrics.listen, self._metrics.expose)
+        house.push_async_callback(scrapes.close)
+        await scrapes.start()
+
     async def _shut_down(self, gateway: Gateway, loop: asyncio.Task[None], reason: str) -> None:
-        self._stopping = self._refitting.stopped = self._config.stopped = True
+        self._ending.begun = self._refitting.stopped = self._config.stopped = True
         self._notify.notify("STOPPING=1")
-        what = "engines are drained first" if self._engines_too else "engines go on without it"
+        leave = not self._ending.engines_too
+        what = "engines go on without it" if leave else "engines are drained first"
         log.info("stopping: %s; %s", reason, what)
         await gateway.stop_accepting()
         # Replicas drain themselves; whoever still waits for one is refused at once.
         engine = self._config.settings.engine
         try:
             async with asyncio.timeout(engine.drain_timeout + engine.stop_timeout + _LAST_RESORT_S):
-                await self._supervisor.close(reason, leave=not self._engines_too)
+                await self._supervisor.close(reason, leave=leave)
         except TimeoutError:
             log.error("engines or holders of files outlive their end; they are left to the kernel")
         await gateway.drain(self._config.settings.engine.drain_timeout)
@@ -235,12 +224,14 @@ class Daemon:
 
     def _left_behind(self) -> dict[str, EngineRecord]:
         """Return what an earlier daemon left and can be taken over; say why all else can't."""
-        found, doubts = self._supervisor.left_behind()
+        found, doubts = self._supervisor.succession.left_behind()
         for name, doubt in doubts.items():
             log.warning("%s: the engine that an earlier warmd left is stopped: %s", name, doubt)
         return found
 
-    def _furnish(self, launcher: Launcher, history: History, keeper: Keeper) -> Supervisor:
+    def _furnish(
+        self, house: AsyncExitStack, launcher: Launcher, history: History, keeper: Keeper
+    ) -> Supervisor:
         settings = self._config.settings
         total = host_memory().total
         budget, sleeping = settings.ram.staging.of(total), settings.ram.sleeping.of(total)
@@ -250,12 +241,13 @@ class Daemon:
             available = host_memory().available
             return RamLedger(budget, held.taken, available, sleeping, pinned, reserve, held.gone)
 
-        self._residency, starts = residency_of(lambda: self._supervisor.models, history)
+        residency, starts = residency_of(lambda: self._supervisor.models, history)
         chronicle = self._chronicle = Chronicle(history, self._metrics, CLOCK, starts)
         build = Build(launcher, CLOCK, keeper, settings, self._fitter.proofs)
         supervisor = build.supervisor = Supervisor(CLOCK, chronicle, ram, build)
         learnt = supervisor.shelf.learnt
-        build.learner = self._learner = Learner(settings.host.state_dir, _warn, learnt)
+        build.learner = Learner(settings.host.state_dir, _warn, learnt)
+        house.push_async_callback(build.learner.close)
         build.watch = self._watch = GpuWatch(supervisor, CLOCK.monotonic)
         config = self._config
         self._refitting = Refitting(
@@ -269,6 +261,17 @@ class Daemon:
             supervisor, lambda: config.settings, history.synthetic, clock=CLOCK, tell=_tell
         )
         self._probes.recall()
+        self._operations = Operations(
+            supervisor,
+            config,
+            clock=CLOCK,
+            ending=self._ending,
+            fitter=self._fitter,
+            history=history,
+            residency=residency,
+            started=self._started,
+            watch=self._watch,
+        )
         return supervisor
 
     def _gateway(self) -> Gateway:
@@ -278,116 +281,14 @@ class Daemon:
         front = Front(self._supervisor, int(self._started), CLOCK)
         return Gateway(front, limits, self._request_done, keys)
 
+    def _snapshot(self) -> Status:
+        return self._operations.snapshot()
+
     def _request_done(self, record: RequestRecord) -> None:
         self._chronicle.request_done(record)
         self._keeping.heard(record)
 
-    # What the admin API asks
-
-    def snapshot(self) -> Status:
-        """Return everything that is so at this moment."""
-        return Status(
-            version=warmd.__version__,
-            pid=os.getpid(),
-            started=self._started,
-            time=CLOCK.wall(),
-            models=self._supervisor.statuses(),
-            cards=self._supervisor.card_statuses(),
-            history_trouble=self._history.trouble,
-            warnings=self._fitter.reserved.warnings,
-        )
-
-    async def settle(self) -> None:
-        """Wait, for a moment at most, until what was just said is written, or refused."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_SETTLE_S):
-                await aside(self._history.settle)
-
-    async def decisions(self, model: str) -> list[Decision]:
-        """Return the last changes of rung of `model`; the disk is waited for in a thread."""
-        return await asyncio.to_thread(self._history.decisions, model)
-
-    def calendar(self, model: str) -> CalendarStatus | None:
-        """Return what the calendar of `model` says, entry by entry; None where it has none."""
-        return calendar_status(self._supervisor.models[model].terms.wish.calendar, CLOCK.wall())
-
-    async def last_starts(self, model: str) -> list[Start]:
-        """Return the last starts of `model`; the disk is waited for in a thread."""
-        return await asyncio.to_thread(self._history.last_starts, model)
-
-    async def history(self, model: str | None, since: float) -> Report:
-        """Return what happened to `model`, or to all, since `since`; read in a thread."""
-        self._history.catch_up()
-        return await asyncio.to_thread(self._history.report, model, since)
-
-    async def report(self, models: Collection[str] | None, since: float) -> Account:
-        """Return what warmth brought and cost `models`, or all, since `since`; in a thread."""
-        self._history.catch_up()
-        manners = {name: Manner.of(m.terms.wish) for name, m in self._supervisor.models.items()}
-        zone = self._config.settings.host.timezone or host_zone()
-        return await asyncio.to_thread(
-            lambda: account(self._history.past(models, since), manners, zone, since, CLOCK.wall())
-        )
-
-    async def size(self, model: str) -> Estimate:
-        """Return what one engine of `model` takes; its files may be on a mount that hangs."""
-        settings = self._config.settings
-        if model not in settings.models:
-            raise SizingError(f"{model} is being taken away: it has no settings any more")
-        return await aside(partial(self._fitter.size, settings, model))
-
-    async def gpus(self) -> Survey:
-        """Return what stands on each GPU; the driver is waited for in a thread."""
-        return await self._watch.survey()
-
-    async def residency(self) -> list[SetInRam]:
-        """Return what of each set of files is in RAM; disks are waited for in threads."""
-        return await self._residency.measure()
-
-    async def return_gpu(self, name: str) -> str:
-        """Take a GPU back into service, by index or UUID; return a sentence."""
-        await self._watch.examine()  # what was so at the last look may be mended
-        return self._supervisor.return_gpu(name)
-
-    async def forget_gpu(self, name: str) -> str:
-        """Do without a GPU that is gone for good, by index or UUID; return sentences."""
-        return "\n".join(await self._config.forget_gpu(name))
-
-    def set_target(
-        self, model: str, rung: Rung | None, for_s: float | None, replicas: int | None = None
-    ) -> str:
-        """Keep `model` on `rung`, or give it back to policy; return a sentence."""
-        return self._supervisor.set_target(model, rung, for_s, replicas=replicas)
-
-    def keep_staged(self, model: str, for_s: float | None) -> str:
-        """Keep `model` at least staged; return a sentence."""
-        return self._supervisor.set_target(model, Rung.STAGED, for_s, floor=True)
-
-    def try_files_again(self, model: str) -> None:
-        """Look at once at files of `model` that couldn't be staged."""
-        self._supervisor.try_files_again(model)
-
-    def shutdown(self) -> str:
-        """End the daemon and every engine, also where engines outlive it; return a sentence."""
-        if self._stopping and not self._engines_too:
-            return "warmd is ending already and leaves its engines; start it, and ask again"
-        self._engines_too = True
-        if not self._stop.done():
-            self._stop.set_result("an operator asked for it")
-        return "warmd drains and stops every engine, and ends"
-
-    async def reload(self) -> list[str]:
-        """Read the config again and apply it; return what changes. Raises as `InForce.reload`."""
-        return await self._config.reload()
-
-    async def plan(self, config: Path | None) -> Foresight:
-        """Say what a reload of `config`, or of the files as they stand now, would do."""
-        return await self._config.plan(config)
-
-    async def agenda(self, next_s: float, config: Path | None) -> Agenda:
-        """Say what calendars move in the next `next_s` seconds, also under `config`."""
-        now = CLOCK.wall()
-        return await self._config.agenda(now, now + next_s, config)
+    # What it does by itself
 
     async def _tell_late(self) -> None:
         """Say what can't be ready in time, once files have been looked at."""
@@ -401,7 +302,7 @@ class Daemon:
 
     async def _reload_on_signal(self) -> None:
         try:
-            await self.reload()
+            await self._config.reload()
         except ConfigError as error:
             log.error("the config can't be used and the running one stays in force: %s", error)
         except ValueError as refused:
@@ -429,22 +330,6 @@ def _sweep(run_dir: Path, spare: Collection[str]) -> None:
             "killed process %d of %s, which an earlier warmd had left behind",
             *(leftover.pid, leftover.name),
         )
-
-
-def _stop_signal() -> asyncio.Future[str]:
-    """Return a future that the first SIGTERM or SIGINT completes; a second changes nothing."""
-    loop = asyncio.get_running_loop()
-    asked: asyncio.Future[str] = loop.create_future()
-
-    def ask(number: signal.Signals) -> None:
-        if not asked.done():
-            asked.set_result(f"{number.name} came")
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ask, number)
-    # Until there is something to reload: its default would end a daemon that only starts.
-    loop.add_signal_handler(signal.SIGHUP, lambda: None)
-    return asked
 
 
 def _bracketed(host: str) -> str:

@@ -65,7 +65,7 @@ class InForce:
         new = name not in self._supervisor.models
         self._supervisor.adopt(name, self._fitter.terms(settings, name))
         if new:
-            self._supervisor.restore(name, known)
+            self._supervisor.succession.restore(name, known)
 
     async def reload(self) -> list[str]:
         """Read the config again and apply what can be applied; return what changes, in sentences.
@@ -169,10 +169,10 @@ class InForce:
         ahead.reserved = reserved
         terms = {name: ahead.terms(settings, name) for name in settings.models}
         outlooks = {
-            name: self._supervisor.outlook(name, terms.get(name), known.get(name))
+            name: self._supervisor.view.outlook(name, terms.get(name), known.get(name))
             for name in dict.fromkeys((*self._supervisor.models, *settings.models))
         }
-        room = self._supervisor.room_ahead(terms, outlooks, rules(settings, reserved))
+        room = self._supervisor.view.room_ahead(terms, outlooks, rules(settings, reserved))
         moved = self._changes(settings, reserved)
         told = tuple(reserved.sentences(self._fitter.reserved))
         return foresee(self.settings, settings, moved, later, outlooks, room=room, warnings=told)

@@ -24,7 +24,7 @@ from warmd.planner import Card, Reservations
 from warmd.policy import Fairness, Override
 from warmd.policy.lead import Figures, leads_of
 from warmd.replica import Fit, Replica
-from warmd.roster import cards_now
+from warmd.roster import cards_now, note
 from warmd.staged import StagedFiles
 from warmd.staging import (
     FileSet,
@@ -157,13 +157,22 @@ class Front:
         ]
 
 
-async def fitter(report: Report, sizes: Sizes, tell: Report, roster: Path) -> Fitter:
-    """Make the fitter for the GPUs of this host, by what the driver says within a moment."""
+async def fitter(settings: Settings, sizes: Sizes, report: Report, tell: Report) -> Fitter:
+    """Make the fitter for the GPUs of this host, and reserve on them what `settings` say.
+
+    What GPUs there are is what the driver says within a moment. Raises as `Fitter.reserve` does.
+    """
+    roster = settings.host.state_dir / ROSTER_FILE
     try:
         async with asyncio.timeout(_DRIVER_S):
-            return await aside(lambda: fitter_of_host(report, sizes, tell, roster))
+            made = await aside(lambda: fitter_of_host(report, sizes, tell, roster))
     except TimeoutError:
-        return Fitter(report, UNKNOWN_GPU, sizes=sizes, tell=tell)
+        made = Fitter(report, UNKNOWN_GPU, sizes=sizes, tell=tell)
+    note(roster, made.cards, report)
+    made.reserved = await aside(partial(made.reserve, settings))
+    for sentence in made.reserved.sentences():
+        tell(sentence)
+    return made
 
 
 def fitter_of_host(report: Report, sizes: Sizes, tell: Report, roster: Path) -> Fitter:

@@ -25,7 +25,7 @@ def a_house(*names: str, vram: int = 60, frees: bool = True) -> House:
             name, Rung.STAGED, sleep=policy(), pool="p", vram=vram, max_wait=3600.0, frees=frees
         )
         house.supervisor.adopt(name, terms)
-        house.supervisor.restore(name, KNOWN)
+        house.supervisor.succession.restore(name, KNOWN)
     return house
 
 
@@ -53,7 +53,7 @@ async def test_nothing_starts_before_somebody_has_looked() -> None:
 async def test_a_look_comes_once_a_starting_engines_program_runs_and_not_before() -> None:
     """Beside the launch it cost the engine's exec milliseconds (issue 2)."""
     house = a_house("a")
-    house.supervisor.set_target("a", Rung.HOT, None)
+    house.supervisor.word.set_target("a", Rung.HOT, None)
     wanted = house.supervisor.cards.wanted
     assert house.gpu is not None
     house.supervisor.seen(house.gpu.look(house))
@@ -69,7 +69,7 @@ async def test_a_look_comes_once_a_starting_engines_program_runs_and_not_before(
 async def test_a_start_whose_program_runs_late_is_called_off_all_the_same() -> None:
     """It was started over a stranger where a slow disk had kept the model's headers for long."""
     house = a_house("a")
-    house.supervisor.set_target("a", Rung.HOT, None)
+    house.supervisor.word.set_target("a", Rung.HOT, None)
     assert house.gpu is not None
     house.supervisor.seen(house.gpu.look(house))
     house.supervisor.tick()
@@ -94,7 +94,7 @@ async def test_a_look_from_before_the_end_of_an_operation_is_not_enough() -> Non
     assert early is not None
     house.time.now += 1.0
     request = asyncio.create_task(house.supervisor.acquire("b"))
-    house.supervisor.set_target("a", Rung.ASLEEP, None)
+    house.supervisor.word.set_target("a", Rung.ASLEEP, None)
     while house.phase("a.0") is not Phase.ASLEEP:
         house.supervisor.tick()
         await next_step()
@@ -115,16 +115,16 @@ async def test_a_stranger_keeps_a_model_waiting_until_it_goes() -> None:
     request = asyncio.create_task(house.supervisor.acquire("a"))
     await house.rest()
     assert "process 4711 (x) holds 50 bytes" in (held_up(house, "a") or "")
-    (card,) = house.supervisor.card_statuses()
+    (card,) = house.supervisor.view.card_statuses()
     assert card.foreign == (CardShare("process 4711 (x)", 50, 50),)
     assert (card.free, card.reserved, card.taken) == (50, 0, 50)
     house.gpu.strangers.clear()
     house.time.now += 16.0  # the last look has become too old
-    (card,) = house.supervisor.card_statuses()
+    (card,) = house.supervisor.view.card_statuses()
     assert card.free == 50, "but is shown, with its time"
     await house.make_ready("a.0")
     (await request).release()
-    (card,) = house.supervisor.card_statuses()
+    (card,) = house.supervisor.view.card_statuses()
     assert card.engines == (CardShare("a.0", 60, 60),)
 
 
@@ -142,7 +142,7 @@ async def test_an_engine_that_holds_more_than_it_reserves_is_told_once_and_shown
         house.supervisor.seen(more)
         lines = [line for line in house.recorder.lines if "and reserves" in line]
         assert len(lines) == told
-    (card,) = house.supervisor.card_statuses()
+    (card,) = house.supervisor.view.card_statuses()
     assert card.mismatches == (
         "a.0 holds 47 bytes of GPU 0 and reserves 40 bytes: raise its vram, or lower what it takes",
     )
@@ -158,7 +158,7 @@ async def test_an_engine_that_waits_to_be_made_anew_is_not_held_to_its_new_vram(
     house.supervisor.adopt("a", smaller)
     house.supervisor.seen(look)
     assert [line for line in house.recorder.lines if "and reserves" in line] == []
-    assert house.supervisor.card_statuses()[0].mismatches == ()
+    assert house.supervisor.view.card_statuses()[0].mismatches == ()
 
 
 async def test_a_sleep_that_frees_too_little_has_failed() -> None:

@@ -279,14 +279,14 @@ async def test_an_outlook_changes_nothing_and_knows_engines_of_other_settings() 
     house = House("m", resting=HOT)
     await house.make_ready("m.0")
     supervisor = house.supervisor
-    before = supervisor.statuses()
-    ahead = supervisor.outlook("m", house.terms("m", HOT, spec="other"))
+    before = supervisor.view.statuses()
+    ahead = supervisor.view.outlook("m", house.terms("m", HOT, spec="other"))
     assert ahead.stale == {"m.0"}
-    assert supervisor.outlook("m", house.terms("m", HOT)).stale == frozenset()
-    assert supervisor.outlook("m", None).target.rung is COLD
-    assert supervisor.outlook("new", house.terms("new", HOT)).status is None
+    assert supervisor.view.outlook("m", house.terms("m", HOT)).stale == frozenset()
+    assert supervisor.view.outlook("m", None).target.rung is COLD
+    assert supervisor.view.outlook("new", house.terms("new", HOT)).status is None
     assert ahead.cards == {"m.0": frozenset()}
-    assert supervisor.statuses() == before
+    assert supervisor.view.statuses() == before
     assert replace(ahead.target, reason="") == Target(HOT, 1, "")
 
 
@@ -300,8 +300,8 @@ async def test_who_finds_no_room_after_a_reload_is_foreseen() -> None:
 
     def left_out(rules: Rules, *names: str) -> set[str]:
         ahead = {name: terms[name] for name in names}
-        outlooks = {name: house.supervisor.outlook(name, each) for name, each in ahead.items()}
-        return set(house.supervisor.room_ahead(ahead, outlooks, rules).left_out)
+        outlooks = {name: house.supervisor.view.outlook(name, each) for name, each in ahead.items()}
+        return set(house.supervisor.view.room_ahead(ahead, outlooks, rules).left_out)
 
     tight, wide = Rules({"p": 100}), Rules({"p": 120})
     assert left_out(tight, "a", "b", "c") == {"b.0", "c.0"}
@@ -324,8 +324,8 @@ async def test_who_is_put_aside_since_a_pool_becomes_smaller_is_foreseen(
         house.supervisor.adopt(name, each)
         await house.make_ready(f"{name}.0")
     await house.rest()
-    outlooks = {name: house.supervisor.outlook(name, each) for name, each in terms.items()}
-    room = house.supervisor.room_ahead(terms, outlooks, Rules({"p": 60}))
+    outlooks = {name: house.supervisor.view.outlook(name, each) for name, each in terms.items()}
+    room = house.supervisor.view.room_ahead(terms, outlooks, Rules({"p": 60}))
     now, new = ({"p": {"vram": size}} for size in ("7GiB", "5GiB"))
     models: dict[str, dict[str, Any]] = {name: {"pool": "p", "vram": "2GiB"} for name in terms}
     was, comes = settings(models, pools=now), settings(models, pools=new)

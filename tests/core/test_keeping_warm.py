@@ -153,7 +153,7 @@ async def test_a_drain_waits_for_it() -> None:
     scene.engine.answers.clear()
     await scene.pass_time(10 * MINUTE)
     assert len(scene.engine.asked) == 1
-    scene.house.supervisor.set_target("m", Rung.COLD, None)
+    scene.house.supervisor.word.set_target("m", Rung.COLD, None)
     await scene.rest()
     assert scene.m0.state.phase is Phase.DRAINING
     scene.engine.answers.set()
@@ -253,7 +253,7 @@ async def test_a_burst_is_worth_nothing_where_users_came_in_between() -> None:
     scene.engine.answers.set()
     with pytest.raises(DisturbedError):
         await measuring
-    scene.house.supervisor.set_target("m", Rung.COLD, None)
+    scene.house.supervisor.word.set_target("m", Rung.COLD, None)
     await scene.house.until(lambda: scene.m0.state.phase is Phase.DOWN)
     with pytest.raises(NotHotError):
         await measure(scene.m0, spec, scene.engine)

@@ -214,9 +214,9 @@ async def test_a_reload_that_leaves_the_calendar_alone_does_not_call_off_what_ri
     house.time.now = 7200.0 - 50.0 - 1000.0
     await house.until(lambda: house.phase("m.0") is Phase.STARTING)
     terms = house.supervisor.models["m"].terms
-    assert house.supervisor.outlook("m", terms).target.rung is Rung.HOT
+    assert house.supervisor.view.outlook("m", terms).target.rung is Rung.HOT
     never = replace(terms, wish=replace(terms.wish, calendar=Calendar()))
-    assert house.supervisor.outlook("m", never).target.rung is Rung.COLD
+    assert house.supervisor.view.outlook("m", never).target.rung is Rung.COLD
     await house.launcher.close()
 
 
@@ -250,7 +250,7 @@ async def test_the_second_replica_alone_rises_for_a_window_of_two() -> None:
 async def test_an_operators_word_goes_before_what_comes() -> None:
     house = House()
     planned(house, "m", opening(7200.0))
-    house.supervisor.set_target("m", Rung.COLD, None)
+    house.supervisor.word.set_target("m", Rung.COLD, None)
     house.time.now = 7190.0 - 1000.0
     await house.rest()
     assert house.phase("m.0") is Phase.DOWN

@@ -127,7 +127,7 @@ NIGHT: dict[str, Any] = {"probe": {"at": "0 3 * * *", "idle": ["15m"]}}
 
 async def test_at_night_each_firing_is_one_probe_of_what_is_hot() -> None:
     scene = Scene("m", **NIGHT)
-    scene.house.supervisor.set_target("m", Rung.HOT, None)
+    scene.house.supervisor.word.set_target("m", Rung.HOT, None)
     await scene.house.make_ready("m.0")
     await scene.pass_time(2 * HOUR, step=300.0)
     assert scene.kept == []
@@ -143,7 +143,7 @@ async def test_at_night_nothing_is_heated_and_a_late_morning_is_left_alone() -> 
     scene = Scene("m", **NIGHT)
     await scene.pass_time(5 * HOUR, step=300.0)
     assert scene.house.phase("m.0") is Phase.DOWN
-    scene.house.supervisor.set_target("m", Rung.HOT, None)
+    scene.house.supervisor.word.set_target("m", Rung.HOT, None)
     await scene.house.make_ready("m.0")
     await scene.pass_time(5 * HOUR, step=300.0)
     assert scene.kept == []
@@ -153,7 +153,7 @@ async def test_at_night_nothing_is_heated_and_a_late_morning_is_left_alone() -> 
 async def test_a_restart_knows_that_tonight_has_been() -> None:
     fired = 3 * HOUR
     scene = Scene("m", tried=fired + 60.0, **NIGHT)
-    scene.house.supervisor.set_target("m", Rung.HOT, None)
+    scene.house.supervisor.word.set_target("m", Rung.HOT, None)
     scene.house.time.now = fired - 1000.0 + 120.0
     await scene.house.make_ready("m.0")
     await scene.pass_time(HOUR, step=60.0)

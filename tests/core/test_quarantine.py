@@ -199,7 +199,7 @@ def a_house() -> House:
     house = House(gpu=FakeGpu())
     terms = house.terms("a", Rung.STAGED, sleep=policy(), pool="p", vram=60, max_wait=3600.0)
     house.supervisor.adopt("a", terms)
-    house.supervisor.restore("a", KNOWN)
+    house.supervisor.succession.restore("a", KNOWN)
     return house
 
 
@@ -330,7 +330,7 @@ async def test_an_operator_hears_of_the_quarantine_also_where_another_gpu_is_loo
     house.supervisor.seen(replace(seen, sweep=both))
     house.supervisor.tick()
     house.time.now += 10.0  # a stranger may have gone
-    told = house.supervisor.set_target("a", Rung.HOT, None)
+    told = house.supervisor.word.set_target("a", Rung.HOT, None)
     assert "held up for now: GPU 0 is quarantined: its driver asks for a reset" in told
 
 
@@ -338,12 +338,12 @@ async def test_a_start_on_a_quarantined_gpu_is_not_foreseen_of_a_reload() -> Non
     house = a_house()
     house.supervisor.seen(look(house, Condition(0, recovery=Recovery.GPU_RESET)))
     terms = {"a": replace(house.supervisor.models["a"].terms, wish=house.terms("a", Rung.HOT).wish)}
-    outlooks = {name: house.supervisor.outlook(name, each) for name, each in terms.items()}
-    room = house.supervisor.room_ahead(terms, outlooks, house.supervisor.rules)
+    outlooks = {name: house.supervisor.view.outlook(name, each) for name, each in terms.items()}
+    room = house.supervisor.view.room_ahead(terms, outlooks, house.supervisor.rules)
     why = "GPU 0 is quarantined: its driver asks for a reset of the GPU"
     assert room.left_out == {"a.0": why}
     house.supervisor.return_gpu("0")
-    assert house.supervisor.room_ahead(terms, outlooks, house.supervisor.rules).left_out == {}
+    assert house.supervisor.view.room_ahead(terms, outlooks, house.supervisor.rules).left_out == {}
 
 
 async def test_an_engine_that_fails_has_its_gpu_examined_before_it_starts_again() -> None:
@@ -359,10 +359,10 @@ async def test_an_engine_that_fails_has_its_gpu_examined_before_it_starts_again(
     xid = Xid((0, 1, 0), 94, 1000.0, "contained", stamp=10.0)
     house.supervisor.seen(look(house, Condition(0, xids=(xid,))))
     house.time.now += 60.0
-    house.supervisor.set_target("a", Rung.HOT, None)
+    house.supervisor.word.set_target("a", Rung.HOT, None)
     await house.rest()
     assert len(house.launcher.started) == 1
-    (status,) = house.supervisor.card_statuses()
+    (status,) = house.supervisor.view.card_statuses()
     assert status.quarantine == "Xid 94: contained"
     assert (status.remedy or "").endswith("then `warmctl gpu return 0`")
     assert house.supervisor.return_gpu("GPU-0") == "GPU 0 is back in service"

@@ -103,7 +103,7 @@ class Life:
                 self.house.launcher.refusal = None if refusal else "no such file"
             case ("set", str(model), rung):
                 assert rung is None or isinstance(rung, Rung)
-                self.house.supervisor.set_target(model, rung, 30.0 if rung else None)
+                self.house.supervisor.word.set_target(model, rung, 30.0 if rung else None)
             case ("stage", _):
                 self.house.stager.done.set()
             case ("unstage", _):
@@ -197,10 +197,10 @@ class Life:
             self.asked[model].clear()
             self.served[model].clear()
             self.house.supervisor.adopt(model, terms(self.house, model, "", self.room))
-        found, _ = self.house.supervisor.left_behind()
+        found, _ = self.house.supervisor.succession.left_behind()
         self.house.launcher.sweep(spare=found)
         for name, record in found.items():
-            self.house.supervisor.take_over(name, record)
+            self.house.supervisor.succession.take_over(name, record)
 
     def collect(self) -> None:
         """Take what has been answered; hold the promises that hold at every moment."""
@@ -234,7 +234,7 @@ class Life:
             house.gpu.strangers, house.gpu.dead, house.gpu.sick = {}, {}, None
             house.gpu.fares = Condition(0)
         for model in MODELS:
-            house.supervisor.set_target(model, None, None)
+            house.supervisor.word.set_target(model, None, None)
             make = house.makes[f"{model}.0"]
             make.wrong = make.trouble = None
             make.song = "right"

@@ -198,14 +198,14 @@ async def test_a_queue_inside_the_engine_starts_one_more_and_nobody_meets_it_bef
 async def test_what_an_earlier_daemon_left_hot_goes_down_by_the_same_rule() -> None:
     old = scaling_house()
     await old.make_ready("m.0")
-    old.supervisor.set_target("m", Rung.HOT, None, replicas=2)
+    old.supervisor.word.set_target("m", Rung.HOT, None, replicas=2)
     await old.make_ready("m.1")
     await old.die()
     house = scaling_house(after=old)
-    found, _ = house.supervisor.left_behind()
+    found, _ = house.supervisor.succession.left_behind()
     house.launcher.sweep(spare=found)
     for name, record in found.items():
-        house.supervisor.take_over(name, record)
+        house.supervisor.succession.take_over(name, record)
     await house.rest()
     assert [house.phase(name) for name in ("m.0", "m.1")] == [UP, UP]
     assert house.supervisor.models["m"].target.replicas == 2
@@ -221,8 +221,8 @@ async def test_what_an_earlier_daemon_left_hot_goes_down_by_the_same_rule() -> N
 async def test_a_number_that_was_set_ends_by_itself_and_has_bounds() -> None:
     house = scaling_house()
     with pytest.raises(ValueError, match="m can't have 3 replicas: its config has a place for 2"):
-        house.supervisor.set_target("m", Rung.HOT, None, replicas=3)
-    said = house.supervisor.set_target("m", Rung.HOT, 60.0, replicas=2)
+        house.supervisor.word.set_target("m", Rung.HOT, None, replicas=3)
+    said = house.supervisor.word.set_target("m", Rung.HOT, 60.0, replicas=2)
     assert said == "m is to be hot with 2 replicas for 1 min"
     for name in ("m.0", "m.1"):
         await house.make_ready(name)

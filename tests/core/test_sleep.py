@@ -28,7 +28,7 @@ def a_house(resting: Rung = Rung.STAGED, **sleep: int) -> House:
     """One model that may sleep, and whose sleep has been measured before."""
     house = House()
     house.supervisor.adopt("m", house.terms("m", resting, sleep=policy(**sleep)))
-    house.supervisor.restore("m", KNOWN)
+    house.supervisor.succession.restore("m", KNOWN)
     return house
 
 
@@ -76,7 +76,7 @@ async def test_requests_in_flight_are_drained_before_a_sleep() -> None:
     request = asyncio.create_task(house.supervisor.acquire("m"))
     await house.make_ready("m.0")
     lease = await request
-    house.supervisor.set_target("m", Rung.ASLEEP, None)
+    house.supervisor.word.set_target("m", Rung.ASLEEP, None)
     await house.until(lambda: house.phase("m.0") is Phase.DRAINING)
     await house.rest()
     assert house.makes["m.0"].did == [], "a request still runs"
@@ -90,7 +90,7 @@ async def test_a_request_that_outlives_the_drain_is_not_put_to_sleep_under() -> 
     request = asyncio.create_task(house.supervisor.acquire("m"))
     await house.make_ready("m.0")
     lease = await request
-    house.supervisor.set_target("m", Rung.ASLEEP, None)
+    house.supervisor.word.set_target("m", Rung.ASLEEP, None)
     await house.until(lambda: house.phase("m.0") is Phase.DRAINING)
     async with asyncio.timeout(10):  # the drain's own second is real
         await house.recorded("1 request still ran after 1 s")
@@ -212,10 +212,10 @@ async def test_what_is_not_woken_after_its_rehearsal_is_a_sleeper_like_any() -> 
     await house.until(lambda: house.phase("m.0") is Phase.FALLING_ASLEEP)
 
     def rehearses() -> bool:
-        return house.supervisor.statuses()["m"].replicas[0].rehearses
+        return house.supervisor.view.statuses()["m"].replicas[0].rehearses
 
     assert rehearses()
-    house.supervisor.set_target("m", Rung.ASLEEP, None)
+    house.supervisor.word.set_target("m", Rung.ASLEEP, None)
     asked = asyncio.create_task(house.supervisor.acquire("n"))
     house.makes["m.0"].sleeps.set()
     await house.make_ready("n.0")
@@ -224,7 +224,7 @@ async def test_what_is_not_woken_after_its_rehearsal_is_a_sleeper_like_any() -> 
     await house.rest()
     assert house.phase("m.0") is Phase.ASLEEP
     assert not rehearses()
-    house.supervisor.set_target("m", None, None)
+    house.supervisor.word.set_target("m", None, None)
     house.supervisor.rules = Rules(pools={"p": 200})
     house.makes["m.0"].wakes.clear()
     await house.until(lambda: house.phase("m.0") is Phase.WAKING)
@@ -344,7 +344,7 @@ async def test_limits_that_a_reload_changed_hold_for_the_engine_that_runs() -> N
 async def test_set_asleep_is_refused_where_it_cannot_be() -> None:
     house = House("m")
     with pytest.raises(ValueError, match="can't be put to sleep: it is too lively"):
-        house.supervisor.set_target("m", Rung.ASLEEP, None)
+        house.supervisor.word.set_target("m", Rung.ASLEEP, None)
 
 
 async def test_who_waits_for_a_sleeper_hears_of_the_wake() -> None:
@@ -395,7 +395,8 @@ async def test_a_measurement_that_hangs_holds_up_no_sleep_and_no_stop(
 async def test_a_measurement_that_others_have_spoilt_does_not_count_for_ever() -> None:
     house = House()
     house.supervisor.adopt("m", house.terms("m", Rung.STAGED, sleep=policy()))
-    house.supervisor.restore("m", Known(figures={KEY: SleepFigures(1.0, 1.0, 10**15, None)}))
+    known = Known(figures={KEY: SleepFigures(1.0, 1.0, 10**15, None)})
+    house.supervisor.succession.restore("m", known)
     await house.rest()
     facts = house.supervisor.models["m"].facts(0.0)
     assert facts.replicas[0].pins == 2 * 10 + 2**30, "at most twice the weights, and some"
@@ -405,7 +406,7 @@ async def test_figures_of_other_args_are_not_taken() -> None:
     house = House()
     house.supervisor.adopt("m", house.terms("m", Rung.STAGED, sleep=policy()))
     other = {"k --max-model-len 32 vllm=0.33": SleepFigures(1.0, 1.0, 5, None)}
-    house.supervisor.restore("m", Known(figures=other))
+    house.supervisor.succession.restore("m", Known(figures=other))
     await house.rest()
     assert house.supervisor.models["m"].any_figures() is None
 

@@ -54,7 +54,7 @@ async def test_replicas_are_counted_by_rung_and_their_gpus_while_an_engine_is_up
     here.time.now += 61
     here.tick()
     assert told(here)[0][1] == "calendar"
-    here.supervisor.set_target("m", Rung.HOT, None)
+    here.supervisor.word.set_target("m", Rung.HOT, None)
     here.tick()
     assert told(here)[0][1] == "operator"
 
@@ -82,7 +82,7 @@ async def test_only_the_first_after_an_idle_time_is_spared_by_the_calendar() -> 
     here.time.now += 2
     here.tick()
     assert spared(model, here.time.now) is Rung.STAGED
-    here.supervisor.set_target("m", Rung.STAGED, None)
+    here.supervisor.word.set_target("m", Rung.STAGED, None)
     await here.until(lambda: here.phase("m.0") is not Phase.READY)
     assert spared(model, here.time.now) is None
 

@@ -113,7 +113,7 @@ async def test_a_crash_is_told_with_its_cause_and_tried_again_until_it_is_a_loop
     with pytest.raises(NotReadyError, match=why) as given_up:
         await house.supervisor.acquire("m")
     assert given_up.value.retry_after_s is None, "no time mends it: nobody is to come back for it"
-    house.supervisor.set_target("m", Rung.HOT, None)
+    house.supervisor.word.set_target("m", Rung.HOT, None)
     await house.make_ready("m.0")
 
 
@@ -197,7 +197,7 @@ async def test_draining_lets_requests_finish_and_takes_no_new_ones() -> None:
     house = House("m", resting=Rung.HOT)
     await house.make_ready("m.0")
     lease = await house.supervisor.acquire("m")
-    house.supervisor.set_target("m", Rung.COLD, None)
+    house.supervisor.word.set_target("m", Rung.COLD, None)
     await house.until(lambda: house.phase("m.0") is Phase.DRAINING)
     with pytest.raises(NotReadyError, match="m is kept cold: an operator set it to cold"):
         await house.supervisor.acquire("m")
@@ -211,7 +211,7 @@ async def test_a_start_is_called_off_when_an_operator_says_so() -> None:
     house = House("m")
     request = asyncio.create_task(house.supervisor.acquire("m"))
     await house.until(lambda: house.phase("m.0") is Phase.STARTING)
-    house.supervisor.set_target("m", Rung.COLD, 30.0)
+    house.supervisor.word.set_target("m", Rung.COLD, 30.0)
     with pytest.raises(NotReadyError) as refused:
         await request
     assert refused.value.retry_after_s == 30
@@ -225,7 +225,7 @@ async def test_a_start_is_called_off_when_an_operator_says_so() -> None:
 
 async def test_a_wait_ends_with_an_honest_estimate() -> None:
     house = House("m")
-    house.supervisor.restore("m", Known(starts=[40.0]))
+    house.supervisor.succession.restore("m", Known(starts=[40.0]))
     house.supervisor.adopt("m", house.terms("m", max_wait=0.01))
     waiting = asyncio.create_task(house.supervisor.acquire("m"))
     await house.until(lambda: bool(house.launcher.started))
@@ -244,7 +244,7 @@ async def test_an_estimate_counts_only_who_is_ahead_on_the_same_card() -> None:
         (fit,) = terms.fits
         fit = replace(fit, cards=frozenset({card}))
         house.supervisor.adopt(name, replace(terms, fits=(fit,)))
-        house.supervisor.restore(name, Known(starts=[40.0]))
+        house.supervisor.succession.restore(name, Known(starts=[40.0]))
     others = [asyncio.create_task(house.supervisor.acquire(name)) for name in "ab"]
     await house.until(lambda: len(house.launcher.started) == 2)
     with pytest.raises(NotReadyError) as no:
@@ -304,9 +304,9 @@ async def test_a_stager_that_cannot_end_its_process_wedges_nothing() -> None:
         raise StagingError("a read hangs in the kernel")
 
     house.stager.holdings[0].release = hangs  # type: ignore[method-assign]  # as on a dead mount
-    house.supervisor.set_target("m", Rung.COLD, None)
+    house.supervisor.word.set_target("m", Rung.COLD, None)
     await house.until(lambda: house.supervisor.rung("m") is Rung.COLD)
-    house.supervisor.set_target("m", None, None)
+    house.supervisor.word.set_target("m", None, None)
     house.time.now += 31.0
     await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
 
@@ -327,7 +327,7 @@ async def test_a_fault_of_our_own_at_staging_blocks_no_other_model() -> None:
 async def test_weights_released_before_their_task_has_begun_block_nobody() -> None:
     house = House("a", "b", resting=Rung.STAGED)
     house.supervisor.tick()
-    house.supervisor.set_target("a", Rung.COLD, None)
+    house.supervisor.word.set_target("a", Rung.COLD, None)
     house.supervisor.tick()
     house.stager.done.set()
     await house.until(lambda: house.supervisor.rung("b") is Rung.STAGED)
@@ -561,10 +561,10 @@ async def test_an_operators_word_on_a_model_that_goes_is_refused() -> None:
     lease = await house.supervisor.acquire("a")
     house.supervisor.retire("a")
     with pytest.raises(ValueError, match="no longer in the config"):
-        house.supervisor.set_target("a", Rung.HOT, None)
-    assert house.supervisor.statuses()["a"].retired
+        house.supervisor.word.set_target("a", Rung.HOT, None)
+    assert house.supervisor.view.statuses()["a"].retired
     lease.release()
-    await house.until(lambda: not house.supervisor.statuses())
+    await house.until(lambda: not house.supervisor.view.statuses())
 
 
 async def test_replicas_that_left_the_config_count_no_longer() -> None:
@@ -605,7 +605,7 @@ async def test_a_model_may_go_and_come_back_before_anybody_has_looked_at_its_fil
     house = House("a", resting=Rung.STAGED)
     house.supervisor.retire("a")
     house.supervisor.tick()
-    assert house.supervisor.statuses() == {}
+    assert house.supervisor.view.statuses() == {}
     house.supervisor.adopt("a", house.terms("a", Rung.STAGED))
     house.stager.done.set()
     await house.until(lambda: house.supervisor.rung("a") is Rung.STAGED)
@@ -625,7 +625,7 @@ async def test_a_measurement_that_hangs_after_a_start_holds_up_neither_stop_nor_
     house.measures.clear()
     await house.make_ready("m.0")
     place = await house.supervisor.acquire("m")
-    house.supervisor.set_target("m", Rung.COLD, None)
+    house.supervisor.word.set_target("m", Rung.COLD, None)
     await house.until(lambda: house.phase("m.0") is Phase.DRAINING)
     await house.rest()
     assert not house.launcher.started[0].has_ended, "a request is in flight"
@@ -638,15 +638,15 @@ async def test_an_operator_hears_at_once_what_holds_up_his_word() -> None:
     for name in ("a", "b"):
         house.supervisor.adopt(name, house.terms(name, pool="p", vram=60))
     assert (
-        house.supervisor.set_target("a", Rung.HOT, None)
+        house.supervisor.word.set_target("a", Rung.HOT, None)
         == "a is to be hot until it is set otherwise"
     )
     await house.make_ready("a.0")
-    assert house.supervisor.set_target("b", Rung.HOT, 60.0) == (
+    assert house.supervisor.word.set_target("b", Rung.HOT, 60.0) == (
         "b is to be hot for 1 min; held up for now: pool p is full: it lacks 20 bytes for b.0; "
         "room is made there once a request waits for it"
     )
-    cold = house.supervisor.set_target("b", Rung.COLD, None)
+    cold = house.supervisor.word.set_target("b", Rung.COLD, None)
     assert cold == "b is to be cold until it is set otherwise"
 
 
@@ -657,12 +657,12 @@ async def test_what_an_operator_sets_lower_serves_nobody_new_while_its_stop_must
     house.supervisor.adopt("a", house.terms("a", Rung.HOT))
     await house.until(lambda: house.phase("a.0") is Phase.STARTING)
     why = "its stop waits: a.0 is starting on the same device"
-    said = house.supervisor.set_target("b", Rung.STAGED, 30.0)
+    said = house.supervisor.word.set_target("b", Rung.STAGED, 30.0)
     assert said == f"b is to be staged for 30 s; held up for now: {why}"
     with pytest.raises(NotReadyError, match="b is kept staged: an operator set it"):
         await house.supervisor.acquire("b")
     await house.rest()
-    assert house.supervisor.statuses()["b"].held_up_by == why
+    assert house.supervisor.view.statuses()["b"].held_up_by == why
     assert house.phase("b.0") is Phase.READY
     house.time.now += 30.0
     (await house.supervisor.acquire("b")).release()

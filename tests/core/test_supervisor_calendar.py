@@ -120,14 +120,14 @@ async def test_what_an_operator_sets_goes_before_the_calendar_and_ends_by_itself
 ) -> None:
     calendar = Calendar((WORK,), (NIGHT,))
     house = a_house(calendar, "2026-11-23 10:00")
-    house.supervisor.set_target("m", Rung.COLD, 7200.0)
-    status = house.supervisor.statuses()["m"]
+    house.supervisor.word.set_target("m", Rung.COLD, 7200.0)
+    status = house.supervisor.view.statuses()["m"]
     ends = house.time.now + house.time.wall_ahead + 7200.0
     assert (status.target, status.rank, status.until) == (Rung.COLD, "operator", ends)
     if restarted:
         set_override = house.supervisor.models["m"].override
         house = a_house(calendar, "2026-11-23 11:00", house)
-        house.supervisor.restore("m", Known(override=set_override))
+        house.supervisor.succession.restore("m", Known(override=set_override))
     set_clock(house, "2026-11-23 11:59:59")
     assert wanted(house).target.rung is Rung.COLD
     house.time.now += 1.0
@@ -157,14 +157,15 @@ async def test_the_status_tells_what_rules_until_when_and_what_comes() -> None:
         ("24 18:00", Rung.COLD, None, night),
     ]
     house.supervisor.tick()
-    status = house.supervisor.statuses()["m"]
+    status = house.supervisor.view.statuses()["m"]
     assert (status.rank, clock(status.until)) == ("calendar", "23 18:00")
     assert status.calendar == "hot, 2 replicas until 18:00, then cold"
     set_clock(house, "2026-11-23 19:00")
-    assert house.supervisor.statuses()["m"].calendar == "cold until Tue 09:00, then hot, 2 replicas"
+    status = house.supervisor.view.statuses()["m"]
+    assert status.calendar == "cold until Tue 09:00, then hot, 2 replicas"
     house.supervisor.adopt("m", under(house, Calendar((WORK,))))
     house.supervisor.tick()
-    status = house.supervisor.statuses()["m"]
+    status = house.supervisor.view.statuses()["m"]
     assert (status.rank, clock(status.until)) == ("rests", "24 09:00")
     assert status.calendar == "nothing until Tue 09:00, then hot, 2 replicas"
 
@@ -176,5 +177,5 @@ async def test_other_terms_have_another_calendar_at_once() -> None:
     assert wanted(house).target.rung is Rung.ASLEEP
     house.supervisor.adopt("m", under(house, Calendar()))
     assert wanted(house).target.rung is Rung.STAGED
-    assert house.supervisor.statuses()["m"].calendar is None
+    assert house.supervisor.view.statuses()["m"].calendar is None
     assert calendar_status(Calendar(), 0.0) is None

@@ -24,7 +24,7 @@ def a_house(*names: str, **sizes: int) -> House:
 
 
 def staged(house: House, name: str = "m", kind: FileKind = FileKind.WEIGHTS) -> str:
-    [each] = [s for s in house.supervisor.statuses()[name].staged if s.kind is kind]
+    [each] = [s for s in house.supervisor.view.statuses()[name].staged if s.kind is kind]
     states = {"held": each.held, "partial": each.partial, "busy": each.busy}
     return next((state for state, so in states.items() if so), "not there")
 
@@ -40,7 +40,7 @@ async def test_kinds_come_in_load_order_and_the_program_is_shared() -> None:
     assert keys == ["program:env", "weights:a", "compile-cache:a", "weights:b"]
     assert staged(house, "b", FileKind.PROGRAM) == "held"
     assert staged(house, "b", FileKind.CACHES) == "not there"
-    house.supervisor.set_target("a", Rung.COLD, None)
+    house.supervisor.word.set_target("a", Rung.COLD, None)
     await house.until(lambda: house.stager.holdings[2].released)
     assert not house.stager.holdings[0].released, "b rests on it"
     house.supervisor.retire("b")
@@ -84,7 +84,7 @@ async def test_two_models_within_a_budget_for_one_the_last_used_stays() -> None:
     house.budget = 15
     await house.until(lambda: house.supervisor.rung("a") is Rung.STAGED)
     await house.rest()
-    told = house.supervisor.statuses()["b"]
+    told = house.supervisor.view.statuses()["b"]
     assert told.held_up_by == (
         "its weights (10 bytes) don't fit in ram.staging: 10 bytes of 15 bytes are taken, which is "
         "5 bytes too much; raise ram.staging"
@@ -104,7 +104,7 @@ async def test_larger_than_the_budget_is_held_in_part_and_stays_cold() -> None:
     await house.until(lambda: staged(house) == "partial")
     assert house.stager.asked[0][1].limit == 40
     await house.rest()
-    told = house.supervisor.statuses()["m"]
+    told = house.supervisor.view.statuses()["m"]
     assert (told.rung, told.staging.done) == (Rung.COLD, 40)
     assert told.held_up_by is not None
     assert "larger than ram.staging (40 bytes): 40 bytes of them are held" in told.held_up_by
@@ -132,7 +132,7 @@ async def test_what_has_shrunk_until_it_fits_is_held_as_a_whole() -> None:
     told = house.supervisor.models["m"].staged.state
     assert (told.partial, told.problem) == (True, "not all of it is in RAM, by measurement")
     await house.rest()
-    assert "larger" not in (house.supervisor.statuses()["m"].held_up_by or "")
+    assert "larger" not in (house.supervisor.view.statuses()["m"].held_up_by or "")
 
 
 async def test_what_memory_ran_short_for_is_not_brought_back_at_once() -> None:
@@ -144,7 +144,7 @@ async def test_what_memory_ran_short_for_is_not_brought_back_at_once() -> None:
     house.reserve = 0
     await house.rest()
     assert house.supervisor.rung("m") is Rung.COLD
-    why = house.supervisor.statuses()["m"].held_up_by or ""
+    why = house.supervisor.view.statuses()["m"].held_up_by or ""
     assert why.startswith("memory is short")
     assert why.endswith("; it is tried again in 2 min")
     house.time.now += SHORT_S
@@ -190,25 +190,26 @@ async def test_an_operators_word_tries_at_once_what_failed_or_is_held_in_part() 
     house.stager.problem = None
     await house.rest()
     assert house.supervisor.rung("m") is Rung.COLD
-    house.supervisor.set_target("m", None, None)
-    assert house.supervisor.statuses()["m"].staged[0].problem is None, "nothing stale is told"
+    house.supervisor.word.set_target("m", None, None)
+    assert house.supervisor.view.statuses()["m"].staged[0].problem is None, "nothing stale is told"
     await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
     house.stager.holdings[0].measure(5, "w.safetensors is missing")
     assert staged(house) == "partial"
-    house.supervisor.set_target("m", Rung.STAGED, None, floor=True)
+    house.supervisor.word.set_target("m", Rung.STAGED, None, floor=True)
     await house.until(lambda: house.stager.holdings[0].released)
     await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
-    house.supervisor.set_target("m", Rung.STAGED, None)
-    said = house.supervisor.set_target("m", Rung.STAGED, None, floor=True)
+    house.supervisor.word.set_target("m", Rung.STAGED, None)
+    said = house.supervisor.word.set_target("m", Rung.STAGED, None, floor=True)
     assert said == "m is to be staged anyway: an operator set it to staged"
 
 
 async def test_who_follows_its_own_policy_already_is_told_so() -> None:
     house = a_house("m", weights=10)
     await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
-    assert house.supervisor.set_target("m", None, None) == "m follows its own policy already"
-    house.supervisor.set_target("m", Rung.COLD, None)
-    assert house.supervisor.set_target("m", None, None).startswith("m follows its own policy again")
+    assert house.supervisor.word.set_target("m", None, None) == "m follows its own policy already"
+    house.supervisor.word.set_target("m", Rung.COLD, None)
+    again = house.supervisor.word.set_target("m", None, None)
+    assert again.startswith("m follows its own policy again")
 
 
 async def test_locked_files_are_asked_for_as_such_and_count_as_used() -> None:
@@ -228,7 +229,7 @@ async def test_locked_files_are_asked_for_as_such_and_count_as_used() -> None:
 async def test_what_is_learnt_is_staged_and_the_caches_follow_a_start() -> None:
     house = a_house("m", weights=10)
     await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
-    house.supervisor.set_target("m", Rung.HOT, None)
+    house.supervisor.word.set_target("m", Rung.HOT, None)
     await house.make_ready("m.0")
     assert house.came == ["m.0"]
     await house.until(lambda: house.stager.holdings[0].released)
@@ -236,7 +237,7 @@ async def test_what_is_learnt_is_staged_and_the_caches_follow_a_start() -> None:
     house.supervisor.shelf.learnt("m", FileKind.CACHES)
     house.supervisor.shelf.learnt("m", FileKind.PROGRAM)
     await house.rest()
-    house.supervisor.set_target("m", Rung.STAGED, None)
+    house.supervisor.word.set_target("m", Rung.STAGED, None)
     await house.until(lambda: house.phase("m.0") is Phase.DOWN)
     await house.until(lambda: staged(house, "m", FileKind.CACHES) == "held")
     assert [h.key for h in house.stager.holdings[1:]] == [

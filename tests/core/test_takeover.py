@@ -27,10 +27,10 @@ def a_house(after: House | None = None) -> House:
 async def succeeded(old: House) -> House:
     """The next daemon on the same host: it sweeps, and takes over."""
     house = a_house(after=old)
-    found, _ = house.supervisor.left_behind()
+    found, _ = house.supervisor.succession.left_behind()
     house.launcher.sweep(spare=found)
     for name, record in found.items():
-        house.supervisor.take_over(name, record)
+        house.supervisor.succession.take_over(name, record)
     await house.rest()
     return house
 
@@ -50,7 +50,7 @@ async def test_a_hot_engine_is_taken_over_as_it_is() -> None:
 async def test_a_sleeper_is_taken_over_asleep_and_proved_at_its_wake() -> None:
     old = a_house()
     await old.make_ready("m.0")
-    old.supervisor.set_target("m", Rung.ASLEEP, None)
+    old.supervisor.word.set_target("m", Rung.ASLEEP, None)
     await old.until(lambda: old.phase("m.0") is Phase.ASLEEP)
     await old.die()
     old.makes["m.0"].song = "garbage"
@@ -137,13 +137,13 @@ async def test_an_engine_in_the_midst_of_something_is_not_vouched_for(phase: Pha
     else:
         await old.make_ready("m.0")
         make.sleeps.clear()
-        old.supervisor.set_target("m", Rung.ASLEEP, None)
+        old.supervisor.word.set_target("m", Rung.ASLEEP, None)
         await old.until(lambda: old.phase("m.0") is Phase.FALLING_ASLEEP)
         if phase is Phase.WAKING:
             make.sleeps.set()
             await old.until(lambda: old.phase("m.0") is Phase.ASLEEP)
             make.wakes.clear()
-            old.supervisor.set_target("m", Rung.HOT, None)
+            old.supervisor.word.set_target("m", Rung.HOT, None)
             await old.until(lambda: old.phase("m.0") is Phase.WAKING)
     await old.die()
     house = await succeeded(old)
@@ -214,8 +214,8 @@ async def test_an_engine_without_a_canary_must_answer_before_it_is_taken_over() 
     await old.die()
     old.makes["m.0"].answers.clear()
     house = plain(after=old)
-    found, _ = house.supervisor.left_behind()
-    house.supervisor.take_over("m.0", found["m.0"])
+    found, _ = house.supervisor.succession.left_behind()
+    house.supervisor.succession.take_over("m.0", found["m.0"])
     await house.rest()
     assert house.phase("m.0") is Phase.ADOPTING
     old.makes["m.0"].answers.set()
@@ -227,7 +227,7 @@ async def test_why_an_engine_is_not_taken_over_is_told() -> None:
     await old.make_ready("m.0")
     await old.die()
     old.makes["m.0"].print = "another"
-    _, doubts = a_house(after=old).supervisor.left_behind()
+    _, doubts = a_house(after=old).supervisor.succession.left_behind()
     assert doubts == {"m.0": "its settings have changed since it was started"}
 
 
@@ -242,21 +242,21 @@ async def test_an_engine_on_other_gpus_is_not_taken_over() -> None:
     old = on(House(), "GPU-0")
     await old.make_ready("m.0")
     await old.die()
-    _, doubts = on(House(after=old), "GPU-1").supervisor.left_behind()
+    _, doubts = on(House(after=old), "GPU-1").supervisor.succession.left_behind()
     assert doubts == {"m.0": "it runs on GPU-0, where its pool isn't any more"}
     blind = on(House(after=old))
-    found, _ = blind.supervisor.left_behind()
+    found, _ = blind.supervisor.succession.left_behind()
     assert "m.0" in found, "nobody knows the cards while the driver doesn't answer"
-    blind.supervisor.take_over("m.0", found["m.0"])
+    blind.supervisor.succession.take_over("m.0", found["m.0"])
     await blind.until(lambda: blind.phase("m.0") is Phase.READY)
     on(blind)  # a reload, still without the driver
     on(blind, "GPU-0")  # it answers
     assert not blind.one("m.0").is_stale, "it stood there all the time"
     on(blind)
-    blind.supervisor.set_target("m", Rung.ASLEEP, None)
+    blind.supervisor.word.set_target("m", Rung.ASLEEP, None)
     await blind.until(lambda: blind.phase("m.0") is Phase.ASLEEP)
     await blind.die()
-    _, doubts = on(House(after=blind), "GPU-1").supervisor.left_behind()
+    _, doubts = on(House(after=blind), "GPU-1").supervisor.succession.left_behind()
     assert doubts == {"m.0": "it runs on GPU-0, where its pool isn't any more"}
 
 
@@ -264,14 +264,14 @@ async def test_what_a_sleeper_holds_is_known_over_a_takeover() -> None:
     old = a_house()
     await old.make_ready("m.0")
     old.memory = Footprint(100, None, 10**9)
-    old.supervisor.set_target("m", Rung.ASLEEP, None)
+    old.supervisor.word.set_target("m", Rung.ASLEEP, None)
     await old.until(lambda: old.makes["m.0"].did == ["sleep 1"])
     await old.until(lambda: old.phase("m.0") is Phase.ASLEEP)
     await old.die()
     house = await succeeded(old)  # rests hot: it is woken
     await house.until(lambda: house.phase("m.0") is Phase.READY)
     house.memory = Footprint(160, None, 10**9)
-    house.supervisor.set_target("m", Rung.ASLEEP, None)
+    house.supervisor.word.set_target("m", Rung.ASLEEP, None)
     await house.until(lambda: house.phase("m.0") is Phase.ASLEEP)
     nap = house.one("m.0").state.last_nap
     assert nap is not None
@@ -290,7 +290,7 @@ async def test_an_order_to_leave_outlives_a_drain_in_vain() -> None:
     old = a_house()
     await old.make_ready("m.0")
     lease = await old.supervisor.acquire("m")
-    old.supervisor.set_target("m", Rung.ASLEEP, None)
+    old.supervisor.word.set_target("m", Rung.ASLEEP, None)
     await old.until(lambda: old.phase("m.0") is Phase.DRAINING)
     await old.rest()
     closing = asyncio.create_task(old.supervisor.close("SIGTERM came", leave=True))
@@ -302,7 +302,7 @@ async def test_an_order_to_leave_outlives_a_drain_in_vain() -> None:
 async def test_a_taken_over_engine_that_is_just_waking_is_stopped_at_an_orderly_end() -> None:
     old = a_house()
     await old.make_ready("m.0")
-    old.supervisor.set_target("m", Rung.ASLEEP, None)
+    old.supervisor.word.set_target("m", Rung.ASLEEP, None)
     await old.until(lambda: old.phase("m.0") is Phase.ASLEEP)
     await old.die()
     old.makes["m.0"].wakes.clear()
@@ -317,7 +317,7 @@ async def test_a_taken_over_engine_that_is_just_waking_is_stopped_at_an_orderly_
 async def test_an_engine_that_had_ended_is_not_told_as_one_that_was_left() -> None:
     old = a_house()
     await old.make_ready("m.0")
-    old.supervisor.set_target("m", Rung.COLD, None)
+    old.supervisor.word.set_target("m", Rung.COLD, None)
     await old.until(lambda: old.phase("m.0") is Phase.DOWN)
     await old.die()
-    assert a_house(after=old).supervisor.left_behind() == ({}, {})
+    assert a_house(after=old).supervisor.succession.left_behind() == ({}, {})

@@ -11,11 +11,12 @@ from warmd.supervisor.events import (
     RungChange,
 )
 from warmd.supervisor.loop import Supervisor
-from warmd.supervisor.model import FileTerms, Managed, SleepPolicy, Terms
+from warmd.supervisor.model import Managed
 from warmd.supervisor.ports import Build, Known, Rules, Scan
 from warmd.supervisor.shelf import Held
 from warmd.supervisor.snapshot import Outlook
 from warmd.supervisor.standing import spared, standings
+from warmd.supervisor.terms import FileTerms, SleepPolicy, Terms
 from warmd.supervisor.timetable import calendar_status
 from warmd.supervisor.wards import Examination, as_numbered
 

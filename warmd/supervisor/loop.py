@@ -7,7 +7,6 @@ comes back as an event, and the next tick sees the new facts.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
@@ -20,39 +19,31 @@ from warmd.planner import (
     Plan,
     RamLedger,
     ReleaseFiles,
-    Room,
     Scene,
     SleepEngine,
     StageFiles,
     StartEngine,
     StopEngine,
     WakeEngine,
-    claims,
     make_plan,
-    room_ahead,
 )
-from warmd.policy import Override, Target, decide_target, held_hot
+from warmd.policy import Target, decide_target, held_hot
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake, start_left
-from warmd.replica import EngineRecord, Replica, ReplicaListener, ReplicaState
-from warmd.status import CardStatus, ModelStatus
+from warmd.replica import Replica, ReplicaListener, ReplicaState
 from warmd.supervisor.cards import Cards, Look
 from warmd.supervisor.events import Clock, Events
-from warmd.supervisor.held_up import held_up
-from warmd.supervisor.model import Managed, Terms
-from warmd.supervisor.ports import Build, Known, Rules
+from warmd.supervisor.load import rescale, with_sleepers
+from warmd.supervisor.model import Managed
+from warmd.supervisor.ports import Build, Rules
 from warmd.supervisor.shelf import Held, Shelf
-from warmd.supervisor.snapshot import (
-    RETIRED,
-    Outlook,
-    model_status,
-    outlook,
-    outlook_of_new,
-    prospective_facts,
-)
+from warmd.supervisor.snapshot import RETIRED
 from warmd.supervisor.soon import Soon
-from warmd.supervisor.teller import REMEMBERED, Teller
+from warmd.supervisor.succession import Succession
+from warmd.supervisor.teller import Teller
+from warmd.supervisor.terms import Terms
+from warmd.supervisor.view import View
 from warmd.supervisor.waiting import Lease, WaitingRoom
-from warmd.supervisor.word import word_on
+from warmd.supervisor.word import Word
 
 TICK_S = 1.0
 """The longest time between two looks at the facts; every event brings the next look forward."""
@@ -82,6 +73,9 @@ class Supervisor(ReplicaListener):
         self.shelf = Shelf(build, self.models, self._teller, self._changed.set, self._why_now)
         self._closing = False
         self._waiting_room = WaitingRoom(clock, self._changed.set, self._ahead)
+        self.succession = Succession(clock, self.models)
+        self.view = View(clock, self.models, self.cards, self.shelf, self._scene)
+        self.word = Word(clock, self.models, events, self._scene, self._look_at)
 
     def adopt(self, name: str, terms: Terms, why: str = "its settings have changed") -> None:
         """Take a model into care, or care for it on new terms; `why` they are new.
@@ -92,8 +86,7 @@ class Supervisor(ReplicaListener):
         if model is None:
             model = self.models[name] = Managed(name, terms, (), {})
         model.sets = self.shelf.fit(terms.files)
-        model.terms, model.retired = terms, False
-        model.forget_calendar()
+        model.take(terms)
         for replica, fit in zip(model.replicas, terms.fits, strict=False):
             replica.refit(fit)
             replica.forgive(why)
@@ -150,21 +143,25 @@ class Supervisor(ReplicaListener):
 
     def _retarget(self, model: Managed) -> None:
         wall = self._clock.wall()
-        if model.override is not None and not model.override.holds_at(wall):
-            self._set_override(model, None, "the time that an operator set is over")
+        self.word.expire(model, wall)
         now, had = self._clock.monotonic(), model.target
-        was, says = model.scaling, model.says(wall)
-        model.rescale(now)
+        was, says = model.scaling, model.diary.says(wall)
+        rescale(model, now)
         demand = model.demand(now)
         given = model.terms.wish, model.override, demand, wall, says
         target = decide_target(*given, coming=model.coming)
         target = held_hot(target, model.override, model.hold, wall)
-        model.target = model.with_sleepers(target, now)
+        model.target = with_sleepers(model, target, now)
         scaling = model.scaling
         if was and scaling and was.wanted != scaling.wanted and had.replicas != target.replicas:
             self._events.replicas_wanted(model.name, had.replicas, target.replicas, scaling.why)
         if model.retired:
             model.target = RETIRED
+
+    def _look_at(self, model: Managed) -> None:
+        """Wake who waits for `model`, and look at once at what it shall be."""
+        self._wake(model)
+        self._retarget(model)
 
     def _why_now(self, model: Managed) -> str:
         if not self._closing:
@@ -313,124 +310,6 @@ class Supervisor(ReplicaListener):
                 elif state.phase.holds_the_device:
                     left += STOP_S
         return left
-
-    # What an operator asks
-
-    def statuses(self) -> dict[str, ModelStatus]:
-        """Return what is known of each model at this moment."""
-        return {
-            name: model_status(m, self._clock, self.shelf.why_not)
-            for name, m in self.models.items()
-        }
-
-    def card_statuses(self) -> tuple[CardStatus, ...]:
-        """Return what is known of each card at this moment; none where nothing is reserved."""
-        models, now = self.models.values(), self._clock.monotonic()
-        held = claims([m.facts(now) for m in models], self.cards.facts())
-        return self.cards.statuses(models, held, self._clock.wall() - now)
-
-    def outlook(self, name: str, terms: Terms | None, known: Known | None = None) -> Outlook:
-        """Say what a model would be on other terms, or without them; nothing is changed.
-
-        `known` is what earlier lives knew of a model that is new.
-        """
-        model = self.models.get(name)
-        if model is not None:
-            return outlook(model, terms, self._clock)
-        known, wall = known or Known(), self._clock.wall()
-        idle_s = math.inf if known.last_request is None else wall - known.last_request
-        if terms is None:
-            raise LookupError(f"there is no model {name}, and no terms for one")
-        return outlook_of_new(name, terms, known.override, known.starts, idle_s=idle_s, wall=wall)
-
-    def room_ahead(
-        self, terms: Mapping[str, Terms], outlooks: Mapping[str, Outlook], rules: Rules
-    ) -> Room:
-        """Say which replicas would be put aside or find no room where they shall be, and why."""
-        now = self._clock.monotonic()
-        facts = [
-            prospective_facts(name, self.models.get(name), each, outlooks[name], now)
-            for name, each in terms.items()
-        ]
-        ram, cards = self._scene().ram, self.cards.facts()
-        return room_ahead(Scene(facts, ram, now, rules.pools, rules.fairness, cards))
-
-    def set_target(
-        self,
-        name: str,
-        rung: Rung | None,
-        for_s: float | None,
-        *,
-        floor: bool = False,
-        replicas: int | None = None,
-    ) -> str:
-        """Set a model's target, or give it back to the policy with None; return a sentence.
-
-        `replicas` None: as many as its policy wants. Raises `ValueError` for a model that is no
-        longer in the config, that can't sleep, or that has no place for so many.
-        """
-        model = self.models[name]
-        if model.retired:
-            raise ValueError(f"{name} is no longer in the config and is being stopped")
-        was, stands = model.override, model.target
-        if floor and rung is stands.rung and was is not None and was.refuses:
-            self.try_files_again(name)  # what was set before is kept: it says more
-            return f"{name} is to be {stands.rung} anyway: {stands.reason}"
-        override, sentence = word_on(
-            model, rung, for_s, self._clock.wall(), floor=floor, replicas=replicas
-        )
-        self._set_override(model, override, "an operator said so")
-        for replica in model.replicas:
-            replica.forgive(f"an operator set it to {rung or 'auto'}")
-        self.try_files_again(name)
-        why = held_up(self._scene(), model)
-        return sentence if why is None else f"{sentence}; held up for now: {why}"
-
-    def try_files_again(self, name: str) -> None:
-        """Forget what went wrong as a model's files were staged, and look at the facts at once."""
-        model = self.models[name]
-        for staged in model.sets.values():
-            staged.forgive()
-        self._wake(model)
-        self._retarget(model)
-
-    def _set_override(self, model: Managed, override: Override | None, reason: str) -> None:
-        if model.override != override:
-            model.override = override
-            self._events.override_changed(model.name, override, reason)
-
-    def restore(self, name: str, known: Known) -> None:
-        """Take over what an earlier life of the daemon knew of a model."""
-        model = self.models[name]
-        model.override = known.override
-        model.starts = list(known.starts)[-REMEMBERED:]
-        model.starts_from = {rung: [*each] for rung, each in known.starts_from.items()}
-        model.wakes = list(known.wakes)[-REMEMBERED:]
-        model.figures = dict(known.figures)
-        if known.last_request is not None:
-            ago = max(0.0, self._clock.wall() - known.last_request)
-            model.last_request = self._clock.monotonic() - ago
-
-    def left_behind(self) -> tuple[dict[str, EngineRecord], dict[str, str]]:
-        """Return, by replica, what of an earlier daemon may be taken over, and why the rest can't.
-
-        Only what the earlier daemon noted is looked at: the engines aren't asked yet.
-        """
-        found, doubts = {}, {}
-        for replica in (r for m in self.models.values() for r in m.replicas):
-            record = EngineRecord.found(replica.fit.make.noted())
-            if record is None or not record.phase.is_up:
-                continue  # its engine had ended before the earlier daemon did
-            doubt = record.doubt(replica.fit)
-            if doubt is None:
-                found[replica.name] = record
-            else:
-                doubts[replica.name] = doubt
-        return found, doubts
-
-    def take_over(self, replica: str, record: EngineRecord) -> None:
-        """Check the engine that an earlier daemon left running, and go on with it."""
-        self._replicas[replica].begin_takeover(record)
 
     # The end
 

@@ -5,28 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from warmd.ladder import FileKind, Phase, Place, Rung, SleepFigures, VramBy, set_key
+from warmd.ladder import FileKind, Phase, Rung, SleepFigures
 from warmd.planner import NOTHING_TO_STAGE, ModelFacts, ReplicaFacts, StagingFacts
-from warmd.policy import (
-    Coming,
-    Demand,
-    Hygiene,
-    Load,
-    Override,
-    Scaling,
-    Stretch,
-    Target,
-    Wish,
-    rescale,
-    worn,
-)
+from warmd.policy import Coming, Demand, Override, Scaling, Target, worn
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake
-from warmd.replica import Fit, Nap, Replica
+from warmd.replica import Nap, Replica
 from warmd.staged import StagedFiles, StagedState
+from warmd.supervisor.diary import Diary
+from warmd.supervisor.terms import Terms
 
 QUIET_S = 30.0
 """So long after the last request a model counts as quiet: its sleep may be rehearsed."""
@@ -41,68 +29,6 @@ PINNED_BESIDE = 2**30
 """What a sleep may take beside twice the weights, at most."""
 
 _NOTHING_YET = Target(Rung.COLD, 1, "warmd has just started")
-_UNREAD = Stretch(math.inf, math.inf)
-
-_FORESEEN, _FORESEEN_S = 12, 36 * 3600.0
-"""So many stretches of a calendar are read ahead at most, and so many seconds."""
-
-_ENOUGH_S = 24 * 3600.0
-"""Nothing is read ahead before it is less than this."""
-
-
-@dataclass(frozen=True)
-class SleepPolicy:
-    """How a model sleeps. `key` names what its figures hold for, but for the engine's version."""
-
-    level: int
-    hygiene: Hygiene
-    rehearse: bool
-    key: str
-
-
-@dataclass(frozen=True)
-class FileTerms:
-    """A set of files that a model needs in RAM; other terms make another set of it.
-
-    `owner`: a model, or for program files the environment; `source`: where the files are.
-    """
-
-    kind: FileKind
-    owner: str
-    source: Path
-    place: Place = Place.PAGE_CACHE
-    folder: Path | None = None  # where a tmpfs shows it
-    verify: str | None = None  # what says which digests they have
-    load_format: str = "auto"  # of weights, in vLLM's words: it says which files are read
-
-    @property
-    def key(self) -> str:
-        """The set's name, which no other set has."""
-        return set_key(self.kind, self.owner)
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What the config says of a model. `max_wait` in seconds; one fit for each replica.
-
-    `vram`: bytes of its pool for each engine, on each of its GPUs; `unsized`: why that can't be
-    told and no engine can be started; `adapters`: names that clients may ask for as well; `files`:
-    what is held in RAM of it, its weights among them, in the order in which a start needs them.
-    """
-
-    aliases: tuple[str, ...]
-    wish: Wish
-    max_wait: float
-    files: tuple[FileTerms, ...]
-    fits: tuple[Fit, ...]
-    sleep: SleepPolicy | None = None
-    pool: str | None = None
-    vram: int = 0
-    vram_by: VramBy = VramBy.DECLARED
-    unsized: str | None = None
-    pinned: bool = False
-    adapters: tuple[str, ...] = ()
-    sizes_key: str = ""  # names what the sizes that a start tells hold for
 
 
 @dataclass
@@ -123,11 +49,8 @@ class Managed:
     last_request: float = -math.inf  # when the last request ended or gave up
     sleepless_until: float = -math.inf  # there was no RAM for its sleep
     target: Target = _NOTHING_YET
-    stretch: Stretch = _UNREAD  # of its calendar, as it was last read
-    looked_ahead: tuple[Stretch, Stretch, Stretch | None] | None = None  # from the first on
     scaling: Scaling | None = None  # while it is hot and its terms let its load ask for more
     takes: float | None = None  # requests that one engine ran when its queue was last too long
-    stretches: Sequence[Stretch] = ()  # and those that follow
     coming: Coming | None = None  # what must be ready soon, and is due
     begin_at: float = math.inf  # when that was to begin (Unix seconds)
     needed_in: float = math.inf  # seconds until its calendar wants its files in RAM
@@ -137,6 +60,15 @@ class Managed:
     keeps: str | None = None  # how it is kept warm in quiet hours, for people
     told: dict[str, Rung] = field(default_factory=dict)  # rung by replica, as last written down
     met: dict[str, Rung] = field(default_factory=dict)  # rung by replica when its start began
+    diary: Diary = field(init=False)  # what its calendar says
+
+    def __post_init__(self) -> None:
+        self.diary = Diary(self.terms.wish.calendar)
+
+    def take(self, terms: Terms) -> None:
+        """Be cared for on these terms from now on; the calendar may be another one."""
+        self.terms, self.retired = terms, False
+        self.diary = Diary(terms.wish.calendar)
 
     @property
     def staged(self) -> StagedFiles:
@@ -188,44 +120,6 @@ class Managed:
             case _:
                 return Rung.STAGED if self.staged.state.held else Rung.COLD
 
-    def says(self, wall: float) -> Stretch:
-        """Return what its calendar says at `wall` (Unix seconds)."""
-        if not self.stretch.holds_at(wall):
-            self.stretch = self.terms.wish.calendar.at(wall)
-        return self.stretch
-
-    def change(self, wall: float) -> tuple[Stretch, Stretch | None]:
-        """Return what its calendar says at `wall` as long as that goes on, and what then."""
-        stretch = self.says(wall)
-        if self.looked_ahead is None or self.looked_ahead[0] is not stretch:
-            says, *then = islice(self.terms.wish.calendar.changes(wall), 2)
-            self.looked_ahead = stretch, says, then[0] if then else None
-        return self.looked_ahead[1:]
-
-    def forget_calendar(self) -> None:
-        """Read the calendar anew at the next look: it may be another one."""
-        self.stretch, self.stretches = _UNREAD, ()
-
-    def course(self, wall: float) -> Sequence[Stretch]:
-        """Return what its calendar says from `wall` on; nothing where it has none."""
-        calendar = self.terms.wish.calendar
-        if not (calendar.windows or calendar.transitions):
-            return ()
-        kept = self.stretches
-        if kept and kept[0].holds_at(wall):
-            if len(kept) >= _FORESEEN or kept[-1].until >= wall + _ENOUGH_S:
-                return kept
-        else:
-            kept = [each for each in kept if each.until > wall]
-        if not kept or not kept[0].holds_at(wall):
-            kept = [self.says(wall)]
-        kept = list(kept)
-        while len(kept) < _FORESEEN and (until := kept[-1].until) < wall + _FORESEEN_S:
-            # One may have begun earlier, hidden behind another.
-            kept.append(replace(calendar.at(until), since=until))
-        self.stretches = kept
-        return kept
-
     def why_no_hold(self, wall: float) -> str | None:
         """Say why it can't be kept hot for a while; None where it can."""
         word = self.override
@@ -238,39 +132,6 @@ class Managed:
     def demand(self, now: float) -> Demand:
         """Return who asks for it at `now`."""
         return Demand(len(self.waiting), self.in_flight, now - self.last_request, self.scaling)
-
-    def rescale(self, now: float) -> None:
-        """Look at its load: how many replicas does it ask for?"""
-        scale = self.terms.wish.scale
-        if scale is None or self.target.rung is not Rung.HOT:
-            self.takes = self.takes if self.scaling is None else self.scaling.takes
-            self.scaling = None
-            return
-        was, least = self.scaling, self.target.least
-        if was is None or any(r.state.phase is Phase.ADOPTING for r in self.replicas):
-            # Those that an earlier daemon left may be needed: nobody remembers what for.
-            up = [n for n, r in enumerate(self.replicas, 1) if r.state.phase in _HOT_OR_LEFT]
-            was = Scaling(max(up, default=least), takes=self.takes)
-        queued = sum(r.queued for r in self.replicas)
-        ready = sum(r.state.phase is Phase.READY for r in self.replicas)
-        load = Load(len(self.waiting) + queued, self.in_flight - queued, ready)
-        self.scaling = rescale(was, scale, least, load, now)
-
-    def with_sleepers(self, target: Target, now: float) -> Target:
-        """Return `target` with those that its load asks for no longer, which rest as the model."""
-        wish = self.terms.wish
-        if wish.scale is None or wish.idle_then is not Rung.ASLEEP or wish.cannot_sleep is not None:
-            return target
-        if target.rung < Rung.ASLEEP:
-            return target
-        beyond = self.replicas[target.replicas :]
-        resting = [
-            n
-            for n, r in enumerate(beyond, 1)
-            if r.state.phase.is_up
-            and (r.state.phase is not Phase.ASLEEP or now - r.state.since < wish.idle_keep)
-        ]
-        return replace(target, sleepers=max(resting, default=0))
 
     def oldest_wait(self, now: float) -> float:
         """Return how long the longest-waiting request has waited at `now`, in seconds."""
@@ -415,7 +276,6 @@ class Managed:
         return settled and not slept and any(unknown)
 
 
-_HOT_OR_LEFT = (Phase.READY, Phase.ADOPTING)
 _NEARLY_AWAKE = (Phase.FALLING_ASLEEP, Phase.ASLEEP, Phase.WAKING, Phase.ADOPTING)
 
 

@@ -11,7 +11,7 @@ from warmd.policy import Fairness, Override
 from warmd.replica import Fit, Replica
 from warmd.staged import StagedFiles
 from warmd.staging import Request
-from warmd.supervisor.model import FileTerms
+from warmd.supervisor.terms import FileTerms
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from warmd.ladder import FileKind
 from warmd.planner import LookAtFiles, PaceFiles, ReleaseFiles, StageFiles, StagingFacts
 from warmd.spoken import size
 from warmd.staged import SHORT_S, StagedFiles, StagedListener, StagedState
-from warmd.supervisor.model import FileTerms, Managed, staging_facts
+from warmd.supervisor.model import Managed, staging_facts
 from warmd.supervisor.ports import Build
 from warmd.supervisor.teller import Teller
+from warmd.supervisor.terms import FileTerms
 
 _RATES = 10
 """So many measured stagings say how fast the disk is."""

@@ -20,7 +20,9 @@ from warmd.status import (
     StartStatus,
 )
 from warmd.supervisor.events import Clock
-from warmd.supervisor.model import Managed, Terms
+from warmd.supervisor.load import with_sleepers
+from warmd.supervisor.model import Managed
+from warmd.supervisor.terms import Terms
 from warmd.supervisor.timetable import calendar_words, known
 
 RETIRED = Target(Rung.COLD, 0, "it is no longer in the config")
@@ -55,7 +57,7 @@ def outlook(model: Managed, terms: Terms | None, clock: Clock) -> Outlook:
     if terms:
         target = _ahead(terms, model.override, demand, wall, _coming(model, terms))
     return Outlook(
-        model.with_sleepers(target, clock.monotonic()),
+        with_sleepers(model, target, clock.monotonic()),
         model_status(model, clock),
         frozenset(replica.name for replica, fit in pairs if replica.is_stale_under(fit)),
         tuple(model.starts),
@@ -135,7 +137,7 @@ def model_status(
 ) -> ModelStatus:
     """Return what is known of `model` at this moment; `why_not`: what isn't staged, by key."""
     staged, calendar, wall = model.staged.state, model.terms.wish.calendar, clock.wall()
-    says, then = model.change(wall)
+    says, then = model.diary.change(wall)
     return ModelStatus(
         name=model.name,
         aliases=model.terms.aliases,

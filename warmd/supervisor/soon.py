@@ -56,7 +56,7 @@ class Soon:
         for model in models:
             model.coming, model.begin_at, model.needed_in = None, inf, inf
             model.files_due = False
-            course = () if model.retired else model.course(wall)
+            course = () if model.retired else model.diary.course(wall)
             if not course:
                 continue
             model.needed_in = max(0.0, _needed_at(course) - wall)
@@ -212,7 +212,8 @@ def _reason(model: Managed, look: _Look, rise: Rise, rung: Rung, wall: float) ->
 def _said(model: Managed, rise: Rise, rung: Rung, wall: float) -> str:
     calendar = model.terms.wish.calendar
     by = calendar.clock(rise.by, wall)
-    why = next((s.why for s in model.stretches if s.since == rise.by), "its calendar wants it")
+    course = model.diary.course(wall)
+    why = next((s.why for s in course if s.since == rise.by), "its calendar wants it")
     if rung is rise.rung:
         return f"it is to be {rung} by {by}: then {why}"
     return f"it is to be {rise.rung} by {by}, and its files are staged before: then {why}"

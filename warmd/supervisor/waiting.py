@@ -117,7 +117,7 @@ class WaitingRoom:
             raise NotReadyError(model.name, f"{model.name} is no longer served here", 300)
         wall = self._clock.wall()
         wanted = decide_target(
-            model.terms.wish, model.override, Demand(1, 0, 0.0), wall, model.says(wall)
+            model.terms.wish, model.override, Demand(1, 0, 0.0), wall, model.diary.says(wall)
         )
         if wanted.rung is not Rung.HOT:
             until = model.override.until if model.override else None
