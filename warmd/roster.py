@@ -90,7 +90,7 @@ def forget(name: str, known: Sequence[Card], found: Inventory) -> tuple[Card, ..
         if card.key in here:
             raise ValueError(
                 f"{card.label} ({card.key}) isn't gone, the driver lists it: only a GPU that it "
-                "doesn't list can be forgotten; one that no pool shall use is named by none"
+                "doesn't list can be forgotten. For a GPU that no pool shall use, name it in none"
             )
     left = recognise(found, [card for card in noted if card not in named]).cards
     if not left:

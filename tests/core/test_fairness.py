@@ -30,7 +30,9 @@ PLENTY = RamLedger(10**12, 0, 10**12, 10**12, 0)
 
 def test_what_is_hot_stays_in_proportion_to_its_switch_cost() -> None:
     quiet = Holder(hot_for=5.9, switch_cost=2.0, in_flight=0, idle_s=100.0)
-    assert judge(quiet, 1.0, FAIR) == Stays("it has been hot for 5.9 s and stays for 6 s", 59.0)
+    assert judge(quiet, 1.0, FAIR) == Stays(
+        "it has been hot for 5.9 s and would stay for 6 s", 59.0
+    )
     assert isinstance(judge(replace(quiet, hot_for=6.0), 1.0, FAIR), Yields)
 
 
@@ -161,7 +163,7 @@ def test_a_busy_model_is_waited_for_and_the_waiting_hear_how_long() -> None:
     assert early.actions == ()
     assert early.held_up["b"] == (
         "pool p is full: it lacks 20 bytes for b.0; a.0 is hot there: it serves 2 requests, "
-        "40 s more at most"
+        "but for 40 s more at most"
     )
     (late,) = make_plan(scene(a, facts("b", Phase.DOWN, wait=60.0))).actions
     assert isinstance(late, SleepEngine)

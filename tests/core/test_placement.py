@@ -42,8 +42,8 @@ def test_who_can_not_be_hot_together_is_told_and_accepted() -> None:
     place(H200, [shared(a, b)], GIB)
     assert list(crowded([shared(replace(a, pinned=True), tenant("c", 9))])) == [
         (
-            "c (9.0 GiB) is never hot: beside what is pinned and rests hot in pool p (a) there is "
-            "no room for it"
+            "c (9.0 GiB) can't be hot beside what is pinned and rests hot in pool p (a): there is "
+            "no room for both"
         )
     ]
 

@@ -390,7 +390,7 @@ def test_a_pinned_model_stays_and_the_other_hears_why(daemon: Daemon) -> None:
     status = daemon.status
     assert status["models"]["b"]["rung"] != "hot"
     assert "a.0 is hot there and pinned" in status["models"]["b"]["held_up_by"]
-    warned = "b (15.0 GiB) is never hot: beside what is pinned and rests hot in pool p (a) there is"
+    warned = "b (15.0 GiB) can't be hot beside what is pinned and rests hot in pool p (a): there is"
     assert warned in "".join(status["warnings"])
     assert f"warning: {warned}" in daemon.log
     checked = warmd(daemon, "check-config")

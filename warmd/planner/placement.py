@@ -287,8 +287,8 @@ def crowded(pools: Sequence[PoolWish]) -> Iterator[str]:
         for tenant in (each for each in pool.tenants if not each.pinned):
             if _most(pool, [*always, tenant]) > pool.vram:
                 yield (
-                    f"{tenant.name} ({_wants(tenant)}) is never hot: beside what is pinned and "
-                    f"rests hot in pool {pool.name} ({names}) there is no room for it"
+                    f"{tenant.name} ({_wants(tenant)}) can't be hot beside what is pinned and "
+                    f"rests hot in pool {pool.name} ({names}): there is no room for both"
                 )
 
 

@@ -101,7 +101,7 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
     if stays:
         name, verdict = min(stays, key=lambda each: each[1].at_most)
         within = duration(verdict.at_most)
-        return Full(f"{full}; {name} is hot there: {verdict.reason}, {within} more at most")
+        return Full(f"{full}; {name} is hot there: {verdict.reason}, but for {within} more at most")
     return Full(f"{full}; {_said_of(there, model, tight)}")
 
 

@@ -61,7 +61,7 @@ def judge(holder: Holder, waited: float, fairness: Fairness) -> Yields | Stays:
     stay = fairness.stay * holder.switch_cost
     if holder.hot_for < stay:
         return Stays(
-            f"it has been hot for {duration(holder.hot_for)} and stays for {duration(stay)}",
+            f"it has been hot for {duration(holder.hot_for)} and would stay for {duration(stay)}",
             at_most,
         )
     return Yields("it makes room for a model that requests wait for")
