@@ -380,7 +380,10 @@ class StagedFiles:
         problem = known.trouble
         if not held and problem is None and state.limit is None:
             problem = self.pushed or "not all of it is in RAM, by measurement"
-        if not state.busy and held is state.held and problem == state.problem:
+        # A file that was taken anew may be shorter or longer than it was.
+        total = known.total if state.limit is None else state.total
+        same = (held, problem, total) == (state.held, state.problem, state.total)
+        if not state.busy and same:
             return
         reason = problem or state.reason
         if held:
@@ -390,6 +393,7 @@ class StagedFiles:
             busy=False,
             held=held,
             partial=not held,
+            total=total,
             done=known.done if held else known.resident or 0,
             problem=problem,
             reason=reason,
