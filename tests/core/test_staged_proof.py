@@ -164,6 +164,11 @@ async def test_a_file_that_changes_while_held_is_verified_anew(scene: Scene) -> 
     await scene.release()
 
 
+async def test_a_problem_of_weights_names_its_model_no_second_time(scene: Scene) -> None:
+    scene.mismatch = True
+    assert (await scene.stage()).problem == "the file has the digest 1…"
+
+
 async def test_a_held_file_that_got_shorter_counts_for_what_it_is(scene: Scene) -> None:
     assert (await scene.stage()).total == 4
     scene.tell(StagingProgress(1, 4, 1, "w: was truncated from 4 to 3 bytes"))

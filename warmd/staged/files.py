@@ -235,7 +235,10 @@ class StagedFiles:
             trouble = await self._let_go(holding)
             problem = problem or trouble
         self._task = None
-        pause_s = RETRY_S if problem is not None else pause_s
+        if problem is not None:
+            pause_s = RETRY_S
+            if self.kind is FileKind.WEIGHTS:  # whoever tells of it names the model
+                problem = problem.removeprefix(f"{self.key.partition(':')[2]}: ")
         self._become(
             busy=False,
             held=False,
