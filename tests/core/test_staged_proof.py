@@ -166,7 +166,9 @@ async def test_a_file_that_changes_while_held_is_verified_anew(scene: Scene) -> 
 
 async def test_a_problem_of_weights_names_its_model_no_second_time(scene: Scene) -> None:
     scene.mismatch = True
-    assert (await scene.stage()).problem == "the file has the digest 1…"
+    state = await scene.stage()
+    assert state.problem == "the file has the digest 1…"
+    assert state.unverified == f"its weights are not what `verify` says: {state.problem}"
 
 
 async def test_a_held_file_that_got_shorter_counts_for_what_it_is(scene: Scene) -> None:

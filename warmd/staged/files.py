@@ -237,8 +237,7 @@ class StagedFiles:
         self._task = None
         if problem is not None:
             pause_s = RETRY_S
-            if self.kind is FileKind.WEIGHTS:  # whoever tells of it names the model
-                problem = problem.removeprefix(f"{self.key.partition(':')[2]}: ")
+            problem = self._unsigned(problem)
         self._become(
             busy=False,
             held=False,
@@ -326,8 +325,14 @@ class StagedFiles:
             self._doubt("its weights can't be verified as long as not all of them are in RAM")
 
     def _refuse(self, error: MismatchError) -> None:
-        self._refused = _Refusal(self._files, self._digests, str(error), error.path)
-        self._doubt(f"its weights are not what `verify` says: {error}", refused=True)
+        sentence = self._unsigned(str(error))
+        self._refused = _Refusal(self._files, self._digests, sentence, error.path)
+        self._doubt(f"its weights are not what `verify` says: {sentence}", refused=True)
+
+    def _unsigned(self, sentence: str) -> str:
+        """Leave the model's name to whoever tells of its weights."""
+        name = self.key.partition(":")[2]
+        return sentence.removeprefix(f"{name}: ") if self.kind is FileKind.WEIGHTS else sentence
 
     def _doubt(self, why: str, *, refused: bool = False) -> None:
         self._proofs.drop(self.key)
