@@ -164,6 +164,21 @@ async def test_a_file_that_changes_while_held_is_verified_anew(scene: Scene) -> 
     await scene.release()
 
 
+async def test_a_problem_of_weights_names_its_model_no_second_time(scene: Scene) -> None:
+    scene.mismatch = True
+    state = await scene.stage()
+    assert state.problem == "the file has the digest 1…"
+    assert state.unverified == f"its weights are not what `verify` says: {state.problem}"
+
+
+async def test_a_held_file_that_got_shorter_counts_for_what_it_is(scene: Scene) -> None:
+    assert (await scene.stage()).total == 4
+    scene.tell(StagingProgress(1, 4, 1, "w: was truncated from 4 to 3 bytes"))
+    scene.tell(StagingProgress(3, 3, 3))
+    state = scene.staged.state
+    assert (state.held, state.done, state.total, state.taken) == (True, 3, 3, 3)
+
+
 async def test_other_files_by_a_new_config_are_verified_first(scene: Scene) -> None:
     await scene.stage()
     scene.staged.refit(scene.scan)

@@ -67,7 +67,8 @@ def test_only_what_is_finished_is_staged(tmp_path: Path) -> None:
     assert cache_files(tmp_path, "another") is None
     remember_caches(tmp_path, "m", [shared])
     assert cache_files(tmp_path, "m") == FileSet(files[:1], 6), "the last start's word counts"
-    (tmp_path / "caches/m.json").write_text("{")
-    assert cache_files(tmp_path, "m") is None
+    for garbage in ("{", r'{"folders": ["/a\u0000b"]}', r'{"folders": ["/\ud800"]}'):
+        (tmp_path / "caches/m.json").write_text(garbage)
+        assert cache_files(tmp_path, "m") is None
     remember_caches(tmp_path, "m", [shared])
     assert cache_files(tmp_path, "m") == FileSet(files[:1], 6)

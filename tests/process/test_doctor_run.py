@@ -220,6 +220,18 @@ def test_weights_that_are_cut_short_or_lack_a_piece(place: Path) -> None:
     assert "model-00001-of-00001.safetensors: is missing, though" in lacks
 
 
+def test_a_manifest_that_is_missing_or_is_none_is_told(place: Path) -> None:
+    rewrite(place, "[models.tiny]\n", '[models.tiny]\nverify = "SHA256SUMS"\n')
+    sums = place / "weights" / "SHA256SUMS"
+    [missing] = of(examined(place)[1], "weights", "problem", "ok")
+    assert missing == f"models.tiny: {sums}: can't be read (No such file or directory)"
+    sums.write_text(f"{'0' * 64}  another.safetensors\n")
+    [short] = of(examined(place)[1], "weights", "problem", "ok")
+    assert short == f"models.tiny: {sums}: names no digest for model.safetensors"
+    sums.write_text(f"{'0' * 64}  model.safetensors\n")
+    assert of(examined(place)[1], "weights", "problem", "ok")[0].startswith("1 model whole")
+
+
 def test_gpus_by_a_fake_nvml(place: Path) -> None:
     says = place / "says"
     env = environment(build(place / "nvml"), says)

@@ -188,7 +188,7 @@ def test_a_folder_that_holds_something_or_is_open_to_all_is_not_taken(tmp_path: 
     stage = tmp_path / "stage"
     stage.mkdir()
     (stage / "file").touch()
-    with pytest.raises(HoldError, match=r"no tmpfs can be mounted there .*/etc/fstab"):
+    with pytest.raises(HoldError, match=r"isn't empty, and a tmpfs would hide what is in it"):
         tmpfs.ensure_tmpfs(str(stage), MIB)
     (stage / "file").unlink()
     stage.chmod(0o777)
@@ -294,6 +294,37 @@ def test_a_newer_copy_takes_the_place_of_an_older_one(model: Path, stage: Path) 
     assert sorted(os.listdir(stage)) == ["m"]
     assert (stage / "m" / MANIFEST).exists()
     withdraw(str(stage / "m"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_what_somebody_else_keeps_under_the_name_of_a_copy_stays(
+    model: Path, stage: Path, tmp_path: Path, kind: str
+) -> None:
+    tmpfs.ensure_tmpfs(str(stage), MIB)
+    mine = stage / "m" if kind == "folder" else tmp_path / "mine"
+    mine.mkdir()
+    (mine / "model.safetensors").write_text("the only one")
+    if kind == "link":
+        (mine / MANIFEST).touch()
+        (stage / "m").symlink_to(mine)
+    with pytest.raises(HoldError, match="something else is there, and no copy takes its place"):
+        Draft(str(stage / "m"), str(model), held(model)).begin()
+    withdraw(str(stage / "m"))
+    tidy(str(stage), set())
+    assert os.listdir(stage) == ["m"]
+    assert (mine / "model.safetensors").read_text() == "the only one"
+
+
+def test_what_came_there_meanwhile_stays_too(model: Path, stage: Path) -> None:
+    draft = Draft(str(stage / "m"), str(model), held(model))
+    draft.begin()
+    copied(draft)
+    (stage / "m").mkdir()
+    (stage / "m" / "file").touch()
+    with pytest.raises(HoldError, match="something else is there"):
+        draft.publish()
+    draft.remove()
+    assert [path.name for path in stage.rglob("*")] == ["m", "file"]
 
 
 def test_a_draft_of_who_lives_is_left_alone(model: Path, stage: Path) -> None:

@@ -53,7 +53,9 @@ def examine(
     }
 
     gpus = Look("gpu", lambda: look_at_gpus(runner), within_s)
-    weights = Look("weights", lambda: look_at_weights(sound.weights, runner), within_s)
+    weights = Look(
+        "weights", lambda: look_at_weights(sound.weights, sound.verified, runner), within_s
+    )
     memory = Look("memory", lambda: look_at_memory(daemon.pid), within_s)
     folders = Look("folders", lambda: look_at_folders(sound.folders, runner), within_s)
     ports = Look("ports", lambda: look_at_ports(sound.addresses), within_s)

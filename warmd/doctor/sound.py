@@ -36,6 +36,15 @@ class SoundConfig:
         }
 
     @property
+    def verified(self) -> dict[str, str]:
+        """What the weights are verified by, of each model that has it done."""
+        return {
+            name: model.verify
+            for name, model in self.settings.models.items()
+            if model.verify is not None and self._is_sound(f"models.{quoted_key(name)}.verify")
+        }
+
+    @property
     def staged(self) -> frozenset[str]:
         """The models whose weights are in RAM while nobody asks for them."""
         models = self.settings.models.items()

@@ -12,7 +12,7 @@ from warmd.doctor.user import Obstacle, Right, User, allows, obstacle, unseen
 from warmd.engine import SizingError
 from warmd.engine.sizing.headers import read_header
 from warmd.spoken import count, size
-from warmd.staging import StagingError, weight_files
+from warmd.staging import StagingError, expected_digests, model_folder, weight_files
 
 _SUBJECT = "weights"
 
@@ -29,12 +29,19 @@ class ModelWeights:
     trouble: str | None = None
 
 
-def look_at_weights(folders: Mapping[str, Path], user: User) -> tuple[ModelWeights, ...]:
-    """Look at each model's folder. May block on a network mount."""
-    return tuple(_look(model, folder, user) for model, folder in folders.items())
+def look_at_weights(
+    folders: Mapping[str, Path], verified: Mapping[str, str], user: User
+) -> tuple[ModelWeights, ...]:
+    """Look at each model's folder, and at what `verified` says its weights are verified by.
+
+    May block on a network mount.
+    """
+    return tuple(
+        _look(model, folder, verified.get(model), user) for model, folder in folders.items()
+    )
 
 
-def _look(model: str, folder: Path, user: User) -> ModelWeights:
+def _look(model: str, folder: Path, verify: str | None, user: User) -> ModelWeights:
     stopped = obstacle(folder, user, Right.READ | Right.EXECUTE)
     if stopped is not None:
         return ModelWeights(model, folder, obstacle=stopped)
@@ -57,6 +64,11 @@ def _look(model: str, folder: Path, user: User) -> ModelWeights:
                 read_header(file)
             except SizingError as error:
                 return ModelWeights(model, folder, found.total, trouble=str(error))
+    if verify is not None:
+        try:
+            expected_digests(verify, model_folder(folder), found.files)
+        except StagingError as error:
+            return ModelWeights(model, folder, found.total, trouble=str(error))
     return ModelWeights(model, folder, found.total, foreign)
 
 

@@ -235,7 +235,9 @@ class StagedFiles:
             trouble = await self._let_go(holding)
             problem = problem or trouble
         self._task = None
-        pause_s = RETRY_S if problem is not None else pause_s
+        if problem is not None:
+            pause_s = RETRY_S
+            problem = self._unsigned(problem)
         self._become(
             busy=False,
             held=False,
@@ -323,8 +325,14 @@ class StagedFiles:
             self._doubt("its weights can't be verified as long as not all of them are in RAM")
 
     def _refuse(self, error: MismatchError) -> None:
-        self._refused = _Refusal(self._files, self._digests, str(error), error.path)
-        self._doubt(f"its weights are not what `verify` says: {error}", refused=True)
+        sentence = self._unsigned(str(error))
+        self._refused = _Refusal(self._files, self._digests, sentence, error.path)
+        self._doubt(f"its weights are not what `verify` says: {sentence}", refused=True)
+
+    def _unsigned(self, sentence: str) -> str:
+        """Leave the model's name to whoever tells of its weights."""
+        name = self.key.partition(":")[2]
+        return sentence.removeprefix(f"{name}: ") if self.kind is FileKind.WEIGHTS else sentence
 
     def _doubt(self, why: str, *, refused: bool = False) -> None:
         self._proofs.drop(self.key)
@@ -380,7 +388,10 @@ class StagedFiles:
         problem = known.trouble
         if not held and problem is None and state.limit is None:
             problem = self.pushed or "not all of it is in RAM, by measurement"
-        if not state.busy and held is state.held and problem == state.problem:
+        # A file that was taken anew may be shorter or longer than it was.
+        total = known.total if state.limit is None else state.total
+        same = (held, problem, total) == (state.held, state.problem, state.total)
+        if not state.busy and same:
             return
         reason = problem or state.reason
         if held:
@@ -390,6 +401,7 @@ class StagedFiles:
             busy=False,
             held=held,
             partial=not held,
+            total=total,
             done=known.done if held else known.resident or 0,
             problem=problem,
             reason=reason,

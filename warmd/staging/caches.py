@@ -41,9 +41,10 @@ def cache_files(state_dir: Path, model: str) -> FileSet | None:
     Touches all of them, so call it in a thread.
     """
     try:
-        folders = [
-            Path(each) for each in json.loads(_file(state_dir, model).read_bytes())["folders"]
-        ]
+        names = json.loads(_file(state_dir, model).read_bytes())["folders"]
+        if any(b"\0" in os.fsencode(name) for name in names):
+            return None  # no path, on any disk
+        folders = [Path(name) for name in names]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return FileSet.of(sorted(file for folder in folders for file in _below(folder)))

@@ -14,7 +14,7 @@ import os
 import time
 
 from .copying import Copy, Source
-from .manifest import DRAFT, MANIFEST, are_copies, identity, write_manifest
+from .manifest import DRAFT, are_copies, identity, is_published, write_manifest
 from .mapping import PAGE, HeldFile, HoldError, libc
 from .tmpfs import MIB, alone, ensure_tmpfs, full, leave_tmpfs
 
@@ -60,6 +60,7 @@ class Draft:
     def begin(self) -> None:
         """Make the folder with empty copies. Raises `HoldError`, as where there is no room."""
         mount = os.path.dirname(self.folder)
+        self._see_that_the_place_is_ours()
         # One page more, for the manifest: files may fill theirs to the last byte.
         huge = sum(-(-size // (2 * MIB)) * 2 * MIB for size in (1, *(f.size for f in self._files)))
         self._tmpfs = tmpfs = ensure_tmpfs(mount, huge)
@@ -91,6 +92,13 @@ class Draft:
                 return
             time.sleep(_LOOKS_APART_S)
 
+    def _see_that_the_place_is_ours(self) -> None:
+        if os.path.lexists(self.folder) and not is_published(self.folder):
+            raise HoldError(
+                f"{self.folder}: something else is there, and no copy takes its place; move it "
+                "away, or set staging.tmpfs to a folder that nothing else is kept in"
+            )
+
     def publish(self) -> None:
         """Check the copies and put them where `folder` is.
 
@@ -100,6 +108,7 @@ class Draft:
             copy.file.check()
             _compare(copy)
         write_manifest(self._path, self._root, _identities(self._files, self._names))
+        self._see_that_the_place_is_ours()
         there = os.path.lexists(self.folder)
         old, new = os.fsencode(self._path), os.fsencode(self.folder)
         flags = _RENAME_EXCHANGE if there else 0
@@ -157,7 +166,9 @@ def paths_below(folder: str, root: str | None, paths: list[str]) -> list[str]:
 
 
 def withdraw(folder: str) -> None:
-    """Take a published folder away, in one step for who opens it next."""
+    """Take a published folder away, in one step for who opens it next; what isn't one stays."""
+    if not is_published(folder):
+        return
     path = _draft_of(folder)
     try:
         os.rename(folder, path)
@@ -174,7 +185,7 @@ def tidy(mount: str, keep: set[str]) -> None:
         _sweep(mount)
         for name in os.listdir(mount):
             folder = os.path.join(mount, name)
-            if folder not in keep and os.path.lexists(os.path.join(folder, MANIFEST)):
+            if folder not in keep:
                 withdraw(folder)
     leave_tmpfs(mount)
 

@@ -40,6 +40,8 @@ def kept(folder: Path, name: str) -> list[Path] | None:
         facts = json.loads(file_of(folder, name).read_bytes())
         if facts["version"] != _VERSION:
             return None
+        if any(b"\0" in os.fsencode(path) for path in facts["files"]):
+            return None  # no path, on any disk
         return [Path(path) for path in facts["files"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None

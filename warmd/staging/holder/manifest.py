@@ -36,6 +36,11 @@ def write_manifest(folder: str, root: str | None, files: list[dict[str, Any]]) -
         json.dump({"root": root, "files": files}, manifest)
 
 
+def is_published(folder: str) -> bool:
+    """Whether `folder` was published by a keeper: whatever else has its name is somebody's own."""
+    return not os.path.islink(folder) and os.path.lexists(os.path.join(folder, MANIFEST))
+
+
 def are_copies(folder: str, root: str | None, files: list[dict[str, Any]]) -> bool:
     """Whether `folder` holds copies of these very files."""
     facts = _read(folder)

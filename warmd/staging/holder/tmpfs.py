@@ -97,8 +97,14 @@ def ensure_tmpfs(path: str, needed: int) -> Tmpfs:
             return found
         size = -(-max(needed, HUGE) // HUGE) * HUGE
         kind, _, options = _mount_of(path)
-        number = errno.EBUSY  # never over what somebody has in there
-        for way in () if os.listdir(path) else _WAYS:
+        taken = bool(os.listdir(path))
+        if taken and kind != "tmpfs":
+            raise HoldError(
+                f"{path}: isn't empty, and a tmpfs would hide what is in it; set staging.tmpfs to "
+                "a folder of its own"
+            )
+        number = 0
+        for way in () if taken else _WAYS:  # never over what somebody has in there
             number = _mount(path, ",".join(filter(None, (f"size={size}", "mode=0755", way))))
             if not number and (found := _found(path)) is not None:
                 return found

@@ -12,6 +12,7 @@ from .copying import FullError
 from .draft import Draft, paths_below, published, tidy, withdraw
 from .filling import READ_THREADS
 from .mapping import HeldFile, HoldError
+from .pressure import amount
 from .tmpfs import words_of
 
 TYPE_CHECKING = False
@@ -46,10 +47,12 @@ class Copies:
         Raises `HoldError`, also where only one file fails; then there is no draft any more.
         """
         self._sources = [HeldFile(path) for path in self._files]
-        if self._limit is not None and self._limit < sum(file.size for file in self._sources):
+        size = sum(file.size for file in self._sources)
+        if self._limit is not None and self._limit < size:
             raise HoldError(
-                f"{self._folder}: a part of a model is no use in a tmpfs; raise ram.staging, or "
-                'set `stage = "page-cache"` for it'
+                f"{self._folder}: ram.staging has room for {amount(self._limit)} of its "
+                f"{amount(size)}, and a part of a model is no use in a tmpfs; raise ram.staging, "
+                'or set `stage = "page-cache"` for it'
             )
         if published(self._folder, self._root, self._sources):
             return
