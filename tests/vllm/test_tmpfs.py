@@ -53,10 +53,10 @@ args = ["--max-model-len", "1024", "--enforce-eager"]
         spoilt = [*weights.glob("*.safetensors"), weights / "tokenizer.json"]
         for file in spoilt:
             spoil(file)
+        for file in spoilt:
+            assert (stage / "tiny" / file.name).stat().st_size == file.stat().st_size
         answer = daemon.chat("tiny", max_tokens=4, patience=PATIENCE_S)
         assert answer.status == 200, f"{answer.body!r}\n{daemon.log}"
         assert answer.json["usage"]["completion_tokens"] >= 1
         assert daemon.replica("tiny.0")["rung"] == "hot"
-        for file in spoilt:
-            assert (stage / "tiny" / file.name).stat().st_size == file.stat().st_size
         daemon.stop()
