@@ -9,7 +9,7 @@ _TYPES = ("object", "array", "string", "boolean", "null", "integer", "number")
 
 
 def schema_flaw(schema: object) -> str | None:
-    """Say what is wrong with the keywords that answers are checked by; None where they are right."""
+    """Say what is wrong in the keywords that answers are checked by; None where nothing is."""
     return next(_flaws(schema, ""), None)
 
 
