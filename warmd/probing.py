@@ -157,7 +157,7 @@ class Probes:
         run = self._runs[status.id] = _Run(status, source, asks, now)
         if source == NIGHTLY:
             run.gives_up_at = now + 6 * sum(idle) + 600.0
-        model.hold = HOLD
+        self._supervisor.hold_hot(model, HOLD)
         run.task = asyncio.create_task(self._live(run, model), name=f"probe of {name}")
         ended = [n for n, each in self._runs.items() if each.status.ended is not None]
         for number in ended[:-_KEPT]:

@@ -142,6 +142,7 @@ class ModelStatus:
     rank: str = "rests"  # what the target rests on: operator, demand, calendar or rests
     until: float | None = None  # Unix seconds until when that is known to rule, None where it isn't
     calendar: str | None = None  # what it says, until when and what then; None where it has none
+    timezone: str | None = None  # in which that is said
     keepalive: str | None = None  # how its engines are kept warm in quiet hours, None: not at all
     replicas_wanted: int = 0  # how many engines shall stand at `target`; `reason` says why
 

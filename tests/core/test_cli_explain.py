@@ -180,12 +180,15 @@ def test_its_calendar_is_told_entry_by_entry_with_what_rules_and_what_comes() ->
     calm |= {"rung": "hot", "since": MONDAY_NOON - HOUR}
     model = MODEL | {"rung": "hot", "held_up_by": None, "replicas": [calm]}
     model |= {"reason": "its window mon-fri 09:00-18:00 is open"}
-    model |= {"calendar": "hot, 2 replicas until 18:00, then cold"}
+    model |= {"calendar": "hot, 2 replicas until 18:00, then cold", "timezone": "UTC"}
     lines = explained(model, time=MONDAY_NOON, calendar=CALENDAR).splitlines()
     assert lines[:2] == [
         "m is hot, as it shall be: its window mon-fri 09:00-18:00 is open",
-        "  calendar: hot, 2 replicas until 18:00, then cold",
+        "  calendar (UTC): hot, 2 replicas until 18:00, then cold",
     ]
+    word = explained(model | {"rank": "operator"}, time=MONDAY_NOON, calendar=CALENDAR)
+    would = "its calendar (UTC), what would rule now without the operator's word marked with *"
+    assert would in word.splitlines()
     fired = "fired Thu 2026-01-01 00:00, fires next Fri 2027-01-01 00:00"
     begin = lines.index("its calendar (UTC), what rules now marked with *")
     assert lines[begin + 1 : begin + 7] == [

@@ -38,7 +38,19 @@ def problems(file: Path) -> list[str]:
             WINDOW + 'days = "mon-fry"',
             '8: models.m.windows[0].days: must be days such as "mon-fri"',
         ),
+        (
+            '[models.m.windows]\nfrom = "09:00"\nto = "18:00"',
+            "models.m.windows: must be an array of tables: head each with [[models.m.windows]]",
+        ),
         (WINDOW + 'days = ["mon"]', "8: models.m.windows[0].days: must be a string"),
+        (
+            WINDOW + 'rung = "cold"\nreplicas = 2',
+            "9: models.m.windows[0].replicas: has no effect on this rung: cold and staged have no",
+        ),
+        (
+            '[[models.m.cron]]\nat = "0 9 * * *"\nreplicas = 2\nrung = "staged"',
+            "7: models.m.cron[0].replicas: has no effect on this rung",
+        ),
         (WINDOW + 'rung = "warm"', "8: models.m.windows[0].rung: must be 'cold', 'staged',"),
         (WINDOW + "replicas = 0", "8: models.m.windows[0].replicas: must be at least 1 (got 0)"),
         (

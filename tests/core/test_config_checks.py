@@ -263,6 +263,16 @@ def test_copies_belong_in_a_folder_of_their_own(tmp_path: Path, folder: str) -> 
             "response_format: must be 'text', 'json' or a JSON",
         ),
         ("warmup.response_format = '{\"a\"'", "warmup.response_format: is no JSON schema: "),
+        (
+            """warmup = { max_tokens = 9, response_format = '{"items": {"type": "objekt"}}' }""",
+            'checked by: items.type is "objekt", and may be object, array, string',
+        ),
+        ("""warmup.response_format = '{"type": 3}'""", "checked by: type is 3, and may be object"),
+        ("""warmup.response_format = '{"required": "ok"}'""", "required is no array of names"),
+        (
+            """warmup.response_format = '{"properties": {"a": 1}}'""",
+            "properties.a is no schema, but 1",
+        ),
         ('warmup.response_format = "json"', "warmup.response_format: needs more than 1 tokens: "),
         (
             'warmup = { kind = "embedding", expect = "x" }',

@@ -93,6 +93,24 @@ async def test_a_window_starts_its_engines_and_lets_them_go_when_it_closes() -> 
     assert len(house.launcher.started) == 1
 
 
+async def test_no_sleep_is_rehearsed_as_a_window_opens_or_before_somebody_came() -> None:
+    """What was ready before its window was put to sleep at the very second in which it opened."""
+    house = a_house(Calendar((replace(WORK, replicas=None),)), "2026-11-23 08:30:00")
+    terms = house.supervisor.models["m"].terms
+    house.supervisor.models["m"].terms = replace(terms, sleep=replace(SLEEPS, rehearse=True))
+    house.stager.done.set()
+    await house.rest()
+    house.time.now += 1720.0
+    await house.make_ready("m.0")
+    for _ in range(3):
+        house.time.now += 60.0
+        await house.rest()
+    assert house.makes["m.0"].did == []
+    (await house.supervisor.acquire("m")).release()
+    house.time.now += 31.0
+    await house.until(lambda: house.makes["m.0"].did == ["sleep 1", "wake 1"])
+
+
 async def test_what_is_asked_in_a_window_below_hot_falls_back_to_its_rung_and_no_lower() -> None:
     house = a_house(Calendar((LUNCH,), (NIGHT,)), "2026-11-23 12:00")
     lease = asyncio.create_task(house.supervisor.acquire("m"))

@@ -165,6 +165,12 @@ def test_the_screen_fits_and_shows_each_lane() -> None:
     ) in lines
 
 
+def test_what_is_ready_early_is_drawn_as_it_stands() -> None:
+    row = next(line for line in drawn(told(party("m", start=5 * HOUR))) if line[2:4] == "m ")
+    assert "/#" in row
+    assert "/." not in row, "it stays up until its window opens"
+
+
 def test_a_new_config_is_drawn_beside_the_old_one() -> None:
     old = told(party("m"), party("same", card="g1"))
     new = told(party("m", "08:00-18:00"), party("same", card="g1"))

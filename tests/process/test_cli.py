@@ -202,6 +202,7 @@ async def test_set(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
         (["set", "tiny", "hot", "--for", "2"], "must be a duration"),
         (["set", "tiny", "hot", "--for", "0s"], "more than 0"),
         (["status", "--json", "--watch"], "not allowed with"),
+        (["probe", "tiny", "--idle", "15m,3d"], 'must be at most 12 times, each at most "1d"'),
     ],
 )
 def test_wrong_usage(argv: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,9 @@ import argparse
 
 RUNGS = ("hot", "asleep", "staged", "cold", "auto")
 
+_MOST_TIMES, _LONGEST_S = 12, 86400.0
+"""What one probe may ask; the daemon refuses more."""
+
 
 def rung(word: str) -> str:
     """Return a rung's name, or `auto`."""
@@ -30,7 +33,11 @@ def duration(text: str) -> float:
 
 def durations(text: str) -> list[float]:
     """Return times such as `0,15m` in seconds."""
-    return [0.0 if each.strip() == "0" else duration(each.strip()) for each in text.split(",")]
+    times = [0.0 if each.strip() == "0" else duration(each.strip()) for each in text.split(",")]
+    if len(times) > _MOST_TIMES or max(times) > _LONGEST_S:
+        what = f'must be at most {_MOST_TIMES} times, each at most "1d"'
+        raise argparse.ArgumentTypeError(f"{what} (got {text!r})")
+    return times
 
 
 def count(text: str) -> int:

@@ -42,7 +42,7 @@ def explanation(answer: Mapping[str, Any], local: Callable[[float], time.struct_
         led = "; what led there: " if replica["phase"] in _STEADY else ": "
         lines.append(f"    for {span(now - replica['since'], 1)}{led}{why}")
         lines += [f"    {each}" for each in _replica_notes(replica)]
-    lines += _calendar(answer.get("calendar"), now)
+    lines += _calendar(answer.get("calendar"), now, behind=model.get("rank") == "operator")
     if starts := answer.get("starts"):
         lines.append("its last starts")
     for each in reversed(starts or ()):
@@ -72,12 +72,16 @@ def _terms(model: Mapping[str, Any]) -> Iterator[str]:
         yield clean(f"can't sleep: {model['cannot_sleep']}")
 
 
-def _calendar(calendar: Mapping[str, Any] | None, now: float) -> Iterator[str]:
-    """List its calendar, what of it rules now, and what it says next, in its own time zone."""
+def _calendar(calendar: Mapping[str, Any] | None, now: float, *, behind: bool) -> Iterator[str]:
+    """List its calendar, what of it rules now, and what it says next, in its own time zone.
+
+    `behind`: an operator's word goes before it.
+    """
     if calendar is None:
         return
     zone = calendar["timezone"]
-    yield f"its calendar ({zone}), what rules now marked with *"
+    rules = "would rule now without the operator's word" if behind else "rules now"
+    yield f"its calendar ({zone}), what {rules} marked with *"
     for each in calendar["entries"]:
         since, until = (
             None if each[key] is None else clock(each[key], now, zone) for key in ("since", "until")

@@ -112,6 +112,9 @@ def _row(name: str, told: _Told, width: int) -> str | None:
 def _cell(at: float, spans: Sequence[_Told], moves: Sequence[_Told]) -> str:
     if any(m["begin_at"] <= at < m["ready_at"] for m in moves if m["begin_at"] is not None):
         return _RISES
+    for early in (m for m in moves if m["ready_at"] is not None):
+        if early["ready_at"] <= at < early["at"]:
+            return _MARKS.get(early["to_rung"], "?")  # it stays up until its time has come
     span = next((s for s in spans if s["since"] <= at < s["until"]), None)
     if span is None:
         return _MARKS["cold"]

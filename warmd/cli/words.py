@@ -99,7 +99,8 @@ def model_notes(model: Mapping[str, Any], now: float) -> list[str]:
     if model["override_until"] is not None:
         notes.append(f"set by an operator for another {span(model['override_until'] - now)}")
     if model.get("calendar"):
-        notes.append(f"calendar: {model['calendar']}")
+        zone = f" ({model['timezone']})" if model.get("timezone") else ""
+        notes.append(f"calendar{zone}: {model['calendar']}")
     told = [replica["reason"] for replica in model["replicas"] if trouble(replica)]
     if model["held_up_by"] and not any(reason in model["held_up_by"] for reason in told):
         notes.append(f"held up: {model['held_up_by']}")

@@ -25,6 +25,7 @@ OWN_GPUS = "where it matters on which GPUs a model runs, give it a pool with `gp
 """What to do in place of setting CUDA_VISIBLE_DEVICES."""
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+_NO_ENGINES = "has no effect on this rung: cold and staged have no engines, hot and asleep have"
 _JSON_TOKENS = 4
 _GIB = re.compile(r"[0-9]{1,6}")
 
@@ -115,6 +116,8 @@ def _windows(settings: Settings) -> Iterator[Finding]:
             elif window.start.at == window.to.at:
                 what = 'would be open for no time: for whole days write "00:00" to "24:00"'
                 yield Finding((*path, "to"), what, quoted(str(window.to)))
+            if window.replicas is not None and window.rung < Rung.ASLEEP:
+                yield Finding((*path, "replicas"), _NO_ENGINES, str(window.replicas))
             for key, days in (("dates", window.dates), ("except", window.skip)):
                 for n, day in enumerate(days):
                     if not day[:1].isdecimal() and day not in settings.calendars:
@@ -147,6 +150,8 @@ def _cron_entries(settings: Settings) -> Iterator[Finding]:
             elif entry.warmup and entry.replicas is not None:
                 what = "has no effect beside `warmup`, which asks each engine that is hot"
                 yield Finding((*path, "replicas"), what, str(entry.replicas))
+            elif entry.replicas is not None and entry.rung and entry.rung < Rung.ASLEEP:
+                yield Finding((*path, "replicas"), _NO_ENGINES, str(entry.replicas))
 
 
 def _warmups(settings: Settings) -> Iterator[Finding]:

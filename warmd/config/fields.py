@@ -19,6 +19,7 @@ from pydantic import AfterValidator, PlainSerializer, PlainValidator, SecretStr
 from warmd.config.address import Address
 from warmd.config.engine_args import allowed_arg, allowed_variable, no_nul
 from warmd.config.hours import Days, TimeOfDay, parse_date, parse_zone
+from warmd.config.json_schema import schema_flaw
 from warmd.config.units import (
     Share,
     format_duration,
@@ -169,6 +170,8 @@ def _parse_format(text: str) -> str:
         raise ValueError(f"is no JSON schema: {error}") from None
     if not isinstance(schema, dict):
         raise ValueError("must be 'text', 'json' or a JSON schema as text: '{\"type\": …}'")
+    if (flaw := schema_flaw(schema)) is not None:
+        raise ValueError(f"is no JSON schema that an answer can be checked by: {flaw}")
     return text
 
 

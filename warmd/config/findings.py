@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from warmd.config.fields import did_you_mean
-from warmd.config.problem import Finding, KeyPath, shown
+from warmd.config.problem import Finding, KeyPath, dotted, shown
 from warmd.config.reading import Tree
 from warmd.config.settings import TABLES, Settings, table_at
 from warmd.config.table import keys_of
@@ -54,6 +54,8 @@ def _finding(details: ErrorDetails) -> Finding:
     message = _WORDINGS.get(kind)
     if kind == "value_error":
         message = str(context["error"])
+    elif kind == "tuple_type" and table_at(path) is not None:
+        message = f"must be an array of tables: head each with [[{dotted(path)}]]"
     elif kind == "greater_than_equal":
         message = f"must be at least {context['ge']}"
     elif kind == "less_than_equal":

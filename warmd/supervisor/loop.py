@@ -264,6 +264,11 @@ class Supervisor(ReplicaListener):
         self._changed.set()
         return sentence
 
+    def hold_hot(self, model: Managed, why: str) -> None:
+        """Keep `model` hot though nobody asks for it, from this moment on."""
+        model.hold = why
+        self._changed.set()
+
     def _wake(self, model: Managed) -> None:
         for woken in model.waiting:
             woken.set()

@@ -267,6 +267,8 @@ class Managed:
             return False
         if self.coming is not None:
             return False  # its time may come while it sleeps
+        if self.target.otherwise not in (None, Rung.HOT):
+            return False  # it is there for its calendar alone: who comes first shall find it so
         if self.hold or self.waiting or self.in_flight or now - self.last_request < QUIET_S:
             return False
         ready = [r for r in self.replicas if r.state.phase is Phase.READY]

@@ -155,6 +155,7 @@ def model_status(
         rank=model.target.rank.word,
         until=_until(model, says),
         calendar=calendar_words(calendar, says, then, wall) if calendar.entries else None,
+        timezone=calendar.zone if calendar.entries else None,
         cannot_sleep=model.terms.wish.cannot_sleep,
         pool=model.terms.pool,
         vram=model.terms.vram,
