@@ -65,6 +65,19 @@ def test_a_cold_model_starts_at_once_and_its_weights_come_beside_once_its_progra
     assert plan(starting, waits).actions == (StageFiles("weights:a", "a shall"),)
 
 
+def test_who_shall_answer_rises_before_who_shall_sleep_however_long_that_is_overdue() -> None:
+    """A sleeper of a cron entry at noon kept waiting whose window opens in seconds (issue 6)."""
+    night = replace(model("night", Rung.ASLEEP, Phase.DOWN, staging=HELD), begin_at=0.0)
+    work = replace(model("work", Rung.HOT, Phase.DOWN, staging=HELD), begin_at=1000.0)
+    house = [
+        replace(each, target=replace(each.target, rank=Rank.CALENDAR)) for each in (night, work)
+    ]
+    house[0] = replace(house[0], replicas=[replace(house[0].replicas[0], sleeps=True)])
+    assert [a for a in plan(*house).actions if isinstance(a, StartEngine)] == [
+        StartEngine("work.0", "work shall")
+    ]
+
+
 def test_what_an_operator_set_comes_up_before_what_only_rests_hot() -> None:
     """One whose engine was killed lost its place in the pool to the first of the config."""
     rests, was_set = model("a", Rung.HOT, Phase.DOWN), model("b", Rung.HOT, Phase.BACKING_OFF)

@@ -65,11 +65,12 @@ def device_lanes(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
 
 def _operations(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]:
     """Yield, the most urgent first, what could begin now if it were the only one."""
-    # Who has waited longest goes first; then by what a target rests on; then what was to begin
-    # earlier for its calendar; then the config's order.
+    # Who has waited longest goes first; then by what a target rests on; then who shall answer
+    # before who shall sleep; then what was to begin earlier for its calendar; then as configured.
     asking = sorted((m for m in scene.models if m.waiting), key=lambda m: -m.oldest_wait)
     others = sorted(
-        (m for m in scene.models if not m.waiting), key=lambda m: (m.target.rank, m.begin_at)
+        (m for m in scene.models if not m.waiting),
+        key=lambda m: (m.target.rank, m.target.rung is Rung.ASLEEP, m.begin_at),
     )
     # What is started only to be put to sleep can wait; who asks may be in a short back-off.
     others = [m for m in others if m.target.rung is not Rung.ASLEEP or not _in_the_way(m, asking)]
