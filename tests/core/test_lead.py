@@ -15,10 +15,12 @@ from rig import House, next_step
 
 from warmd.ladder import Phase, Rung
 from warmd.planner.timetable import Rise, line_up
-from warmd.policy import Calendar, Window
+from warmd.policy import Calendar, Hygiene, Scale, Window
 from warmd.policy.lead import Figures, Leads, leads_of, with_margin
+from warmd.supervisor import SleepPolicy
 
 EIGHT_GB = 8_000_000_000
+SLEEPS = SleepPolicy(1, Hygiene(50, 10**9), rehearse=False, key="k")
 
 
 @pytest.mark.parametrize(
@@ -244,6 +246,47 @@ async def test_the_second_replica_alone_rises_for_a_window_of_two() -> None:
     house.time.now = 7200.0 - 14.0 - 1000.0
     await house.make_ready("m.1")
     assert house.phase("m.0") is Phase.READY
+    await house.launcher.close()
+
+
+async def test_a_window_of_fewer_than_the_least_for_its_load_makes_those_ready() -> None:
+    house = House()
+    planned(house, "m", opening(7200.0, replicas=1), count=2)
+    terms = house.supervisor.models["m"].terms
+    wish = replace(terms.wish, scale=Scale(4, 4, 10.0, 60.0))
+    house.supervisor.adopt("m", replace(terms, wish=wish))
+    house.stager.done.set()
+    house.time.now = 7200.0 - 10.0 - 1000.0
+    for name in ("m.0", "m.1"):
+        await house.make_ready(name)
+    await house.launcher.close()
+
+
+async def test_a_window_moves_what_only_rests_hot_and_a_request_moves_that_back() -> None:
+    house = House()
+    for name, resting in (("rests", Rung.HOT), ("m", Rung.COLD)):
+        terms = house.terms(name, resting, sleep=SLEEPS, pool="p", vram=60)
+        calendar = opening(7200.0) if name == "m" else Calendar()
+        wish = replace(terms.wish, calendar=calendar)
+        house.supervisor.adopt(name, replace(terms, wish=wish))
+    house.stager.done.set()
+    await house.make_ready("rests.0")
+    house.time.now = 7200.0 - 60.0 - 1000.0
+    await house.make_ready("m.0")
+    assert house.phase("rests.0") is Phase.ASLEEP
+    for _ in range(5):
+        house.time.now += 100.0
+        await house.rest()
+    phases = house.phase("m.0"), house.phase("rests.0")
+    assert phases == (Phase.READY, Phase.ASLEEP), "neither moves again by itself"
+    lease = asyncio.create_task(house.supervisor.acquire("rests"))
+    await house.until(lambda: house.phase("rests.0") is Phase.READY)
+    (await lease).release()
+    house.time.now += 30.0
+    await house.rest()
+    assert house.phase("m.0") is Phase.ASLEEP, "it was in use a moment ago"
+    house.time.now += 31.0  # its idle.after
+    await house.until(lambda: house.phase("m.0") is Phase.READY)
     await house.launcher.close()
 
 
