@@ -124,6 +124,6 @@ def run(seconds: float) -> Sequence[Table]:
     title = f"tick: {MODELS} models, {MODELS * REPLICAS} replicas, {CARDS} GPUs"
     notes = (
         f"planning: {len(taken)} hosts, {actions / len(taken):.1f} actions each",
-        f"the whole tick: {len(whole)}, each model with 20 entries and `scale`, {up:.0f} engines up",
+        f"the whole tick: {len(whole)}, 20 entries and `scale` for each model, {up:.0f} engines up",
     )
     return [Table(f"{title}, ms of CPU", ("p50", "p99", "max", "aim (p99)"), rows, notes)]
