@@ -15,7 +15,7 @@ from rig import House, next_step
 
 from warmd.ladder import Phase, Rung
 from warmd.planner.timetable import Rise, line_up
-from warmd.policy import Calendar, Hygiene, Scale, Window
+from warmd.policy import Calendar, Hygiene, Rank, Scale, Window
 from warmd.policy.lead import Figures, Leads, leads_of, with_margin
 from warmd.supervisor import SleepPolicy
 
@@ -219,6 +219,57 @@ async def test_a_reload_that_leaves_the_calendar_alone_does_not_call_off_what_ri
     assert house.supervisor.view.outlook("m", terms).target.rung is Rung.HOT
     never = replace(terms, wish=replace(terms.wish, calendar=Calendar()))
     assert house.supervisor.view.outlook("m", never).target.rung is Rung.COLD
+    await house.launcher.close()
+
+
+async def test_a_reload_that_moves_the_window_of_what_rises_calls_it_off_once_or_never() -> None:
+    house = House()
+    planned(house, "m", opening(7200.0))
+    house.supervisor.models["m"].starts_from = {Rung.STAGED: [60.0]}
+    house.stager.done.set()
+    house.time.now = 7200.0 - 50.0 - 1000.0
+    await house.until(lambda: house.phase("m.0") is Phase.STARTING)
+    for opens in (7260.0, 7200.0, 7140.0, 7200.0):  # it may have been begun for any of these
+        planned(house, "m", opening(opens))
+        await house.rest()
+        assert (house.phase("m.0"), len(house.launcher.started)) == (Phase.STARTING, 1)
+    planned(house, "m", opening(7800.0))
+    for _ in range(10):
+        house.time.now += 10.0
+        await house.rest()
+        assert house.phase("m.0") is Phase.DOWN
+    assert len(house.launcher.started) == 1
+    house.time.now = 7800.0 - 30.0 - 1000.0
+    await house.make_ready("m.0")
+    assert len(house.launcher.started) == 2
+    await house.launcher.close()
+
+
+@pytest.mark.parametrize("outlives", [True, False])
+async def test_a_restart_of_warmd_within_the_lead_goes_on_where_it_was(outlives: bool) -> None:
+    old = House()
+    planned(old, "m", opening(7200.0))
+    old.stager.done.set()
+    old.time.now = 7200.0 - 60.0 - 1000.0
+    await old.make_ready("m.0")
+    await old.die()
+    house = House(after=old)
+    planned(house, "m", opening(7200.0))
+    found, _ = house.supervisor.succession.left_behind()
+    house.launcher.sweep(spare=found if outlives else ())
+    for name, record in found.items() if outlives else ():
+        house.supervisor.succession.take_over(name, record)
+    house.stager.done.set()
+    house.tick()
+    target = house.supervisor.models["m"].target
+    assert (target.rung, target.rank) == (Rung.HOT, Rank.CALENDAR)
+    if outlives:
+        await house.until(lambda: house.phase("m.0") is Phase.READY)
+    else:
+        await house.until(lambda: bool(house.launcher.started))
+        house.makes["m.0"].up.set()
+        await house.until(lambda: house.phase("m.0") is Phase.READY)
+    assert len(house.launcher.started) == (0 if outlives else 1)
     await house.launcher.close()
 
 
