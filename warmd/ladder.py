@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 
 class Rung(StrEnum):
@@ -18,26 +19,30 @@ class Rung(StrEnum):
     ASLEEP = "asleep"
     HOT = "hot"
 
-    @property
+    @cached_property
     def height(self) -> int:
         """The rung's number in metrics: 0 cold, 1 staged, 2 asleep, 3 hot."""
         return _HEIGHTS[self]
 
     # All four: str has its own, by the alphabet, which total_ordering would leave in force.
     def __lt__(self, other: str) -> bool:
-        return self.height < Rung(other).height
+        return self.height < _height(other)
 
     def __le__(self, other: str) -> bool:
-        return self.height <= Rung(other).height
+        return self.height <= _height(other)
 
     def __gt__(self, other: str) -> bool:
-        return self.height > Rung(other).height
+        return self.height > _height(other)
 
     def __ge__(self, other: str) -> bool:
-        return self.height >= Rung(other).height
+        return self.height >= _height(other)
 
 
 _HEIGHTS = {Rung.COLD: 0, Rung.STAGED: 1, Rung.ASLEEP: 2, Rung.HOT: 3}
+
+
+def _height(rung: str) -> int:
+    return rung.height if isinstance(rung, Rung) else Rung(rung).height
 
 
 class Phase(StrEnum):
@@ -61,17 +66,19 @@ class Phase(StrEnum):
         """The phase for people: `falling asleep`."""
         return self.value.replace("-", " ")
 
-    @property
+    # Asked many times at each tick: these cost no more than a look at an attribute.
+
+    @cached_property
     def is_coming_up(self) -> bool:
         """Whether an engine is on its way to ready."""
         return self in (Phase.STARTING, Phase.WARMING)
 
-    @property
+    @cached_property
     def holds_the_device(self) -> bool:
         """Whether an operation on the GPU is under way, beside which no other may run."""
         return self in _OPERATIONS
 
-    @property
+    @cached_property
     def is_up(self) -> bool:
         """Whether an engine process exists or is being made."""
         return self in (Phase.READY, Phase.ASLEEP, Phase.ADOPTING) or self.holds_the_device

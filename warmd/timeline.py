@@ -44,6 +44,15 @@ class Span:
     why: str
     by: str = "calendar"
 
+    @property
+    def rests(self) -> bool:
+        """Whether its calendar says nothing of it."""
+        return self.by == "rests"
+
+    def stands_as(self, other: Span) -> bool:
+        """Whether a model stands the same in both."""
+        return (self.rung, self.replicas) == (other.rung, other.replicas)
+
     def is_readied_after(self, before: Span) -> bool:
         """Whether it is made ready before it begins: only a calendar names a time for that."""
         return self.by == "calendar" and before.by != "operator"
@@ -114,7 +123,8 @@ class Agenda:
 class Party:
     """One model, as far as its future goes. `cards`: those of each replica; `vram` of its pool.
 
-    `stands`: where each replica stands now, where that is known; `up`: which are up or on the way.
+    `least`: the fewest that a calendar may say, where its load may ask for more. `pinned`: it makes
+    room for nobody. `stands`: where each replica stands now, where that is known.
     """
 
     name: str
@@ -128,6 +138,8 @@ class Party:
     pool: str | None = None
     vram: int = 0
     stands: Sequence[Rung] = ()
+    least: int = 0
+    pinned: bool = False
 
     @property
     def is_planned(self) -> bool:
@@ -157,6 +169,8 @@ def party_of_new(name: str, terms: Terms, leads: Leads) -> Party:
         None,
         terms.pool,
         terms.vram,
+        least=0 if wish.scale is None else wish.replicas,
+        pinned=terms.pinned,
     )
 
 
@@ -195,7 +209,7 @@ def _spans(party: Party, now: float, end: float) -> Iterator[Span]:
     """Yield where a model stands; what follows alike is one span."""
     last: Span | None = None
     for span in _bare_spans(party, now, end):
-        if last is not None and (last.rung, last.replicas) == (span.rung, span.replicas):
+        if last is not None and last.stands_as(span) and last.rests is span.rests:
             last = replace(last, until=span.until)
             continue
         if last is not None:
@@ -211,14 +225,17 @@ def _bare_spans(party: Party, now: float, end: float) -> Iterator[Span]:
         stretch, n = party.calendar.at(now), n + 1
         rung = party.resting if stretch.rung is None else stretch.rung
         why = stretch.why or f"its calendar says nothing, and it rests {party.resting}"
-        replicas = party.replicas if stretch.replicas is None else stretch.replicas
+        replicas = party.replicas
+        if stretch.replicas is not None:
+            replicas = max(stretch.replicas, party.least)
         by = "rests" if stretch.rung is None else "calendar"
         until = min(stretch.until, end)
         if override is not None and override.holds_at(now):
             until = min(until, inf if override.until is None else override.until)
             if not override.floor or rung < override.rung:
-                rung, replicas, why = override.rung, party.replicas, "an operator set it"
-                by = "operator"
+                rung, why, by = override.rung, "an operator set it", "operator"
+                set_to = party.replicas if override.replicas is None else override.replicas
+                replicas = min(set_to, len(party.cards))
         if rung is Rung.ASLEEP and party.cannot_sleep:
             rung = Rung.STAGED
         yield Span(now, until, rung, replicas if rung >= Rung.ASLEEP else 0, why, by)
@@ -242,7 +259,7 @@ class _Plan:
                 if after.is_readied_after(before):
                     self._rise(party, before, after)
                 else:
-                    self._stay(party, after)
+                    self._stay(party, after, before)
         self.slots = line_up(self.rises)
         rooms = Rooms(self.pools, self.stays, self.wants)
         self.outcomes = forecast(self.rises, self.slots, rooms, self.now)
@@ -251,7 +268,7 @@ class _Plan:
         """Return until when a replica that is hot in `span` stays so."""
         until = span.until
         for later in self.spans[party.name]:
-            if later.since == until and later.rung is Rung.HOT and later.replicas > index:
+            if later.since == until and _is_same_stay(index, span, later):
                 until = later.until
         return until
 
@@ -260,10 +277,13 @@ class _Plan:
             return None
         name, cards = replica_name(party.name, index), party.cards[index]
         until = self._until(party, index, span)
-        return Stay(name, party.name, party.pool, party.vram, cards, span.since, until)
+        yields = span.rests and not party.pinned
+        return Stay(name, party.name, party.pool, party.vram, cards, span.since, until, yields)
 
-    def _stay(self, party: Party, span: Span) -> None:
+    def _stay(self, party: Party, span: Span, before: Span | None = None) -> None:
         for index in range(min(span.replicas, len(party.cards))):
+            if before is not None and _is_same_stay(index, span, before):
+                continue
             if (stay := self._lodging(party, index, span)) is not None:
                 self.stays.append(stay)
 
@@ -274,6 +294,9 @@ class _Plan:
             if before.since == self.now and index < len(party.stands):
                 stands = max(stands, party.stands[index])
             if stands >= after.rung:
+                stay = self._lodging(party, index, after)
+                if stay is not None and not _is_same_stay(index, after, before):
+                    self.stays.append(stay)
                 continue
             name, cards = replica_name(party.name, index), party.cards[index]
             rise = Rise(
@@ -290,6 +313,8 @@ class _Plan:
             by_need.setdefault((rise.model, rise.by), []).append(rise)
         for party in self.parties:
             for before, after in pairwise(self.spans[party.name]):
+                if after.stands_as(before):
+                    continue
                 move = Move(
                     after.since,
                     party.name,
@@ -343,6 +368,11 @@ class _Plan:
                 want.pool if want is not None else "",
                 self.pools.get(want.pool, 0) // want.vram if want is not None and want.vram else 0,
             )
+
+
+def _is_same_stay(index: int, span: Span, beside: Span) -> bool:
+    """Whether a replica that is hot in `span` is so in the one beside it, by the same right."""
+    return beside.rung is Rung.HOT and beside.replicas > index and beside.rests is span.rests
 
 
 def _untimely(move: Move, party: Party) -> Move:

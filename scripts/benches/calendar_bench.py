@@ -19,11 +19,11 @@ from warmd.policy import Calendar, Demand, Transition, Window, Wish, decide_targ
 MODELS, WINDOWS, ENTRIES = 64, 10, 10
 _AIM_MS = 1.0
 _ZONE = "Europe/Berlin"
-_MONDAY = datetime(2026, 11, 23, 8, tzinfo=UTC).timestamp()  # 09:00 there, when all begin to work
+MONDAY = datetime(2026, 11, 23, 8, tzinfo=UTC).timestamp()  # 09:00 there, when all begin to work
 _NOBODY = Demand(0, 0, inf)
 
 
-def _calendar(chance: random.Random) -> Calendar:
+def drawn(chance: random.Random) -> Calendar:
     """Ten windows, one of them the same for all, and ten cron entries, none as another model's."""
     work = Window("mon-fri 09:00-18:00", _ZONE, clock_time(9), clock_time(18), frozenset(range(5)))
     windows = [work]
@@ -47,42 +47,42 @@ def run(seconds: float) -> Sequence[Table]:
 
     def calendars() -> list[Calendar]:
         if not fresh:
-            fresh.append([_calendar(chance) for _ in range(MODELS)])
+            fresh.append([drawn(chance) for _ in range(MODELS)])
         return fresh[-1]
 
     def anew() -> list[Calendar]:
-        made = [_calendar(chance) for _ in range(MODELS)]
+        made = [drawn(chance) for _ in range(MODELS)]
         for each in made:
             for transition in each.transitions:
                 transition.cron.next_after(0.0)  # as the config check does
         return made
 
     def steady() -> float:
-        says = [(Wish(Rung.STAGED, 1, 300.0, calendar=c), c.at(_MONDAY)) for c in calendars()]
+        says = [(Wish(Rung.STAGED, 1, 300.0, calendar=c), c.at(MONDAY)) for c in calendars()]
         began = time.process_time()
         for wish, stretch in says:
-            if stretch.holds_at(_MONDAY):  # as each tick asks first
-                decide_target(wish, None, _NOBODY, _MONDAY, stretch)
+            if stretch.holds_at(MONDAY):  # as each tick asks first
+                decide_target(wish, None, _NOBODY, MONDAY, stretch)
         return time.process_time() - began
 
     def common_change() -> float:
         for each in calendars():
-            each.at(_MONDAY - 1)
-        return _cpu(lambda: [each.at(_MONDAY) for each in calendars()])
+            each.at(MONDAY - 1)
+        return _cpu(lambda: [each.at(MONDAY) for each in calendars()])
 
     def next_change() -> float:
         each = chance.choice(calendars())
-        now = _MONDAY + chance.uniform(0, 3e7)
+        now = MONDAY + chance.uniform(0, 3e7)
         each.at(now)
         return _cpu(lambda: each.at(now).until)
 
     def by_chance() -> float:
-        now = _MONDAY + chance.uniform(0, 3e7)
+        now = MONDAY + chance.uniform(0, 3e7)
         return _cpu(lambda: [each.at(now) for each in calendars()])
 
     def first() -> float:
         made = anew()
-        return _cpu(lambda: [each.at(_MONDAY) for each in made])
+        return _cpu(lambda: [each.at(MONDAY) for each in made])
 
     kinds = {
         "64 targets while nothing changes": (steady, _AIM_MS),

@@ -22,7 +22,7 @@ from warmd.planner import (
     WakeEngine,
     make_plan,
 )
-from warmd.policy import Fairness, Holder, Stays, Target, Yields, judge
+from warmd.policy import Fairness, Holder, Rank, Stays, Target, Yields, judge
 
 FAIR = Fairness(stay=3.0, hold=5.0, bound=60.0)
 PLENTY = RamLedger(10**12, 0, 10**12, 10**12, 0)
@@ -79,6 +79,7 @@ def facts(
     kept: int = 0,
     sleeps: bool = True,
     target: Rung = Rung.HOT,
+    rank: Rank = Rank.RESTS,
 ) -> ModelFacts:
     replica = ReplicaFacts(
         f"{name}.0",
@@ -91,7 +92,7 @@ def facts(
     )
     return ModelFacts(
         name,
-        Target(target, 1, f"{name} shall"),
+        Target(target, 1, f"{name} shall", rank),
         [replica],
         StagingFacts(total=None),
         oldest_wait=wait or 0.0,
@@ -223,6 +224,7 @@ HOUSES = st.lists(
         kept=st.integers(0, 30),
         sleeps=st.booleans(),
         target=st.sampled_from([Rung.STAGED, Rung.ASLEEP, Rung.HOT]),
+        rank=st.sampled_from([Rank.RESTS, *Rank]),
     ),
     min_size=1,
     max_size=5,
@@ -271,8 +273,106 @@ def test_no_eviction_crosses_a_pool_and_no_pool_overflows(
             waiting = [m for m in models if m.waiting and m.pool == model.pool and m is not model]
             awake = [m.vram for m in models if m.pool == model.pool and is_awake(m)]
             crowded = sum(awake) > 100
-            assert waiting or crowded, "nobody in its own pool waits, and yet it is put aside"
+            planned = model.target.rank is Rank.RESTS and any(
+                m.target.rank is Rank.CALENDAR and m.target.rung is Rung.HOT
+                for m in models
+                if m.pool == model.pool
+            )
+            assert waiting or crowded or planned, "nobody in its pool wants it, and yet it goes"
             assert model.pool is not None
+
+
+def carried_out(models: Sequence[ModelFacts]) -> list[ModelFacts] | None:
+    """The models once what is planned has been done; None where there is nothing to do."""
+    made = make_plan(scene(*models))
+    phases = {}
+    for action in made.actions:
+        match action:
+            case StartEngine(replica=name) | WakeEngine(replica=name):
+                phases[name] = Phase.READY
+            case SleepEngine(replica=name):
+                phases[name] = Phase.ASLEEP
+            case StopEngine(replica=name):
+                phases[name] = Phase.DOWN
+            case _:
+                pass
+    found = [
+        replace(m, replicas=[replace(r, phase=phases.get(r.name, r.phase)) for r in m.replicas])
+        for m in models
+    ]
+    return found if phases else None
+
+
+CALM = HOUSES.map(lambda houses: [{**each, "wait": None, "in_flight": 0} for each in houses])
+
+
+@given(CALM)
+def test_without_requests_a_pool_comes_to_rest_with_what_its_calendar_wants(
+    houses: Sequence[dict[str, object]],
+) -> None:
+    models = [facts(f"m{n}", **kw) for n, kw in enumerate(houses)]  # type: ignore[arg-type]  # drawn to fit
+    for _ in range(4 * len(models)):
+        after = carried_out(models)
+        if after is None:
+            break
+        models = after
+    else:
+        raise AssertionError("they put each other aside for ever")
+    for model in (m for m in models if m.pool == "p" and m.target.rank is Rank.CALENDAR):
+        replica = model.replicas[0]
+        rises = model.target.rung is Rung.HOT and replica.phase in (Phase.DOWN, Phase.ASLEEP)
+        others = [m for m in models if m.pool == "p" and m is not model]
+        firm = sum(
+            (m.replicas[0].kept if m.replicas[0].phase is Phase.ASLEEP else m.vram)
+            for m in others
+            if m.replicas[0].phase.is_up and m.target.rank is not Rank.RESTS
+        )
+        assert not rises or firm + model.vram > 100, "there would have been room for it"
+
+
+def planned(name: str, phase: Phase = Phase.DOWN, **more: object) -> ModelFacts:
+    """A model that its calendar wants hot, and nobody asks for."""
+    return facts(name, phase, rank=Rank.CALENDAR, **more)  # type: ignore[arg-type]  # as there
+
+
+def test_what_only_rests_makes_room_for_what_a_calendar_wants_hot() -> None:
+    made = make_plan(scene(facts("a", Phase.READY), planned("b")))
+    why = "put aside for b, which its calendar wants: it only rests there"
+    assert made.actions == (SleepEngine("a.0", why),)
+    assert made.held_up["b"] == FULL + "a.0 is put aside for it"
+    keeps = facts("a", Phase.ASLEEP, kept=50)
+    stopped = "stopped for b, which its calendar wants: asleep it keeps 50 bytes of the pool"
+    assert make_plan(scene(keeps, planned("b"))).actions == (StopEngine("a.0", stopped),)
+    added = [ReplicaFacts("b.0", Phase.READY), ReplicaFacts("b.1", Phase.DOWN)]
+    two = replace(facts("b", Phase.DOWN, vram=40), replicas=added)
+    for more, moves in ((1, True), (0, False)):
+        wants = replace(two, target=Target(Rung.HOT, 2, "b shall", Rank.DEMAND, added=more))
+        assert bool(make_plan(scene(facts("a", Phase.READY), wants)).actions) is moves
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *(facts("a", Phase.READY, rank=rank) for rank in Rank if rank is not Rank.RESTS),
+        facts("a", Phase.READY, in_flight=1),
+        facts("a", Phase.READY, wait=1.0),
+        replace(facts("a", Phase.READY), pinned=True),
+        facts("a", Phase.ASLEEP, kept=50, rank=Rank.CALENDAR, target=Rung.ASLEEP),
+    ],
+)
+def test_nothing_else_makes_room_for_a_calendar(other: ModelFacts) -> None:
+    assert make_plan(scene(other, planned("b"))).actions == ()
+
+
+def test_nobody_is_moved_for_a_calendar_in_vain() -> None:
+    idle = facts("a", Phase.READY, vram=30)
+    busy = facts("c", Phase.READY, rank=Rank.DEMAND, vram=60)
+    assert make_plan(scene(idle, busy, planned("b"))).actions == ()
+    failed = planned("b")
+    failed = replace(failed, replicas=[replace(failed.replicas[0], failures=1)])
+    assert make_plan(scene(facts("a", Phase.READY), failed)).actions == (), "it might fail again"
+    asleep = planned("b", target=Rung.ASLEEP)
+    assert make_plan(scene(facts("a", Phase.READY), asleep)).actions == (), "it only sleeps there"
 
 
 FULL = "pool p is full: it lacks 20 bytes for b.0; "

@@ -15,10 +15,12 @@ from rig import House, next_step
 
 from warmd.ladder import Phase, Rung
 from warmd.planner.timetable import Rise, line_up
-from warmd.policy import Calendar, Window
+from warmd.policy import Calendar, Hygiene, Rank, Scale, Window
 from warmd.policy.lead import Figures, Leads, leads_of, with_margin
+from warmd.supervisor import SleepPolicy
 
 EIGHT_GB = 8_000_000_000
+SLEEPS = SleepPolicy(1, Hygiene(50, 10**9), rehearse=False, key="k")
 
 
 @pytest.mark.parametrize(
@@ -220,6 +222,57 @@ async def test_a_reload_that_leaves_the_calendar_alone_does_not_call_off_what_ri
     await house.launcher.close()
 
 
+async def test_a_reload_that_moves_the_window_of_what_rises_calls_it_off_once_or_never() -> None:
+    house = House()
+    planned(house, "m", opening(7200.0))
+    house.supervisor.models["m"].starts_from = {Rung.STAGED: [60.0]}
+    house.stager.done.set()
+    house.time.now = 7200.0 - 50.0 - 1000.0
+    await house.until(lambda: house.phase("m.0") is Phase.STARTING)
+    for opens in (7260.0, 7200.0, 7140.0, 7200.0):  # it may have been begun for any of these
+        planned(house, "m", opening(opens))
+        await house.rest()
+        assert (house.phase("m.0"), len(house.launcher.started)) == (Phase.STARTING, 1)
+    planned(house, "m", opening(7800.0))
+    for _ in range(10):
+        house.time.now += 10.0
+        await house.rest()
+        assert house.phase("m.0") is Phase.DOWN
+    assert len(house.launcher.started) == 1
+    house.time.now = 7800.0 - 30.0 - 1000.0
+    await house.make_ready("m.0")
+    assert len(house.launcher.started) == 2
+    await house.launcher.close()
+
+
+@pytest.mark.parametrize("outlives", [True, False])
+async def test_a_restart_of_warmd_within_the_lead_goes_on_where_it_was(outlives: bool) -> None:
+    old = House()
+    planned(old, "m", opening(7200.0))
+    old.stager.done.set()
+    old.time.now = 7200.0 - 60.0 - 1000.0
+    await old.make_ready("m.0")
+    await old.die()
+    house = House(after=old)
+    planned(house, "m", opening(7200.0))
+    found, _ = house.supervisor.succession.left_behind()
+    house.launcher.sweep(spare=found if outlives else ())
+    for name, record in found.items() if outlives else ():
+        house.supervisor.succession.take_over(name, record)
+    house.stager.done.set()
+    house.tick()
+    target = house.supervisor.models["m"].target
+    assert (target.rung, target.rank) == (Rung.HOT, Rank.CALENDAR)
+    if outlives:
+        await house.until(lambda: house.phase("m.0") is Phase.READY)
+    else:
+        await house.until(lambda: bool(house.launcher.started))
+        house.makes["m.0"].up.set()
+        await house.until(lambda: house.phase("m.0") is Phase.READY)
+    assert len(house.launcher.started) == (0 if outlives else 1)
+    await house.launcher.close()
+
+
 async def test_what_is_due_earlier_starts_first() -> None:
     house = House()
     for name, opens, took in (("late", 7260.0, 10.0), ("soon", 7200.0, 100.0)):
@@ -244,6 +297,47 @@ async def test_the_second_replica_alone_rises_for_a_window_of_two() -> None:
     house.time.now = 7200.0 - 14.0 - 1000.0
     await house.make_ready("m.1")
     assert house.phase("m.0") is Phase.READY
+    await house.launcher.close()
+
+
+async def test_a_window_of_fewer_than_the_least_for_its_load_makes_those_ready() -> None:
+    house = House()
+    planned(house, "m", opening(7200.0, replicas=1), count=2)
+    terms = house.supervisor.models["m"].terms
+    wish = replace(terms.wish, scale=Scale(4, 4, 10.0, 60.0))
+    house.supervisor.adopt("m", replace(terms, wish=wish))
+    house.stager.done.set()
+    house.time.now = 7200.0 - 10.0 - 1000.0
+    for name in ("m.0", "m.1"):
+        await house.make_ready(name)
+    await house.launcher.close()
+
+
+async def test_a_window_moves_what_only_rests_hot_and_a_request_moves_that_back() -> None:
+    house = House()
+    for name, resting in (("rests", Rung.HOT), ("m", Rung.COLD)):
+        terms = house.terms(name, resting, sleep=SLEEPS, pool="p", vram=60)
+        calendar = opening(7200.0) if name == "m" else Calendar()
+        wish = replace(terms.wish, calendar=calendar)
+        house.supervisor.adopt(name, replace(terms, wish=wish))
+    house.stager.done.set()
+    await house.make_ready("rests.0")
+    house.time.now = 7200.0 - 60.0 - 1000.0
+    await house.make_ready("m.0")
+    assert house.phase("rests.0") is Phase.ASLEEP
+    for _ in range(5):
+        house.time.now += 100.0
+        await house.rest()
+    phases = house.phase("m.0"), house.phase("rests.0")
+    assert phases == (Phase.READY, Phase.ASLEEP), "neither moves again by itself"
+    lease = asyncio.create_task(house.supervisor.acquire("rests"))
+    await house.until(lambda: house.phase("rests.0") is Phase.READY)
+    (await lease).release()
+    house.time.now += 30.0
+    await house.rest()
+    assert house.phase("m.0") is Phase.ASLEEP, "it was in use a moment ago"
+    house.time.now += 31.0  # its idle.after
+    await house.until(lambda: house.phase("m.0") is Phase.READY)
     await house.launcher.close()
 
 

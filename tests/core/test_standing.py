@@ -15,7 +15,7 @@ from warmd.control import Metrics
 from warmd.history import History
 from warmd.history.hours import Hours
 from warmd.ladder import Phase, Rung, Standing
-from warmd.policy import Calendar, Window
+from warmd.policy import Calendar, Rank, Target, Window
 from warmd.residency import StartFiles
 from warmd.supervisor import spared, standings
 
@@ -65,6 +65,23 @@ async def test_what_rests_hot_is_not_hot_for_its_calendar() -> None:
     assert told(here)[0][1] == "rests"
     await here.make_ready("m.0")
     assert spared(here.supervisor.models["m"], here.time.now) is None
+
+
+async def test_what_the_calendar_adds_is_booked_on_it_and_what_load_adds_on_demand() -> None:
+    here = house(resting=Rung.HOT, replicas=3)
+    model = here.supervisor.models["m"]
+    for name in ("m.0", "m.1", "m.2"):
+        await here.make_ready(name)
+    wish = replace(
+        model.terms.wish, replicas=1, calendar=Calendar((replace(ALWAYS.windows[0], replicas=2),))
+    )
+    here.supervisor.adopt("m", replace(model.terms, wish=wish))
+    here.tick()
+    by_cause = {s.cause: s.replicas for s in standings([model])}
+    assert by_cause == {"rests": 2, "calendar": 1}, "the third is on its way out"
+    assert sum(s.highest for s in standings([model])) == 1
+    model.target = Target(Rung.HOT, 3, "it is asked for", Rank.DEMAND, extra=1, added=1)
+    assert {(s.cause, s.replicas) for s in standings([model])} == {("demand", 2), ("calendar", 1)}
 
 
 async def test_only_the_first_after_an_idle_time_is_spared_by_the_calendar() -> None:

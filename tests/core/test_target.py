@@ -20,6 +20,7 @@ from warmd.policy import (
     Stretch,
     Wish,
     decide_target,
+    held_hot,
     ready_in,
     why_not_ready,
 )
@@ -208,3 +209,28 @@ def test_what_comes_only_lifts(
     assert (target.rung, target.replicas, target.rank, target.otherwise) == expected
     down = decide_target(STAGED, Override(Rung.COLD, None), demand, 0.0, says, coming=coming)
     assert (down.rung, down.rank) == (Rung.COLD, Rank.OPERATOR)
+
+
+@pytest.mark.parametrize(
+    ("wish", "demand", "says", "coming", "expected"),
+    [
+        # Its number is what a hot window says, also where that is fewer than it has by itself.
+        (STAGED, Demand(1, 0, 0.0), Stretch(0, 9, Rung.HOT, 1, "open"), None, (1, 0)),
+        (STAGED, Demand(1, 0, 0.0), Stretch(0, 9, Rung.HOT, 3, "open"), None, (3, 1)),
+        (STAGED, NOBODY, Stretch(0, 9, Rung.HOT, 3, "open"), None, (3, 0)),
+        (STAGED, Demand(1, 0, 0.0), Stretch(0, 9, Rung.ASLEEP, 3, "open"), None, (3, 1)),
+        (STAGED, Demand(1, 0, 0.0), SILENT, replace(_SOON, replicas=3), (3, 1)),
+        (STAGED, NOBODY, SILENT, replace(_SOON, replicas=3), (3, 0)),
+        (replace(STAGED, resting=Rung.HOT), NOBODY, SILENT, replace(_SOON, replicas=3), (3, 1)),
+        (
+            *(STAGED, Demand(1, 0, 0.0), Stretch(0, 9, Rung.HOT, 3, "open")),
+            *(replace(_SOON, replicas=4), (4, 2)),
+        ),
+    ],
+)
+def test_how_many_there_are_and_how_many_of_them_only_the_calendar_adds(
+    wish: Wish, demand: Demand, says: Stretch, coming: Coming | None, expected: tuple[int, int]
+) -> None:
+    target = decide_target(wish, None, demand, 0.0, says, coming=coming)
+    assert (target.replicas, target.added) == expected
+    assert held_hot(replace(target, rung=Rung.ASLEEP), None, "a probe", 0.0).added == 0

@@ -111,6 +111,30 @@ def test_a_pool_with_room_for_one_is_told() -> None:
     assert told(*both, pools={"heavy": 80}).warnings == ()
 
 
+def test_what_only_rests_hot_makes_room_for_a_window_and_what_is_pinned_does_not() -> None:
+    rests = replace(party("rests", pool="p", vram=40), calendar=Calendar(), resting=Rung.HOT)
+    wants = party("wants", pool="p", vram=40)
+    assert told(rests, wants, pools={"p": 40}).warnings == ()
+    (warning,) = told(replace(rests, pinned=True), wants, pools={"p": 40}).warnings
+    assert "it finds no room there for as long as it is wanted: rests is hot there" in warning
+    # In a window of its own, it keeps its room; and what is the same in it is no change.
+    its_own = replace(party("rests", "08:00-10:00", pool="p", vram=40), resting=Rung.HOT)
+    plan = told(its_own, wants, pools={"p": 40})
+    assert plan.warnings
+    assert [move.model for move in plan.moves] == ["wants", "wants"]
+
+
+def test_a_number_that_an_operator_set_and_a_minimum_for_load_are_foretold() -> None:
+    many = party("m", replicas=3)
+    one = Calendar(tuple(replace(each, replicas=1) for each in many.calendar.windows))
+    word = Override(Rung.HOT, MIDNIGHT + HOUR, replicas=2)
+    spans = told(replace(many, replicas=1, override=word)).models["m"].spans
+    assert [(s.rung, s.replicas) for s in spans][:2] == [(Rung.HOT, 2), (Rung.COLD, 0)]
+    for least, has in ((0, 1), (2, 2)):
+        spans = told(replace(many, calendar=one, least=least)).models["m"].spans
+        assert (spans[1].rung, spans[1].replicas) == (Rung.HOT, has)
+
+
 def test_an_earlier_window_on_the_card_makes_the_next_late() -> None:
     early = party("early", "06:00-09:00", pool="p", vram=40)
     late = party("late", "09:00-18:00", start=60.0, pool="p", vram=40)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from warmd.history import History, HistoryError, StoredOverride
+from warmd.history.past import read_past
 from warmd.history.schema import MIGRATIONS
 from warmd.ladder import MeasuredParts, Rung, SleepFigures, Stage, StartTimes, WakeTimes
 
@@ -117,6 +118,34 @@ def test_a_file_of_version_1_is_gone_on_with(begin: Callable[[], History], path:
     with closing(begin()) as history:
         assert history.sleeps.recent_wakes("m") == [1.0]
         assert history.last_requests() == {"m": NOON}
+
+
+def test_a_file_of_version_4_is_gone_on_with(begin: Callable[[], History], path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        for statements in MIGRATIONS[:4]:
+            for statement in statements:
+                db.execute(statement)
+        db.executescript(
+            f"""PRAGMA user_version = 4;
+            INSERT INTO overrides VALUES ('m', 'staged', NULL, {NOON}, 1);
+            INSERT INTO starts VALUES
+                (1, {NOON}, 'm', 'm.0', 'staged', 'ready', 9.5, '{{"imports": 9.5}}', NULL, NULL);
+            INSERT INTO wakes VALUES (1, {NOON}, 'm', 'm.0', 'done', 1, 0.5, 0.25, 0.25, 1, NULL);
+            INSERT INTO requests VALUES
+                ('m', {NOON // 60}, 3, 0, 2, 1, 0, 0, 1, 0, 2.5, 2.5, 2, 0.4, 0.3, 0, 0);"""
+        )
+    with closing(begin()) as history:
+        kept = history.overrides.read()["m"]
+        assert (kept.rung, kept.floor, kept.replicas) == (Rung.STAGED, True, None)
+        (start,) = history.last_starts("m")
+        assert (start.seconds, start.first_token_s) == (9.5, None)
+        assert history.sleeps.recent_wakes("m") == [1.0]
+        ask(history, NOON)
+        history.catch_up()
+        history.settle()
+        (past,) = read_past(path, None, NOON - 3600)
+        assert (past.asked.requests, past.asked.met_hot, past.asked.spared_asleep) == (4, 3, 0)
+    assert rows(path, "PRAGMA user_version") == [(len(MIGRATIONS),)]
 
 
 def test_after_a_clock_was_set_back_the_last_ones_are_still_the_last(

@@ -99,6 +99,8 @@ def _explain_busy(scene: Scene, held_up: dict[str, str]) -> None:
     for model in scene.models:
         if any(r.phase.is_coming_up for r in model.replicas):
             continue
+        if not any(r.meets(other) for r in model.replicas for other in busy):
+            continue
         for replica, _ in _risings(scene, model):
             for other in (b for b in busy if replica.meets(b)):
                 held_up[model.name] = _busy(other)

@@ -9,7 +9,7 @@ from functools import cached_property
 from warmd.ladder import Phase, Rung, share_a_card
 from warmd.planner.card_facts import CardFacts, Claim
 from warmd.planner.ledger import RamLedger
-from warmd.policy import Fairness, Target
+from warmd.policy import Fairness, Rank, Target
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,18 @@ class ModelFacts:
     def is_for_load(self, replica: ReplicaFacts) -> bool:
         """Whether `replica` is, or was, for the model's load alone: it goes before all others."""
         return replica in self.extra or replica in self.spare
+
+    def is_for_calendar(self, replica: ReplicaFacts) -> bool:
+        """Whether its calendar wants `replica` hot: for that, what only rests makes room."""
+        target = self.target
+        if target.rung is not Rung.HOT or replica not in self.firm:
+            return False
+        return target.rank is Rank.CALENDAR or replica in self.firm[target.least - target.added :]
+
+    def only_rests(self, replica: ReplicaFacts) -> bool:
+        """Whether nobody asks for the engine, and neither an operator nor its calendar wants it."""
+        used = self.waiting or replica.in_flight
+        return self.target.rank is Rank.RESTS and not (used or self.keeps(replica))
 
     def keeps(self, replica: ReplicaFacts) -> bool:
         """Whether nobody's wait puts `replica` aside."""

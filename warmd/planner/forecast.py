@@ -28,7 +28,10 @@ class Late(StrEnum):
 
 @dataclass(frozen=True)
 class Stay:
-    """Who has `vram` bytes of a pool on each of some cards, and for how long."""
+    """Who has `vram` bytes of a pool on each of some cards, and for how long.
+
+    `yields`: it only rests there, and makes room for what a calendar wants.
+    """
 
     replica: str
     model: str
@@ -37,6 +40,7 @@ class Stay:
     cards: frozenset[str]
     since: float
     until: float
+    yields: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ class _Play:
             here = [
                 each
                 for each in self._stays.get(want.pool, ())
-                if each.replica != rise.replica
+                if not (each.yields or each.replica == rise.replica)
                 and each.since <= at < each.until + STOP_S
                 and share_a_card(each.cards, want.cards)
             ]

@@ -1,7 +1,8 @@
 """Room in a pool: whether an engine fits beside the others of its pool, and who makes room.
 
-Nobody outside the pool is ever put aside for it, and nobody inside it without a request waiting,
-but for replicas that are there for their model's load alone; and these put nobody aside.
+Nobody outside the pool is ever put aside for it. Inside it a waiting request moves who is there by
+fairness; a calendar moves, without one, only what rests there; and replicas that are there for
+their model's load alone go first, and put nobody aside.
 """
 
 from __future__ import annotations
@@ -80,10 +81,14 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
         why = f"put aside for {model.name}: it was for its own model's load alone"
         aside = f"{full}; {victim.name} is put aside for it"
         return Full(aside, put_aside(scene, victim, why))
-    if not model.waiting:
-        return Full(f"{full}; room is made there once a request waits for it")
     # One that is enough by itself goes before several that aren't.
     others.sort(key=lambda o: (o[0].vram < missing, -eviction_order(_holder(*o))))
+    if not model.waiting:
+        resting = _resting(scene, model, replica, tight, others)
+        freed = _taken(resting, tight)
+        if resting and all(taken[card] - freed[card] <= left for card in lacking):
+            return _moved_for_its_calendar(scene, model, resting[0], full)
+        return Full(f"{full}; room is made there once a request waits for it")
     stays: list[tuple[str, Stays]] = []
     for other, victim in others:
         match _verdict(scene, model, other, victim):
@@ -285,6 +290,33 @@ def _sleepers(scene: Scene, model: ModelFacts, newcomer: ReplicaFacts) -> Iterat
                 sleeps = replica.phase is Phase.ASLEEP and _takes(other, replica) > 0
                 if sleeps and not stays and replica.meets(newcomer):
                     yield other, replica
+
+
+def _resting(
+    scene: Scene,
+    model: ModelFacts,
+    replica: ReplicaFacts,
+    tight: ReplicaFacts,
+    others: Iterable[_Engine],
+) -> list[_Engine]:
+    """Return what makes room for the calendar of `model`: those who are hot first.
+
+    One that failed to start moves nobody: else it would do so again at each try.
+    """
+    if replica.failures or not model.is_for_calendar(replica):
+        return []
+    hot = sorted(others, key=lambda each: not each[0].is_for_load(each[1]))
+    there = [*hot, *_sleepers(scene, model, tight)]
+    return [(m, r) for m, r in there if m.only_rests(r) or (m.is_for_load(r) and not r.in_flight)]
+
+
+def _moved_for_its_calendar(scene: Scene, model: ModelFacts, engine: _Engine, full: str) -> Full:
+    name, kept = engine[1].name, _takes(*engine)
+    if engine[1].phase is Phase.ASLEEP:
+        why = f"stopped for {model.name}, which its calendar wants: asleep it keeps {size(kept)}"
+        return Full(f"{full}; {name} is stopped for it", StopEngine(name, f"{why} of the pool"))
+    why = f"put aside for {model.name}, which its calendar wants: it only rests there"
+    return Full(f"{full}; {name} is put aside for it", put_aside(scene, engine[1], why))
 
 
 def _verdict(

@@ -5,6 +5,7 @@ These sentences go to clients: what is handed in of an engine's failure must hol
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -14,6 +15,11 @@ from warmd.spoken import duration
 
 UNMEASURED_START_S = 90.0
 """Seconds that a start is taken to last before the first was measured (vLLM cold: 45 to 120)."""
+
+
+def percentile(ranked: Sequence[float], share: float) -> float:
+    """Return what so many of them reach at most: the nearest rank, always one of them."""
+    return ranked[max(0, math.ceil(share * len(ranked)) - 1)]
 
 
 @dataclass(frozen=True)

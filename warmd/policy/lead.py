@@ -5,12 +5,11 @@ A window's `from` is when a model must be ready. What is not measured yet is est
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from warmd.ladder import Rung
-from warmd.policy.estimate import STOP_S, UNMEASURED_START_S, UNMEASURED_WAKE_S
+from warmd.policy.estimate import STOP_S, UNMEASURED_START_S, UNMEASURED_WAKE_S, percentile
 
 MARGIN_S = 5.0
 MARGIN = 0.1
@@ -23,6 +22,7 @@ UNSCANNED_S = 60.0
 """Seconds that staging is taken to last as long as nobody has looked at the files."""
 
 _OFTEN = 0.95
+"""A lead is as long as this share of what was measured; of fewer than 20, the longest."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,4 @@ def _staging(figures: Figures, rate: float | None = None) -> float:
 
 
 def _often(seconds: Sequence[float]) -> float:
-    """Return what 19 of 20 don't exceed; of fewer than 20, the longest."""
-    ordered = sorted(seconds)
-    return ordered[math.ceil(_OFTEN * len(ordered)) - 1]
+    return percentile(sorted(seconds), _OFTEN)

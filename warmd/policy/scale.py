@@ -63,8 +63,9 @@ def rescale(was: Scaling, scale: Scale, least: int, load: Load, now: float) -> S
     """Return what is wanted at `now`; `least`: what is wanted without any load."""
     most = max(least, scale.most)
     wanted = min(max(was.wanted, least), most)
-    # What it says holds only of the number that it was said of.
-    scaling = replace(was, wanted=wanted, why=was.why if wanted == was.wanted else "")
+    scaling = was
+    if wanted != was.wanted:  # what it says holds only of the number that it was said of
+        scaling = replace(was, wanted=wanted, why="")
     scaling = _watch_queue(scaling, scale, load, now)
     if scaling.crowded_since is not None:
         return _one_more(scaling, scale, most, load, now)
@@ -73,7 +74,7 @@ def rescale(was: Scaling, scale: Scale, least: int, load: Load, now: float) -> S
 
 def _watch_queue(was: Scaling, scale: Scale, load: Load, now: float) -> Scaling:
     if load.waiting <= scale.above:
-        return replace(was, crowded_since=None)
+        return was if was.crowded_since is None else replace(was, crowded_since=None)
     since = now if was.crowded_since is None else was.crowded_since
     # The fullest moment of one queue counts: a replica that has just come runs little yet. And a
     # queue that is over at once tells nothing: it was a burst of long prompts.
@@ -99,10 +100,10 @@ def _one_more(was: Scaling, scale: Scale, most: int, load: Load, now: float) -> 
 def _one_fewer(was: Scaling, scale: Scale, least: int, load: Load, now: float) -> Scaling:
     fits = (was.wanted - 1) * _taken_by_one(was, scale) * ROOM_TO_SPARE
     if was.wanted <= least or load.waiting + load.running > fits:
-        return replace(was, roomy_since=None)
+        return was if was.roomy_since is None else replace(was, roomy_since=None)
     since = now if was.roomy_since is None else was.roomy_since
     if now - since < scale.cool_down:
-        return replace(was, roomy_since=since)
+        return was if since == was.roomy_since else replace(was, roomy_since=since)
     # Those that never came, for want of room, go at once: nobody misses them.
     wanted = max(least, min(was.wanted - 1, load.ready))
     why = f"its load has fitted in so few for {duration(scale.cool_down)}"

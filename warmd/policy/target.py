@@ -37,6 +37,15 @@ class Wish:
     scale: Scale | None = None
     most: int = 64
 
+    def many(self, said: int | None) -> int:
+        """Return how many replicas it has where its calendar says `said`, or nothing of that.
+
+        Where its load may ask for more, its own number is a minimum, which a calendar only raises.
+        """
+        if said is None:
+            return self.replicas
+        return said if self.scale is None else max(said, self.replicas)
+
 
 @dataclass(frozen=True)
 class Override:
@@ -104,6 +113,8 @@ class Target:
     `otherwise`: where it would stand without the calendar; None where that isn't what rules.
     `extra`: so many of `replicas`, the last, are for its load alone: they put nobody aside, and are
     put aside first. `sleepers`: so many replicas beyond them stay asleep where they have an engine.
+    `added`: so many of `least`, the last, are there for the calendar alone, though the model would
+    stand as warm without it.
     """
 
     rung: Rung
@@ -113,6 +124,7 @@ class Target:
     otherwise: Rung | None = None
     extra: int = 0
     sleepers: int = 0
+    added: int = 0
 
     @property
     def least(self) -> int:
@@ -128,7 +140,7 @@ def held_hot(target: Target, override: Override | None, hold: str | None, now: f
     refused = override is not None and override.refuses and override.holds_at(now)
     if hold is None or refused or target.rung is Rung.HOT:
         return target
-    return replace(target, rung=Rung.HOT, reason=hold, rank=Rank.RESTS, otherwise=None)
+    return replace(target, rung=Rung.HOT, reason=hold, rank=Rank.RESTS, otherwise=None, added=0)
 
 
 def decide_target(
@@ -162,7 +174,7 @@ def _wanted(wish: Wish, override: Override | None, own: Target, now: float) -> T
     if own.rung > override.rung:
         return own
     if own.rung is override.rung:
-        return replace(own, rank=Rank.OPERATOR)
+        return replace(own, rank=Rank.OPERATOR, otherwise=None, added=0)
     reason = f"an operator wants it at least {override.rung}"
     return Target(override.rung, wish.replicas, reason, Rank.OPERATOR)
 
@@ -191,29 +203,32 @@ def _lifted(own: Target, coming: Coming | None) -> Target:
         if coming.replicas <= own.replicas and own.rank is not Rank.RESTS:
             return own
         replicas = max(own.replicas, coming.replicas)
+        added = own.added + replicas - own.replicas
         if own.rank is Rank.DEMAND:
-            return replace(own, replicas=replicas)
+            return replace(own, replicas=replicas, added=added)
     else:
         # A sleeper that is to be woken later must not be stopped now.
         replicas = max(coming.replicas, own.replicas if own.rung is Rung.ASLEEP else 0)
+        added = 0
     otherwise = own.otherwise if own.rank is Rank.CALENDAR else own.rung
-    return Target(coming.rung, replicas, coming.reason, Rank.CALENDAR, otherwise)
+    return Target(coming.rung, replicas, coming.reason, Rank.CALENDAR, otherwise, added=added)
 
 
 def _own(wish: Wish, demand: Demand, says: Stretch) -> Target:
     """Decide what it shall be where no operator says anything."""
     if says.rung is None:
         return _uncalendared(wish, demand)
-    replicas = wish.replicas if says.replicas is None else says.replicas
-    if wish.scale is not None:
-        replicas = max(replicas, wish.replicas)  # its minimum, which a window only raises
+    replicas = wish.many(says.replicas)
     asked = _uncalendared(wish, demand)
+    added = max(0, replicas - asked.replicas)
     if asked.rank is Rank.DEMAND and says.rung < Rung.HOT:
         # What was hot together stays so until nobody asks any more.
-        return replace(asked, replicas=max(asked.replicas, replicas))
+        return replace(asked, replicas=asked.replicas + added, added=added)
     rank = Rank.DEMAND if asked.rank is Rank.DEMAND else Rank.CALENDAR
     otherwise = asked.rung if rank is Rank.CALENDAR else None
-    return Target(says.rung, replicas, says.why, rank, otherwise)
+    if asked.rung < says.rung:
+        added = 0  # all of it is the calendar's, as `otherwise` says
+    return Target(says.rung, replicas, says.why, rank, otherwise, added=added)
 
 
 def _uncalendared(wish: Wish, demand: Demand) -> Target:

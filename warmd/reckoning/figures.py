@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from warmd.history import Asked, Occupied, Past, Took
 from warmd.ladder import Rung
 from warmd.policy import Rank, Window, Wish
 from warmd.policy.advice import Habits, advise
-from warmd.policy.estimate import UNMEASURED_START_S, UNMEASURED_WAKE_S
+from warmd.policy.estimate import UNMEASURED_START_S, UNMEASURED_WAKE_S, percentile
 from warmd.reckoning.account import (
     DELAY_BOUNDS,
     Account,
@@ -161,11 +160,6 @@ def _delays(past: Past) -> Delays | None:
     p50, p95, p99 = (percentile(ranked, share) for share in (0.5, 0.95, 0.99))
     every = max(past.asked.first_delays, len(ranked))
     return Delays(len(ranked), p50, p95, p99, ranked[-1], every, counts)
-
-
-def percentile(ranked: Sequence[float], share: float) -> float:
-    """Return what so many of them reach at most: the nearest rank, always one of them."""
-    return ranked[max(0, math.ceil(share * len(ranked)) - 1)]
 
 
 def _others(asked: Asked) -> FirstBytes | None:

@@ -152,7 +152,7 @@ class Fit:
 
     def is_kept_under(self, new: Fit) -> bool:
         """Whether an engine of this fit goes on under `new`; a driver that is silent moves none."""
-        return self.spec == new.spec and new.keeps(self.gpus)
+        return self is new or (self.spec == new.spec and new.keeps(self.gpus))
 
     def keeps(self, gpus: tuple[str, ...] | None) -> bool:
         """Whether an engine that is bound to `gpus` may go on there."""

@@ -38,10 +38,12 @@ def with_sleepers(model: Managed, target: Target, now: float) -> Target:
     if target.rung < Rung.ASLEEP:
         return target
     beyond = model.replicas[target.replicas :]
+    if not any(r.state.phase.is_up for r in beyond):
+        return target
     resting = [
         n
         for n, r in enumerate(beyond, 1)
         if r.state.phase.is_up
         and (r.state.phase is not Phase.ASLEEP or now - r.state.since < wish.idle_keep)
     ]
-    return replace(target, sleepers=max(resting, default=0))
+    return replace(target, sleepers=max(resting)) if resting else target

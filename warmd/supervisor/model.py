@@ -237,7 +237,9 @@ class Managed:
     def _pins(self, replica: Replica, nap: Nap | None) -> int:
         """The bytes of host RAM that a replica's sleep takes: measured, else by its weights."""
         weights = self.staged.state.total or 0
-        known = self.figures.get(self.figures_key(replica) or "") or self.any_figures()
+        known = None
+        if self.figures:
+            known = self.figures.get(self.figures_key(replica) or "") or self.any_figures()
         figure = None if known is None else known.host_ram
         if nap is not None and nap.host_ram is not None:
             figure = nap.host_ram

@@ -183,8 +183,7 @@ def _needs(course: Sequence[Stretch], wish: Wish) -> Iterator[tuple[Stretch, Run
     for before, after in pairwise(course):
         if after.rung is None or after.rung < Rung.STAGED:
             continue
-        replicas = wish.replicas if after.replicas is None else after.replicas
-        had = wish.replicas if before.replicas is None else before.replicas
+        replicas, had = wish.many(after.replicas), wish.many(before.replicas)
         was = Rung.COLD if before.rung is None else before.rung
         if after.rung > was or (after.rung is was and replicas > had):
             yield after, after.rung, replicas

@@ -19,21 +19,25 @@ def standings(models: Iterable[Managed]) -> tuple[Standing, ...]:
 
 
 def _standings(model: Managed) -> Iterable[Standing]:
-    counts: dict[Rung, int] = {}
-    gpus: dict[Rung, int] = {}
-    for replica in model.replicas:
-        rung = model.rung_of(replica)
-        counts[rung] = counts.get(rung, 0) + 1
+    counts: dict[tuple[Rung, str], int] = {}
+    gpus: dict[tuple[Rung, str], int] = {}
+    for index, replica in enumerate(model.replicas):
+        key = model.rung_of(replica), _cause(model.target, index)
+        counts[key] = counts.get(key, 0) + 1
         if replica.state.phase.is_up:
-            gpus[rung] = gpus.get(rung, 0) + max(1, len(replica.cards))
-    cause = _cause(model.target)
-    highest = max(counts)
-    for rung, count in counts.items():
-        yield Standing(model.name, rung, cause, count, gpus.get(rung, 0), rung is highest)
+            gpus[key] = gpus.get(key, 0) + max(1, len(replica.cards))
+    highest = max(rung for rung, _ in counts)
+    first = next(key for key in counts if key[0] is highest)
+    for key, count in counts.items():
+        yield Standing(model.name, *key, count, gpus.get(key, 0), key == first)
 
 
-def _cause(target: Target) -> str:
-    """Name what a target rests on; the calendar only where it lifts the model."""
+def _cause(target: Target, index: int) -> str:
+    """Name what the target of a replica rests on; the calendar only where it lifts or adds it."""
+    if target.least <= index < target.replicas:
+        return Rank.DEMAND.word  # for its load, whatever made the model hot
+    if target.least - target.added <= index < target.least:
+        return Rank.CALENDAR.word
     if target.rank is Rank.CALENDAR and not _lifted(target):
         return Rank.RESTS.word
     return target.rank.word
