@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from rig import House
 
 from warmd.ladder import FileKind, Phase, Place, Rung
 from warmd.staged import RETRY_S, SHORT_S
-from warmd.staging import Request
+from warmd.staging import FIRST, Request
 from warmd.supervisor import FileTerms, Scan
 
 
@@ -282,3 +284,33 @@ async def test_what_a_start_has_taught_anew_replaces_the_program_files_that_are_
         lambda: house.stager.asked[-1] == ("program:env", Request((Path("/env/new"),), 7))
     )
     await house.until(lambda: staged(house, "b", FileKind.PROGRAM) == "held")
+
+
+def verified(house: House) -> House:
+    """Play a keeper that has verified the weights of `m`."""
+    staged = house.supervisor.models["m"].staged
+    staged.state = replace(staged.state, unverified=None)
+    return house
+
+
+async def test_a_start_that_lacks_proof_is_no_failure_and_comes_after_it() -> None:
+    house = House()
+    house.stager.done.set()
+    terms = house.terms("m", Rung.STAGED)
+    files = tuple(replace(each, verify="SHA256SUMS") for each in terms.files)
+    house.supervisor.adopt("m", replace(terms, files=files))
+    await house.until(lambda: staged(house) == "held")
+    make = house.makes["m.0"]
+    make.unproven = "w isn't the file any more"
+    request = asyncio.create_task(verified(house).supervisor.acquire("m"))
+    await house.until(lambda: house.stager.holdings[0].released)
+    assert house.supervisor.models["m"].staged.state.unverified is not None
+    await house.until(lambda: len(house.stager.holdings) == 2)
+    await house.rest()
+    state = house.one("m.0").state
+    assert (state.phase, state.failures, state.trouble) == (Phase.DOWN, 0, None)
+    assert house.supervisor.models["m"].held_up_by == FIRST
+    assert not house.launcher.started
+    await verified(house).make_ready("m.0")
+    (await request).release()
+    assert not any("failed" in line for line in house.recorder.lines)

@@ -187,6 +187,12 @@ class StagedFiles:
             self.state = replace(self.state, problem=None)
             self.begin_release("its files are looked at anew, for an operator said so")
 
+    def verify_anew(self, why: str) -> None:
+        """Hear that engines would load other files than those that were verified."""
+        self._doubt(why)
+        if not self.state.busy:
+            self.begin_release(why)
+
     def begin_leaving(self) -> None:
         """Forget the files and leave them held: the next daemon finds them."""
         self._leaves = True
