@@ -59,7 +59,10 @@ def test_weights_that_are_not_what_they_shall_be_are_never_loaded(daemon: Daemon
     daemon.start()
     answer = daemon.chat()
     assert answer.status == 503
-    assert answer.json["error"]["message"] == "m can't be started and needs an operator"
+    assert answer.json["error"]["message"] == (
+        "m can't be started and needs an operator: its weights aren't what they shall be "
+        "(SHA256SUMS)"
+    )
     told = f"{file}: has the digest {digest(file)[:12]}… where {was[:12]}… is expected; download"
     until(lambda: told in (daemon.status["models"]["m"]["held_up_by"] or ""), "status says it")
     assert told in daemon.log
