@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from rig import House
 
 from warmd.ladder import FileKind, Phase, Place, Rung
@@ -122,6 +123,23 @@ async def test_what_is_too_large_is_logged_once_with_the_remedy() -> None:
         "m not staged: its weights (100 bytes) are larger than ram.staging (40 bytes), and are "
         "held as far as they fit; raise ram.staging, or it stays cold"
     )
+
+
+@pytest.mark.parametrize(("budget", "tried"), [(40, 1), (0, 0)])
+async def test_what_is_too_large_for_its_tmpfs_is_told_in_one_sentence(
+    budget: int, tried: int
+) -> None:
+    house = House()
+    house.sizes, house.budget = {"weights:m": 100}, budget
+    house.stager.problem = "a part of a model is no use in a tmpfs"
+    house.stager.done.set()
+    house.supervisor.adopt("m", house.terms("m", Rung.STAGED, place=Place.TMPFS))
+    await house.until(lambda: bool(house.recorder.lines))
+    await house.rest()
+    assert [key for key, _ in house.stager.asked].count("weights:m") == tried
+    [line] = house.recorder.lines
+    assert "a part of a model is no use in a tmpfs" in line
+    assert "as far as they fit" not in line
 
 
 async def test_what_has_shrunk_until_it_fits_is_held_as_a_whole() -> None:
