@@ -16,6 +16,7 @@ from warmd.staged.ports import Aim, Holding, Keeper
 from warmd.staged.state import StagedState
 from warmd.staging import (
     FIRST,
+    KeeperEndedError,
     MismatchError,
     Pace,
     Proofs,
@@ -207,6 +208,7 @@ class StagedFiles:
         holding: Holding | None = None
         problem: str | None = None
         pause_s: float | None = None
+        retry_s = RETRY_S
         try:
             began = self._clock()
             holding = await self._unless_released(self._bring_in())
@@ -230,6 +232,8 @@ class StagedFiles:
             problem = str(error)
             if not self._release.is_set():
                 self._refuse(error)
+        except KeeperEndedError as error:
+            problem, retry_s = str(error), error.retry_s
         except StagingError as error:
             problem = str(error)
         except Exception as bug:
@@ -242,7 +246,7 @@ class StagedFiles:
             problem = problem or trouble
         self._task = None
         if problem is not None:
-            pause_s = RETRY_S
+            pause_s = retry_s
             problem = self._unsigned(problem)
         self._become(
             busy=False,
