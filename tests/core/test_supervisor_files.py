@@ -125,12 +125,12 @@ async def test_what_is_too_large_is_logged_once_with_the_remedy() -> None:
     )
 
 
-@pytest.mark.parametrize(("budget", "tried"), [(40, 1), (0, 0)])
+@pytest.mark.parametrize(("budget", "tried"), [(400, 1), (5, 0)])
 async def test_what_is_too_large_for_its_tmpfs_is_told_in_one_sentence(
     budget: int, tried: int
 ) -> None:
     house = House()
-    house.sizes, house.budget = {"weights:m": 100}, budget
+    house.sizes, house.budget = {"weights:m": 1000}, budget
     house.stager.problem = "a part of a model is no use in a tmpfs"
     house.stager.done.set()
     house.supervisor.adopt("m", house.terms("m", Rung.STAGED, place=Place.TMPFS))
@@ -140,6 +140,14 @@ async def test_what_is_too_large_for_its_tmpfs_is_told_in_one_sentence(
     [line] = house.recorder.lines
     assert "a part of a model is no use in a tmpfs" in line
     assert "as far as they fit" not in line
+
+
+async def test_a_budget_of_nothing_is_no_trouble_to_tell_of() -> None:
+    house = a_house("m", weights=100)
+    house.budget = 0
+    await house.rest()
+    assert house.supervisor.models["m"].held_up_by == "ram.staging is 0, so no files are staged"
+    assert house.recorder.lines == []
 
 
 async def test_what_has_shrunk_until_it_fits_is_held_as_a_whole() -> None:

@@ -30,7 +30,15 @@ from staging_rig import (
     until,
 )
 
-from warmd.staging import KeeperEndedError, FileSet, Keeper, Pace, Request, StagingError, StagingProgress
+from warmd.staging import (
+    FileSet,
+    Keeper,
+    KeeperEndedError,
+    Pace,
+    Request,
+    StagingError,
+    StagingProgress,
+)
 
 
 @pytest.fixture

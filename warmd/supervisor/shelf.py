@@ -104,7 +104,7 @@ class Shelf(StagedListener):
         self._giants &= self._models.keys()
         for name, model in self._models.items():
             total = model.staged.state.total or 0
-            if total <= budget:
+            if total <= budget or not budget:  # with none, that is what the config asks for
                 self._giants.discard(name)
             elif model.staged.key in why_not and name not in self._giants:
                 self._giants.add(name)
