@@ -202,8 +202,8 @@ def check_on_host(
     """Say what `settings` reserve on this host, as `warmd run` would; waits for the disk.
 
     Beside that, where `[ram]` gives away more than there is, and what can't be ready in time within
-    a week from `now` (Unix seconds). `report` is told of GPUs that are others than those which were noted. Raises `ConfigError`: where pools
-    don't fit, or engines in their vram.
+    a week from `now` (Unix seconds). `report` is told of GPUs that are others than those which were
+    noted. Raises `ConfigError`: where pools don't fit, or engines in their vram.
     """
     known = read_sizes(settings.host.state_dir / HISTORY_FILE)
     fitter = fitter_of_host(

@@ -329,9 +329,11 @@ def test_scale_in_one_line_is_whole(tmp_path: Path) -> None:
         (
             'ram.staging = "70%"',
             [
-                "ram.staging (70.0 GiB), ram.sleeping (30.0 GiB) and ram.reserve (5.0 GiB) are "
-                "105.0 GiB together, and this host has 100.0 GiB of RAM: some files or sleepers "
-                "won't find theirs; lower one of them"
+                (
+                    "ram.staging (70.0 GiB), ram.sleeping (30.0 GiB) and ram.reserve (5.0 GiB) are "
+                    "105.0 GiB together, and this host has 100.0 GiB of RAM: some files or "
+                    "sleepers won't find theirs; lower one of them"
+                )
             ],
         ),
         ('ram.staging = "70%"\nengine.sleep = "off"', []),

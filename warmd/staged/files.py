@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 from warmd.ladder import FileKind
 from warmd.staged.finding import PATIENCE_S, Finder, InThread
 from warmd.staged.ports import Aim, Holding, Keeper
+from warmd.staged.refusal import Refusal
 from warmd.staged.state import StagedState
 from warmd.staging import (
     FIRST,
@@ -96,7 +97,7 @@ class StagedFiles:
         self._aim = aim
         self._files: Identity = ()
         self._digests: Mapping[Path, str] = {}
-        self._refused: _Refusal | None = None  # until the files change
+        self._refused: Refusal | None = None  # until the files change
         self._was_verified = False
         self._request: Request | None = None
         self._tried: tuple[Request, Identity] | None = None  # what was to be staged last
@@ -336,7 +337,7 @@ class StagedFiles:
 
     def _refuse(self, error: MismatchError) -> None:
         sentence = self._unsigned(str(error))
-        self._refused = _Refusal(self._files, self._digests, sentence, error.path)
+        self._refused = Refusal(self._files, self._digests, sentence, error.path)
         self._doubt(f"its weights are not what `verify` says: {sentence}", refused=True)
 
     def _unsigned(self, sentence: str) -> str:
@@ -425,20 +426,6 @@ class StagedFiles:
         old = self.state
         self.state = replace(old, **changes)  # type: ignore[arg-type]  # the fields are StagedState's own
         self._listener.staged_changed(self, old, self.state)
-
-
-@dataclass(frozen=True)
-class _Refusal:
-    """Files that aren't what their digests say."""
-
-    files: Identity
-    digests: Mapping[Path, str]
-    sentence: str
-    path: str
-
-    def is_of(self, files: Identity, digests: Mapping[Path, str]) -> bool:
-        """Whether nothing has changed since."""
-        return self.files == files and self.digests == digests
 
 
 class _ReleasedError(Exception):

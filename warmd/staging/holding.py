@@ -103,7 +103,8 @@ class Holding:
     async def lost(self) -> str:
         """Wait until the set is no longer held, and say why in a sentence.
 
-        Raises `KeeperEndedError` where the stage keeper has ended. Never completes after `release`: cancel the wait.
+        Raises `KeeperEndedError` where the stage keeper has ended. Never completes after
+        `release`: cancel the wait.
         """
         return await asyncio.shield(self._lost)
 
