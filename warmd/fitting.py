@@ -20,6 +20,7 @@ from warmd.engine import (
     Reservation,
     SizingError,
     SleepSupport,
+    UnprovenError,
     Vllm,
     engine_home,
     read_note,
@@ -233,7 +234,7 @@ class Fitter:
                 except StagingError as error:
                     raise EngineError(str(error)) from error
                 if doubt is not None:
-                    raise EngineError(doubt)
+                    raise UnprovenError(doubt)
             return (published_copy(folder, source) if in_tmpfs else None) or source
 
         return where

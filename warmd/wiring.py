@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from warmd.aside import aside
-from warmd.config import Settings
+from warmd.config import Settings, overbooked
 from warmd.devices import NO_GPU, Footprint, GpuError, GpuTrouble, footprint, host_memory
 from warmd.engine import EngineError, point_at, stable_path
 from warmd.fitting import UNKNOWN_GPU, Fitter, Sizes
@@ -201,9 +201,9 @@ def check_on_host(
 ) -> tuple[Reservations, Sequence[str]]:
     """Say what `settings` reserve on this host, as `warmd run` would; waits for the disk.
 
-    Beside that, what can't be ready in time within a week from `now` (Unix seconds). `report` is
-    told of GPUs that are others than those which were noted. Raises `ConfigError`: where pools
-    don't fit, or engines in their vram.
+    Beside that, where `[ram]` gives away more than there is, and what can't be ready in time within
+    a week from `now` (Unix seconds). `report` is told of GPUs that are others than those which were
+    noted. Raises `ConfigError`: where pools don't fit, or engines in their vram.
     """
     known = read_sizes(settings.host.state_dir / HISTORY_FILE)
     fitter = fitter_of_host(
@@ -212,7 +212,8 @@ def check_on_host(
     reserved = fitter.reserve(settings)
     fitter.check(settings, reserved, settings.models)
     fitter.reserved = reserved
-    return reserved, _late(settings, fitter, now)
+    total = host_memory().total
+    return reserved, (*overbooked(settings, total), *_late(settings, fitter, now))
 
 
 def _late(settings: Settings, fitter: Fitter, now: float) -> Sequence[str]:

@@ -15,7 +15,7 @@ import aiohttp
 
 from warmd.devices import CardUse, Condition, Footprint, Sweep
 from warmd.engine.canary import CanaryAnswer
-from warmd.engine.errors import EngineError
+from warmd.engine.errors import EngineError, UnprovenError
 from warmd.engine.failure import Cause
 from warmd.ladder import (
     FileKind,
@@ -176,6 +176,7 @@ class FakeMake:
         self.wakes = asyncio.Event()
         self.wakes.set()
         self.trouble: str | None = None  # what the next sleep or wake fails with
+        self.unproven: str | None = None  # why its weights may not be read, told once
         self.song = "right"
         self.speed = 100.0
         self.kept: Mapping[str, object] | None = None
@@ -196,6 +197,7 @@ class FakeMake:
         return cast("aiohttp.ClientSession", object())
 
     async def prepare(self) -> LaunchSpec:
+        self._see_proof()
         self.up.clear()
         self.asleep = self.unproved = False
         self.kept = None
@@ -246,8 +248,14 @@ class FakeMake:
     async def wake(self, level: int) -> None:
         self.did.append(f"wake {level}")
         await self.wakes.wait()
+        self._see_proof()
         self._fail()
         self.asleep, self.unproved = False, True
+
+    def _see_proof(self) -> None:
+        why, self.unproven = self.unproven, None
+        if why is not None:
+            raise UnprovenError(why)
 
     def _fail(self) -> None:
         if self.trouble is not None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from warmd.config import ConfigError, load
+from warmd.config import ConfigError, load, overbooked
 
 DIGEST = hashlib.sha256(b"key").hexdigest()
 
@@ -319,3 +319,29 @@ def test_scale_in_one_line_is_whole(tmp_path: Path) -> None:
     assert (table.scale.waiting_above, table.scale.after, table.scale.cool_down) == (3, 5.0, 60.0)
     again = load(config(tmp_path, "replicas = 2\nscale = { min = 2, max = 4 }")).models["m"]
     assert again.least_replicas == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "says"),
+    [
+        ("", []),
+        ('ram.staging = "65%"', []),
+        (
+            'ram.staging = "70%"',
+            [
+                (
+                    "ram.staging (70.0 GiB), ram.sleeping (30.0 GiB) and ram.reserve (5.0 GiB) are "
+                    "105.0 GiB together, and this host has 100.0 GiB of RAM: some files or "
+                    "sleepers won't find theirs; lower one of them"
+                )
+            ],
+        ),
+        ('ram.staging = "70%"\nengine.sleep = "off"', []),
+        ('ram.staging = "0%"', []),
+        ('ram.staging = "0GiB"', []),
+    ],
+)
+def test_shares_of_ram_that_are_more_than_there_is_are_warned_of(
+    tmp_path: Path, host: str, says: list[str]
+) -> None:
+    assert list(overbooked(load(config(tmp_path, host=host)), 100 * 2**30)) == says

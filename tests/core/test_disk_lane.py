@@ -403,3 +403,9 @@ def test_while_nothing_changes_the_plan_comes_to_its_end_and_keeps_budget_and_fl
     else:
         raise AssertionError(f"it never ends: {host.sets}")
     assert host.available - host.held >= host.reserve or not host.held
+
+
+def test_with_no_budget_nothing_is_staged_and_that_is_said() -> None:
+    none = plan(model("a"), budget=0)
+    assert none.actions == ()
+    assert none.held_up == {"a": "ram.staging is 0, so no files are staged"}

@@ -14,7 +14,16 @@ from rig import next_step
 
 from warmd.ladder import FileKind, Place
 from warmd.staged import RETRY_S, StagedFiles, StagedState
-from warmd.staging import FIRST, MismatchError, Pace, Proofs, Request, StagingError, StagingProgress
+from warmd.staging import (
+    FIRST,
+    KeeperEndedError,
+    MismatchError,
+    Pace,
+    Proofs,
+    Request,
+    StagingError,
+    StagingProgress,
+)
 
 _T = TypeVar("_T")
 KEY = "weights:m"
@@ -254,3 +263,12 @@ async def test_a_mount_that_hangs_gives_the_disk_back_and_costs_one_thread(
     assert asked == 1
     comes_back.set()
     await next_step()
+
+
+async def test_the_keepers_death_is_followed_by_the_try_that_it_names(scene: Scene) -> None:
+    await scene.stage()
+    assert scene.holding is not None
+    scene.holding.loss.set_exception(KeeperEndedError("m: it was killed", 1.0))
+    await scene.staged.ended()
+    state = scene.staged.state
+    assert (state.held, state.retry_at, state.problem) == (False, 1.0, "it was killed")

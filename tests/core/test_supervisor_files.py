@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from rig import House
 
 from warmd.ladder import FileKind, Phase, Place, Rung
 from warmd.staged import RETRY_S, SHORT_S
-from warmd.staging import Request
+from warmd.staging import FIRST, Request
 from warmd.supervisor import FileTerms, Scan
 
 
@@ -120,6 +123,31 @@ async def test_what_is_too_large_is_logged_once_with_the_remedy() -> None:
         "m not staged: its weights (100 bytes) are larger than ram.staging (40 bytes), and are "
         "held as far as they fit; raise ram.staging, or it stays cold"
     )
+
+
+@pytest.mark.parametrize(("budget", "tried"), [(400, 1), (5, 0)])
+async def test_what_is_too_large_for_its_tmpfs_is_told_in_one_sentence(
+    budget: int, tried: int
+) -> None:
+    house = House()
+    house.sizes, house.budget = {"weights:m": 1000}, budget
+    house.stager.problem = "a part of a model is no use in a tmpfs"
+    house.stager.done.set()
+    house.supervisor.adopt("m", house.terms("m", Rung.STAGED, place=Place.TMPFS))
+    await house.until(lambda: bool(house.recorder.lines))
+    await house.rest()
+    assert [key for key, _ in house.stager.asked].count("weights:m") == tried
+    [line] = house.recorder.lines
+    assert "a part of a model is no use in a tmpfs" in line
+    assert "as far as they fit" not in line
+
+
+async def test_a_budget_of_nothing_is_no_trouble_to_tell_of() -> None:
+    house = a_house("m", weights=100)
+    house.budget = 0
+    await house.rest()
+    assert house.supervisor.models["m"].held_up_by == "ram.staging is 0, so no files are staged"
+    assert house.recorder.lines == []
 
 
 async def test_what_has_shrunk_until_it_fits_is_held_as_a_whole() -> None:
@@ -282,3 +310,33 @@ async def test_what_a_start_has_taught_anew_replaces_the_program_files_that_are_
         lambda: house.stager.asked[-1] == ("program:env", Request((Path("/env/new"),), 7))
     )
     await house.until(lambda: staged(house, "b", FileKind.PROGRAM) == "held")
+
+
+def verified(house: House) -> House:
+    """Play a keeper that has verified the weights of `m`."""
+    staged = house.supervisor.models["m"].staged
+    staged.state = replace(staged.state, unverified=None)
+    return house
+
+
+async def test_a_start_that_lacks_proof_is_no_failure_and_comes_after_it() -> None:
+    house = House()
+    house.stager.done.set()
+    terms = house.terms("m", Rung.STAGED)
+    files = tuple(replace(each, verify="SHA256SUMS") for each in terms.files)
+    house.supervisor.adopt("m", replace(terms, files=files))
+    await house.until(lambda: staged(house) == "held")
+    make = house.makes["m.0"]
+    make.unproven = "w isn't the file any more"
+    request = asyncio.create_task(verified(house).supervisor.acquire("m"))
+    await house.until(lambda: house.stager.holdings[0].released)
+    assert house.supervisor.models["m"].staged.state.unverified is not None
+    await house.until(lambda: len(house.stager.holdings) == 2)
+    await house.rest()
+    state = house.one("m.0").state
+    assert (state.phase, state.failures, state.trouble) == (Phase.DOWN, 0, None)
+    assert house.supervisor.models["m"].held_up_by == FIRST
+    assert not house.launcher.started
+    await verified(house).make_ready("m.0")
+    (await request).release()
+    assert not any("failed" in line for line in house.recorder.lines)

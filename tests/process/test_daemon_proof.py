@@ -59,7 +59,10 @@ def test_weights_that_are_not_what_they_shall_be_are_never_loaded(daemon: Daemon
     daemon.start()
     answer = daemon.chat()
     assert answer.status == 503
-    assert answer.json["error"]["message"] == "m can't be started and needs an operator"
+    assert answer.json["error"]["message"] == (
+        "m can't be started and needs an operator: its weights aren't what they shall be "
+        "(SHA256SUMS)"
+    )
     told = f"{file}: has the digest {digest(file)[:12]}… where {was[:12]}… is expected; download"
     until(lambda: told in (daemon.status["models"]["m"]["held_up_by"] or ""), "status says it")
     assert told in daemon.log
@@ -74,3 +77,21 @@ def test_weights_that_are_not_what_they_shall_be_are_never_loaded(daemon: Daemon
     starts = len(daemon.record())
     assert daemon.chat().status == 503
     assert len(daemon.record()) == starts, "others came in their place"
+
+
+def test_a_changed_file_is_verified_before_the_start_and_counts_as_no_failure(
+    daemon: Daemon,
+) -> None:
+    daemon.write_config({"m": 'verify = "SHA256SUMS"'})
+    weights = daemon.folder / "weights-m"
+    file, sums = weights / "model.safetensors", weights / "SHA256SUMS"
+    sums.write_text(f"{digest(file)}  model.safetensors\n")
+    daemon.start()
+    daemon.wait_for_rung("staged")
+    daemon.set("m", "cold")
+    daemon.wait_for_rung("cold")
+    os.utime(file)  # the same bytes, but who knows that
+    daemon.set("m", "auto")
+    assert daemon.chat().status == 200
+    assert "error" not in daemon.log
+    assert daemon.status["models"]["m"]["replicas"][0]["failures"] == 0

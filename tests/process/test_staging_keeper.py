@@ -30,7 +30,15 @@ from staging_rig import (
     until,
 )
 
-from warmd.staging import FileSet, Keeper, Pace, Request, StagingError, StagingProgress
+from warmd.staging import (
+    FileSet,
+    Keeper,
+    KeeperEndedError,
+    Pace,
+    Request,
+    StagingError,
+    StagingProgress,
+)
 
 
 @pytest.fixture
@@ -176,13 +184,24 @@ async def test_the_keepers_death_is_told_and_the_next_staging_starts_another(
         held = await hold(keeper, weights)
         program = the_program(held)
         program.kill()
-        sentence = await asyncio.wait_for(held.lost(), 10)
-        assert sentence == f"m: process {program.pid}, the stage keeper, was killed by SIGKILL"
+        with pytest.raises(KeeperEndedError) as ended:
+            await asyncio.wait_for(held.lost(), 10)
+        assert str(ended.value) == (
+            f"m: process {program.pid}, the stage keeper, was killed by SIGKILL (an operator, or "
+            "the kernel for want of memory: look for the OOM killer in the kernel's log); it is "
+            "tried again in 1 s"
+        )
+        assert ended.value.retry_s == 1.0
         await until(lambda: not alive(held.pid))  # its children die with it
         await held.release()
         assert (folder / "stage.sock").exists(), "a dead one's socket is in the way"
         again = await hold(keeper, weights)
         assert again.resident == weights.total
+        the_program(again).kill()
+        with pytest.raises(KeeperEndedError, match="it is tried again in 30 s") as ended:
+            await asyncio.wait_for(again.lost(), 10)
+        assert ended.value.retry_s == 30.0, "it dies too often"
+        await again.release()
 
 
 async def test_a_set_that_hangs_holds_up_no_other(weights: FileSet, tmp_path: Path) -> None:
@@ -232,7 +251,8 @@ async def test_a_second_daemon_takes_over(
         held = await hold(first, weights)
         again = await hold(second, weights)
         assert again.pid == held.pid
-        assert "the stage keeper, has hung up" in await asyncio.wait_for(held.lost(), 10)
+        with pytest.raises(KeeperEndedError, match="the stage keeper, has hung up"):
+            await asyncio.wait_for(held.lost(), 10)
         assert alive(again.pid)
 
 

@@ -23,6 +23,7 @@ from warmd.ladder import Place
 from warmd.staging import (
     Holding,
     Keeper,
+    KeeperEndedError,
     MismatchError,
     Pace,
     Request,
@@ -112,14 +113,16 @@ async def test_the_next_keeper_takes_over_what_a_killed_one_had_published(
         held = await hold(keeper, asked)
         copy = (stage / "m" / "a.safetensors").stat()
         os.kill(psutil.Process(held.pid).ppid(), signal.SIGKILL)
-        await held.lost()
+        with pytest.raises(KeeperEndedError):
+            await held.lost()
         assert published_copy(stage / "m", model) == stage / "m"
         await hold(keeper, asked)
         assert (stage / "m" / "a.safetensors").stat().st_ino == copy.st_ino
     async with a_keeper(run_dir, stage) as keeper:
         held = await hold(keeper, asked)
         os.kill(psutil.Process(held.pid).ppid(), signal.SIGKILL)
-        await held.lost()
+        with pytest.raises(KeeperEndedError):
+            await held.lost()
     assert os.listdir(stage) == ["m"]
     async with a_keeper(run_dir, stage) as keeper:
         await keeper.open()  # of a daemon that stages nothing

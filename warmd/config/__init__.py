@@ -33,6 +33,7 @@ from warmd.config.settings import (
     Settings,
     SleepMode,
 )
+from warmd.config.shares import overbooked
 from warmd.config.table import Table
 from warmd.config.units import (
     Share,
@@ -81,6 +82,7 @@ __all__ = [
     "load_to_run",
     "load_what_is_sound",
     "memory_flag",
+    "overbooked",
     "parse_duration",
     "parse_size",
     "quoted",

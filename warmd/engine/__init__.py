@@ -13,7 +13,13 @@ from warmd.engine.command import (
     engine_command,
     first_port,
 )
-from warmd.engine.errors import EngineError, SizingError, SleepError, WarmupError
+from warmd.engine.errors import (
+    EngineError,
+    SizingError,
+    SleepError,
+    UnprovenError,
+    WarmupError,
+)
 from warmd.engine.failure import Cause, failure_cause
 from warmd.engine.home import EngineHome, engine_home, point_at, prepare_home, stable_path
 from warmd.engine.log import EngineLog
@@ -42,6 +48,7 @@ __all__ = [
     "SleepError",
     "SleepSupport",
     "StartTracker",
+    "UnprovenError",
     "Vllm",
     "VllmConnection",
     "WarmupAnswer",

@@ -15,5 +15,9 @@ class SleepError(EngineError):
     """An engine did not fall asleep, or did not wake up, as it was told."""
 
 
+class UnprovenError(EngineError):
+    """Its weights don't count as verified: that comes first, and no engine is at fault."""
+
+
 class SizingError(EngineError):
     """A model's files don't say what it will take of a device."""

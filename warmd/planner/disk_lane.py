@@ -232,6 +232,8 @@ def _why_partly(scene: Scene, each: FileSet) -> str:
 
 
 def _partly(scene: Scene, each: FileSet) -> str:
+    if not scene.ram.budget:
+        return "ram.staging is 0, so no files are staged"
     part = f"{size(each.staging.taken)} of them are held" if each.staging.partial else "no room"
     return (
         f"{each.its} ({size(each.staging.total or 0)}) are larger than ram.staging "

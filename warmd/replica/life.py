@@ -8,7 +8,7 @@ import math
 from contextlib import suppress
 from dataclasses import replace
 
-from warmd.engine.errors import EngineError
+from warmd.engine.errors import EngineError, UnprovenError
 from warmd.engine.failure import Cause
 from warmd.engine.stages import StartTracker
 from warmd.ladder import Phase, Rung
@@ -94,6 +94,10 @@ class Life:
             hurry = 0.0  # what stands still can't end in good order
         except EngineEndedError as ended:
             failure = None if desk.orders.stop else desk.fit.make.cause(ended.exit.sentence)
+        except UnprovenError as error:
+            # Nothing has failed: it is started once they are verified.
+            desk.listener.replica_unproven(desk.model, desk.name, str(error))
+            desk.orders.give_stop(str(error))
         except (LaunchError, EngineError) as error:
             failure = Cause(str(error))
         except Exception as bug:

@@ -179,5 +179,8 @@ class ReplicaListener(Protocol):
     def replica_stuck(self, model: str, name: str, pid: int) -> None:
         """Hear that processes of the replica outlive SIGKILL; `pid` is its main process."""
 
+    def replica_unproven(self, model: str, name: str, why: str) -> None:
+        """Hear that the replica's weights must be verified before it loads them; `why` says it."""
+
     def replica_kept(self, model: str, name: str, kept: str) -> None:
         """Hear that the replica's engine has ended and its VRAM isn't back; `kept` says it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -13,9 +13,11 @@ from typing import Any, Protocol, TypeVar
 from warmd.ladder import FileKind
 from warmd.staged.finding import PATIENCE_S, Finder, InThread
 from warmd.staged.ports import Aim, Holding, Keeper
+from warmd.staged.refusal import Refusal
 from warmd.staged.state import StagedState
 from warmd.staging import (
     FIRST,
+    KeeperEndedError,
     MismatchError,
     Pace,
     Proofs,
@@ -95,7 +97,7 @@ class StagedFiles:
         self._aim = aim
         self._files: Identity = ()
         self._digests: Mapping[Path, str] = {}
-        self._refused: _Refusal | None = None  # until the files change
+        self._refused: Refusal | None = None  # until the files change
         self._was_verified = False
         self._request: Request | None = None
         self._tried: tuple[Request, Identity] | None = None  # what was to be staged last
@@ -187,6 +189,12 @@ class StagedFiles:
             self.state = replace(self.state, problem=None)
             self.begin_release("its files are looked at anew, for an operator said so")
 
+    def verify_anew(self, why: str) -> None:
+        """Hear that engines would load other files than those that were verified."""
+        self._doubt(why)
+        if not self.state.busy:
+            self.begin_release(why)
+
     def begin_leaving(self) -> None:
         """Forget the files and leave them held: the next daemon finds them."""
         self._leaves = True
@@ -201,6 +209,7 @@ class StagedFiles:
         holding: Holding | None = None
         problem: str | None = None
         pause_s: float | None = None
+        retry_s = RETRY_S
         try:
             began = self._clock()
             holding = await self._unless_released(self._bring_in())
@@ -224,6 +233,8 @@ class StagedFiles:
             problem = str(error)
             if not self._release.is_set():
                 self._refuse(error)
+        except KeeperEndedError as error:
+            problem, retry_s = str(error), error.retry_s
         except StagingError as error:
             problem = str(error)
         except Exception as bug:
@@ -236,7 +247,7 @@ class StagedFiles:
             problem = problem or trouble
         self._task = None
         if problem is not None:
-            pause_s = RETRY_S
+            pause_s = retry_s
             problem = self._unsigned(problem)
         self._become(
             busy=False,
@@ -326,7 +337,7 @@ class StagedFiles:
 
     def _refuse(self, error: MismatchError) -> None:
         sentence = self._unsigned(str(error))
-        self._refused = _Refusal(self._files, self._digests, sentence, error.path)
+        self._refused = Refusal(self._files, self._digests, sentence, error.path)
         self._doubt(f"its weights are not what `verify` says: {sentence}", refused=True)
 
     def _unsigned(self, sentence: str) -> str:
@@ -415,20 +426,6 @@ class StagedFiles:
         old = self.state
         self.state = replace(old, **changes)  # type: ignore[arg-type]  # the fields are StagedState's own
         self._listener.staged_changed(self, old, self.state)
-
-
-@dataclass(frozen=True)
-class _Refusal:
-    """Files that aren't what their digests say."""
-
-    files: Identity
-    digests: Mapping[Path, str]
-    sentence: str
-    path: str
-
-    def is_of(self, files: Identity, digests: Mapping[Path, str]) -> bool:
-        """Whether nothing has changed since."""
-        return self.files == files and self.digests == digests
 
 
 class _ReleasedError(Exception):

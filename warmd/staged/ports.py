@@ -18,7 +18,10 @@ class Holding(Protocol):
     verified: bool
 
     async def lost(self) -> str:
-        """Return, with a sentence, when they are no longer held."""
+        """Return, with a sentence, when they are no longer held.
+
+        Raises `KeeperEndedError` where nothing is held any more at all.
+        """
 
     async def release(self) -> None:
         """Let them go."""

@@ -3,7 +3,7 @@
 from warmd.ladder import Place
 from warmd.staging.caches import cache_files, remember_caches
 from warmd.staging.checksums import HUGGING_FACE, MismatchError, expected_digests
-from warmd.staging.file_set import FileSet, StagingError
+from warmd.staging.file_set import FileSet, KeeperEndedError, StagingError
 from warmd.staging.holding import Holding
 from warmd.staging.keeper import Keeper
 from warmd.staging.program import Learnt, is_known, known_program, learn_program
@@ -18,6 +18,7 @@ __all__ = [
     "FileSet",
     "Holding",
     "Keeper",
+    "KeeperEndedError",
     "Learnt",
     "MismatchError",
     "Pace",

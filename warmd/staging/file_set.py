@@ -13,6 +13,17 @@ class StagingError(Exception):
     """Files can't be staged. The text is one sentence: what, why, what to do."""
 
 
+class KeeperEndedError(StagingError):
+    """The stage keeper has ended, and all that it held is let go.
+
+    `retry_s`: in so many seconds it is worth another try.
+    """
+
+    def __init__(self, sentence: str, retry_s: float) -> None:
+        super().__init__(sentence)
+        self.retry_s = retry_s
+
+
 @dataclass(frozen=True)
 class FileSet:
     """What to stage: files by the paths that lead there, each inode once, in the order in which

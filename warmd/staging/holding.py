@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from warmd.staging.checksums import MismatchError
-from warmd.staging.file_set import StagingError
+from warmd.staging.file_set import KeeperEndedError, StagingError
 from warmd.staging.request import Pace, Request, StagingProgress
 from warmd.staging.stopped import is_stopped
 
@@ -17,6 +17,11 @@ SILENCE_S = 60.0
 
 TRIED_AGAIN_S = 30.0
 """So long after a failure staging is tried again: memory that was short may be back by then."""
+
+KILLED = (
+    "was killed by SIGKILL (an operator, or the kernel for want of memory: look for the OOM killer "
+    "in the kernel's log)"
+)
 
 _END_S = 10.0  # a killed process ends at once, unless a read hangs in the kernel
 
@@ -98,7 +103,8 @@ class Holding:
     async def lost(self) -> str:
         """Wait until the set is no longer held, and say why in a sentence.
 
-        Never completes after `release`: cancel the wait.
+        Raises `KeeperEndedError` where the stage keeper has ended. Never completes after
+        `release`: cancel the wait.
         """
         return await asyncio.shield(self._lost)
 
@@ -182,6 +188,17 @@ class Holding:
         self._alarm.cancel()
         self._gone.set()
 
+    def keeper_ended(self, why: str, retry_s: float) -> None:
+        """Hear that the stage keeper has ended; it is worth another try in `retry_s` seconds."""
+        self.leave()
+        self.state = replace(self.state, resident=0)
+        error = KeeperEndedError(f"{self.name}: {why}", retry_s)
+        for hears in (self._staged, self._lost):
+            if not hears.done():
+                hears.set_exception(error)
+                hears.exception()  # it may be that nobody waits any more
+                break
+
     def end(self, why: str) -> None:
         """Hear that nothing is held any more."""
         self.leave()
@@ -244,7 +261,7 @@ class Holding:
 
     def _how(self, status: int) -> str:
         if status == -signal.SIGKILL:
-            how = "was killed by SIGKILL (an operator, or the kernel for want of memory)"
+            how = KILLED
         elif status < 0:
             how = f"was killed by {signal.Signals(-status).name}"
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -13,9 +14,15 @@ from pathlib import Path
 from warmd.aside import aside
 from warmd.staging.file_set import StagingError
 from warmd.staging.holder.manifest import has_copies
-from warmd.staging.holding import Holding
+from warmd.staging.holding import TRIED_AGAIN_S, Holding
 from warmd.staging.link import SOCKET, Link, checked, encoded, find, start
 from warmd.staging.request import ENOUGH, Pace, Request, StagingProgress
+
+TRIED_SOON_S = 1.0
+"""So long after the first death of a program its sets are asked for again."""
+
+_SOUND_S = 300.0
+"""A program that dies within so many seconds of the one before gets no quick try."""
 
 _AT_START_S = 1.0
 """So long a daemon's start waits for the program that an earlier one left; it answers at once."""
@@ -57,6 +64,7 @@ class Keeper:
         self._link: Link | None = None
         self._reading: asyncio.Task[None] | None = None
         self._holdings: dict[int, Holding] = {}
+        self._died = -math.inf  # when a program ended that nobody had asked to
         self._paces: dict[str, Pace] = {}  # as it was last wanted
 
     async def open(self) -> None:
@@ -197,9 +205,12 @@ class Keeper:
                     pass
         self._link = None
         ended, self._holdings = self._holdings, {}  # a set that is asked for from now on is another
-        why = await link.how_it_ended()
+        loop = asyncio.get_running_loop()
+        died, self._died = self._died, loop.time()
+        retry_s = TRIED_SOON_S if self._died - died > _SOUND_S else TRIED_AGAIN_S
+        why = f"{await link.how_it_ended()}; it is tried again in {retry_s:g} s"
         for holding in ended.values():
-            holding.end(why)
+            holding.keeper_ended(why, retry_s)
 
     def _words(self, request: Request, pace: Pace) -> dict[str, object]:
         return {

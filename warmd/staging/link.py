@@ -17,6 +17,7 @@ from pathlib import Path
 from warmd.aside import aside
 from warmd.staging.file_set import StagingError
 from warmd.staging.holder.protocol import NAME, PROTOCOL
+from warmd.staging.holding import KILLED
 from warmd.staging.stopped import is_stopped
 
 SOCKET = "stage.sock"
@@ -120,6 +121,7 @@ class Child:
             return words.strip().splitlines()[-1]
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else "exited"
         how += f" with status {status}" if status >= 0 else ""
+        how = KILLED if status == -signal.SIGKILL else how
         return f"process {pid}, the stage keeper, {how}"
 
     def leave(self) -> None:

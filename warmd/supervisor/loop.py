@@ -227,6 +227,10 @@ class Supervisor(ReplicaListener):
         """Hear that an engine can't be ended: nothing else may start on its device meanwhile."""
         self._events.engine_stuck(model, name, pid)
 
+    def replica_unproven(self, model: str, name: str, why: str) -> None:
+        """Hear that an engine's weights are others than were verified: that is done first."""
+        self.models[model].staged.verify_anew(why)
+
     def replica_kept(self, model: str, name: str, kept: str) -> None:
         """Hear that an engine has ended and its VRAM isn't back: it counts as a stranger's."""
         self._events.memory_kept(model, name, kept)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 
-from warmd.ladder import FileKind
+from warmd.ladder import FileKind, Place
 from warmd.planner import LookAtFiles, PaceFiles, ReleaseFiles, StageFiles, StagingFacts
 from warmd.spoken import size
 from warmd.staged import SHORT_S, StagedFiles, StagedListener, StagedState
@@ -104,13 +104,21 @@ class Shelf(StagedListener):
         self._giants &= self._models.keys()
         for name, model in self._models.items():
             total = model.staged.state.total or 0
-            if total <= budget:
+            if total <= budget or not budget:  # with none, that is what the config asks for
                 self._giants.discard(name)
             elif model.staged.key in why_not and name not in self._giants:
                 self._giants.add(name)
+                follows = "are held as far as they fit; raise ram.staging, or it stays cold"
+                if self._terms[model.staged.key].place is Place.TMPFS:
+                    if model.staged.state.problem is not None:
+                        continue  # that is told
+                    follows = (
+                        "none of them is staged, for a part of a model is no use in a tmpfs; raise "
+                        'ram.staging, or set `stage = "page-cache"` for it'
+                    )
                 sentence = (
                     f"its weights ({size(total)}) are larger than ram.staging ({size(budget)}), "
-                    "and are held as far as they fit; raise ram.staging, or it stays cold"
+                    f"and {follows}"
                 )
                 self._teller.tell_staging(model, FileKind.WEIGHTS, sentence)
 
@@ -147,7 +155,8 @@ class Shelf(StagedListener):
     def staged_changed(self, staged: StagedFiles, old: StagedState, new: StagedState) -> None:
         """Hear that a set of files came or went."""
         models = self._models_with(staged)
-        if models and new.problem not in {None, old.problem, staged.pushed}:
+        told = {None, old.problem, staged.pushed}
+        if models and new.problem not in told and not self._is_told_giant(models[0], staged):
             self._teller.tell_staging(models[0], staged.kind, new.problem or "")
         if models and old.busy and not new.busy and new.took is not None:
             self._teller.tell_staged(models[0], staged.kind, new.took, new.done)
@@ -172,6 +181,11 @@ class Shelf(StagedListener):
         """Hear that there is more to know of a model's files."""
         if model in self._models and kind in (sets := self._models[model].sets):
             sets[kind].begin_look()
+
+    def _is_told_giant(self, model: Managed, staged: StagedFiles) -> bool:
+        """Whether it was told already that nothing of a set can be in its tmpfs."""
+        in_tmpfs = self._terms[staged.key].place is Place.TMPFS
+        return in_tmpfs and model.name in self._giants
 
     def _models_with(self, staged: StagedFiles) -> list[Managed]:
         """The models that need a set; none where it was forgotten meanwhile."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import aiohttp
 
@@ -125,8 +126,7 @@ class WaitingRoom:
             reason = f"{model.name} is kept {wanted.rung}: {wanted.reason}"
             raise NotReadyError(model.name, reason, max(1, math.ceil(left)))
         if model.is_refused(self._clock.monotonic()):
-            why = f"{model.name} can't be started and needs an operator"
-            raise NotReadyError(model.name, why, None)
+            raise NotReadyError(model.name, _refusal(model), None)
         wanted_replicas = model.replicas[: wanted.replicas]
         if all(r.state.phase is Phase.FAILED for r in wanted_replicas):
             raise self._not_ready(model)
@@ -157,6 +157,15 @@ class WaitingRoom:
             cause=state.trouble,
             held_up=model.held_up_by,
         )
+
+
+def _refusal(model: Managed) -> str:
+    """Say to a client why its weights are refused: no path, which is the operator's to see."""
+    by = next((Path(each.verify).name for each in model.terms.files if each.verify), "`verify`")
+    return (
+        f"{model.name} can't be started and needs an operator: its weights aren't what they "
+        f"shall be ({by})"
+    )
 
 
 def _take(model: Managed) -> ReplicaLease | None:
