@@ -28,9 +28,12 @@ def look_up(settings: Settings, now: float) -> None:
 
 def zone_of(settings: Settings, model: str) -> str:
     """Return the name of the time zone by which the times of `model` are read."""
-    named = settings.models[model].timezone or settings.host.timezone
-    if named is not None:
-        return named
+    return settings.models[model].timezone or _host_zone(settings)
+
+
+def _host_zone(settings: Settings) -> str:
+    if settings.host.timezone is not None:
+        return settings.host.timezone
     try:
         return host_zone()
     except ValueError:
@@ -48,6 +51,7 @@ def calendar_of(settings: Settings, model: str) -> Calendar:
             if each.rung is not None
         ),
         zone=zone,
+        names_zone=zone != _host_zone(settings),
     )
 
 

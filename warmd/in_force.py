@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +16,14 @@ from warmd.devices import GpuError, inventory
 from warmd.fitting import Fitter
 from warmd.foresight import Foresight, foresee
 from warmd.history import History
+from warmd.parties import Party, party_of
 from warmd.placing import ROSTER_FILE, naming, renumbered
 from warmd.planner import Card, Reservations
 from warmd.reload import Change, changes, said
 from warmd.rereading import read_config
 from warmd.roster import forget, write
 from warmd.supervisor import Known, Supervisor, Terms
-from warmd.timeline import WEEK_S, Agenda, Party, Timeline, foretell, party_of
+from warmd.timeline import WEEK_S, Agenda, Timeline, foretell
 from warmd.wiring import card_rules, known_of, names_of, rules
 
 _DRIVER_S = 8.0
@@ -201,10 +203,12 @@ class InForce:
         self, terms: Mapping[str, Terms], known: Mapping[str, Known] = _NOBODY
     ) -> list[Party]:
         models, shelf = self._supervisor.models, self._supervisor.shelf
-        return [
+        presence = self._supervisor.view.presence
+        parties = [
             party_of(name, each, models.get(name), known.get(name) or Known(), shelf)
             for name, each in terms.items()
         ]
+        return [replace(each, presence=presence(each.name)) for each in parties]
 
     async def _foretell(
         self, parties: Sequence[Party], reserved: Reservations, now: float, until: float
@@ -215,7 +219,9 @@ class InForce:
 
     async def late(self, now: float) -> list[str]:
         """Say what can't be ready in time within a week, where that wasn't said before."""
-        warnings = (await self.agenda(now, now + WEEK_S, None)).timeline.warnings
+        ahead = (await self.agenda(now, now + WEEK_S, None)).timeline
+        # What is late already is told where it is asked for: after a start all may be.
+        warnings = [each for each in ahead.warnings if each not in ahead.overdue]
         told, self._told_late = self._told_late, frozenset(warnings)
         return [each for each in warnings if each not in told]
 

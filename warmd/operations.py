@@ -11,6 +11,7 @@ from pathlib import Path
 
 import warmd
 from warmd.aside import aside
+from warmd.calendars import zone_of
 from warmd.config import host_zone
 from warmd.devices import Survey
 from warmd.ending import Ending
@@ -24,9 +25,10 @@ from warmd.in_force import InForce
 from warmd.ladder import Rung
 from warmd.reckoning import Account, Manner, account
 from warmd.residency import Residency, SetInRam
-from warmd.status import CalendarStatus, Decision, Status
+from warmd.status import CalendarStatus, Decision, Status, WarmupCron
 from warmd.supervisor import Clock, Supervisor, calendar_status
 from warmd.timeline import Agenda
+from warmd.warmups import asks_of
 
 _SETTLE_S = 1.0
 
@@ -85,6 +87,19 @@ class Operations:
         """Return what the calendar of `model` says, entry by entry; None where it has none."""
         calendar = self._supervisor.models[model].terms.wish.calendar
         return calendar_status(calendar, self._clock.wall())
+
+    def warmup_crons(self, model: str) -> list[WarmupCron]:
+        """Return the cron entries that ask `model` for a warm-up request."""
+        settings, now = self._config.settings, self._clock.wall()
+        if model not in settings.models:
+            return []
+        zone = zone_of(settings, model)
+        return [
+            WarmupCron(
+                f'cron entry "{each.text}"', zone, each.last_until(now), each.next_after(now)
+            )
+            for each in asks_of(settings, model).crons
+        ]
 
     async def last_starts(self, model: str) -> list[Start]:
         """Return the last starts of `model`; the disk is waited for in a thread."""

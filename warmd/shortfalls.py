@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isinf
 
-from warmd.planner.forecast import Late, Outcome
+from warmd.planner.forecast import Late, Outcome, Stay
 from warmd.policy import Calendar
 from warmd.spoken import count, duration
+from warmd.wall_time import clock
 
 _TOLD = 8
 """So many sentences are said; the rest is counted."""
@@ -19,7 +20,7 @@ class Shortfall:
     """One rise that is late. `together`: the models due at the same moment where it is.
 
     `where`: its GPUs in words, may be empty; `pool` is empty where it has none, and `fits` says how
-    many of its engines that has room for.
+    many of its engines that has room for; `because`: for whom or what it waits.
     """
 
     model: str
@@ -30,6 +31,46 @@ class Shortfall:
     where: str
     pool: str
     fits: int
+    because: str = ""
+
+
+def overdue(found: Iterable[Shortfall], now: float) -> Iterator[str]:
+    """Say of each model that shall be there already why it isn't, and when it will be."""
+    worst: dict[str, Shortfall] = {}
+    for each in found:
+        was = worst.get(each.model)
+        if was is None or each.outcome.ready_at > was.outcome.ready_at:
+            worst[each.model] = each
+    for name in sorted(worst):
+        late = worst[name]
+        where = f" on {late.where}" if late.where else ""
+        told = f"{name} is late since {late.calendar.clock(late.by, now)}{where}: {late.because}"
+        yield told if isinf(late.outcome.ready_at) else f"{told}; {_ready(late, now)}"
+
+
+def _ready(late: Shortfall, now: float) -> str:
+    used = any(stay.used for stay in late.outcome.behind)
+    least = " at the earliest" if used else ""
+    ready = clock(late.outcome.ready_at + 59.0, now, late.calendar.zone)  # not earlier than it is
+    return f"it is ready at {ready}{least}"
+
+
+def beside(model: str, stays: Sequence[Stay]) -> str:
+    """Say who has the room that `model` waits for."""
+    pool = stays[0].pool
+    used = sorted({stay.model for stay in stays if stay.used} - {model})
+    others = sorted({stay.model for stay in stays if not stay.used} - {model, *used})
+    told = []
+    if used:
+        are = "is in use and has" if len(used) == 1 else "are in use and have"
+        told.append(f"{_listed(used)} {are} its room in pool {pool}")
+    if others:
+        told.append(f"{_listed(others)} {'has' if len(others) == 1 else 'have'} its room there")
+    return f"it waits, for {' and '.join(told) or f'another replica has its room in pool {pool}'}"
+
+
+def _listed(models: Sequence[str]) -> str:
+    return models[0] if len(models) < 2 else f"{', '.join(models[:-1])} and {models[-1]}"
 
 
 def sentences(found: Iterable[Shortfall], now: float) -> Iterator[str]:
@@ -54,7 +95,7 @@ def sentences(found: Iterable[Shortfall], now: float) -> Iterator[str]:
 
 
 def _clock(each: Shortfall) -> str:
-    return each.calendar.clock(each.by, each.by)
+    return clock(each.by, each.by, each.calendar.zone)
 
 
 def _sentence(same: Sequence[Shortfall], now: float) -> str:
@@ -75,6 +116,13 @@ def _sentence(same: Sequence[Shortfall], now: float) -> str:
         )
     short = duration(round(outcome.ready_at - worst.by))
     ready = _to_the_minute(calendar, outcome.ready_at, worst.by)
+    if outcome.late is Late.HELD:
+        return f"{worst.model} by {by}{where}: {worst.because}"
+    if outcome.late is Late.ROOM and any(stay.used for stay in outcome.behind):
+        return (
+            f"{worst.model} by {by}{where}: {short} short: {worst.because}; {worst.model} is ready "
+            f"at {ready} at the earliest"
+        )
     if outcome.late is Late.ROOM and outcome.behind and not isinf(outcome.begin_at):
         return (
             f"{worst.model} by {by}{where}: {short} short; {_beside(worst, 'has', 'have')} its "
@@ -86,19 +134,14 @@ def _sentence(same: Sequence[Shortfall], now: float) -> str:
 
 def _to_the_minute(calendar: Calendar, at: float, by: float) -> str:
     """Say a time that is late, and never as if it were the deadline itself."""
-    return calendar.clock(max(at - at % 60.0, by + 60.0), by)
+    return clock(max(at - at % 60.0, by + 60.0), by, calendar.zone)
 
 
 def _beside(late: Shortfall, one: str, several: str) -> str:
     """Name who has the room that is lacking, and say that with the verb that fits."""
     models = sorted({stay.model for stay in late.outcome.behind} - {late.model})
-    if len(models) < 2:
-        return f"{models[0] if models else 'another replica'} {one}"
-    return f"{', '.join(models[:-1])} and {models[-1]} {several}"
+    return f"{_listed(models or ['another replica'])} {one if len(models) < 2 else several}"
 
 
 def _names(models: Sequence[str]) -> str:
-    if len(models) < 2:
-        return "".join(models)
-    every = " both" if len(models) == 2 else " all"
-    return f"{', '.join(models[:-1])} and {models[-1]}{every}"
+    return f"{_listed(models)}{('', ' both', ' all')[min(len(models), 3) - 1]}"

@@ -119,6 +119,19 @@ class CalendarStatus:
 
 
 @dataclass(frozen=True)
+class WarmupCron:
+    """A cron entry that asks for a warm-up request: when it did last, and does next.
+
+    Unix seconds, None where it never did or will. `timezone`: in which its times are read.
+    """
+
+    words: str
+    timezone: str
+    last: float | None
+    next: float | None
+
+
+@dataclass(frozen=True)
 class ModelStatus:
     """One model: where it stands (`rung`), where it shall be (`target`) and why (`reason`)."""
 

@@ -19,6 +19,7 @@ from warmd.history import HISTORY_FILE, History, Rises, read_rises, read_sizes
 from warmd.ladder import FileKind, Rung, replica_name
 from warmd.launch import Launcher
 from warmd.learning import Learner
+from warmd.parties import party_of_new
 from warmd.placing import ROSTER_FILE, cards_of
 from warmd.planner import Card, Reservations
 from warmd.policy import Fairness, Override
@@ -39,7 +40,7 @@ from warmd.staging import (
     weight_files,
 )
 from warmd.supervisor import CardRules, Clock, FileTerms, Known, Rules, Scan, Supervisor, spared
-from warmd.timeline import WEEK_S, foretell, party_of_new
+from warmd.timeline import WEEK_S, foretell
 
 _DRIVER_S = 10.0
 

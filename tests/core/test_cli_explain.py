@@ -199,3 +199,10 @@ def test_its_calendar_is_told_entry_by_entry_with_what_rules_and_what_comes() ->
         '  18:00  cold, 1 replica: cron entry "0 0 1 1 *"',
         "  Tue 12:00  nothing: it follows demand, and rests else",
     ]
+
+
+def test_the_cron_entries_that_ask_for_a_warm_up_are_listed_with_their_next_time() -> None:
+    cron = {"words": 'cron entry "30 0 * * *"', "timezone": "UTC", "last": None, "next": 1800.0}
+    lines = explained(MODEL, warmup_crons=[cron]).splitlines()
+    at = lines.index("its warm-up requests (UTC), sent while it is hot")
+    assert lines[at + 1] == '    cron entry "30 0 * * *"; has not fired yet, fires next 00:30'

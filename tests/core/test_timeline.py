@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from warmd.cli.timeline import timeline
 from warmd.cron import Cron
 from warmd.ladder import Rung, share_a_card
-from warmd.planner.forecast import Late, Rooms, forecast
+from warmd.parties import Party
+from warmd.planner.forecast import Late, Now, Rooms, forecast
 from warmd.planner.timetable import Rise, line_up
 from warmd.policy import Calendar, Override, Transition, Window
 from warmd.policy.lead import Leads
-from warmd.timeline import Agenda, Party, Timeline, foretell
+from warmd.timeline import Agenda, Timeline, foretell
 
 MIDNIGHT = datetime(2026, 3, 2, tzinfo=UTC).timestamp()  # a Monday
 HOUR = 3600.0
@@ -121,7 +122,7 @@ def test_what_only_rests_hot_makes_room_for_a_window_and_what_is_pinned_does_not
     its_own = replace(party("rests", "08:00-10:00", pool="p", vram=40), resting=Rung.HOT)
     plan = told(its_own, wants, pools={"p": 40})
     assert plan.warnings
-    assert [move.model for move in plan.moves] == ["wants", "wants"]
+    assert [move.model for move in plan.moves] == ["wants", "rests", "wants", "rests"]
 
 
 def test_a_number_that_an_operator_set_and_a_minimum_for_load_are_foretold() -> None:
@@ -209,7 +210,7 @@ def test_a_new_config_is_drawn_beside_the_old_one() -> None:
 
 
 def test_the_axis_keeps_to_the_clock_on_the_wall_when_clocks_change() -> None:
-    berlin = replace(party("m"), calendar=Calendar(zone="Europe/Berlin"), stands=())
+    berlin = replace(party("m"), calendar=Calendar(zone="Europe/Berlin"))
     calendar = Calendar((Window("d", "Europe/Berlin", time(9), time(18)),), zone="Europe/Berlin")
     since = datetime(2026, 3, 28, 23, tzinfo=UTC).timestamp()  # midnight there
     plan = foretell([replace(berlin, calendar=calendar)], {}, GPUS, since, since + 24 * HOUR)
@@ -246,7 +247,7 @@ _RISES = st.lists(
 def test_ready_by_is_met_whenever_the_plan_said_so(rises: Sequence[Rise], now: int) -> None:
     """Played second by second by the rules of the lanes: who is due earlier goes first."""
     slots = line_up(rises)
-    said = forecast(rises, slots, Rooms(), float(now))
+    said = forecast(rises, slots, Rooms(), Now(float(now))).outcomes
     late = {key for key, outcome in said.items() if outcome.late is not None}
     ready = _played(rises, {key: slot.begin_at for key, slot in slots.items()}, said, float(now))
     for rise in rises:
@@ -287,11 +288,12 @@ def test_nothing_is_late_where_there_is_time_enough() -> None:
         )
         for n in range(10)
     ]
-    said = forecast(rises, line_up(rises), Rooms(), 0.0)
+    said = forecast(rises, line_up(rises), Rooms(), Now(0.0)).outcomes
     assert not any(outcome.late for outcome in said.values())
     begins = sorted(outcome.begin_at for outcome in said.values())
     assert all(b - a >= 90 for a, b in pairwise(begins))
-    assert forecast(rises, line_up(rises), Rooms(), 8.9e3)["m0.0", 9e3].late is Late.LANE
+    late = forecast(rises, line_up(rises), Rooms(), Now(8.9e3)).outcomes
+    assert late["m0.0", 9e3].late is Late.LANE
 
 
 def test_a_week_of_many_models_is_foretold_in_a_moment() -> None:

@@ -96,6 +96,9 @@ class Daemon:
     async def residency(self) -> list[SetInRam]:
         raise NotImplementedError
 
+    def warmup_crons(self, model: str) -> tuple[()]:
+        return ()
+
     def calendar(self, model: str) -> None:
         """No model has one."""
 

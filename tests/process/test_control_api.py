@@ -86,6 +86,9 @@ class Daemon:
     async def residency(self) -> list[SetInRam]:
         return [SetInRam(KnownSet("weights:qwen3", ("qwen3",), FileKind.WEIGHTS, None), None)]
 
+    def warmup_crons(self, model: str) -> tuple[()]:
+        return ()
+
     def calendar(self, model: str) -> None:
         """No model has one."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from warmd.cli.starts import start_lines
@@ -43,6 +43,7 @@ def explanation(answer: Mapping[str, Any], local: Callable[[float], time.struct_
         lines.append(f"    for {span(now - replica['since'], 1)}{led}{why}")
         lines += [f"    {each}" for each in _replica_notes(replica)]
     lines += _calendar(answer.get("calendar"), now, behind=model.get("rank") == "operator")
+    lines += _warmups(answer.get("warmup_crons") or (), now)
     if starts := answer.get("starts"):
         lines.append("its last starts")
     for each in reversed(starts or ()):
@@ -100,6 +101,20 @@ def _calendar(calendar: Mapping[str, Any] | None, now: float, *, behind: bool) -
     yield "what it says next" if calendar["changes"] else "nothing of that changes"
     for each in calendar["changes"]:
         yield f"  {clock(each['at'], now, zone)}  {clean(_said(each))}"
+
+
+def _warmups(crons: Sequence[Mapping[str, Any]], now: float) -> Iterator[str]:
+    """List the cron entries that ask for a warm-up request, with their times."""
+    if crons:
+        yield f"its warm-up requests ({crons[0]['timezone']}), sent while it is hot"
+    for each in crons:
+        last, following = (
+            None if each[key] is None else clock(each[key], now, each["timezone"])
+            for key in ("last", "next")
+        )
+        fired = "has not fired yet" if last is None else f"fired {last}"
+        next_one = "never fires again" if following is None else f"fires next {following}"
+        yield f"    {clean(each['words'])}; {fired}, {next_one}"
 
 
 def _said(change: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -14,8 +15,11 @@ from warmd.spoken import duration
 _WIDTH = 100
 _LONGEST_NAME = 26
 _MARKS = {"hot": "#", "asleep": "=", "staged": "-", "cold": "."}
-_RISES, _NO_ROOM = "/", "!"
-_LEGEND = "# hot  / on its way up  = asleep  - staged  . cold  ! wanted in vain"
+_RISES, _HELD, _SEVERAL = "/", "!", "*"
+_LEGEND = (
+    "# hot  / on its way up  = asleep  - staged  . cold  ! wanted, and held up or without room"
+)
+_NARROW = "* several changes, which the list below has"
 _LABEL = 9  # columns that a time on the axis has at least
 _STEPS = [60 * m for m in (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10080)]
 
@@ -38,18 +42,22 @@ def _lines(ours: _Told, before: _Told | None) -> Iterator[str]:
         yield "no model has a calendar, and nothing changes"
         return
     width = _name_width(ours, before)
+    rows = []
     for gpu in _gpus(ours, before):
-        yield ""
-        yield from _gpu(gpu, ours, before, width)
+        rows += ["", *_gpu(gpu, ours, before, width)]
+    yield from rows
     yield ""
     yield _LEGEND
+    if any(_SEVERAL in line.partition("  ")[2] for line in rows):
+        yield _NARROW
     moves = list(_moves(ours, before))
     if not moves:
         yield "nothing changes in this time"
         return
     yield ""
     for mark, move, zone in moves:
-        yield from _move(mark, move, zone, ours["since"], width)
+        several = zone if len({each for _, _, each in moves}) > 1 else ""
+        yield from _move(mark, move, (zone, several), ours["since"], width)
 
 
 def _gpus(ours: _Told, before: _Told | None) -> list[tuple[str, list[str]]]:
@@ -103,13 +111,55 @@ def _row(name: str, told: _Told, width: int) -> str | None:
     if name not in told["models"]:
         return None
     since, until, columns = told["since"], told["until"], _WIDTH - width
-    at = [since + (until - since) * (n + 0.5) / columns for n in range(columns)]
     spans = told["models"][name]["spans"]
     moves = [move for move in told["moves"] if move["model"] == name]
-    return "".join(_cell(moment, spans, moves) for moment in at)
+    return _drawn(list(_pieces(since, until, spans, moves)), since, (until - since) / columns)
 
 
-def _cell(at: float, spans: Sequence[_Told], moves: Sequence[_Told]) -> str:
+def _pieces(
+    since: float, until: float, spans: Sequence[_Told], moves: Sequence[_Told]
+) -> Iterator[tuple[float, float, str]]:
+    """Yield from when until when which mark holds; what follows alike is one piece."""
+    times = {span["since"] for span in spans}
+    for move in moves:
+        times |= {move[key] for key in ("at", "begin_at", "ready_at") if move[key] is not None}
+    edges = [since, *sorted(at for at in times if since < at < until), until]
+    last = None
+    for start, end in pairwise(edges):
+        mark = _mark((start + end) / 2, spans, moves)
+        if last is not None and last[2] == mark:
+            last = last[0], end, mark
+            continue
+        if last is not None:
+            yield last
+        last = start, end, mark
+    if last is not None:
+        yield last
+
+
+def _drawn(pieces: Sequence[tuple[float, float, str]], since: float, per_column: float) -> str:
+    """Draw pieces in columns: each has one at least, and those that share one are `*` there."""
+    end = pieces[-1][1] if pieces else since
+    columns = round((end - since) / per_column)
+    owner, n = [], 0
+    for column in range(columns):
+        middle = since + (column + 0.5) * per_column
+        while n + 1 < len(pieces) and pieces[n][1] <= middle:
+            n += 1
+        owner.append(n)
+    text = [pieces[n][2] for n in owner]
+    alone = {n for n in owner if owner.count(n) == 1}
+    taken: set[int] = set()
+    for n in sorted(set(range(len(pieces))) - set(owner)):
+        start, stop, mark = pieces[n]
+        column = min(columns - 1, int(((start + stop) / 2 - since) / per_column))
+        is_shared = column in taken or owner[column] in alone
+        text[column] = _SEVERAL if is_shared else mark
+        taken.add(column)
+    return "".join(text)
+
+
+def _mark(at: float, spans: Sequence[_Told], moves: Sequence[_Told]) -> str:
     if any(m["begin_at"] <= at < m["ready_at"] for m in moves if m["begin_at"] is not None):
         return _RISES
     for early in (m for m in moves if m["ready_at"] is not None):
@@ -118,9 +168,14 @@ def _cell(at: float, spans: Sequence[_Told], moves: Sequence[_Told]) -> str:
     span = next((s for s in spans if s["since"] <= at < s["until"]), None)
     if span is None:
         return _MARKS["cold"]
+    if span["by"] == "now":
+        return _HELD
     move = next((move for move in moves if move["at"] == span["since"]), None)
-    if move is not None and (not move["fits"] or at < (move["begin_at"] or 0.0)):
-        return _NO_ROOM
+    if move is not None and move["to_rung"] != move["from_rung"]:
+        begins = move["begin_at"] or 0.0
+        in_vain = move["waits"] is not None and move["ready_at"] is None
+        if not move["fits"] or in_vain or at < begins:
+            return _HELD
     return _MARKS.get(span["rung"], "?")
 
 
@@ -158,10 +213,13 @@ def _moves(ours: _Told, before: _Told | None) -> Iterator[tuple[str, _Told, str]
         yield mark, move, str(told["models"][move["model"]]["zone"])
 
 
-def _move(mark: str, move: _Told, zone: str, now: float, width: int) -> Iterator[str]:
-    at = _clock(move["at"], now, zone)
-    change = f"{_stand(move['from_rung'], move['from_replicas'])} -> "
-    change += _stand(move["to_rung"], move["replicas"])
+def _move(mark: str, move: _Told, zones: tuple[str, str], now: float, width: int) -> Iterator[str]:
+    """Say one change; `zones`: its time zone, and that again where it must be named."""
+    zone, named = zones
+    at = _clock(move["at"], now, zone) + (f" {named}" if named else "")
+    change = _stand(move["to_rung"], move["replicas"])
+    before = _stand(move["from_rung"], move["from_replicas"])
+    change = f"stays {change}" if change == before else f"{before} -> {change}"
     head = f"{mark}{at:>9}  {clean(move['model']):{width - 4}}  {change}"
     yield from _wrapped(f"{head}: {clean(move['why'])}{_timing(move, now, zone)}", 13)
 
@@ -171,14 +229,17 @@ def _stand(rung: str, replicas: int) -> str:
 
 
 def _timing(move: _Told, now: float, zone: str) -> str:
-    if not move["fits"]:
-        return "; its pool has no room for that"
-    if move["short_s"] is None:
-        return ""
+    waits = move["waits"]
+    if move["ready_at"] is None:
+        told = waits or ("" if move["fits"] else "its pool has no room for that")
+        return f"; {told}" if told else ""
     begins, ready = (_clock(move[what], now, zone) for what in ("begin_at", "ready_at"))
+    if move["ready_at"] <= now:
+        return f"; ready since {ready}"
     late = f", {duration(round(move['short_s']))} late" if move["short_s"] else ""
     guess = "" if move["measured"] else ", a guess"
-    return f"; begins {begins}, ready {ready}{late}{guess}"
+    begins = f"{'began' if move['begin_at'] < now else 'begins'} {begins}"
+    return f"; {begins}, ready {ready}{late}{guess}{f': {waits}' if waits else ''}"
 
 
 def _clock(at: float, now: float, zone: str) -> str:

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from warmd.control.handler import Handler, Observed, Resolve, trouble
 from warmd.history import Start
-from warmd.status import CalendarStatus, Decision
+from warmd.status import CalendarStatus, Decision, WarmupCron
 
 
 class Explains(Observed, Protocol):
@@ -21,6 +21,9 @@ class Explains(Observed, Protocol):
 
     def calendar(self, model: str) -> CalendarStatus | None:
         """What the calendar of `model` (its own name) says, None where it has none."""
+
+    def warmup_crons(self, model: str) -> Sequence[WarmupCron]:
+        """The cron entries that ask `model` (its own name) for a warm-up request."""
 
     async def last_starts(self, model: str) -> Sequence[Start]:
         """The last starts of `model` (its own name) that got ready, newest first."""
@@ -38,6 +41,8 @@ def explain_handler(models: Explains, resolve: Resolve) -> Handler:
         told = {"time": status.time, "model": facts, "starts": starts, "decisions": decisions}
         if (calendar := models.calendar(model)) is not None:
             told["calendar"] = asdict(calendar)
+        if crons := models.warmup_crons(model):
+            told["warmup_crons"] = [asdict(each) for each in crons]
         return web.json_response(told | trouble(models))
 
     return handle

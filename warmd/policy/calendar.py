@@ -181,11 +181,12 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Calendar:
-    """The calendar of one model."""
+    """The calendar of one model. `names_zone`: its zone isn't the host's, so its times name it."""
 
     windows: tuple[Window, ...] = ()
     transitions: tuple[Transition, ...] = ()
     zone: str = "UTC"
+    names_zone: bool = False
 
     @property
     def entries(self) -> int:
@@ -203,7 +204,7 @@ class Calendar:
                 opened.append((window, phase))
         if opened:  # what fires meanwhile counts when the last window has closed
             ruling, phase = max(opened, key=lambda each: (*_warmth(each[0]), each[0].text))
-            why = f"its window {ruling.text} is open"
+            why = f"its window {ruling.text}{self._in_zone} is open"
             said = ruling.rung, ruling.replicas, why, ruling.name, phase.since
             return Stretch(since, until, *said)
         return self._fired(now, since, until)
@@ -221,7 +222,7 @@ class Calendar:
             return Stretch(since, until)
         last, transition = max(fired, key=_fired_late)
         at = datetime.fromtimestamp(last.at, zone(self.zone))
-        why = f"its {transition.name} set it so at {at:%H:%M} on {at:%a %Y-%m-%d}"
+        why = f"its {transition.name} set it so at {at:%H:%M}{self._in_zone} on {at:%a %Y-%m-%d}"
         said = transition.rung, transition.replicas, why, transition.name, last.at
         return Stretch(since, until, *said)
 
@@ -251,8 +252,15 @@ class Calendar:
         yield said
 
     def clock(self, at: float, now: float) -> str:
-        """Say a time as its users read it: `09:00`, with the day where it isn't today's."""
-        return clock(at, now, self.zone)
+        """Say a time as its users read it: `09:00`, with the day where it isn't today's.
+
+        Where its zone isn't the host's: `09:00 America/New_York`.
+        """
+        return clock(at, now, self.zone) + self._in_zone
+
+    @property
+    def _in_zone(self) -> str:
+        return f" {self.zone}" if self.names_zone else ""
 
 
 NO_CALENDAR = Calendar()

@@ -13,6 +13,7 @@ from warmd.supervisor.events import (
 from warmd.supervisor.loop import Supervisor
 from warmd.supervisor.model import Managed
 from warmd.supervisor.ports import Build, Known, Rules, Scan
+from warmd.supervisor.presence import Presence, Standing
 from warmd.supervisor.shelf import Held
 from warmd.supervisor.snapshot import Outlook
 from warmd.supervisor.standing import spared, standings
@@ -36,11 +37,13 @@ __all__ = [
     "Mismatch",
     "Operation",
     "Outlook",
+    "Presence",
     "Quarantine",
     "Rules",
     "RungChange",
     "Scan",
     "SleepPolicy",
+    "Standing",
     "Supervisor",
     "Terms",
     "as_numbered",

@@ -150,7 +150,7 @@ def _rises(model: Managed, course: Sequence[Stretch], shelf: Shelf) -> Iterator[
             rung = wanted
             if rung is Rung.ASLEEP and wish.cannot_sleep is not None:
                 rung = Rung.STAGED
-            stands = _stands(replica, staged=staged.held)
+            stands = stands_of(replica, staged=staged.held)
             yield Rise(
                 replica=replica.name,
                 model=model.name,
@@ -189,7 +189,8 @@ def _needs(course: Sequence[Stretch], wish: Wish) -> Iterator[tuple[Stretch, Run
             yield after, after.rung, replicas
 
 
-def _stands(replica: Replica, *, staged: bool) -> Rung:
+def stands_of(replica: Replica, *, staged: bool) -> Rung:
+    """Return where a replica stands: what goes to sleep counts as asleep, what wakes as hot."""
     phase = replica.state.phase
     if phase in _NEARLY_ASLEEP and replica.sleeps:
         return Rung.ASLEEP

@@ -11,6 +11,7 @@ from warmd.supervisor.cards import Cards
 from warmd.supervisor.events import Clock
 from warmd.supervisor.model import Managed
 from warmd.supervisor.ports import Known, Rules
+from warmd.supervisor.presence import Presence, presence
 from warmd.supervisor.shelf import Shelf
 from warmd.supervisor.snapshot import (
     Outlook,
@@ -52,6 +53,11 @@ class View:
         models, now = self._models.values(), self._clock.monotonic()
         held = claims([m.facts(now) for m in models], self._cards.facts())
         return self._cards.statuses(models, held, self._clock.wall() - now)
+
+    def presence(self, name: str) -> Presence | None:
+        """Return where a model stands at this moment; None where there is none of that name."""
+        model = self._models.get(name)
+        return None if model is None else presence(model, self._clock)
 
     def outlook(self, name: str, terms: Terms | None, known: Known | None = None) -> Outlook:
         """Say what a model would be on other terms, or without them.

@@ -123,7 +123,9 @@ class WaitingRoom:
         if wanted.rung is not Rung.HOT:
             until = model.override.until if model.override else None
             left = HELD_RETRY_AFTER_S if until is None else until - wall
-            reason = f"{model.name} is kept {wanted.rung}: {wanted.reason}"
+            calendar = model.terms.wish.calendar
+            when = "" if until is None else f" until {calendar.clock(until, wall)}"
+            reason = f"{model.name} is kept {wanted.rung}{when}: {wanted.reason}"
             raise NotReadyError(model.name, reason, max(1, math.ceil(left)))
         if model.is_refused(self._clock.monotonic()):
             raise NotReadyError(model.name, _refusal(model), None)

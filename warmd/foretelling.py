@@ -1,0 +1,409 @@
+"""From calendars to what they move: each model's rises, played forward, and what comes of them.
+
+Pure. All times are Unix seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from math import inf, isinf
+
+from warmd.ladder import Rung, replica_name
+from warmd.parties import Party, Span
+from warmd.planner.forecast import Aside, Key, Late, Now, Outcome, Rooms, Stay, forecast
+from warmd.planner.timetable import Rise, Slot, line_up
+from warmd.shortfalls import Shortfall, beside
+from warmd.supervisor import Standing
+
+_SOON_S = 600.0
+"""What is up now for a moment that is nearer than this is up for it."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A change of where a model stands, `at` then.
+
+    For a rise `begin_at` says when it begins, `ready_at` when it is done; `short_s`: by how much it
+    is late. `fits`: its pool has room for it, else all three are None. `measured`: earlier starts
+    say so. `waits`: for whom or what it waits, where that makes it late. Of what is overdue `at` is
+    in the past; where an operator's word ends it may stand as before.
+    """
+
+    at: float
+    model: str
+    from_rung: Rung
+    to_rung: Rung
+    from_replicas: int
+    replicas: int
+    why: str
+    begin_at: float | None = None
+    ready_at: float | None = None
+    short_s: float | None = None
+    measured: bool = True
+    fits: bool = True
+    waits: str | None = None
+
+
+@dataclass
+class Foretold:
+    """What comes of `spans`, as they would be if nothing took time or room, from `now` on."""
+
+    parties: Sequence[Party]
+    spans: Mapping[str, Sequence[Span]]
+    pools: Mapping[str, int]
+    now: float
+    end: float
+    rises: list[Rise] = field(default_factory=list)
+    wants: dict[Key, Stay] = field(default_factory=dict)
+    stays: list[Stay] = field(default_factory=list)
+    begun: dict[Key, tuple[float, float]] = field(default_factory=dict)
+    not_before: dict[Key, float] = field(default_factory=dict)
+    held: dict[Key, str] = field(default_factory=dict)
+    timeless: set[Key] = field(default_factory=set)
+    overdue: dict[str, list[Rise]] = field(default_factory=dict)  # what shall be there already
+
+    def __post_init__(self) -> None:
+        busy: list[tuple[frozenset[str], float]] = []
+        for party in self.parties:
+            busy += self._is_there(party)
+            first = self.spans[party.name][0]
+            if party.presence is None:
+                self._stay(party, first)
+            else:
+                self._begin(party, first)
+            for before, after in pairwise(self.spans[party.name]):
+                self._rise(party, before, after)
+        waits = [
+            rise for rise in self.rises if rise.key not in self.timeless and rise.by > self.now
+        ]
+        self.slots = line_up(waits)
+        for rise in self.rises:
+            self.slots.setdefault(rise.key, Slot(rise.by, rise.by, rise.by, rise.by))
+        now = Now(
+            self.now,
+            busy,
+            self.begun,
+            self.not_before,
+            frozenset(key for key in self.held if self.slots[key].begin_at <= self.now),
+            frozenset(self.timeless),
+        )
+        rooms = Rooms(self.pools, self.stays, self.wants, self._ways_back())
+        found = forecast(self.rises, self.slots, rooms, now)
+        self.outcomes, self.asides = found.outcomes, found.asides
+
+    def _is_there(self, party: Party) -> Iterator[tuple[frozenset[str], float]]:
+        """Note who is asked for at this moment; yield the cards that are busy, and until when."""
+        if party.presence is None:
+            return
+        used_until = party.presence.used_until
+        for index, stands in enumerate(party.presence.replicas[: len(party.cards)]):
+            if stands.free_at > self.now:
+                yield party.cards[index], stands.free_at
+            if stands.awake and used_until > self.now and party.pool is not None:
+                stay = self._room_of(party, index, self.now, used_until)
+                self.stays.append(replace(stay, used=True))
+
+    def _ways_back(self) -> dict[str, Rise]:
+        """Return how each replica rises again that was put aside, `by` left open."""
+        found = {}
+        for party in self.parties:
+            stands = _aside_rung(party)
+            for index, cards in enumerate(party.cards):
+                name = replica_name(party.name, index)
+                found[name] = Rise(
+                    name, party.name, index, inf, Rung.HOT, stands, party.leads, cards, staged=True
+                )
+        return found
+
+    def _until(self, party: Party, index: int, span: Span) -> float:
+        """Return until when a replica that is hot in `span` stays so."""
+        until = span.until
+        for later in self.spans[party.name]:
+            if later.since == until and _is_same_stay(index, span, later):
+                until = later.until
+        return until
+
+    def _room_of(self, party: Party, index: int, since: float, until: float) -> Stay:
+        name, cards = replica_name(party.name, index), party.cards[index]
+        return Stay(name, party.name, party.pool or "", party.vram, cards, since, until)
+
+    def _lodging(self, party: Party, index: int, span: Span) -> Stay | None:
+        if party.pool is None or span.rung is not Rung.HOT:
+            return None
+        stay = self._room_of(party, index, span.since, self._until(party, index, span))
+        yields = span.rests and not party.pinned
+        return replace(stay, yields=yields, moves=span.by == "calendar")
+
+    def _stay(self, party: Party, span: Span) -> None:
+        for index in range(min(span.replicas, len(party.cards))):
+            if (stay := self._lodging(party, index, span)) is not None:
+                self.stays.append(stay)
+
+    def _begin(self, party: Party, span: Span) -> None:
+        """Take what is from what is: what shall be there by now and isn't is overdue."""
+        began = party.calendar.at(self.now).began
+        timely = span.by == "calendar" and not isinf(began)
+        for index in _those_up(party, span):
+            stands = _standing(party, index)
+            if stands.rung >= span.rung and stands.ready_at is None:
+                if (stay := self._lodging(party, index, span)) is not None:
+                    self.stays.append(stay)
+                continue
+            rise = self._add(party, index, began if timely else self.now, span, stands.rung)
+            if not timely:
+                self.timeless.add(rise.key)
+            self.overdue.setdefault(party.name, []).append(rise)
+            self._as_it_is(party, stands, rise)
+
+    def _as_it_is(self, party: Party, stands: Standing, rise: Rise) -> None:
+        """Note of the next rise of a replica what is so of it at this moment."""
+        presence = party.presence
+        if stands.ready_at is not None and stands.began_at is not None:
+            self.begun[rise.key] = stands.began_at, max(stands.ready_at, self.now)
+        elif stands.given_up:
+            self.held[rise.key] = f"it was given up: {stands.trouble}"
+        elif stands.retry_at > self.now:
+            self.not_before[rise.key] = stands.retry_at
+        elif presence is not None and presence.held_up is not None:
+            self.held[rise.key] = presence.held_up
+        if stands.trouble is not None and rise.key in self.wants:
+            self.wants[rise.key] = replace(self.wants[rise.key], moves=False)
+
+    def _add(self, party: Party, index: int, by: float, span: Span, stands: Rung) -> Rise:
+        name, cards = replica_name(party.name, index), party.cards[index]
+        rise = Rise(name, party.name, index, by, span.rung, stands, party.leads, cards)
+        self.rises.append(rise)
+        if (stay := self._lodging(party, index, span)) is not None:
+            self.wants[rise.key] = stay
+        return rise
+
+    def _rise(self, party: Party, before: Span, after: Span) -> None:
+        for index in _those_up(party, after):
+            stands = before.rung if index < before.replicas else min(before.rung, Rung.STAGED)
+            is_now = _standing(party, index) if before.since == self.now else _DOWN
+            soon = after.since <= max(self.now + _SOON_S, _used_until(party))
+            # What is up now for who asks has gone to rest by a time that is far away.
+            stands = max(stands, is_now.rung if soon else min(is_now.rung, _aside_rung(party)))
+            rises = soon and is_now.ready_at is not None
+            if stands >= after.rung and not rises:
+                stay = self._lodging(party, index, after)
+                if stay is not None and not _is_same_stay(index, after, before):
+                    self.stays.append(stay)
+                continue
+            rise = self._add(party, index, after.since, after, stands)
+            if not after.is_readied_after(before):
+                self.timeless.add(rise.key)
+            if soon and is_now is not _DOWN:
+                self._as_it_is(party, is_now, rise)
+
+    def spans_of(self, party: Party) -> Iterator[Span]:
+        """Yield where a model stands, with what is so now, and where it makes room for others."""
+        spans = list(self.spans[party.name])
+        if late := self.overdue.get(party.name):
+            spans[:1] = self._late_first(party, spans[0], late)
+        asides = [each for each in self.asides if each.stay.model == party.name]
+        for aside in asides:
+            spans = [part for span in spans for part in self._without(party, span, aside)]
+        return iter(spans)
+
+    def _late_first(self, party: Party, span: Span, late: Sequence[Rise]) -> Iterator[Span]:
+        ready = min(span.until, max(self.outcomes[rise.key].ready_at for rise in late))
+        n, stands = _now(party, span)
+        worst = max(late, key=lambda rise: self.outcomes[rise.key].ready_at)
+        why = self._waits(party, worst) or f"it is {_standing(party, worst.index).doing}"
+        if ready > span.since:
+            yield Span(span.since, ready, stands, n, f"{why}; {span.why}", "now")
+        if ready < span.until:
+            yield replace(span, since=ready)
+
+    def _back_at(self, aside: Aside) -> float:
+        outcome = None if aside.back is None else self.outcomes.get(aside.back.key)
+        return inf if outcome is None else outcome.ready_at
+
+    def _without(self, party: Party, span: Span, aside: Aside) -> Iterator[Span]:
+        """Yield the parts of a span from which a replica is put aside for a while."""
+        since, until = max(span.since, aside.at), min(span.until, self._back_at(aside))
+        takes = span.rung is Rung.HOT and span.by in ("rests", "room")
+        if not takes or since >= until:
+            yield span
+            return
+        if span.since < since:
+            yield replace(span, until=since)
+        stands, n = (Rung.HOT, span.replicas - 1) if span.replicas > 1 else (_aside_rung(party), 0)
+        n = 1 if stands is Rung.ASLEEP else n
+        yield Span(since, until, stands, n, _put_aside(aside), "room")
+        if until < span.until:
+            yield replace(span, since=until)
+
+    def moves(self) -> Iterator[Move]:
+        """Yield each change, with what its rises come to."""
+        by_need: dict[tuple[str, float], list[Rise]] = {}
+        for rise in self.rises:
+            by_need.setdefault((rise.model, rise.by), []).append(rise)
+        for party in self.parties:
+            if late := self.overdue.get(party.name):
+                span = self.spans[party.name][0]
+                n, stands = _now(party, span)
+                move = Move(late[0].by, party.name, stands, span.rung, n, span.replicas, span.why)
+                yield self._timed(move, late, party)
+            for before, after in pairwise(self.spans[party.name]):
+                if after.goes_on_as(before):
+                    continue
+                move = Move(
+                    after.since,
+                    party.name,
+                    before.rung,
+                    after.rung,
+                    before.replicas,
+                    after.replicas,
+                    after.why,
+                )
+                yield self._timed(move, by_need.get((party.name, after.since), []), party)
+        yield from self._moved_aside()
+
+    def _moved_aside(self) -> Iterator[Move]:
+        """Yield what calendars of other models move, there and back."""
+        parties = {party.name: party for party in self.parties}
+        for aside in self.asides:
+            party = parties[aside.stay.model]
+            if aside.at >= self.end:
+                continue
+            to = _aside_rung(party)
+            kept = 1 if to is Rung.ASLEEP else 0
+            why = _put_aside(aside)
+            yield Move(aside.at, party.name, Rung.HOT, to, 1, kept, why)
+            if aside.back is not None and aside.back.by < self.end:
+                again = f"it rests {party.resting}, and {aside.want.model} has gone from there"
+                move = Move(aside.back.by, party.name, to, Rung.HOT, kept, 1, again)
+                yield self._timed(move, [aside.back], party)
+
+    def _timed(self, move: Move, rises: Sequence[Rise], party: Party) -> Move:
+        if not rises:
+            return self._there_already(move, party)
+        begin = min(_begins(each, self._slot(each), self.outcomes[each.key]) for each in rises)
+        worst = max(rises, key=lambda each: self.outcomes[each.key].ready_at)
+        outcome = self.outcomes[worst.key]
+        late = any(self.outcomes[each.key].late for each in rises)
+        waits = self._waits(party, worst)
+        if isinf(outcome.ready_at):
+            return replace(move, fits=outcome.late is not Late.NO_ROOM, waits=waits)
+        woken = all(each.stands is Rung.ASLEEP for each in rises)
+        return replace(
+            move,
+            begin_at=begin,
+            ready_at=outcome.ready_at,
+            short_s=outcome.ready_at - move.at if late else 0.0,
+            measured=party.leads.woke if woken else party.leads.measured,
+            waits=waits,
+        )
+
+    def _slot(self, rise: Rise) -> Slot:
+        return self.slots.get(rise.key) or Slot(rise.by, rise.by, rise.by, rise.by)
+
+    def _there_already(self, move: Move, party: Party) -> Move:
+        """Say of a rise that was begun in time that it is done."""
+        first = self.spans[party.name][0]
+        if party.presence is None or move.at != first.until or move.to_rung <= move.from_rung:
+            return move
+        since = max((_standing(party, n).since for n in range(max(1, move.replicas))), default=0.0)
+        return replace(move, begin_at=since, ready_at=since, short_s=0.0)
+
+    def _waits(self, party: Party, rise: Rise) -> str | None:
+        """Say for whom or what a rise waits that is overdue, or comes late for that."""
+        outcome, presence = self.outcomes[rise.key], party.presence
+        stands = _standing(party, rise.index)
+        if rise.key in self.begun:
+            return None
+        if outcome.late is Late.HELD:
+            return self.held[rise.key]
+        if outcome.behind:
+            return beside(rise.model, outcome.behind)
+        if rise.key in self.not_before and presence is not None:
+            at = party.calendar.clock(self.not_before[rise.key], self.now)
+            return f"it is tried again at {at}: {stands.trouble}"
+        if outcome.begin_at > self.now + 1.0 >= self._slot(rise).begin_at:
+            return "it waits for its turn on its GPU, or for its files"
+        return None
+
+    def shortfalls(self, gpus: Mapping[str, str]) -> Iterator[Shortfall]:
+        """Yield what can't be ready in time."""
+        parties = {party.name: party for party in self.parties}
+        by_time: dict[float, list[Rise]] = {}
+        for rise in self.rises:
+            by_time.setdefault(rise.by, []).append(rise)
+        for rise in self.rises:
+            outcome = self.outcomes[rise.key]
+            if outcome.late is None or rise.key in self.timeless:
+                continue
+            party = parties[rise.model]
+            beside = {o.model for o in by_time[rise.by] if _share(o, rise)}
+            want = self.wants.get(rise.key)
+            yield Shortfall(
+                rise.model,
+                party.calendar,
+                rise.by,
+                outcome,
+                tuple(p.name for p in self.parties if p.name in beside | {rise.model}),
+                " and ".join(gpus[key] for key in sorted(rise.cards) if key in gpus),
+                want.pool if want is not None else "",
+                self.pools.get(want.pool, 0) // want.vram if want is not None and want.vram else 0,
+                self._waits(party, rise) or self._doing(party, rise),
+            )
+
+    def _doing(self, party: Party, rise: Rise) -> str:
+        doing = _standing(party, rise.index).doing
+        return f"it is {doing}" if rise.key in self.begun else "it begins only now"
+
+
+def _those_up(party: Party, span: Span) -> range:
+    """Return the replicas that stand on the rung of a span; files are those of all."""
+    return range(min(span.replicas if span.rung >= Rung.ASLEEP else 1, len(party.cards)))
+
+
+_DOWN = Standing(Rung.COLD)
+
+
+def _standing(party: Party, index: int) -> Standing:
+    if party.presence is None or index >= len(party.presence.replicas):
+        return _DOWN
+    return party.presence.replicas[index]
+
+
+def _used_until(party: Party) -> float:
+    return 0.0 if party.presence is None else party.presence.used_until
+
+
+def _now(party: Party, span: Span) -> tuple[int, Rung]:
+    """Return on which rung a model stands at this moment, and how many of its replicas."""
+    rungs = [_standing(party, index).rung for index in _those_up(party, span)]
+    there = [rung for rung in rungs if rung >= span.rung]
+    stands = max(there or rungs, default=Rung.COLD)
+    return (rungs.count(stands) if stands >= Rung.ASLEEP else 0), stands
+
+
+def _aside_rung(party: Party) -> Rung:
+    """Return where a replica stands that was put aside: as warm as it can."""
+    return Rung.STAGED if party.cannot_sleep else Rung.ASLEEP
+
+
+def _put_aside(aside: Aside) -> str:
+    pool = f"in pool {aside.stay.pool} for {aside.want.model}, which its calendar wants"
+    return f"it is put aside {pool}: it only rests there"
+
+
+def _is_same_stay(index: int, span: Span, beside: Span) -> bool:
+    """Whether a replica that is hot in `span` is so in the one beside it, by the same right."""
+    return beside.rung is Rung.HOT and beside.replicas > index and beside.rests is span.rests
+
+
+def _begins(rise: Rise, slot: Slot, outcome: Outcome) -> float:
+    """Return when anything of a rise begins: its files come into RAM before its engine starts."""
+    if rise.stands is Rung.COLD and rise.stages:
+        return min(outcome.begin_at, slot.stage_at)
+    return outcome.begin_at
+
+
+def _share(one: Rise, other: Rise) -> bool:
+    return not (one.cards and other.cards and one.cards.isdisjoint(other.cards))
