@@ -214,7 +214,8 @@ class Foretold:
         worst = max(late, key=lambda rise: self.outcomes[rise.key].ready_at)
         why = self._waits(party, worst) or f"it is {_standing(party, worst.index).doing}"
         if ready > span.since:
-            yield Span(span.since, ready, stands, n, f"{why}; {span.why}", "now")
+            by = "room" if span.rests and self.outcomes[worst.key].behind else "now"
+            yield Span(span.since, ready, stands, n, f"{why}; {span.why}", by)
         if ready < span.until:
             yield replace(span, since=ready)
 
@@ -282,7 +283,7 @@ class Foretold:
     def _timed(self, move: Move, rises: Sequence[Rise], party: Party) -> Move:
         if not rises:
             return self._there_already(move, party)
-        begin = min(_begins(each, self._slot(each), self.outcomes[each.key]) for each in rises)
+        begin = min(self._begins(each, self.outcomes[each.key]) for each in rises)
         worst = max(rises, key=lambda each: self.outcomes[each.key].ready_at)
         outcome = self.outcomes[worst.key]
         late = any(self.outcomes[each.key].late for each in rises)
@@ -298,6 +299,12 @@ class Foretold:
             measured=party.leads.woke if woken else party.leads.measured,
             waits=waits,
         )
+
+    def _begins(self, rise: Rise, outcome: Outcome) -> float:
+        """Return when anything of a rise begins: its files come into RAM before its engine."""
+        if rise.stands is Rung.COLD and rise.stages and rise.key not in self.begun:
+            return min(outcome.begin_at, max(self._slot(rise).stage_at, self.now))
+        return outcome.begin_at
 
     def _slot(self, rise: Rise) -> Slot:
         return self.slots.get(rise.key) or Slot(rise.by, rise.by, rise.by, rise.by)
@@ -318,7 +325,8 @@ class Foretold:
             return None
         if outcome.late is Late.HELD:
             return self.held[rise.key]
-        if outcome.behind:
+        waited = outcome.begin_at > self._slot(rise).begin_at + 1.0
+        if outcome.behind and waited:
             return beside(rise.model, outcome.behind)
         if rise.key in self.not_before and presence is not None:
             at = party.calendar.clock(self.not_before[rise.key], self.now)
@@ -396,13 +404,6 @@ def _put_aside(aside: Aside) -> str:
 def _is_same_stay(index: int, span: Span, beside: Span) -> bool:
     """Whether a replica that is hot in `span` is so in the one beside it, by the same right."""
     return beside.rung is Rung.HOT and beside.replicas > index and beside.rests is span.rests
-
-
-def _begins(rise: Rise, slot: Slot, outcome: Outcome) -> float:
-    """Return when anything of a rise begins: its files come into RAM before its engine starts."""
-    if rise.stands is Rung.COLD and rise.stages:
-        return min(outcome.begin_at, slot.stage_at)
-    return outcome.begin_at
 
 
 def _share(one: Rise, other: Rise) -> bool:

@@ -57,16 +57,16 @@ def _ready(late: Shortfall, now: float) -> str:
 
 def beside(model: str, stays: Sequence[Stay]) -> str:
     """Say who has the room that `model` waits for."""
-    pool = stays[0].pool
+    pool = f"its room in pool {stays[0].pool}"
     used = sorted({stay.model for stay in stays if stay.used} - {model})
     others = sorted({stay.model for stay in stays if not stay.used} - {model, *used})
     told = []
     if used:
         are = "is in use and has" if len(used) == 1 else "are in use and have"
-        told.append(f"{_listed(used)} {are} its room in pool {pool}")
+        told.append(f"{_listed(used)} {are}")
     if others:
-        told.append(f"{_listed(others)} {'has' if len(others) == 1 else 'have'} its room there")
-    return f"it waits, for {' and '.join(told) or f'another replica has its room in pool {pool}'}"
+        told.append(f"{_listed(others)} {'has' if len(others) == 1 else 'have'}")
+    return f"it waits, for {' and '.join(told) or 'another replica has'} {pool}"
 
 
 def _listed(models: Sequence[str]) -> str:

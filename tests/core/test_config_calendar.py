@@ -209,3 +209,10 @@ def test_who_has_a_calendar_and_no_zone_is_told(
     assert "host.timezone: is not set, and models have a calendar: /etc/localtime is no" in only
     assert load(config(tmp_path, WINDOW, 'host.timezone = "UTC"')).models["m"].windows
     assert load(config(tmp_path)).models["m"].resting is Rung.STAGED
+
+
+def test_a_calendar_names_its_zone_where_that_is_not_the_hosts(tmp_path: Path) -> None:
+    far = load(config(tmp_path, 'timezone = "Asia/Tokyo"\n' + WINDOW, 'host.timezone = "UTC"'))
+    assert calendar_of(far, "m").clock(0.0, 0.0) == "09:00 Asia/Tokyo"
+    here = load(config(tmp_path, WINDOW, 'host.timezone = "Asia/Tokyo"'))
+    assert calendar_of(here, "m").clock(0.0, 0.0) == "09:00"

@@ -126,13 +126,15 @@ def test_what_is_put_aside_is_drawn_though_it_has_no_calendar_and_comes_back() -
     assert away.why == (
         "it is put aside in pool p for wants, which its calendar wants: it only rests there"
     )
-    assert (back.to_rung, back.at) == (Rung.HOT, NINE + 9 * HOUR + 5.0)
+    assert (back.to_rung, back.at, back.short_s) == (Rung.HOT, NINE + 9 * HOUR + 5.0, 0.0)
     assert back.why == "it rests hot, and wants has gone from there"
     spans = [(s.rung, s.by) for s in plan.models["rests"].spans]
     assert spans == [(Rung.HOT, "rests"), (Rung.ASLEEP, "room"), (Rung.HOT, "rests")]
     assert plan.gpus[0].models == ("rests", "wants")
     cells = row(drawn(plan), "rests").strip()
-    assert cells.startswith("##") and "==" in cells and cells.endswith("#")
+    assert cells.startswith("##")
+    assert "==" in cells
+    assert cells.endswith("#")
     # What failed to start moves nobody, and so nobody is foretold to go.
     failed = Standing(Rung.COLD, "backing off", retry_at=NINE + 1, trouble="no CUDA")
     late = told(rests, there(wants, failed), since=BY_NINE + 60, hours=8.0, pools=POOL)
@@ -145,8 +147,10 @@ def test_what_rests_hot_and_finds_no_room_waits_and_moves_nobody() -> None:
     plan = told(holds, rests, since=BY_NINE + 60, pools=POOL)
     up = next(move for move in plan.moves if move.model == "rests")
     assert up.begin_at == NINE + 9 * HOUR + 5.0
-    assert up.short_s == 0.0
+    assert (up.short_s, up.waits) == (0.0, "it waits, for holds has its room in pool p")
     assert plan.warnings == ()
+    aside = told(holds, there(resting(), Standing(Rung.ASLEEP)), since=BY_NINE + 60, pools=POOL)
+    assert row(drawn(aside), "rests").strip().startswith("===="), "it is asleep, and not late"
 
 
 def test_a_window_that_is_shorter_than_a_column_is_seen() -> None:

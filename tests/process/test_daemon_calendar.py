@@ -13,6 +13,7 @@ from daemon_rig import PATIENCE_S, Daemon, a_daemon, until
 from warmd.cli.explain import explanation
 
 MINUTE_S = 60.0
+WARM_UP = '[[models.m.cron]]\nat = "30 8 1 1 *"\nwarmup = true\n'
 
 
 @pytest.fixture
@@ -49,7 +50,9 @@ def under(daemon: Daemon, *tables: str, host: str = "") -> None:
 
 def test_an_open_window_makes_hot_at_once_and_again_after_a_crash(daemon: Daemon) -> None:
     now = time.time()
-    under(daemon, window(now - 3600, now + 7200, "replicas = 2"), entry(now - 7200, "cold"))
+    under(
+        daemon, window(now - 3600, now + 7200, "replicas = 2"), entry(now - 7200, "cold"), WARM_UP
+    )
     daemon.start()
     for replica in ("m.0", "m.1"):
         daemon.wait_for("ready", replica)
@@ -62,6 +65,9 @@ def test_an_open_window_makes_hot_at_once_and_again_after_a_crash(daemon: Daemon
     lines = explanation(daemon.control("GET", "/explain?model=m").json, time.gmtime).splitlines()
     assert "its calendar (UTC), what rules now marked with *" in lines
     assert any(line.startswith("  * window daily ") for line in lines)
+    at = lines.index("its warm-up requests (UTC), sent while it is hot")
+    assert lines[at + 1].startswith('    cron entry "30 8 1 1 *"; fired ')
+    assert " fires next " in lines[at + 1]
     daemon.stop(signal.SIGKILL)
     until(lambda: not daemon.engine_processes(), "its engines end with it")
     daemon.start()

@@ -83,6 +83,46 @@ def test_a_window_finds_its_model_ready_and_not_much_too_early(daemon: Daemon) -
     assert daemon.replica()["since"] == pytest.approx(ready["since"], abs=0.1)  # the same engine
 
 
+def test_what_is_late_already_is_drawn_as_it_is_and_told_with_the_time_at_which_it_is_ready(
+    daemon: Daemon,
+) -> None:
+    opened = time.time() // 60 * 60 - 1200
+    daemon.write_config({"m": window(opened)}, host='timezone = "UTC"')
+    daemon.start()
+    daemon.wait_for("starting")
+    told = daemon.control("POST", "/plan", {"next": 1800.0}).json["timeline"]
+    assert told["overdue"] == told["warnings"]
+    [warning] = told["warnings"]
+    assert warning.startswith(f"m is late since {clock(opened)}")
+    assert "it is starting; it is ready at " in warning
+    [up] = told["moves"]
+    assert (up["at"], up["to_rung"]) == (opened, "hot")
+    assert up["short_s"] > 1100.0
+    screen = warmctl(daemon, "plan", "--next", "10m")
+    [row] = [line for line in screen.splitlines() if line.startswith("  m")]
+    assert row.split()[1].startswith("//")
+    assert "late" not in daemon.log, "what is late already is told where it is asked for"
+    daemon.wait_for("ready")
+    assert daemon.control("POST", "/plan", {"next": 1800.0}).json["timeline"]["warnings"] == []
+
+
+def test_an_operators_word_that_ends_in_a_window_is_planned_and_told_to_who_asks(
+    daemon: Daemon,
+) -> None:
+    opened = time.time() // 60 * 60 - 1800
+    daemon.write_config({"m": window(opened)}, host='timezone = "UTC"')
+    daemon.start()
+    daemon.set("m", "staged", **{"for": 300.0})
+    answer = daemon.chat()
+    ends = daemon.status["models"]["m"]["override_until"]
+    assert answer.status == 503
+    assert f"m is kept staged until {clock(ends)}: " in answer.json["error"]["message"]
+    told = daemon.control("POST", "/plan", {"next": 1800.0}).json["timeline"]
+    [up] = [move for move in told["moves"] if move["at"] == pytest.approx(ends, abs=1.0)]
+    assert up["to_rung"] == "hot"
+    assert up["why"].startswith("the time that an operator set is over: its window")
+
+
 def test_what_comes_too_late_is_told_at_the_start_and_at_a_reload(daemon: Daemon) -> None:
     """Nothing is measured yet: a start is taken to last 90 s, and the window opens before."""
     opens = next_minute(5.0)

@@ -171,7 +171,7 @@ def _mark(at: float, spans: Sequence[_Told], moves: Sequence[_Told]) -> str:
     if span["by"] == "now":
         return _HELD
     move = next((move for move in moves if move["at"] == span["since"]), None)
-    if move is not None and move["to_rung"] != move["from_rung"]:
+    if span["by"] != "room" and move is not None and move["to_rung"] != move["from_rung"]:
         begins = move["begin_at"] or 0.0
         in_vain = move["waits"] is not None and move["ready_at"] is None
         if not move["fits"] or in_vain or at < begins:

@@ -130,6 +130,7 @@ class _Play:
         for stay in rooms.stays:
             self._stays.setdefault(stay.pool, []).append(stay)
         self._taken = list(now.busy)  # cards, and until when
+        self._timeless = set(now.timeless)
         self.asides: list[Aside] = []
         self._heap: list[tuple[float, float, str, float, Rise]] = []
 
@@ -185,9 +186,9 @@ class _Play:
             for stay in aside:
                 self._put_aside(stay, begin, want)
         outcome = self._outcome(rise, begin, ready)
-        if outcome.late is not None and waited is not None:
-            return Outcome(begin, ready, Late.ROOM, waited.behind)
-        return outcome
+        if waited is None:
+            return outcome
+        return replace(outcome, late=outcome.late and Late.ROOM, behind=waited.behind)
 
     def _put_aside(self, stay: Stay, at: float, want: Stay) -> None:
         """Let a stay end, and its replica rise again once that for which it went is over."""
@@ -196,6 +197,7 @@ class _Play:
         if back is not None and again < stay.until:
             back = replace(back, by=again)
             self._wants[back.key] = replace(stay, since=again)
+            self._timeless.add(back.key)
             self._push(back, again, again)
         else:
             back = None
@@ -250,7 +252,7 @@ class _Play:
                 return inf, behind, ()
 
     def _outcome(self, rise: Rise, begin: float, ready: float) -> Outcome:
-        timely = rise.key in self._now.timeless or ready <= rise.by + _PUNCTUAL_S
+        timely = rise.key in self._timeless or ready <= rise.by + _PUNCTUAL_S
         return Outcome(begin, ready, None if timely else Late.LANE)
 
 
