@@ -11,7 +11,7 @@ from itertools import pairwise
 from math import inf, isinf
 
 from warmd.ladder import Rung, replica_name
-from warmd.parties import Party, Span
+from warmd.parties import Move, Party, Span
 from warmd.planner.forecast import Aside, Key, Late, Now, Outcome, Rooms, Stay, forecast
 from warmd.planner.timetable import Rise, Slot, line_up
 from warmd.shortfalls import Shortfall, beside
@@ -19,31 +19,6 @@ from warmd.supervisor import Standing
 
 _SOON_S = 600.0
 """What is up now for a moment that is nearer than this is up for it."""
-
-
-@dataclass(frozen=True)
-class Move:
-    """A change of where a model stands, `at` then.
-
-    For a rise `begin_at` says when it begins, `ready_at` when it is done; `short_s`: by how much it
-    is late. `fits`: its pool has room for it, else all three are None. `measured`: earlier starts
-    say so. `waits`: for whom or what it waits, where that makes it late. Of what is overdue `at` is
-    in the past; where an operator's word ends it may stand as before.
-    """
-
-    at: float
-    model: str
-    from_rung: Rung
-    to_rung: Rung
-    from_replicas: int
-    replicas: int
-    why: str
-    begin_at: float | None = None
-    ready_at: float | None = None
-    short_s: float | None = None
-    measured: bool = True
-    fits: bool = True
-    waits: str | None = None
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Where models stand one after the other, as calendars, operators and rest have it: pure.
+"""Models as far as their future goes, and where they stand one moment after the other: pure.
 
 All times are Unix seconds.
 """
@@ -51,6 +51,31 @@ class Span:
     def is_readied_after(self, before: Span) -> bool:
         """Whether it is made ready before it begins: only a calendar names a time for that."""
         return self.by == "calendar" and before.by != "operator"
+
+
+@dataclass(frozen=True)
+class Move:
+    """A change of where a model stands, `at` then.
+
+    For a rise `begin_at` says when it begins, `ready_at` when it is done; `short_s`: by how much it
+    is late. `fits`: its pool has room for it, else all three are None. `measured`: earlier starts
+    say so. `waits`: for whom or what it waits, where that makes it late. Of what is overdue `at` is
+    in the past; where an operator's word ends it may stand as before.
+    """
+
+    at: float
+    model: str
+    from_rung: Rung
+    to_rung: Rung
+    from_replicas: int
+    replicas: int
+    why: str
+    begin_at: float | None = None
+    ready_at: float | None = None
+    short_s: float | None = None
+    measured: bool = True
+    fits: bool = True
+    waits: str | None = None
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from warmd.foretelling import Foretold, Move
-from warmd.parties import Party, Span, spans_of
+from warmd.foretelling import Foretold
+from warmd.parties import Move, Party, Span, spans_of
 from warmd.shortfalls import overdue, sentences
 
 NOTE = "as the calendar has it; who asks for a model lifts it above"

@@ -51,6 +51,10 @@ def test_what_is_held_up_in_its_window_is_drawn_so_and_its_warning_stays() -> No
         "m is late since 09:00 on GPU 0: it was given up: no CUDA",
     )
     assert told(there(party("m"), READY), since=BY_NINE + 60).warnings == ()
+    unstaged = there(party("m", rung=Rung.STAGED), COLD, held_up="there is no RAM for its files")
+    assert told(unstaged, since=BY_NINE + 60).warnings == (
+        "m is late since 09:00 on GPU 0: there is no RAM for its files",
+    )
 
 
 def test_a_start_that_began_late_is_drawn_late_and_told_when_it_is_ready() -> None:

@@ -149,7 +149,9 @@ class _Play:
                 self._push(rise, max(due, self._now.at, files, held), due)
             else:
                 begin = max(self._slots[rise.key].stage_at, self._now.at)
-                found[rise.key] = self._outcome(rise, begin, max(rise.by, files))
+                found[rise.key] = self._outcome(rise, begin, max(rise.by, files, begin))
+                if rise.key in self._now.held:
+                    found[rise.key] = Outcome(inf, inf, Late.HELD)
         while self._heap:
             at, due, _, _, rise = heapq.heappop(self._heap)
             self._forget(rise, at)
@@ -161,7 +163,7 @@ class _Play:
                 self._push(rise, begin, due)
                 if behind:
                     found[rise.key] = Outcome(begin, inf, Late.ROOM, behind)
-            elif rise.key in self._now.held and at <= self._now.at:
+            elif rise.key in self._now.held and at <= self._now.at and not aside:
                 found[rise.key] = Outcome(inf, inf, Late.HELD)
             else:
                 found[rise.key] = self._begun(rise, begin, found.get(rise.key), aside)
