@@ -148,7 +148,10 @@ class Foretold:
 
     def _add(self, party: Party, index: int, by: float, span: Span, stands: Rung) -> Rise:
         name, cards = replica_name(party.name, index), party.cards[index]
-        rise = Rise(name, party.name, index, by, span.rung, stands, party.leads, cards)
+        staged = stands is Rung.STAGED
+        rise = Rise(
+            name, party.name, index, by, span.rung, stands, party.leads, cards, staged=staged
+        )
         self.rises.append(rise)
         if (stay := self._lodging(party, index, span)) is not None:
             self.wants[rise.key] = stay

@@ -179,6 +179,8 @@ def test_the_end_of_an_operators_word_is_a_change_of_its_own() -> None:
         "the time that an operator set is over: its window daily 09:00-18:00 is open"
     )
     assert plan.warnings == ()
+    slow = told(there(replace(down, leads=replace(down.leads, stage=90.0)), Standing(Rung.STAGED)))
+    assert slow.moves[0].begin_at == NINE + 2 * HOUR, "its files are in RAM already"
     up = replace(down, override=Override(Rung.HOT, NINE + 2 * HOUR))
     plan = told(there(up, READY), since=BY_NINE + 60)
     assert (plan.moves[0].at, plan.moves[0].from_rung) == (NINE + 2 * HOUR, Rung.HOT)
