@@ -34,6 +34,7 @@ from warmd.supervisor.cards import Cards, Look
 from warmd.supervisor.events import Clock, Events
 from warmd.supervisor.load import rescale, with_sleepers
 from warmd.supervisor.model import Managed
+from warmd.supervisor.openings import Openings
 from warmd.supervisor.ports import Build, Rules
 from warmd.supervisor.shelf import Held, Shelf
 from warmd.supervisor.snapshot import RETIRED
@@ -70,6 +71,7 @@ class Supervisor(ReplicaListener):
         self.cards = Cards(clock.monotonic)
         self._changed = asyncio.Event()
         self._soon = Soon()
+        self._openings = Openings(clock, events)
         self.shelf = Shelf(build, self.models, self._teller, self._changed.set, self._why_now)
         self._closing = False
         self._waiting_room = WaitingRoom(clock, self._changed.set, self._ahead)
@@ -135,6 +137,7 @@ class Supervisor(ReplicaListener):
             for replica in model.replicas:
                 self._teller.watch(model, replica)
         self._carry_out(self._plan())
+        self._openings.look(self.models.values())
         for model in self.models.values():
             model.drop_surplus()
         for name in [m.name for m in self.models.values() if m.is_gone]:

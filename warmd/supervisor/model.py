@@ -11,6 +11,7 @@ from warmd.ladder import FileKind, Phase, Rung, SleepFigures
 from warmd.planner import NOTHING_TO_STAGE, ModelFacts, ReplicaFacts, StagingFacts
 from warmd.policy import Coming, Demand, Override, Scaling, Target, worn
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake
+from warmd.policy.opening import Attendance
 from warmd.replica import Nap, Replica
 from warmd.staged import StagedFiles, StagedState
 from warmd.supervisor.diary import Diary
@@ -56,6 +57,7 @@ class Managed:
     needed_in: float = math.inf  # seconds until its calendar wants its files in RAM
     files_due: bool = False  # they belong in RAM for an engine that is to be started soon
     held_up_by: str | None = None
+    attendance: Attendance = field(default_factory=Attendance)  # whether its calendar is kept
     hold: str | None = None  # why it is kept hot for now, though nobody asks for it
     keeps: str | None = None  # how it is kept warm in quiet hours, for people
     told: dict[str, Rung] = field(default_factory=dict)  # rung by replica, as last written down
