@@ -86,6 +86,14 @@ class Chronicle:
         )
         self._files.began(model, replica)
 
+    def start_called_off(self, model: str, replica: str, reason: str, seconds: float) -> None:
+        """Say that a start is given up: else its first line would be its last."""
+        log.info(
+            "%s: its start is called off after %.1f s: %s",
+            *(replica, seconds, reason),
+            extra={"warmd": {"model": model, "replica": replica, "reason": reason}},
+        )
+
     def start_ready(self, model: str, replica: str, met: Rung, times: StartTimes) -> None:
         """Count a start and keep its stages: estimates rest on them."""
         self._metrics.start_ready(model, times)

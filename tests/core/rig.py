@@ -403,6 +403,9 @@ class Recorder:
     def start_began(self, model: str, replica: str, reason: str) -> None:
         self.bell.set()
 
+    def start_called_off(self, model: str, replica: str, reason: str, seconds: float) -> None:
+        self.lines.append(f"{replica} called off after {seconds:g} s: {reason}")
+
     def start_ready(self, model: str, replica: str, met: Rung, times: StartTimes) -> None:
         self.lines.append(f"{replica} ready from {met} in {times.total:g} s")
 

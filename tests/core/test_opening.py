@@ -200,3 +200,12 @@ async def test_the_next_daemon_tells_nothing_twice_and_goes_on_waiting() -> None
     third.supervisor.succession.restore("m", known)
     await third.rest()
     assert told(third) == ["m missed (away): warmd didn't run then, and began at 09:10"]
+
+
+async def test_a_start_that_is_called_off_as_its_window_closes_is_told() -> None:
+    house = a_house("17:59:00")
+    await house.until(lambda: house.phase("m.0") is Phase.STARTING)
+    house.time.now += 60.0
+    await house.until(lambda: house.phase("m.0") is Phase.DOWN)
+    why = "m.0 called off after 60 s: it rests cold and nobody asks for it"
+    assert [line for line in house.recorder.lines if "called off" in line] == [why]

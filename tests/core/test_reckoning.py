@@ -22,6 +22,10 @@ def stood(at: float, rung: str, seconds: float = HOUR, cause: str = "rests") -> 
     return Occupied(int(at // HOUR), rung, cause, seconds, seconds, seconds * 2)
 
 
+def replace_since(occupied: Occupied, since: float) -> Occupied:
+    return occupied._replace(since=since)
+
+
 def test_nothing_is_known_of_nothing() -> None:
     told = reckon(NOTHING, UTC_MANNER, MONDAY, MONDAY + HOUR)
     assert (told.requests, told.not_hot_share, told.first_delays, told.others) == (
@@ -135,6 +139,9 @@ def test_time_without_warmd_is_unknown_but_before_the_first_one_there_was_nothin
     first = [stood(MONDAY + HOUR, "cold", 600.0), stood(MONDAY + 2 * HOUR, "cold", 900.0)]
     told = reckon(replace(NOTHING, occupied=first), UTC_MANNER, MONDAY, MONDAY + 3 * HOUR)
     assert told.unknown_s == 2700.0
+    young = [replace_since(first[0], MONDAY + HOUR + 60.0)]
+    told = reckon(replace(NOTHING, occupied=young), UTC_MANNER, MONDAY, MONDAY + HOUR + 900.0)
+    assert told.unknown_s == 240.0, "it was killed and stood still for as long"
     told = reckon(replace(NOTHING, occupied=first), UTC_MANNER, MONDAY + HOUR, MONDAY + 3 * HOUR)
     assert told.unknown_s == 3000.0 + 2700.0
 

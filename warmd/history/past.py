@@ -22,7 +22,10 @@ _STARTS_KNOWN = 20
 
 
 class Occupied(NamedTuple):
-    """How long a model stood on a rung within an hour (Unix seconds / 3600), and for what cause."""
+    """How long a model stood on a rung within an hour (Unix seconds / 3600), and for what cause.
+
+    `since`: when the first of these seconds began, None where an earlier version wrote them.
+    """
 
     hour: int
     rung: str
@@ -30,6 +33,7 @@ class Occupied(NamedTuple):
     seconds: float
     replica_seconds: float
     gpu_seconds: float
+    since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,7 @@ def _known(db: sqlite3.Connection) -> set[str]:
 
 def _past(db: sqlite3.Connection, model: str, since: float) -> Past:
     occupied = db.execute(
-        "SELECT hour, rung, cause, seconds, replica_seconds, gpu_seconds FROM occupancy"
+        "SELECT hour, rung, cause, seconds, replica_seconds, gpu_seconds, since FROM occupancy"
         " WHERE model = ? AND hour >= ?",
         (model, int(since // HOUR_S)),
     )

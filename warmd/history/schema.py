@@ -197,6 +197,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             reason TEXT,
             PRIMARY KEY (model, at)
         ) STRICT, WITHOUT ROWID""",
+        # When the first of those seconds began; unknown where an earlier version began the row.
+        "ALTER TABLE occupancy ADD COLUMN since REAL",
     ),
 )
 """One tuple of statements for each version; user_version counts those that were applied."""

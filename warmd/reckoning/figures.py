@@ -131,7 +131,8 @@ def _watched(occupied: Iterable[Occupied], since: float, now: float) -> tuple[fl
     """Return from when on it is known where the model stood, and for how long it isn't since.
 
     Where nothing is known of the hour in which `since` lies, nobody knows whether there was a warmd
-    before the first known hour: its known seconds are taken to be its last.
+    before the first known hour. It began with that hour's first known second; where that isn't
+    told, its known seconds are taken to be its last.
     """
     known: dict[int, float] = {}
     for each in occupied:
@@ -141,6 +142,8 @@ def _watched(occupied: Iterable[Occupied], since: float, now: float) -> tuple[fl
     first, begin = min(known), since
     if first > since // HOUR_S:
         begin = min(now, (first + 1) * HOUR_S) - known[first]
+        if told := [each.since for each in occupied if each.hour == first and each.since]:
+            begin = min(begin, *told)
     unknown = 0.0
     for hour in range(first, int(now // HOUR_S) + 1):
         passed = min(now, (hour + 1) * HOUR_S) - max(begin, hour * HOUR_S)

@@ -100,6 +100,9 @@ class Events(Protocol):
     def start_began(self, model: str, replica: str, reason: str) -> None:
         """Write down that a start was decided, and why."""
 
+    def start_called_off(self, model: str, replica: str, reason: str, seconds: float) -> None:
+        """Write down that a start is given up, since nobody wants it any longer."""
+
     def start_ready(self, model: str, replica: str, met: Rung, times: StartTimes) -> None:
         """Write down a start that got ready; `met` is the rung it began on."""
 

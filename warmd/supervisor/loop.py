@@ -37,7 +37,7 @@ from warmd.supervisor.model import Managed
 from warmd.supervisor.openings import Openings
 from warmd.supervisor.ports import Build, Rules
 from warmd.supervisor.shelf import Held, Shelf
-from warmd.supervisor.snapshot import RETIRED
+from warmd.supervisor.snapshot import RETIRED, known_for
 from warmd.supervisor.soon import Soon
 from warmd.supervisor.succession import Succession
 from warmd.supervisor.teller import Teller
@@ -155,6 +155,7 @@ class Supervisor(ReplicaListener):
         target = decide_target(*given, coming=model.coming)
         target = held_hot(target, model.override, model.hold, wall)
         model.target = with_sleepers(model, target, now)
+        model.stays_for = known_for(model, says, now, wall)
         scaling = model.scaling
         if was and scaling and was.wanted != scaling.wanted and had.replicas != target.replicas:
             self._events.replicas_wanted(model.name, had.replicas, target.replicas, scaling.why)
