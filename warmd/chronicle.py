@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from warmd.control import Metrics
 from warmd.gateway import RequestRecord
-from warmd.history import History
+from warmd.history import History, KeptOpening
 from warmd.ladder import (
     FileKind,
     MeasuredParts,
@@ -19,6 +19,7 @@ from warmd.ladder import (
     WakeTimes,
 )
 from warmd.policy import Override, Synthetic
+from warmd.policy.opening import Missed, Opening
 from warmd.replica import Nap
 from warmd.residency import StartFiles
 from warmd.spoken import count, duration, size
@@ -30,6 +31,7 @@ from warmd.supervisor import (
     Quarantine,
     RungChange,
 )
+from warmd.wall_time import clock as shown
 
 log = logging.getLogger("warmd")
 
@@ -83,6 +85,14 @@ class Chronicle:
             extra={"warmd": {"model": model, "replica": replica, "reason": reason}},
         )
         self._files.began(model, replica)
+
+    def start_called_off(self, model: str, replica: str, reason: str, seconds: float) -> None:
+        """Say that a start is given up: else its first line would be its last."""
+        log.info(
+            "%s: its start is called off after %.1f s: %s",
+            *(replica, seconds, reason),
+            extra={"warmd": {"model": model, "replica": replica, "reason": reason}},
+        )
 
     def start_ready(self, model: str, replica: str, met: Rung, times: StartTimes) -> None:
         """Count a start and keep its stages: estimates rest on them."""
@@ -334,6 +344,41 @@ class Chronicle:
             "1 was" if was == 1 else f"{was} were",
             why,
             extra={"warmd": {"model": model, "reason": why}},
+        )
+
+    def window_opened(self, model: str, opening: Opening, missed: Missed | None) -> None:
+        """Keep that a time to be ready by has come; where it was missed, say why."""
+        told = opening.at, opening.until, opening.name, opening.replicas
+        if missed is None:
+            self._history.openings.record(model, KeptOpening(*told, late=0.0))
+            return
+        why = missed.hindrance.value, missed.reason
+        self._history.openings.record(model, KeptOpening(*told, None, *why))
+        by = shown(opening.at, self._clock.wall(), opening.zone)
+        some = f"only {missed.ready} of {count(opening.replicas, 'replica')} ready"
+        log.warning(
+            "%s: %s by %s, as its %s wants it: %s",
+            *(model, some if missed.ready else "not ready", by, opening.name, missed.reason),
+            extra={"warmd": {"model": model, "reason": missed.reason}},
+        )
+
+    def window_ready(self, model: str, opening: Opening, late: float) -> None:
+        """Say that what was missed is ready at last."""
+        now = self._clock.wall()
+        self._history.openings.record_ready(model, opening.at, late)
+        log.info(
+            "%s: ready at %s, %s late for its %s",
+            *(model, shown(now, now, opening.zone), duration(late), opening.name),
+            extra={"warmd": {"model": model, "seconds": late}},
+        )
+
+    def window_over(self, model: str, opening: Opening) -> None:
+        """Say that nobody waits any longer for what was missed."""
+        by = shown(opening.at, self._clock.wall(), opening.zone)
+        log.warning(
+            "%s: its %s is over, and it never was ready since %s",
+            *(model, opening.name, by),
+            extra={"warmd": {"model": model}},
         )
 
     def override_changed(self, model: str, override: Override | None, reason: str) -> None:

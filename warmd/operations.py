@@ -31,6 +31,7 @@ from warmd.timeline import Agenda
 from warmd.warmups import asks_of
 
 _SETTLE_S = 1.0
+_FORESEEN_S = 2 * 86400.0
 
 
 class Operations:
@@ -150,6 +151,11 @@ class Operations:
     ) -> str:
         """Keep `model` on `rung`, or give it back to policy; return a sentence."""
         return self._supervisor.word.set_target(model, rung, for_s, replicas=replicas)
+
+    async def shortfalls(self) -> Collection[str]:
+        """Say what won't be ready for its calendar within two days, as things stand now."""
+        now = self._clock.wall()
+        return (await self._config.agenda(now, now + _FORESEEN_S, None)).timeline.warnings
 
     def keep_staged(self, model: str, for_s: float | None) -> str:
         """Keep `model` at least staged; return a sentence."""

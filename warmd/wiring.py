@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -15,7 +16,7 @@ from warmd.engine import EngineError, point_at, stable_path
 from warmd.fitting import UNKNOWN_GPU, Fitter, Sizes
 from warmd.gateway import ModelCard
 from warmd.gpu_watch import GpuWatch
-from warmd.history import HISTORY_FILE, History, Rises, read_rises, read_sizes
+from warmd.history import HISTORY_FILE, History, KeptOpening, Rises, read_rises, read_sizes
 from warmd.ladder import FileKind, Rung, replica_name
 from warmd.launch import Launcher
 from warmd.learning import Learner
@@ -24,6 +25,7 @@ from warmd.placing import ROSTER_FILE, cards_of
 from warmd.planner import Card, Reservations
 from warmd.policy import Fairness, Override
 from warmd.policy.lead import Figures, leads_of
+from warmd.policy.opening import Attendance, Opening
 from warmd.replica import Fit, Replica
 from warmd.roster import cards_now, note
 from warmd.staged import StagedFiles
@@ -284,8 +286,19 @@ def known_of(
             figures=history.sleeps.figures(name),
             last_request=asked.get(name),
             starts_from=history.starts_by_rung(name),
+            attendance=_attendance(history.openings.last(name)),
         )
     return known
+
+
+def _attendance(kept: Sequence[KeptOpening]) -> Attendance:
+    """Return what earlier lives have judged: what opened after that, nobody has."""
+    late = next((each for each in reversed(kept) if each.late is None), None)
+    return Attendance(
+        tuple(each.at for each in kept),
+        None if late is None else Opening(late.at, late.until, late.name, late.replicas),
+        since=max((each.at for each in kept), default=-math.inf),
+    )
 
 
 async def _footprint(pid: int) -> Footprint | None:

@@ -31,6 +31,7 @@ from warmd.launch import EngineExit, LaunchError, LaunchSpec, LogLine
 from warmd.planner import Card, RamLedger
 from warmd.planner.card_facts import LOOK_LASTS_S
 from warmd.policy import BackOff, Override, Wish
+from warmd.policy.opening import Missed, Opening
 from warmd.replica import Fit, Limits, Nap, Replica, SleepTerms
 from warmd.staged import Holding, StagedFiles
 from warmd.staging import Pace, Request, StagingError, StagingProgress
@@ -392,6 +393,7 @@ class Recorder:
 
     lines: list[str] = field(default_factory=list)
     brought_in: list[tuple[str, FileKind, float, int]] = field(default_factory=list)
+    opened: list[tuple[str, float, Missed | None]] = field(default_factory=list)
     bell: asyncio.Event = field(default_factory=asyncio.Event)
 
     def rung_changed(self, change: RungChange) -> None:
@@ -400,6 +402,9 @@ class Recorder:
 
     def start_began(self, model: str, replica: str, reason: str) -> None:
         self.bell.set()
+
+    def start_called_off(self, model: str, replica: str, reason: str, seconds: float) -> None:
+        self.lines.append(f"{replica} called off after {seconds:g} s: {reason}")
 
     def start_ready(self, model: str, replica: str, met: Rung, times: StartTimes) -> None:
         self.lines.append(f"{replica} ready from {met} in {times.total:g} s")
@@ -455,6 +460,17 @@ class Recorder:
 
     def replicas_wanted(self, model: str, was: int, wanted: int, why: str) -> None:
         self.lines.append(f"{model} wants {wanted} replicas, not {was}: {why}")
+
+    def window_opened(self, model: str, opening: Opening, missed: Missed | None) -> None:
+        self.opened.append((model, opening.at, missed))
+        if missed is not None:
+            self.lines.append(f"{model} missed ({missed.hindrance}): {missed.reason}")
+
+    def window_ready(self, model: str, opening: Opening, late: float) -> None:
+        self.lines.append(f"{model} ready {late:g} s late for its {opening.name}")
+
+    def window_over(self, model: str, opening: Opening) -> None:
+        self.lines.append(f"{model} never ready for its {opening.name}")
 
     def override_changed(self, model: str, override: Override | None, reason: str) -> None:
         self.lines.append(f"{model} set to {override.rung if override else 'auto'}: {reason}")

@@ -18,7 +18,16 @@ from warmd.cli.client import RefusedError
 from warmd.cli.page import page
 from warmd.cli.page_file import write_page
 from warmd.cli.report import report
-from warmd.reckoning import Account, Delays, Durations, FirstBytes, ModelAccount
+from warmd.reckoning import (
+    Account,
+    Delays,
+    Durations,
+    FirstBytes,
+    Lateness,
+    ModelAccount,
+    Why,
+    Windows,
+)
 from warmd.reckoning.account import DELAY_BOUNDS
 
 HOUR = 3600.0
@@ -42,6 +51,14 @@ BUSY = ModelAccount(
     starts={"staged": Durations(3, 41.2, {"imports": 24.0, "weights": 6.1, "compile": 9.9})},
     wakes=Durations(12, 1.1, {"engine": 0.8, "first_answer": 0.2, "canary": 0.1}),
     days=WEEK,
+    windows=Windows(
+        *(20, 16, Lateness(2, 61.0, 420.0), 1, 1),
+        {
+            "starting": Why(1, 0.0, "busy.0 has been starting for 41 s (weights)"),
+            "held-up": Why(3, 0.0, "pool heavy is full"),
+        },
+    ),
+    failed_starts=Why(2, 0.0, "CUDA out of memory"),
     advice="the rush begins at 08:37; \x1b[31m<script>alert(1)</script>",
 )
 
@@ -55,9 +72,13 @@ busy
                as warmd didn't run
   by hour      ssssssssshhhhhhhhhaaaaa- (00 to 23 o'clock in Europe/Berlin)
   GPU-hours    196.5 hot, 122.0 of them added by its calendar
+  windows      20 opened, 16 ready by then; 2 late: half within 1 min 1 s, longest 7 min; 1 never
+               ready; 1 not ready yet; 1: it was on its way (busy.0 has been starting for 41 s
+               (weights)); 3: it was held up, last (pool heavy is full)
   calendar     spared 9 waits (8 from asleep, 1 from staged), 51 s in all: 418 ms for each GPU-hour
                that it added
   starts       from staged, 3: half within 41.2 s (imports 24.0, weights 6.1, compile 9.9)
+  failed       2 starts, the last: CUDA out of memory
   wakes        12: half within 1.1 s (engine 0.8, first answer 0.2, canary 0.1)
   advice       the rush begins at 08:37;  [31m<script>alert(1)</script>
 quiet
@@ -80,6 +101,22 @@ def test_an_empty_history_is_not_the_same_as_one_that_can_not_be_read() -> None:
     assert report(answer(), time.gmtime).splitlines()[1] == "the history has nothing yet"
     told = report(answer() | {"history_trouble": "the disk is full"}, time.gmtime).splitlines()
     assert told[1:] == ["what happened is not known", "warning: the disk is full"]
+
+
+def test_one_is_said_as_one() -> None:
+    once = dataclasses.replace(
+        BUSY,
+        spared={"asleep": 1},
+        windows=Windows(1, 0, Lateness(1, 7.0, 7.0), 0, 0, {"away": Why(1, 0.0, "it began at 9")}),
+        failed_starts=Why(1, 0.0, "no such file"),
+    )
+    told = report(answer(m=once), time.gmtime)
+    for said in (
+        "spared 1 wait (1 from asleep)",
+        "1 opened, 0 ready by then; 1 late: longest 7 s; 1: warmd didn't run (it began at 9)",
+        "1 start: no such file",
+    ):
+        assert said in told
 
 
 def test_estimates_are_called_so() -> None:

@@ -231,6 +231,9 @@ HOUSES = st.lists(
 )
 
 
+WISHED = (Rank.CALENDAR, Rank.OPERATOR)
+
+
 def is_awake(model: ModelFacts) -> bool:
     phase = model.replicas[0].phase
     return phase.is_up and phase is not Phase.ASLEEP
@@ -274,7 +277,7 @@ def test_no_eviction_crosses_a_pool_and_no_pool_overflows(
             awake = [m.vram for m in models if m.pool == model.pool and is_awake(m)]
             crowded = sum(awake) > 100
             planned = model.target.rank is Rank.RESTS and any(
-                m.target.rank is Rank.CALENDAR and m.target.rung is Rung.HOT
+                m.target.rank in WISHED and m.target.rung is Rung.HOT
                 for m in models
                 if m.pool == model.pool
             )
@@ -307,7 +310,7 @@ CALM = HOUSES.map(lambda houses: [{**each, "wait": None, "in_flight": 0} for eac
 
 
 @given(CALM)
-def test_without_requests_a_pool_comes_to_rest_with_what_its_calendar_wants(
+def test_without_requests_a_pool_comes_to_rest_with_what_calendars_and_operators_want(
     houses: Sequence[dict[str, object]],
 ) -> None:
     models = [facts(f"m{n}", **kw) for n, kw in enumerate(houses)]  # type: ignore[arg-type]  # drawn to fit
@@ -318,7 +321,7 @@ def test_without_requests_a_pool_comes_to_rest_with_what_its_calendar_wants(
         models = after
     else:
         raise AssertionError("they put each other aside for ever")
-    for model in (m for m in models if m.pool == "p" and m.target.rank is Rank.CALENDAR):
+    for model in (m for m in models if m.pool == "p" and m.target.rank in WISHED):
         replica = model.replicas[0]
         rises = model.target.rung is Rung.HOT and replica.phase in (Phase.DOWN, Phase.ASLEEP)
         others = [m for m in models if m.pool == "p" and m is not model]
@@ -362,6 +365,59 @@ def test_what_only_rests_makes_room_for_what_a_calendar_wants_hot() -> None:
 )
 def test_nothing_else_makes_room_for_a_calendar(other: ModelFacts) -> None:
     assert make_plan(scene(other, planned("b"))).actions == ()
+
+
+def test_what_only_rests_makes_room_for_what_an_operator_sets_hot_and_nothing_else_does() -> None:
+    wish = facts("b", Phase.DOWN, rank=Rank.OPERATOR)
+    why = "put aside for b, which an operator set hot: it only rests there"
+    assert make_plan(scene(facts("a", Phase.READY), wish)).actions == (SleepEngine("a.0", why),)
+    put_aside = [facts("a", Phase.ASLEEP), facts("b", Phase.READY, rank=Rank.OPERATOR)]
+    assert make_plan(scene(*put_aside)).actions == (), "who was moved moves nobody by itself"
+    asleep = facts("b", Phase.DOWN, rank=Rank.OPERATOR, target=Rung.ASLEEP)
+    assert make_plan(scene(facts("a", Phase.READY), asleep)).actions == ()
+
+
+@pytest.mark.parametrize("rank", [Rank.CALENDAR, Rank.OPERATOR])
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (facts("a", Phase.READY, in_flight=2), "is hot there: it serves 2 requests"),
+        (facts("a", Phase.READY, wait=1.0), "is hot there: requests wait for it"),
+        (replace(facts("a", Phase.READY), pinned=True), "is hot there and pinned, it makes room "),
+        (facts("a", Phase.READY, rank=Rank.OPERATOR), "is hot there: an operator set it"),
+        (
+            replace(facts("a", Phase.READY, rank=Rank.OPERATOR), stays_for=4800.0),
+            "is hot there: an operator set it, for 1 h 20 min more",
+        ),
+        (
+            replace(facts("a", Phase.READY, rank=Rank.DEMAND), stays_for=40.0),
+            "is hot there: it was asked for lately, and only rests there in 40 s unless",
+        ),
+        (
+            replace(facts("a", Phase.READY, rank=Rank.CALENDAR), stays_for=3600.0),
+            "is hot there: its own calendar wants it for 1 h more",
+        ),
+        (
+            facts("a", Phase.ASLEEP, kept=50, rank=Rank.CALENDAR, target=Rung.ASLEEP),
+            "is asleep there: its own calendar wants it",
+        ),
+    ],
+)
+def test_who_stays_where_something_is_wished_is_named_with_why_and_for_how_long(
+    other: ModelFacts, why: str, rank: Rank
+) -> None:
+    made = make_plan(scene(other, facts("b", Phase.DOWN, rank=rank)))
+    held = made.held_up["b"]
+    assert made.actions == ()
+    assert f"; a.0 {why}" in held
+    assert "once a request waits" not in held
+
+
+def test_one_that_failed_is_told_that_it_moves_nobody() -> None:
+    failed = planned("b")
+    failed = replace(failed, replicas=[replace(failed.replicas[0], failures=1)])
+    held = make_plan(scene(facts("a", Phase.READY), failed)).held_up["b"]
+    assert held.endswith("b.0 failed to start, and puts nobody aside before it has come up")
 
 
 def test_nobody_is_moved_for_a_calendar_in_vain() -> None:

@@ -13,7 +13,16 @@ import pytest
 from warmd.calendars import calendar_of
 from warmd.config import ConfigError, load
 from warmd.ladder import Rung
-from warmd.reckoning import Account, Delays, Durations, FirstBytes, ModelAccount
+from warmd.reckoning import (
+    Account,
+    Delays,
+    Durations,
+    FirstBytes,
+    Lateness,
+    ModelAccount,
+    Why,
+    Windows,
+)
 from warmd.status import (
     CalendarStatus,
     CardStatus,
@@ -54,7 +63,9 @@ def test_every_field_of_the_status_stands_in_the_stable_table(facts: type) -> No
     assert not missing
 
 
-@pytest.mark.parametrize("facts", [Account, ModelAccount, Delays, FirstBytes, Durations])
+@pytest.mark.parametrize(
+    "facts", [Account, ModelAccount, Delays, FirstBytes, Durations, Windows, Lateness, Why]
+)
 def test_every_field_of_a_report_stands_in_its_table(facts: type) -> None:
     begin = README.index("`warmctl report --json`:")
     section = README[begin : README.index("`warmctl plan --json`")]

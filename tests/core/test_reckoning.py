@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from warmd.history import Asked, Occupied, Past, Took, Waited
+from warmd.history import Asked, Failed, KeptOpening, Occupied, Past, Took, Waited
 from warmd.policy import Window
-from warmd.reckoning import Account, Manner, account, reckon
+from warmd.reckoning import Account, Lateness, Manner, Why, account, reckon
 
 HOUR = 3600.0
 MONDAY = datetime(2026, 11, 2, tzinfo=UTC).timestamp()
@@ -20,6 +20,10 @@ UTC_MANNER = Manner("UTC")
 
 def stood(at: float, rung: str, seconds: float = HOUR, cause: str = "rests") -> Occupied:
     return Occupied(int(at // HOUR), rung, cause, seconds, seconds, seconds * 2)
+
+
+def replace_since(occupied: Occupied, since: float) -> Occupied:
+    return occupied._replace(since=since)
 
 
 def test_nothing_is_known_of_nothing() -> None:
@@ -106,10 +110,38 @@ def test_starts_and_wakes_by_stage() -> None:
     assert told.wakes.stages == {"engine": 0.8}
 
 
+def test_how_well_a_calendar_was_kept() -> None:
+    def opened(day: int, late: float | None, why: str | None = None) -> KeptOpening:
+        at = MONDAY + day * 24 * HOUR
+        said = None if why is None else f"{why} on day {day}"
+        return KeptOpening(at, at + HOUR, "w", 1, late, why, said)
+
+    days = [
+        *(opened(0, 0.0), opened(1, 60.0, "starting"), opened(2, 420.0, "starting")),
+        *(opened(3, None, "held-up"), opened(4, 0.0), opened(5, None, "failing")),
+    ]
+    failed = Failed(3, MONDAY, "no such file")
+    past = replace(NOTHING, openings=days, failed=failed)
+    for now, never, awaited in ((days[-1].at + 60.0, 1, 1), (days[-1].at + HOUR, 2, 0)):
+        account = reckon(past, UTC_MANNER, MONDAY, now)
+        told = account.windows
+        assert told is not None
+        assert (told.opened, told.ready, told.never, told.awaited) == (6, 2, never, awaited)
+        assert told.late == Lateness(2, 60.0, 420.0)
+        assert list(told.reasons) == ["starting", "held-up", "failing"]
+        assert told.reasons["starting"] == Why(2, days[2].at, "starting on day 2")
+        assert account.failed_starts == Why(3, MONDAY, "no such file")
+    nothing = reckon(NOTHING, UTC_MANNER, MONDAY, MONDAY)
+    assert (nothing.windows, nothing.failed_starts) == (None, None)
+
+
 def test_time_without_warmd_is_unknown_but_before_the_first_one_there_was_nothing() -> None:
     first = [stood(MONDAY + HOUR, "cold", 600.0), stood(MONDAY + 2 * HOUR, "cold", 900.0)]
     told = reckon(replace(NOTHING, occupied=first), UTC_MANNER, MONDAY, MONDAY + 3 * HOUR)
     assert told.unknown_s == 2700.0
+    young = [replace_since(first[0], MONDAY + HOUR + 60.0)]
+    told = reckon(replace(NOTHING, occupied=young), UTC_MANNER, MONDAY, MONDAY + HOUR + 900.0)
+    assert told.unknown_s == 240.0, "it was killed and stood still for as long"
     told = reckon(replace(NOTHING, occupied=first), UTC_MANNER, MONDAY + HOUR, MONDAY + 3 * HOUR)
     assert told.unknown_s == 3000.0 + 2700.0
 

@@ -189,3 +189,28 @@ def test_an_operator_s_number_is_the_number() -> None:
     fewer_places = replace(WISH, most=2, scale=None)
     late = decide_target(fewer_places, Override(Rung.HOT, None, replicas=4), CROWD, 0.0)
     assert late.replicas == 2
+
+
+def test_what_a_window_adds_is_not_kept_for_a_load_that_is_long_gone() -> None:
+    crowd, gone = Load(waiting=9, running=8, ready=1), Load(waiting=0, running=0, ready=2)
+    was = settled(SCALE, crowd, 10.0, Scaling(1))
+    assert (was.wanted, was.why) == (2, "9 requests waited for 10 s")
+    for second in range(600):  # a window of two opens, and the crowd leaves
+        was = rescale(was, SCALE, 2, gone, 20.0 + second)
+        assert was.wanted == 2
+    closed = rescale(was, SCALE, 1, gone, 621.0)
+    assert (closed.wanted, closed.why) == (1, "")
+
+
+@pytest.mark.parametrize(("running", "wanted"), [(0, 1), (14, 2)])
+def test_what_a_window_adds_stays_for_the_load_that_uses_it(running: int, wanted: int) -> None:
+    load = Load(waiting=0, running=running, ready=2)
+    was = Scaling(1, takes=8.0)
+    for second in range(600):
+        was = rescale(was, SCALE, 2, load, float(second))
+    assert rescale(was, SCALE, 1, load, 600.0).wanted == wanted
+    short = rescale(Scaling(1, takes=8.0), SCALE, 2, load, 0.0)
+    assert rescale(short, SCALE, 1, load, 1.0).wanted == 2, "so short a time tells nothing"
+    crowd = replace(load, waiting=9)
+    more = settled(SCALE, crowd, 10.0, replace(was, least=2), since=601.0)
+    assert more.wanted >= 2

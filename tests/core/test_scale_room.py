@@ -222,11 +222,11 @@ async def test_a_number_that_was_set_ends_by_itself_and_has_bounds() -> None:
     house = scaling_house()
     with pytest.raises(ValueError, match="m can't have 3 replicas: its config has a place for 2"):
         house.supervisor.word.set_target("m", Rung.HOT, None, replicas=3)
-    said = house.supervisor.word.set_target("m", Rung.HOT, 60.0, replicas=2)
-    assert said == "m is to be hot with 2 replicas for 1 min"
+    said = house.supervisor.word.set_target("m", Rung.HOT, 30.0, replicas=2)
+    assert said == "m is to be hot with 2 replicas for 30 s"
     for name in ("m.0", "m.1"):
         await house.make_ready(name)
-    await pass_time(house, 59)
+    await pass_time(house, 29)
     assert house.supervisor.models["m"].target.least == 2
     await pass_time(house, 2)
     target = house.supervisor.models["m"].target

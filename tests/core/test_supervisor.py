@@ -644,7 +644,7 @@ async def test_an_operator_hears_at_once_what_holds_up_his_word() -> None:
     await house.make_ready("a.0")
     assert house.supervisor.word.set_target("b", Rung.HOT, 60.0) == (
         "b is to be hot for 1 min; held up for now: pool p is full: it lacks 20 bytes for b.0; "
-        "room is made there once a request waits for it"
+        "a.0 is hot there: an operator set it"
     )
     cold = house.supervisor.word.set_target("b", Rung.COLD, None)
     assert cold == "b is to be cold until it is set otherwise"

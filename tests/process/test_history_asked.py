@@ -99,6 +99,9 @@ class Owner:
     def try_files_again(self, model: str) -> None:
         pass
 
+    async def shortfalls(self) -> tuple[str, ...]:
+        return ()
+
     def keep_staged(self, model: str, for_s: float | None) -> str:
         return self.set_target(model, Rung.STAGED, for_s)
 

@@ -102,6 +102,15 @@ def test_hours_add_up_over_minutes_and_restarts(
     assert rows(path, f"{OCCUPANCY} WHERE rung = 'staged'") == staged
 
 
+def test_since_when_an_hour_is_known_outlives_restarts(
+    begin: Callable[[], History], path: Path
+) -> None:
+    for until in (NOON + 70, NOON + 200):
+        with closing(begin()) as history:
+            history.count_hours([HOT], 10.0, until)
+    assert rows(path, "SELECT seconds, since FROM occupancy") == [(20.0, NOON + 60)]
+
+
 def test_each_first_delay_stands_apart_by_its_arrival(
     begin: Callable[[], History], path: Path
 ) -> None:

@@ -63,10 +63,15 @@ def facts(model: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "stood", _stood(model)
         yield "by hour", f"{by_hour(model['days'])} (00 to 23 o'clock in {model['zone']})"
         yield "GPU-hours", _gpu_hours(model)
+    if model["windows"]:
+        yield "windows", _windows(model["windows"])
     if any(model["spared"].values()):
         yield "calendar", _spared(model)
     for rung in (rung for rung in FROM_WARM if rung in model["starts"]):
         yield "starts", f"from {rung}, {_took(model['starts'][rung])}"
+    if failed := model["failed_starts"]:
+        many = "1 start" if failed["count"] == 1 else f"{failed['count']} starts, the last"
+        yield "failed", f"{many}: {failed['reason']}"
     if model["wakes"]:
         yield "wakes", _took(model["wakes"])
     if model["advice"]:
@@ -111,12 +116,36 @@ def _gpu_hours(model: Mapping[str, Any]) -> str:
     return f"{told}, {added:.1f} of them added by its calendar" if added else told
 
 
+_HINDRANCES = {
+    "away": "warmd didn't run",
+    "failing": "its start had failed",
+    "starting": "it was on its way",
+    "held-up": "it was held up",
+}
+
+
+def _windows(windows: Mapping[str, Any]) -> str:
+    told = f"{windows['opened']} opened, {windows['ready']} ready by then"
+    if late := windows["late"]:
+        p50 = f"half within {span(late['p50'])}, " if late["count"] > 1 else ""
+        told += f"; {late['count']} late: {p50}longest {span(late['max'])}"
+    if windows["never"]:
+        told += f"; {windows['never']} never ready"
+    if windows["awaited"]:
+        told += f"; {windows['awaited']} not ready yet"
+    for kind, why in windows["reasons"].items():
+        last = ", last" if why["count"] > 1 else ""
+        told += f"; {why['count']}: {_HINDRANCES.get(kind, kind)}{last} ({why['reason']})"
+    return told
+
+
 def _spared(model: Mapping[str, Any]) -> str:
     spared = model["spared"]
     number = sum(spared.values())
     rungs = ", ".join(f"{spared[rung]} from {rung}" for rung in FROM_WARM if spared.get(rung))
     about = "about " if model["removed_by_estimate"] else ""
-    told = f"spared {number} waits ({rungs}), {about}{span(model['removed_s'])} in all"
+    waits = "1 wait" if number == 1 else f"{number} waits"
+    told = f"spared {waits} ({rungs}), {about}{span(model['removed_s'])} in all"
     each = model["removed_s_per_gpu_hour"]
     return told if each is None else f"{told}: {seconds(each)} for each GPU-hour that it added"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 from aiohttp import web
@@ -32,6 +33,9 @@ class Sets(Settles, Protocol):
         `ValueError` with a sentence where it is refused.
         """
 
+    async def shortfalls(self) -> Collection[str]:
+        """Say what will be late for its calendar before long, as things stand now."""
+
 
 def set_handler(models: Sets, resolve: Resolve) -> Handler:
     """Make the handler."""
@@ -42,10 +46,13 @@ def set_handler(models: Sets, resolve: Resolve) -> Handler:
         rung = read_rung(read_word(asked, "rung"))
         for_s, replicas = read_seconds(asked.get("for"), rung), asked.get("replicas")
         many = read_replicas(replicas, rung)
+        late = await models.shortfalls() if rung is Rung.HOT else ()
         try:
             sentence = models.set_target(model, rung, for_s, many)
         except ValueError as refused:
             raise RefusedError(409, str(refused)) from refused
+        if rung is Rung.HOT and (more := [s for s in await models.shortfalls() if s not in late]):
+            sentence = f"{sentence}; while that holds, {'; '.join(more)}"
         await models.settle()
         return web.json_response({"models": {model: sentence}} | trouble(models))
 

@@ -6,8 +6,9 @@ from warmd.history.journal import (
     journal_handler,
     terminal_format,
 )
+from warmd.history.openings import KeptOpening
 from warmd.history.overrides import StoredOverride
-from warmd.history.past import Asked, Occupied, Past, Took, Waited, read_past
+from warmd.history.past import Asked, Failed, Occupied, Past, Took, Waited, read_past
 from warmd.history.report import HistoryError, ModelReport, Report, Start
 from warmd.history.rises import Rises, read_rises
 from warmd.history.sizes import read_sizes
@@ -17,9 +18,11 @@ from warmd.history.synthetic import Probed, SyntheticCounts
 __all__ = [
     "HISTORY_FILE",
     "Asked",
+    "Failed",
     "History",
     "HistoryError",
     "JournalHandler",
+    "KeptOpening",
     "ModelReport",
     "Occupied",
     "Past",

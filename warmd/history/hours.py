@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,21 +15,26 @@ HourKey = tuple[str, int, str, str]
 
 ADD_HOUR = (
     "INSERT INTO occupancy"
-    " (model, hour, rung, cause, seconds, replica_seconds, gpu_seconds)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (model, hour, rung, cause) DO UPDATE SET"
+    " (model, hour, rung, cause, seconds, replica_seconds, gpu_seconds, since)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (model, hour, rung, cause) DO UPDATE SET"
     " seconds = seconds + excluded.seconds,"
     " replica_seconds = replica_seconds + excluded.replica_seconds,"
-    " gpu_seconds = gpu_seconds + excluded.gpu_seconds"
+    " gpu_seconds = gpu_seconds + excluded.gpu_seconds,"
+    " since = min(since, excluded.since)"
 )
 
 
 @dataclass(slots=True)
 class HourCount:
-    """Seconds within one hour: of the model, times replicas, and times the GPUs they use."""
+    """Seconds within one hour: of the model, times replicas, and times the GPUs they use.
+
+    `since`: when the first of them began (Unix seconds).
+    """
 
     seconds: float = 0.0
     replica_seconds: float = 0.0
     gpu_seconds: float = 0.0
+    since: float = math.inf
 
 
 class Hours:
@@ -44,12 +50,13 @@ class Hours:
     def book(self, standings: Iterable[Standing], seconds: float, until: float) -> None:
         """Add that it stood so for `seconds`, which ended at `until` (Unix seconds)."""
         standings = tuple(standings)
-        for hour, part in _by_hour(seconds, until):
+        for hour, part, since in _by_hour(seconds, until):
             for each in standings:
                 key = (each.model, hour, each.rung.value, each.cause)
                 count = self._counts.get(key)
                 if count is None:
                     count = self._counts[key] = HourCount()
+                count.since = min(count.since, since)
                 count.seconds += part * each.highest
                 count.replica_seconds += part * each.replicas
                 count.gpu_seconds += part * each.gpus
@@ -60,13 +67,13 @@ class Hours:
         return counts
 
 
-def _by_hour(seconds: float, until: float) -> Iterable[tuple[int, float]]:
-    """Divide a time by the hours on the wall, the last one first."""
+def _by_hour(seconds: float, until: float) -> Iterable[tuple[int, float, float]]:
+    """Divide a time by the hours on the wall, the last one first: how long, and since when."""
     hour = int(until // HOUR_S)
     while seconds > 0:
         part = min(seconds, until - hour * HOUR_S)
         if part > 0:
-            yield hour, part
+            yield hour, part, until - part
         seconds -= part
         until = hour * HOUR_S
         hour -= 1

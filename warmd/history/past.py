@@ -9,11 +9,12 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
 
 from warmd.history.hours import HOUR_S
+from warmd.history.openings import OPENING_COLUMNS, KeptOpening, opening
 from warmd.history.report import HistoryError
 
 _BUSY_TIMEOUT_S = 2.0
@@ -21,7 +22,10 @@ _STARTS_KNOWN = 20
 
 
 class Occupied(NamedTuple):
-    """How long a model stood on a rung within an hour (Unix seconds / 3600), and for what cause."""
+    """How long a model stood on a rung within an hour (Unix seconds / 3600), and for what cause.
+
+    `since`: when the first of these seconds began, None where an earlier version wrote them.
+    """
 
     hour: int
     rung: str
@@ -29,6 +33,7 @@ class Occupied(NamedTuple):
     seconds: float
     replica_seconds: float
     gpu_seconds: float
+    since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +77,22 @@ class Took:
     stages: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Starts that failed: how many, when the last did (Unix seconds), and why that did."""
+
+    count: int
+    last: float
+    reason: str
+
+
 @dataclass(frozen=True)
 class Past:
     """What is known of one model since a time.
 
     `use`: of each quarter of an hour with requests the first and the last Unix minute in which one
-    ended; `known_starts`, `known_wakes`: the last ones ever, for where none is recent.
+    ended; `known_starts`, `known_wakes`: the last ones ever, for where none is recent; `openings`:
+    when its calendar wanted it ready.
     """
 
     model: str
@@ -89,6 +104,8 @@ class Past:
     wakes: list[Took]
     known_starts: list[Took]
     known_wakes: list[Took]
+    openings: list[KeptOpening] = field(default_factory=list)
+    failed: Failed | None = None
 
 
 def read_past(path: Path, models: Collection[str] | None, since: float) -> Iterator[Past]:
@@ -127,18 +144,24 @@ _USE = """SELECT min(minute), max(minute) FROM requests WHERE model = ? AND minu
 
 _STARTS = "SELECT from_rung, seconds, stages FROM starts WHERE model = ? AND outcome = 'ready'"
 
+_FAILED = """SELECT count(*), max(at), reason FROM starts
+    WHERE model = ? AND outcome = 'failed' AND at >= ?"""  # of a lone max() SQLite takes its row
+
+_OPENINGS = f"""SELECT {OPENING_COLUMNS} FROM openings
+    WHERE model = ? AND at >= ? ORDER BY at"""  # noqa: S608
+
 _WAKES = """SELECT seconds, engine, first_answer, canary FROM wakes
     WHERE model = ? AND outcome = 'done'"""
 
 
 def _known(db: sqlite3.Connection) -> set[str]:
-    tables = ("requests", "occupancy", "starts", "wakes")
+    tables = ("requests", "occupancy", "starts", "wakes", "openings")
     return {model for table in tables for (model,) in db.execute(_NAMES.format(table=table))}
 
 
 def _past(db: sqlite3.Connection, model: str, since: float) -> Past:
     occupied = db.execute(
-        "SELECT hour, rung, cause, seconds, replica_seconds, gpu_seconds FROM occupancy"
+        "SELECT hour, rung, cause, seconds, replica_seconds, gpu_seconds, since FROM occupancy"
         " WHERE model = ? AND hour >= ?",
         (model, int(since // HOUR_S)),
     )
@@ -157,7 +180,14 @@ def _past(db: sqlite3.Connection, model: str, since: float) -> Past:
         [_wake(row) for row in db.execute(_WAKES + recent, (model, since))],
         [_start(row) for row in db.execute(_STARTS + last, (model, _STARTS_KNOWN))],
         [_wake(row) for row in db.execute(_WAKES + last, (model, _STARTS_KNOWN))],
+        [opening(row) for row in db.execute(_OPENINGS, (model, since))],
+        _failed(db.execute(_FAILED, (model, since)).fetchone()),
     )
+
+
+def _failed(row: tuple[int, float | None, str | None]) -> Failed | None:
+    number, last, reason = row
+    return None if last is None else Failed(number, last, reason or "")
 
 
 def _start(row: tuple[str, float, str]) -> Took:

@@ -184,6 +184,22 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX probes_by_model ON probes (model, at)",
     ),
     ("ALTER TABLE overrides ADD COLUMN replicas INTEGER",),
+    (
+        # late: seconds, 0 where it was ready by then; no hindrance: nothing kept it from that.
+        """CREATE TABLE openings (
+            model TEXT NOT NULL,
+            at REAL NOT NULL,
+            until REAL,
+            name TEXT NOT NULL,
+            replicas INTEGER NOT NULL,
+            late REAL,
+            hindrance TEXT,
+            reason TEXT,
+            PRIMARY KEY (model, at)
+        ) STRICT, WITHOUT ROWID""",
+        # When the first of those seconds began; unknown where an earlier version began the row.
+        "ALTER TABLE occupancy ADD COLUMN since REAL",
+    ),
 )
 """One tuple of statements for each version; user_version counts those that were applied."""
 
@@ -194,6 +210,7 @@ PRUNING = (
     "DELETE FROM occupancy WHERE hour < :oldest / 3600",
     "DELETE FROM synthetic WHERE at < :oldest",
     "DELETE FROM probes WHERE at < :oldest",
+    "DELETE FROM openings WHERE at < :oldest",
     """DELETE FROM requests
         WHERE model IN (SELECT model FROM models_asked) AND minute < :oldest / 60""",
     """DELETE FROM starts WHERE at < :oldest AND id NOT IN (

@@ -13,6 +13,7 @@ from typing import Any
 from warmd.history.delays import ADD_DELAY, Delays, FirstDelay
 from warmd.history.hours import ADD_HOUR, Hours
 from warmd.history.minutes import ADD_MINUTE, IN_VAIN_S, Minutes
+from warmd.history.openings import OpeningLog
 from warmd.history.overrides import Overrides
 from warmd.history.past import Past, read_past
 from warmd.history.report import Report, Start, read_report, start
@@ -48,9 +49,9 @@ class History:
     """The history's file, for a caller that must not wait.
 
     Every `record_*`, `keep_*`, `count_*`, `tick` and `catch_up` returns at once; they belong to one
-    thread, as what writes in `sleeps`, `overrides` and `synthetic` does. All else but `trouble`
-    waits for the disk. No trouble of the disk is raised: see `warmd.history.writer`. What is older
-    than `keep` seconds is pruned, once a day.
+    thread, as what writes in its parts (`sleeps`, `overrides` and others) does. All else but
+    `trouble` waits for the disk. No trouble of the disk is raised: see `warmd.history.writer`. What
+    is older than `keep` seconds is pruned, once a day.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class History:
         self.sleeps = SleepLog(self._writer)
         self.overrides = Overrides(self._writer)
         self.synthetic = SyntheticLog(self._writer)
+        self.openings = OpeningLog(self._writer)
         self._sizes: dict[str, Future[list[tuple[Any, ...]]]] = {}  # by model
 
     def tick(self) -> None:

@@ -88,9 +88,10 @@ class ModelFacts:
     put it aside and bring it back; `rehearse`: it is time to see what its sleep takes;
     `sleepless_until` (monotonic): no engine is started only to be put to sleep before. `staging` is
     that of its weights, `caches` of its compile cache, `program` the key of its program files.
-    `begin_at` (Unix seconds): when its rise for its calendar was to begin, 0 where it is overdue;
-    `needed_in`: seconds until its calendar wants its files, infinite where it says nothing of that;
-    `files_due`: some engine is to be started soon for which they belong in RAM already.
+    `stays_for`: for so many seconds what its target rests on is known to hold, None where nobody
+    knows. `begin_at` (Unix seconds): when its rise for its calendar was to begin, 0 where that is
+    overdue; `needed_in`: seconds until its calendar wants its files, infinite where it says nothing
+    of that; `files_due`: some engine is to be started soon for which they belong in RAM already.
     """
 
     name: str
@@ -110,6 +111,7 @@ class ModelFacts:
     switch_cost: float = 0.0
     rehearse: bool = False
     sleepless_until: float = float("-inf")
+    stays_for: float | None = None
     begin_at: float = float("inf")
     needed_in: float = float("inf")
     files_due: bool = False
@@ -158,6 +160,12 @@ class ModelFacts:
         if target.rung is not Rung.HOT or replica not in self.firm:
             return False
         return target.rank is Rank.CALENDAR or replica in self.firm[target.least - target.added :]
+
+    def is_wished(self, replica: ReplicaFacts) -> bool:
+        """Whether an operator or its calendar wants `replica` hot: what only rests makes room."""
+        target = self.target
+        set_so = target.rank is Rank.OPERATOR and target.rung is Rung.HOT
+        return (set_so and replica in self.firm) or self.is_for_calendar(replica)
 
     def only_rests(self, replica: ReplicaFacts) -> bool:
         """Whether nobody asks for the engine, and neither an operator nor its calendar wants it."""

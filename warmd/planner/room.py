@@ -1,8 +1,8 @@
 """Room in a pool: whether an engine fits beside the others of its pool, and who makes room.
 
 Nobody outside the pool is ever put aside for it. Inside it a waiting request moves who is there by
-fairness; a calendar moves, without one, only what rests there; and replicas that are there for
-their model's load alone go first, and put nobody aside.
+fairness; a calendar, and what an operator sets hot, move without one only what rests there; and
+replicas that are there for their model's load alone go first, and put nobody aside.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from warmd.ladder import Phase, Rung
 from warmd.planner.actions import SleepEngine, StopEngine
 from warmd.planner.facts import ModelFacts, ReplicaFacts, Scene
 from warmd.planner.vram import quarantine
-from warmd.policy import Holder, Stays, Yields, eviction_order, judge
-from warmd.spoken import duration, size
+from warmd.policy import Holder, Rank, Stays, Yields, eviction_order, judge
+from warmd.spoken import count, duration, size
 
 _Engine = tuple[ModelFacts, ReplicaFacts]
 
@@ -87,8 +87,15 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
         resting = _resting(scene, model, replica, tight, others)
         freed = _taken(resting, tight)
         if resting and all(taken[card] - freed[card] <= left for card in lacking):
-            return _moved_for_its_calendar(scene, model, resting[0], full)
-        return Full(f"{full}; room is made there once a request waits for it")
+            return _moved_for_a_wish(scene, model, resting[0], full)
+        if not model.is_wished(replica):
+            return Full(f"{full}; room is made there once a request waits for it")
+        failed = ""
+        if replica.failures:
+            failed = (
+                f"; {replica.name} failed to start, and puts nobody aside before it has come up"
+            )
+        return Full(f"{full}; {_said_of(there, model, tight, why_not=True)}{failed}")
     stays: list[tuple[str, Stays]] = []
     for other, victim in others:
         match _verdict(scene, model, other, victim):
@@ -253,11 +260,45 @@ def _stays_put(other: ModelFacts, replica: ReplicaFacts, model: ModelFacts) -> b
     return other.name == model.name or (other.keeps(replica) and other.target.rung is Rung.HOT)
 
 
-def _said_of(engines: Iterable[_Engine], model: ModelFacts, newcomer: ReplicaFacts) -> str:
-    """Name who holds the room that is lacking, the largest first, and why it stays."""
+def _said_of(
+    engines: Iterable[_Engine], model: ModelFacts, newcomer: ReplicaFacts, *, why_not: bool = False
+) -> str:
+    """Name who holds the room that is lacking, the largest first, and why it stays.
+
+    `why_not`: say of each also what keeps it from resting, and for how long where that is known.
+    """
     here = [each for each in engines if _takes(*each) and each[1].meets(newcomer)]
-    here.sort(key=lambda each: -_takes(*each))
-    return ", ".join(_why_it_stays(other, replica, model) for other, replica in here[:_NAMED])
+    # Who would go tells less than who stays.
+    here.sort(key=lambda each: (why_not and each[0].only_rests(each[1]), -_takes(*each)))
+    said = []
+    for other, replica in here[:_NAMED]:
+        why = _why_in_use(other, replica) if why_not and other.name != model.name else ""
+        said.append(_why_it_stays(other, replica, model) + (f": {why}" if why else ""))
+    return ", ".join(said)
+
+
+def _why_in_use(other: ModelFacts, replica: ReplicaFacts) -> str:
+    """Say why `replica` makes room for nobody's wish; nothing where it is said elsewhere."""
+    asleep = replica.phase is Phase.ASLEEP
+    if other.keeps(replica) or replica.phase in _ON_THE_WAY_OUT or (asleep and other.waiting):
+        return ""
+    for_s = None if other.stays_for is None else duration(other.stays_for)
+    if replica.in_flight:
+        return f"it serves {count(replica.in_flight, 'request')}"
+    if other.waiting:
+        return "requests wait for it"
+    match other.target.rank:
+        case Rank.OPERATOR:
+            return "an operator set it" + (f", for {for_s} more" if for_s else "")
+        case Rank.DEMAND:
+            rests = f", and only rests there in {for_s} unless it is asked again" if for_s else ""
+            return f"it was asked for lately{rests}"
+        case Rank.CALENDAR:
+            return "its own calendar wants it" + (f" for {for_s} more" if for_s else "")
+        case Rank.RESTS if replica.phase not in (Phase.READY, Phase.ASLEEP):
+            return "it only rests there, and goes once it has come up"
+        case Rank.RESTS:
+            return "it only rests there"
 
 
 def _why_it_stays(other: ModelFacts, replica: ReplicaFacts, model: ModelFacts) -> str:
@@ -299,23 +340,26 @@ def _resting(
     tight: ReplicaFacts,
     others: Iterable[_Engine],
 ) -> list[_Engine]:
-    """Return what makes room for the calendar of `model`: those who are hot first.
+    """Return what makes room for what is wished of `model`: those who are hot first.
 
     One that failed to start moves nobody: else it would do so again at each try.
     """
-    if replica.failures or not model.is_for_calendar(replica):
+    if replica.failures or not model.is_wished(replica):
         return []
     hot = sorted(others, key=lambda each: not each[0].is_for_load(each[1]))
     there = [*hot, *_sleepers(scene, model, tight)]
     return [(m, r) for m, r in there if m.only_rests(r) or (m.is_for_load(r) and not r.in_flight)]
 
 
-def _moved_for_its_calendar(scene: Scene, model: ModelFacts, engine: _Engine, full: str) -> Full:
+def _moved_for_a_wish(scene: Scene, model: ModelFacts, engine: _Engine, full: str) -> Full:
     name, kept = engine[1].name, _takes(*engine)
+    who = "its calendar wants"
+    if model.target.rank is Rank.OPERATOR:
+        who = "an operator set hot"
     if engine[1].phase is Phase.ASLEEP:
-        why = f"stopped for {model.name}, which its calendar wants: asleep it keeps {size(kept)}"
+        why = f"stopped for {model.name}, which {who}: asleep it keeps {size(kept)}"
         return Full(f"{full}; {name} is stopped for it", StopEngine(name, f"{why} of the pool"))
-    why = f"put aside for {model.name}, which its calendar wants: it only rests there"
+    why = f"put aside for {model.name}, which {who}: it only rests there"
     return Full(f"{full}; {name} is put aside for it", put_aside(scene, engine[1], why))
 
 

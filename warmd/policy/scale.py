@@ -48,7 +48,8 @@ class Scaling:
 
     `crowded_since`: since when too many wait; `roomy_since`: since when the load would fit in one
     fewer; `fullest`: the most that one replica ran in the queue of now; `takes`: in the last one
-    that was there for too long, None before.
+    that was there for too long, None before. `needed`: how many its load may need, which goes down
+    by the same rule also while `least` of them are wanted anyway; None: as many as are wanted.
     """
 
     wanted: int
@@ -57,15 +58,24 @@ class Scaling:
     roomy_since: float | None = None
     fullest: float = 0.0
     takes: float | None = None
+    needed: int | None = None
+    least: int = 0
+
+    @property
+    def for_load(self) -> int:
+        """How many its load may need."""
+        return self.wanted if self.needed is None else self.needed
 
 
 def rescale(was: Scaling, scale: Scale, least: int, load: Load, now: float) -> Scaling:
     """Return what is wanted at `now`; `least`: what is wanted without any load."""
     most = max(least, scale.most)
-    wanted = min(max(was.wanted, least), most)
-    scaling = was
+    # Where more are wanted from now on, nobody knows yet whether the load needs them.
+    needed = min(max(was.for_load, least) if least > was.least else was.for_load, most)
+    wanted = max(needed, least)
+    scaling = replace(was, needed=needed, least=least)
     if wanted != was.wanted:  # what it says holds only of the number that it was said of
-        scaling = replace(was, wanted=wanted, why="")
+        scaling = replace(scaling, wanted=wanted, why="")
     scaling = _watch_queue(scaling, scale, load, now)
     if scaling.crowded_since is not None:
         return _one_more(scaling, scale, most, load, now)
@@ -94,20 +104,25 @@ def _one_more(was: Scaling, scale: Scale, most: int, load: Load, now: float) -> 
     waited = "waited" if scale.after else "wait"
     how_long = f" for {duration(scale.after)}" if scale.after else ""
     why = f"{count(load.waiting, 'request')} {waited}{how_long}"
-    return replace(was, wanted=was.wanted + 1, why=why, crowded_since=now)
+    wanted = was.wanted + 1
+    return replace(was, wanted=wanted, needed=wanted, why=why, crowded_since=now)
 
 
 def _one_fewer(was: Scaling, scale: Scale, least: int, load: Load, now: float) -> Scaling:
-    fits = (was.wanted - 1) * _taken_by_one(was, scale) * ROOM_TO_SPARE
-    if was.wanted <= least or load.waiting + load.running > fits:
+    had = was.for_load
+    fits = (had - 1) * _taken_by_one(was, scale) * ROOM_TO_SPARE
+    if had <= 1 or load.waiting + load.running > fits:
         return was if was.roomy_since is None else replace(was, roomy_since=None)
     since = now if was.roomy_since is None else was.roomy_since
     if now - since < scale.cool_down:
         return was if since == was.roomy_since else replace(was, roomy_since=since)
     # Those that never came, for want of room, go at once: nobody misses them.
-    wanted = max(least, min(was.wanted - 1, load.ready))
+    needed = max(1, min(had - 1, load.ready))
+    wanted = max(least, needed)
+    if wanted == was.wanted:
+        return replace(was, needed=needed, why="", roomy_since=now)
     why = f"its load has fitted in so few for {duration(scale.cool_down)}"
-    return replace(was, wanted=wanted, why=why, roomy_since=now)
+    return replace(was, wanted=wanted, needed=needed, why=why, roomy_since=now)
 
 
 def _taken_by_one(scaling: Scaling, scale: Scale) -> float:

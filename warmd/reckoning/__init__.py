@@ -1,6 +1,15 @@
 """What warmth brought and cost over weeks, reckoned from the history: `warmctl report`."""
 
-from warmd.reckoning.account import Account, Delays, Durations, FirstBytes, ModelAccount
+from warmd.reckoning.account import (
+    Account,
+    Delays,
+    Durations,
+    FirstBytes,
+    Lateness,
+    ModelAccount,
+    Why,
+    Windows,
+)
 from warmd.reckoning.figures import Manner, account, reckon
 
 __all__ = [
@@ -8,8 +17,11 @@ __all__ = [
     "Delays",
     "Durations",
     "FirstBytes",
+    "Lateness",
     "Manner",
     "ModelAccount",
+    "Why",
+    "Windows",
     "account",
     "reckon",
 ]

@@ -51,6 +51,40 @@ class Durations:
 
 
 @dataclass(frozen=True)
+class Why:
+    """One kind of reason: how often, when last (Unix seconds), and the sentence of that time."""
+
+    count: int
+    last: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Lateness:
+    """What was ready late, in seconds."""
+
+    count: int
+    p50: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The times at which its calendar wanted it ready, where no operator had said otherwise.
+
+    `ready` by then, `late`, `never`, or `awaited` still. `reasons`, by kind: `away` (warmd didn't
+    run), `failing`, `starting`, `held-up`.
+    """
+
+    opened: int
+    ready: int
+    late: Lateness | None
+    never: int
+    awaited: int
+    reasons: dict[str, Why]
+
+
+@dataclass(frozen=True)
 class ModelAccount:
     """One model. `not_hot`: requests that met it on another rung; `vain`: got no first byte.
 
@@ -64,7 +98,8 @@ class ModelAccount:
     would still have waited counts as nothing, so it is rather too low.
 
     `days`: for each day of its zone 24 letters, the rung it stood on longest in each hour: h(ot),
-    a(sleep), s(taged), c(old), `-` where that isn't known.
+    a(sleep), s(taged), c(old), `-` where that isn't known. `windows`: whether its calendar was
+    kept. `failed_starts`: those that never got ready.
     """
 
     zone: str
@@ -87,6 +122,8 @@ class ModelAccount:
     wakes: Durations | None = None
     days: dict[str, str] = field(default_factory=dict)
     advice: str | None = None
+    windows: Windows | None = None
+    failed_starts: Why | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from warmd.reckoning.account import (
     Durations,
     FirstBytes,
     ModelAccount,
+    Why,
 )
 from warmd.reckoning.days import (
     HOUR_S,
@@ -29,6 +30,7 @@ from warmd.reckoning.days import (
     waits_by_day,
     whole_days,
 )
+from warmd.reckoning.punctuality import kept
 
 _HOT, _CALENDAR = Rung.HOT.value, Rank.CALENDAR.word
 
@@ -75,6 +77,7 @@ def reckon(past: Past, manner: Manner, since: float, now: float) -> ModelAccount
     hot = [each for each in past.occupied if each.rung == _HOT]
     added = sum(each.gpu_seconds for each in hot if each.cause == _CALENDAR) / HOUR_S
     begin, unknown = _watched(past.occupied, since, now)
+    failed = past.failed
     days = strips(past.occupied, zone, begin, now)
     whole = whole_days(days, day_of(since, zone), day_of(now, zone))
     habits = Habits(
@@ -109,6 +112,8 @@ def reckon(past: Past, manner: Manner, since: float, now: float) -> ModelAccount
         wakes=_durations(past.wakes) if past.wakes else None,
         days=days,
         advice=advise(habits),
+        windows=kept(past.openings, now),
+        failed_starts=None if failed is None else Why(failed.count, failed.last, failed.reason),
     )
 
 
@@ -126,7 +131,8 @@ def _watched(occupied: Iterable[Occupied], since: float, now: float) -> tuple[fl
     """Return from when on it is known where the model stood, and for how long it isn't since.
 
     Where nothing is known of the hour in which `since` lies, nobody knows whether there was a warmd
-    before the first known hour: its known seconds are taken to be its last.
+    before the first known hour. It began with that hour's first known second; where that isn't
+    told, its known seconds are taken to be its last.
     """
     known: dict[int, float] = {}
     for each in occupied:
@@ -136,6 +142,8 @@ def _watched(occupied: Iterable[Occupied], since: float, now: float) -> tuple[fl
     first, begin = min(known), since
     if first > since // HOUR_S:
         begin = min(now, (first + 1) * HOUR_S) - known[first]
+        if told := [each.since for each in occupied if each.hour == first and each.since]:
+            begin = min(begin, *told)
     unknown = 0.0
     for hour in range(first, int(now // HOUR_S) + 1):
         passed = min(now, (hour + 1) * HOUR_S) - max(begin, hour * HOUR_S)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from warmd.ladder import FileKind, MeasuredParts, Phase, Rung, SleepFigures, StartTimes, WakeTimes
 from warmd.policy import Override
+from warmd.policy.opening import Missed, Opening
 from warmd.replica import Nap
 from warmd.spoken import size
 
@@ -99,6 +100,9 @@ class Events(Protocol):
     def start_began(self, model: str, replica: str, reason: str) -> None:
         """Write down that a start was decided, and why."""
 
+    def start_called_off(self, model: str, replica: str, reason: str, seconds: float) -> None:
+        """Write down that a start is given up, since nobody wants it any longer."""
+
     def start_ready(self, model: str, replica: str, met: Rung, times: StartTimes) -> None:
         """Write down a start that got ready; `met` is the rung it began on."""
 
@@ -146,6 +150,15 @@ class Events(Protocol):
 
     def replicas_wanted(self, model: str, was: int, wanted: int, why: str) -> None:
         """Write down that the load of a model asks for another number of replicas, and why."""
+
+    def window_opened(self, model: str, opening: Opening, missed: Missed | None) -> None:
+        """Write down that a time to be ready by has come, and where it was missed, why."""
+
+    def window_ready(self, model: str, opening: Opening, late: float) -> None:
+        """Write down that what was missed is ready, `late` seconds after its time."""
+
+    def window_over(self, model: str, opening: Opening) -> None:
+        """Write down that what was missed is wanted no longer, and never was ready."""
 
     def override_changed(self, model: str, override: Override | None, reason: str) -> None:
         """Write down what holds against policy from now on; None: nothing any more."""

@@ -34,9 +34,10 @@ from warmd.supervisor.cards import Cards, Look
 from warmd.supervisor.events import Clock, Events
 from warmd.supervisor.load import rescale, with_sleepers
 from warmd.supervisor.model import Managed
+from warmd.supervisor.openings import Openings
 from warmd.supervisor.ports import Build, Rules
 from warmd.supervisor.shelf import Held, Shelf
-from warmd.supervisor.snapshot import RETIRED
+from warmd.supervisor.snapshot import RETIRED, known_for
 from warmd.supervisor.soon import Soon
 from warmd.supervisor.succession import Succession
 from warmd.supervisor.teller import Teller
@@ -70,6 +71,7 @@ class Supervisor(ReplicaListener):
         self.cards = Cards(clock.monotonic)
         self._changed = asyncio.Event()
         self._soon = Soon()
+        self._openings = Openings(clock, events)
         self.shelf = Shelf(build, self.models, self._teller, self._changed.set, self._why_now)
         self._closing = False
         self._waiting_room = WaitingRoom(clock, self._changed.set, self._ahead)
@@ -135,6 +137,7 @@ class Supervisor(ReplicaListener):
             for replica in model.replicas:
                 self._teller.watch(model, replica)
         self._carry_out(self._plan())
+        self._openings.look(self.models.values())
         for model in self.models.values():
             model.drop_surplus()
         for name in [m.name for m in self.models.values() if m.is_gone]:
@@ -152,6 +155,7 @@ class Supervisor(ReplicaListener):
         target = decide_target(*given, coming=model.coming)
         target = held_hot(target, model.override, model.hold, wall)
         model.target = with_sleepers(model, target, now)
+        model.stays_for = known_for(model, says, now, wall)
         scaling = model.scaling
         if was and scaling and was.wanted != scaling.wanted and had.replicas != target.replicas:
             self._events.replicas_wanted(model.name, had.replicas, target.replicas, scaling.why)

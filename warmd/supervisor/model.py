@@ -11,6 +11,7 @@ from warmd.ladder import FileKind, Phase, Rung, SleepFigures
 from warmd.planner import NOTHING_TO_STAGE, ModelFacts, ReplicaFacts, StagingFacts
 from warmd.policy import Coming, Demand, Override, Scaling, Target, worn
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake
+from warmd.policy.opening import Attendance
 from warmd.replica import Nap, Replica
 from warmd.staged import StagedFiles, StagedState
 from warmd.supervisor.diary import Diary
@@ -55,7 +56,9 @@ class Managed:
     begin_at: float = math.inf  # when that was to begin (Unix seconds)
     needed_in: float = math.inf  # seconds until its calendar wants its files in RAM
     files_due: bool = False  # they belong in RAM for an engine that is to be started soon
+    stays_for: float | None = None  # seconds for which what decides its target is known to hold
     held_up_by: str | None = None
+    attendance: Attendance = field(default_factory=Attendance)  # whether its calendar is kept
     hold: str | None = None  # why it is kept hot for now, though nobody asks for it
     keeps: str | None = None  # how it is kept warm in quiet hours, for people
     told: dict[str, Rung] = field(default_factory=dict)  # rung by replica, as last written down
@@ -173,6 +176,7 @@ class Managed:
             sleepless_until=self.sleepless_until,
             begin_at=self.begin_at,
             needed_in=self.needed_in,
+            stays_for=self.stays_for,
             files_due=self.files_due,
             caches=NOTHING_TO_STAGE if caches is None else staging_facts(caches.state),
             program=None if program is None else program.key,

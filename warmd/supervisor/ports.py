@@ -8,6 +8,7 @@ from typing import Protocol
 
 from warmd.ladder import Rung, SleepFigures
 from warmd.policy import Fairness, Override
+from warmd.policy.opening import Attendance
 from warmd.replica import Fit, Replica
 from warmd.staged import StagedFiles
 from warmd.staging import Request
@@ -19,7 +20,8 @@ class Known:
     """What an earlier life of the daemon knew of a model.
 
     `starts`, `wakes`: seconds, oldest first; `starts_from`: those of starts by the rung that they
-    met; `figures`: what its sleep took, by key; `last_request`: Unix seconds.
+    met; `figures`: what its sleep took, by key; `last_request`: Unix seconds; `attendance`: which
+    openings of its calendar were judged.
     """
 
     override: Override | None = None
@@ -28,6 +30,7 @@ class Known:
     figures: Mapping[str, SleepFigures] = field(default_factory=dict)
     last_request: float | None = None
     starts_from: Mapping[Rung, Sequence[float]] = field(default_factory=dict)
+    attendance: Attendance = field(default_factory=Attendance)
 
 
 @dataclass(frozen=True)

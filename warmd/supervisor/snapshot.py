@@ -182,6 +182,24 @@ def _until(model: Managed, says: Stretch) -> float | None:
             return known(says.until)
 
 
+def known_for(model: Managed, says: Stretch, now: float, wall: float) -> float | None:
+    """Return for how many seconds what decides its target is known to do so yet.
+
+    `says`: what its calendar says at `wall` (Unix seconds), which is `now` (monotonic).
+    """
+    until: float | None = None
+    match model.target.rank:
+        case Rank.OPERATOR:
+            until = model.override.until if model.override else None
+        case Rank.DEMAND if not (model.waiting or model.in_flight):
+            until = wall + model.terms.wish.idle_after - (now - model.last_request)
+        case Rank.CALENDAR if says.rung is Rung.HOT:
+            until = known(model.diary.change(wall)[0].until)
+        case Rank.DEMAND | Rank.CALENDAR | Rank.RESTS:
+            pass
+    return None if until is None else max(0.0, until - wall)
+
+
 def _staged_status(staged: StagedFiles, why_not: str | None) -> StagedStatus:
     state = staged.state
     return StagedStatus(

@@ -26,6 +26,7 @@ class Succession:
         model.starts_from = {rung: [*each] for rung, each in known.starts_from.items()}
         model.wakes = list(known.wakes)[-REMEMBERED:]
         model.figures = dict(known.figures)
+        model.attendance = known.attendance
         if known.last_request is not None:
             ago = max(0.0, self._clock.wall() - known.last_request)
             model.last_request = self._clock.monotonic() - ago

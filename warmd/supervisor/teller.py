@@ -44,6 +44,11 @@ class Teller:
             case Phase.STARTING:
                 model.met[name] = model.told[name]
                 self._events.start_began(model.name, name, new.reason)
+            case Phase.DOWN if old.phase.is_up and old.doing.is_coming_up:
+                # What failed backs off, and is told as that.
+                began = old.doing_since if old.started_at is None else old.started_at
+                lasted = new.since - began
+                self._events.start_called_off(model.name, name, new.reason, lasted)
             case Phase.READY if old.phase is Phase.WAKING and new.last_wake is not None:
                 model.wakes = [*model.wakes, new.last_wake.total][-REMEMBERED:]
                 self._events.woke(model.name, name, new.last_wake, new.cycles)
