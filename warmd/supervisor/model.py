@@ -47,6 +47,7 @@ class Managed:
     figures: dict[str, SleepFigures] = field(default_factory=dict)  # by SleepPolicy.key, version
     waiting: dict[asyncio.Event, float] = field(default_factory=dict)  # -> when it came
     last_request: float = -math.inf  # when the last request ended or gave up
+    aside: Rung | None = None  # where an operator had put it, and nobody has asked for it since
     sleepless_until: float = -math.inf  # there was no RAM for its sleep
     target: Target = _NOTHING_YET
     scaling: Scaling | None = None  # while it is hot and its terms let its load ask for more
@@ -131,7 +132,8 @@ class Managed:
 
     def demand(self, now: float) -> Demand:
         """Return who asks for it at `now`."""
-        return Demand(len(self.waiting), self.in_flight, now - self.last_request, self.scaling)
+        idle_s = now - self.last_request
+        return Demand(len(self.waiting), self.in_flight, idle_s, self.scaling, self.aside)
 
     def oldest_wait(self, now: float) -> float:
         """Return how long the longest-waiting request has waited at `now`, in seconds."""
