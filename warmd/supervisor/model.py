@@ -12,7 +12,7 @@ from warmd.planner import NOTHING_TO_STAGE, ModelFacts, ReplicaFacts, StagingFac
 from warmd.policy import Coming, Demand, Override, Scaling, Target, worn
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake
 from warmd.replica import Nap, Replica
-from warmd.staged import StagedFiles, StagedState
+from warmd.staged import StagedFiles
 from warmd.supervisor.diary import Diary
 from warmd.supervisor.terms import Terms
 
@@ -159,7 +159,7 @@ class Managed:
             name=self.name,
             target=self.target,
             replicas=[self._replica_facts(r, now) for r in self.replicas],
-            staging=staging_facts(self.staged.state),
+            staging=staging_facts(self.staged),
             oldest_wait=self.oldest_wait(now),
             waiting=len(self.waiting),
             idle_s=now - self.last_request,
@@ -176,7 +176,7 @@ class Managed:
             begin_at=self.begin_at,
             needed_in=self.needed_in,
             files_due=self.files_due,
-            caches=NOTHING_TO_STAGE if caches is None else staging_facts(caches.state),
+            caches=NOTHING_TO_STAGE if caches is None else staging_facts(caches),
             program=None if program is None else program.key,
         )
 
@@ -285,8 +285,9 @@ class Managed:
 _NEARLY_AWAKE = (Phase.FALLING_ASLEEP, Phase.ASLEEP, Phase.WAKING, Phase.ADOPTING)
 
 
-def staging_facts(state: StagedState) -> StagingFacts:
+def staging_facts(staged: StagedFiles) -> StagingFacts:
     """Return what the planner needs to know of a set."""
+    state = staged.state
     return StagingFacts(
         state.total,
         state.busy,
@@ -298,4 +299,5 @@ def staging_facts(state: StagedState) -> StagingFacts:
         urgent=state.urgent,
         rated=state.rated,
         reason=state.reason,
+        left=staged.left,
     )
