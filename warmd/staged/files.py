@@ -402,7 +402,7 @@ class StagedFiles:
         """Take in what was measured last."""
         known, state = self._known, self.state
         held = state.limit is None and known.complete
-        problem = known.trouble
+        problem = None if known.trouble is None else self._unsigned(known.trouble)
         if not held and problem is None and state.limit is None:
             problem = self.pushed or "not all of it is in RAM, by measurement"
         # A file that was taken anew may be shorter or longer than it was.
