@@ -18,7 +18,7 @@ from warmd.staging import Pace, Request, StagingError
 async def test_a_read_that_hangs_in_the_kernel_is_told_and_holds_up_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("warmd.staging.holding.SILENCE_S", 1.0)
+    monkeypatch.setattr("warmd.staging.holding.SILENCE_S", 6.0)
     (tmp_path / "share").mkdir()
     lost = (tmp_path / "share/disk/a.safetensors",)
     weights = some_weights(tmp_path / "here")
