@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from warmd.staged import StagedFiles
 from warmd.staging import (
     FileSet,
     Keeper,
+    Left,
     Proofs,
     Request,
     StagingError,
@@ -113,6 +114,10 @@ class Build:
                 return partial(_weights, terms)
             case FileKind.CACHES:
                 return lambda: _files(cache_files(self._state_dir, terms.owner))
+
+    def left(self) -> Mapping[str, Left]:
+        """Return what an earlier daemon left held of sets that nobody has asked for since."""
+        return self._keeper.left
 
     def came_up(self, replica: Replica) -> None:
         """Hear that an engine has been started and is ready: there is something to be learnt."""

@@ -34,7 +34,7 @@ from warmd.policy import BackOff, Override, Wish
 from warmd.policy.opening import Missed, Opening
 from warmd.replica import Fit, Limits, Nap, Replica, SleepTerms
 from warmd.staged import Holding, StagedFiles
-from warmd.staging import Pace, Request, StagingError, StagingProgress
+from warmd.staging import Left, Pace, Request, StagingError, StagingProgress
 from warmd.supervisor import (
     CardRules,
     Clock,
@@ -333,6 +333,7 @@ class FakeKeeper:
         self.asked: list[tuple[str, Request]] = []
         self.paces: list[tuple[str, Pace]] = []
         self.holdings: list[FakeHolding] = []
+        self.left: dict[str, Left] = {}  # by an earlier daemon
 
     async def hold(
         self,
@@ -343,6 +344,7 @@ class FakeKeeper:
         on_evicted: Callable[[str], None],
     ) -> Holding:
         self.asked.append((key, request))
+        self.left.pop(key, None)
         self.pace(key, pace)
         await self.done.wait()
         if self.problem is not None:
@@ -659,6 +661,9 @@ class House:
     def scan(self, terms: FileTerms) -> Scan:
         usual = 10 if terms.kind is FileKind.WEIGHTS else 0
         return lambda: Request((terms.source,), self.sizes.get(terms.key, usual), place=terms.place)
+
+    def left(self) -> Mapping[str, Left]:
+        return self.stager.left
 
     def came_up(self, replica: Replica) -> None:
         self.came.append(replica.name)

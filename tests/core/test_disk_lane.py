@@ -56,7 +56,7 @@ def model(
 
 def plan(*models: ModelFacts, budget: int = 100, program: int = 0, **ram: int) -> Plan:
     held = sum(m.staging.taken + m.caches.taken for m in models)
-    ledger = RamLedger(budget, held, **({"available": 10**6} | ram))
+    ledger = RamLedger(budget, **({"held": held, "available": 10**6} | ram))
     return make_plan(Scene(models, ledger, 0.0, programs={ENV: StagingFacts(program)}))
 
 
@@ -72,6 +72,15 @@ def test_a_start_gets_its_program_first_then_its_weights_then_its_caches() -> No
     assert disk(waits) == [StageFiles("weights:a", "a shall")], "nothing is learnt yet"
     there = replace(waits, staging=StagingFacts(10, held=True))
     assert disk(there) == [StageFiles("compile-cache:a", "a shall")]
+
+
+def test_what_an_earlier_daemon_left_counts_and_is_there_for_its_own_set() -> None:
+    left, other = model("a", total=60, left=60), model("b", total=60)
+    assert disk(left, held=60) == [StageFiles("weights:a", "a shall")]
+    assert disk(other, held=60) == [], "that RAM isn't given away twice"
+    assert disk(other, left, held=60) == [StageFiles("weights:a", "a shall")]
+    in_tmpfs = {"held": 60, "gone": 60, "available": 20}
+    assert disk(left, **in_tmpfs) == [StageFiles("weights:a", "a shall")]
 
 
 def test_who_is_waited_for_goes_first_then_what_shall_be_hot_then_the_last_used() -> None:

@@ -231,12 +231,19 @@ def test_a_model_keeps_its_kernels_in_folders_of_its_own_unless_the_user_says_wh
     made = recipe()
     env = engine_command(made, {}).env
     triton, inductor = env["TRITON_CACHE_DIR"], env["TORCHINDUCTOR_CACHE_DIR"]
-    assert (triton, inductor) == tuple(
-        f"/var/cache/warmd/{kept}/{made.model}" for kept in ("triton", "torchinductor")
+    flashinfer = env["FLASHINFER_WORKSPACE_BASE"]
+    assert (triton, inductor, flashinfer) == tuple(
+        f"/var/cache/warmd/{kept}/{made.model}"
+        for kept in ("triton", "torchinductor", "flashinfer")
     )
-    assert made.compiled_in == (Path(triton), Path(inductor))
-    elsewhere = recipe(engine_env={"TRITON_CACHE_DIR": SecretStr("/shared")})
-    assert engine_command(elsewhere, {}).env["TRITON_CACHE_DIR"] == "/shared"
+    below = Path(flashinfer, ".cache/flashinfer")
+    assert made.compiled_in == (Path(triton), Path(inductor), below)
+    elsewhere = recipe(
+        engine_env={"TRITON_CACHE_DIR": SecretStr("/shared")},
+        model_env={"FLASHINFER_WORKSPACE_BASE": SecretStr("/home/me")},
+    )
+    env = engine_command(elsewhere, {}).env
+    assert (env["TRITON_CACHE_DIR"], env["FLASHINFER_WORKSPACE_BASE"]) == ("/shared", "/home/me")
     assert elsewhere.compiled_in == (Path(inductor),), "what others put there is not the model's"
 
 

@@ -17,6 +17,7 @@ from warmd.staged import RETRY_S, StagedFiles, StagedState
 from warmd.staging import (
     FIRST,
     KeeperEndedError,
+    Left,
     MismatchError,
     Pace,
     Proofs,
@@ -58,6 +59,7 @@ class Scene:
     proofs: Proofs = field(default_factory=Proofs)
     holding: Holding | None = None
     tell: Callable[[StagingProgress], None] = print
+    left: dict[str, Left] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.digests = {self.file: "0" * 64}

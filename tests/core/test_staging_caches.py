@@ -57,6 +57,7 @@ def test_only_what_is_finished_is_staged(tmp_path: Path) -> None:
         (rank / name).write_bytes(b"1234")
     (shared / "ab").mkdir(parents=True)
     (shared / "ab/cab.so").write_bytes(b"123456")
+    (shared / "ab/cab.cuda.o").write_bytes(b"123456")
     (shared / "locks").mkdir()
     (shared / "locks/cab.lock").touch()
 

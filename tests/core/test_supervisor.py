@@ -207,6 +207,29 @@ async def test_draining_lets_requests_finish_and_takes_no_new_ones() -> None:
     assert house.recorder.lines[-1] == "m.0 hot -> cold: an operator set it to cold"
 
 
+async def test_auto_starts_no_engine_anew_that_an_operator_had_stopped() -> None:
+    house = House("m")
+    request = asyncio.create_task(house.supervisor.acquire("m"))
+    await house.make_ready("m.0")
+    (await request).release()
+    house.supervisor.word.set_target("m", Rung.STAGED, None)
+    house.supervisor.word.set_target("m", None, None)
+    await house.rest()
+    assert house.phase("m.0") is Phase.READY, "within idle.after, and nothing was stopped yet"
+    for ends in (lambda: house.supervisor.word.set_target("m", None, None), lambda: None):
+        house.supervisor.word.set_target("m", Rung.STAGED, 30.0)
+        await house.until(lambda: house.phase("m.0") is Phase.DOWN)
+        ends()
+        house.time.now += 31.0
+        await house.rest()
+        assert house.phase("m.0") is Phase.DOWN
+        again = asyncio.create_task(house.supervisor.acquire("m"))
+        await house.make_ready("m.0")
+        (await again).release()
+        await house.rest()
+        assert house.phase("m.0") is Phase.READY
+
+
 async def test_a_start_is_called_off_when_an_operator_says_so() -> None:
     house = House("m")
     request = asyncio.create_task(house.supervisor.acquire("m"))

@@ -11,8 +11,8 @@ from rig import House
 
 from warmd.ladder import FileKind, Phase, Place, Rung
 from warmd.staged import RETRY_S, SHORT_S
-from warmd.staging import FIRST, Request
-from warmd.supervisor import FileTerms, Scan
+from warmd.staging import FIRST, Left, Request
+from warmd.supervisor import FileTerms, Held, Scan
 
 
 def a_house(*names: str, **sizes: int) -> House:
@@ -284,6 +284,25 @@ async def test_a_daemon_that_leaves_its_engines_leaves_the_files_held() -> None:
     await other.until(lambda: other.supervisor.rung("m") is Rung.STAGED)
     await other.supervisor.close("the host goes down")
     assert other.stager.holdings[0].released
+
+
+async def test_what_an_earlier_daemon_left_counts_until_it_is_asked_for_or_let_go() -> None:
+    house = House()
+    house.sizes = {"weights:a": 60, "weights:b": 60}
+    house.budget = 100
+    house.stager.left = {"weights:b": Left(60, 60), "weights:gone": Left(30, 0)}
+    assert house.supervisor.shelf.held == Held(90, 60)
+    for name in "ab":
+        house.supervisor.adopt(name, house.terms(name, Rung.STAGED))
+    await house.until(lambda: house.supervisor.models["b"].staged.state.busy)
+    await house.rest()
+    assert house.supervisor.shelf.held == Held(90, 0), "it counts once"
+    assert [key for key, _ in house.stager.asked] == ["weights:b"], "a would need RAM that b has"
+    house.stager.done.set()
+    await house.until(lambda: house.supervisor.rung("b") is Rung.STAGED)
+    house.stager.left.clear()
+    house.budget = 120
+    await house.until(lambda: house.supervisor.rung("a") is Rung.STAGED)
 
 
 async def test_what_a_start_has_taught_anew_replaces_the_program_files_that_are_held() -> None:

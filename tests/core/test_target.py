@@ -63,6 +63,23 @@ def test_what_cools_to_sleep_rests_when_its_time_there_is_over() -> None:
     )
 
 
+def test_what_an_operator_had_put_aside_needs_a_new_request_to_rise_again() -> None:
+    just_now = Demand(0, 0, 1.0, aside=Rung.STAGED)
+    told = decide_target(STAGED, None, just_now, 0.0)
+    assert (told.rung, told.rank) == (Rung.STAGED, Rank.RESTS)
+    assert told.reason == (
+        "nobody has asked for it since an operator set it to staged, and it rests staged"
+    )
+    assert decide_target(STAGED, None, replace(just_now, waiting=1), 0.0).rung is Rung.HOT
+    hot = decide_target(replace(STAGED, resting=Rung.HOT), None, just_now, 0.0)
+    assert (hot.rung, hot.rank) == (Rung.HOT, Rank.RESTS)
+    cools = Wish(Rung.COLD, 1, idle_after=300.0, idle_keep=7200.0)
+    assert decide_target(cools, None, just_now, 0.0).rung is Rung.COLD, "no start for a sleep"
+    slept = replace(just_now, aside=Rung.ASLEEP)
+    assert decide_target(cools, None, slept, 0.0).rung is Rung.ASLEEP, "it sleeps already"
+    assert decide_target(cools, None, replace(slept, idle_s=7200.0), 0.0).rung is Rung.COLD
+
+
 def test_a_model_that_rests_hot_needs_no_demand() -> None:
     assert decide_target(Wish(Rung.HOT, 1, 0.0), None, NOBODY, 0.0).rung is Rung.HOT
 

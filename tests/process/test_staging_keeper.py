@@ -30,10 +30,12 @@ from staging_rig import (
     until,
 )
 
+from warmd.ladder import Place
 from warmd.staging import (
     FileSet,
     Keeper,
     KeeperEndedError,
+    Left,
     Pace,
     Request,
     StagingError,
@@ -98,6 +100,31 @@ async def test_what_stands_while_it_is_brought_in_is_found_too(weights: FileSet)
         second = Keeper(folder, linger_s=60)
         held = await second.hold("weights:m", request, Pace(), lambda _: None)
         assert (held.adopted, held.resident) == (True, weights.total)
+
+
+async def test_the_next_daemon_is_told_what_is_held_before_it_asks(weights: FileSet) -> None:
+    async with a_run_dir() as folder:
+        first = Keeper(folder, linger_s=60)
+        await hold(first, weights)
+        part = Request(weights.files, weights.total, 5 << 20)
+        await first.hold("weights:n", part, Pace(), lambda _: None)
+        locked = Request(weights.files[:1], 8 << 20, place=Place.LOCKED)
+        await first.hold("weights:o", locked, Pace(), lambda _: None)
+        await first.close(leave=True)
+        second = Keeper(folder, linger_s=60)
+        await second.open()
+        assert second.left == {
+            "weights:m": Left(weights.total, 0),
+            "weights:n": Left(5 << 20, 0),
+            "weights:o": Left(8 << 20, 8 << 20),
+        }
+        held = await hold(second, weights)
+        assert list(second.left) == ["weights:n", "weights:o"], "it was asked for"
+        os.kill(next(p.pid for p in the_program(held).children() if p.pid != held.pid), 9)
+        await until(lambda: len(second.left) == 1)
+        the_program(held).kill()
+        await until(lambda: second.left == {})
+        await second.close(leave=False)
 
 
 @pytest.mark.parametrize("linger_s", [0.3, 0.0])
@@ -222,7 +249,7 @@ def greet(folder: Path) -> socket.socket:
     caller = socket.socket(socket.AF_UNIX)
     caller.settimeout(10)
     caller.connect(str(folder / "stage.sock"))
-    assert json.loads(caller.recv(4096)) == {"keeper": 1}
+    assert json.loads(caller.recv(4096))["keeper"] == 1
     return caller
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from staging_rig import keeper_python, the_program
 from tmpfs_scene import BIG, NAMES, a_model, a_stage, mounts
 
 from warmd.ladder import Place
@@ -118,11 +119,12 @@ async def test_the_next_keeper_takes_over_what_a_killed_one_had_published(
         assert published_copy(stage / "m", model) == stage / "m"
         await hold(keeper, asked)
         assert (stage / "m" / "a.safetensors").stat().st_ino == copy.st_ino
-    async with a_keeper(run_dir, stage) as keeper:
-        held = await hold(keeper, asked)
-        os.kill(psutil.Process(held.pid).ppid(), signal.SIGKILL)
-        with pytest.raises(KeeperEndedError):
-            await held.lost()
+    keeper = Keeper(run_dir, tmpfs=stage)
+    held = await hold(keeper, asked)
+    os.kill(psutil.Process(held.pid).ppid(), signal.SIGKILL)
+    with pytest.raises(KeeperEndedError):
+        await held.lost()
+    await keeper.close(leave=True)
     assert os.listdir(stage) == ["m"]
     async with a_keeper(run_dir, stage) as keeper:
         await keeper.open()  # of a daemon that stages nothing
@@ -169,6 +171,24 @@ async def test_killed_at_any_moment_nothing_half_done_is_left(
         assert not (stage / "m").exists()
         assert mounts(stage) == []
     assert ended_by_us == KILLS
+
+
+async def test_the_copies_of_a_killed_keeper_are_taken_away_though_nobody_asks_again(
+    model: Path, stage: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warmd.staging.keeper.TRIED_SOON_S", 0.05)
+    python = keeper_python(run_dir, "program.CLAIM_S = 0.3")
+    for closes in (False, True):
+        keeper = Keeper(run_dir, python, tmpfs=stage)
+        held = await hold(keeper, request(model, stage / "m"))
+        the_program(held).kill()
+        with pytest.raises(KeeperEndedError):
+            await asyncio.wait_for(held.lost(), 10)
+        assert (stage / "m").exists()
+        if not closes:
+            await until(lambda: not (stage / "m").exists())
+        await keeper.close(leave=False)
+        assert mounts(stage) == []
 
 
 @pytest.mark.parametrize("place", ["page-cache", "tmpfs"])

@@ -21,8 +21,14 @@ PORTS_EACH = 50
 _PORT = "VLLM_PORT"
 _CARDS = "CUDA_VISIBLE_DEVICES"
 _WIDTH = "--tensor-parallel-size"
-_COMPILED = {"TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "torchinductor"}
+_COMPILED = {
+    "TRITON_CACHE_DIR": "triton",
+    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
+    "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+}
 """Where kernels are kept that vLLM's log doesn't name: else in the user's home and in /tmp."""
+_BELOW = {"FLASHINFER_WORKSPACE_BASE": ".cache/flashinfer"}
+"""Where in such a folder they are (flashinfer/jit/env.py)."""
 _SECRET = re.compile(r"-(?:key|token|secret|password)$", re.IGNORECASE)
 _SECRET_LEAST = 8
 _PORT_RANGES = 200  # ends at 31000, below the kernel's ephemeral ports (ip(7): from 32768)
@@ -86,7 +92,11 @@ class EngineRecipe:
     def compiled_in(self) -> tuple[Path, ...]:
         """The model's own folders of compiled kernels, but for those that the user keeps else."""
         taken = {*self.engine_env, *self.model_env}
-        return tuple(Path(path) for name, path in _compiled(self).items() if name not in taken)
+        return tuple(
+            Path(path, _BELOW.get(name, ""))
+            for name, path in _compiled(self).items()
+            if name not in taken
+        )
 
     def fingerprint(self, source: Path) -> str:
         """Return the SHA-256 (hex) of what makes this engine what it is.

@@ -138,7 +138,7 @@ class _Turn:
 
     def is_called_for(self, lane: DiskLane) -> bool:
         """Stage it, or make room for it; return whether it has the turn, and others wait."""
-        asker, room = self.asker, self.scene.ram.room()
+        asker, room = self.asker, self.scene.ram.room(self.asker.staging.left)
         fits = self._limit(self.freed)
         aside = () if fits is not None else self._who_makes_room(self.freed, self.later)
         if aside is None:
@@ -187,7 +187,7 @@ class _Turn:
 
     def _limit(self, freed: int) -> int | None:
         """Return how many bytes can come in once `freed` are free; None where too few."""
-        room = self.scene.ram.room(freed)
+        room = self.scene.ram.room(freed + self.asker.staging.left)
         least = max(1, int(_WORTH * self._bytes)) if self._is_giant else self._bytes
         return min(room, self._bytes) if room >= least else None
 

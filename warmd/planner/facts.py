@@ -66,6 +66,7 @@ class StagingFacts:
     urgent: bool = True  # the pace at which it is brought in
     rated: bool = False  # a rate is set for what nobody waits for
     reason: str = ""  # why it stands as it stands
+    left: int = 0  # bytes that an earlier daemon left held: in the ledger, and there for it alone
 
     @property
     def taken(self) -> int:

@@ -75,12 +75,15 @@ class Demand:
     """Who asks for a model. `idle_s`: seconds since the last request ended, infinite before it.
 
     `scaling`: how many replicas its load asks for; None while it isn't hot, or doesn't scale.
+    `aside`: the rung to which an operator's word has put it since the last request came, where that
+    word is over: then what was asked for before is no reason to bring it up again.
     """
 
     waiting: int
     in_flight: int
     idle_s: float
     scaling: Scaling | None = None
+    aside: Rung | None = None
 
 
 @dataclass(frozen=True)
@@ -238,9 +241,11 @@ def _uncalendared(wish: Wish, demand: Demand) -> Target:
         reason = f"{count(demand.waiting, 'request')} {wait} for it"
         return Target(Rung.HOT, wish.replicas, reason, Rank.DEMAND)
     if wish.resting is Rung.HOT:
-        asked = demand.in_flight or demand.idle_s < wish.idle_after
+        asked = demand.aside is None and (demand.in_flight or demand.idle_s < wish.idle_after)
         rank = Rank.DEMAND if asked else Rank.RESTS
         return Target(Rung.HOT, wish.replicas, "it rests hot", rank)
+    if demand.aside is not None:
+        return _put_aside(wish, demand.idle_s, demand.aside)
     if demand.in_flight:
         reason = f"{count(demand.in_flight, 'request')} in flight"
         return Target(Rung.HOT, wish.replicas, reason, Rank.DEMAND)
@@ -261,3 +266,15 @@ def _uncalendared(wish: Wish, demand: Demand) -> Target:
     idle = duration(max(wish.idle_after, cooled))
     reason = f"it had no request for {idle} and rests {wish.resting}"
     return Target(wish.resting, wish.replicas, reason)
+
+
+def _put_aside(wish: Wish, idle_s: float, aside: Rung) -> Target:
+    """Decide for a model that an operator had put aside, and that nobody has asked for since."""
+    since = f"nobody has asked for it since an operator set it to {aside}"
+    if aside >= wish.idle_then > wish.resting and idle_s < wish.idle_keep:
+        reason = (
+            f"{since}, and it is to be {wish.idle_then} until it had no request for "
+            f"{duration(wish.idle_keep)}"
+        )
+        return Target(wish.idle_then, wish.replicas, reason)
+    return Target(wish.resting, wish.replicas, f"{since}, and it rests {wish.resting}")

@@ -258,6 +258,13 @@ class Replica:
         return falls and self._desk.orders.stop is None
 
     @property
+    def goes_on(self) -> bool:
+        """Whether its engine is ready, or comes up, and isn't to end."""
+        phase = self.state.phase
+        up = phase in (Phase.READY, Phase.WAKING) or phase.is_coming_up
+        return up and not self._desk.orders.ending.is_set()
+
+    @property
     def rehearses(self) -> bool:
         """Whether its sleep is a rehearsal; what isn't woken at once is a sleeper like any."""
         state = self.state

@@ -110,6 +110,12 @@ class StagedFiles:
         """The files that are held: their copies where there are any."""
         return self.files if self._request is None else self._request.held_files
 
+    @property
+    def left(self) -> int:
+        """The bytes of it that an earlier daemon left held; 0 once it has been asked for."""
+        left = self._keeper.left.get(self.key)
+        return 0 if left is None or self.state.taken else left.taken
+
     def begin_look(self) -> None:
         """See what files there are now, so that the ledger knows their size."""
         if self._looking is not None:
@@ -396,7 +402,7 @@ class StagedFiles:
         """Take in what was measured last."""
         known, state = self._known, self.state
         held = state.limit is None and known.complete
-        problem = known.trouble
+        problem = None if known.trouble is None else self._unsigned(known.trouble)
         if not held and problem is None and state.limit is None:
             problem = self.pushed or "not all of it is in RAM, by measurement"
         # A file that was taken anew may be shorter or longer than it was.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from warmd.staging import Pace, Request, StagingProgress
+from warmd.staging import Left, Pace, Request, StagingProgress
 
 
 class Holding(Protocol):
@@ -29,6 +29,10 @@ class Holding(Protocol):
 
 class Keeper(Protocol):
     """Brings sets of files into RAM and holds them there."""
+
+    @property
+    def left(self) -> Mapping[str, Left]:
+        """What an earlier daemon left held, by key, until it is asked for or let go."""
 
     async def hold(
         self,

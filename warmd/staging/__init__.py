@@ -9,7 +9,7 @@ from warmd.staging.keeper import Keeper
 from warmd.staging.program import Learnt, is_known, known_program, learn_program
 from warmd.staging.proofs import FIRST, Proofs, identity_of
 from warmd.staging.published import published_copy
-from warmd.staging.request import Pace, Request, StagingProgress
+from warmd.staging.request import Left, Pace, Request, StagingProgress
 from warmd.staging.weights import model_folder, weight_files
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Keeper",
     "KeeperEndedError",
     "Learnt",
+    "Left",
     "MismatchError",
     "Pace",
     "Place",

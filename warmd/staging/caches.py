@@ -15,6 +15,8 @@ from pathlib import Path
 from warmd.staging.file_set import FileSet
 
 _UNFINISHED = (".tmp", ".lock", ".part", ".incomplete")
+_LINKED = ".o"
+"""Objects that were linked into a library: no start reads them again."""
 
 
 def remember_caches(state_dir: Path, model: str, folders: Iterable[Path]) -> None:
@@ -58,7 +60,7 @@ def _below(folder: Path) -> Iterable[Path]:
 
 
 def _is_unfinished(name: str) -> bool:
-    return name.startswith((".", "tmp")) or name.endswith(_UNFINISHED)
+    return name.startswith((".", "tmp")) or name.endswith((*_UNFINISHED, _LINKED))
 
 
 def _file(state_dir: Path, model: str) -> Path:

@@ -159,8 +159,10 @@ class Holding:
                 self.by, self.verified = by, more.get("verified") is True
                 network = more.get("network")
                 self._measured(resident, total, network if isinstance(network, str) else None)
-            case {"trouble": str() | None as trouble}:
-                self._become(trouble=None if trouble is None else f"{self.name}: {trouble}")
+            case {"trouble": str(trouble)}:
+                self._become(trouble=f"{self.name}: {trouble}")
+            case {"trouble": None}:  # told with the measurement that follows: the last one is old
+                self.state = replace(self.state, trouble=None)
             case {"paused": str() | None as paused}:
                 self._become(paused=paused)
             case {"evicted": int(), "sentence": str(sentence)}:

@@ -16,7 +16,7 @@ from warmd.staging.file_set import StagingError
 from warmd.staging.holder.manifest import has_copies
 from warmd.staging.holding import TRIED_AGAIN_S, Holding
 from warmd.staging.link import SOCKET, Link, checked, encoded, find, start
-from warmd.staging.request import ENOUGH, Pace, Request, StagingProgress
+from warmd.staging.request import ENOUGH, Left, Pace, Request, StagingProgress
 
 TRIED_SOON_S = 1.0
 """So long after the first death of a program its sets are asked for again."""
@@ -66,6 +66,9 @@ class Keeper:
         self._holdings: dict[int, Holding] = {}
         self._died = -math.inf  # when a program ended that nobody had asked to
         self._paces: dict[str, Pace] = {}  # as it was last wanted
+        self._tidying: asyncio.Task[None] | None = None
+        self.left: dict[str, Left] = {}
+        """What an earlier daemon left held, by key, until it is asked for or let go."""
 
     async def open(self) -> None:
         """Connect to the program that an earlier daemon left.
@@ -133,6 +136,7 @@ class Keeper:
         self._holdings[number] = holding
         try:
             link.send_line(line)
+            self.left.pop(key, None)
             if self._paces[key] != pace:  # somebody came to need it meanwhile
                 holding.pace(self._paces[key])
             await holding.staged()
@@ -160,6 +164,11 @@ class Keeper:
             if leave:
                 self._opening.cancel()
             await asyncio.wait([self._opening])
+        if self._tidying is not None:
+            self._tidying.cancel()
+            await asyncio.wait([self._tidying])
+        if not leave:
+            await self._tidy()
         async with self._linking:
             link, self._link = self._link, None
             if self._reading is not None:
@@ -184,6 +193,15 @@ class Keeper:
             assert self._link is not None  # noqa: S101 - it has just begun
             return self._link
 
+    async def _tidy(self, after_s: float = 0.0) -> None:
+        """Have the copies taken away that a program left in a tmpfs which was killed."""
+        await asyncio.sleep(after_s)
+        if self._link is None and self._tmpfs is not None and await aside(self._has_leftovers):
+            try:
+                await self._linked()
+            except StagingError as error:
+                self._report(str(error))
+
     def _has_leftovers(self) -> bool:
         return self._tmpfs is not None and has_copies(os.fspath(self._tmpfs))
 
@@ -192,6 +210,7 @@ class Keeper:
         if self._tmpfs is not None:
             link.send({"tmpfs": str(self._tmpfs)})
         self._link = link
+        self.left = _left(link.holds)
         self._reading = asyncio.create_task(self._read(link), name="stage keeper")
 
     async def _read(self, link: Link) -> None:
@@ -201,9 +220,12 @@ class Keeper:
                     self._holdings[number].hear(word)
                     if "gone" in word or "released" in word:
                         del self._holdings[number]
+                case {"key": str(key), "number": 0} if "gone" in word or "released" in word:
+                    self.left.pop(key, None)
                 case _:
                     pass
         self._link = None
+        self.left = {}
         ended, self._holdings = self._holdings, {}  # a set that is asked for from now on is another
         loop = asyncio.get_running_loop()
         died, self._died = self._died, loop.time()
@@ -211,6 +233,8 @@ class Keeper:
         why = f"{await link.how_it_ended()}; it is tried again in {retry_s:g} s"
         for holding in ended.values():
             holding.keeper_ended(why, retry_s)
+        # Its copies have outlived it; what is asked for again is found by then.
+        self._tidying = asyncio.create_task(self._tidy(2 * retry_s), name="tidy the tmpfs")
 
     def _words(self, request: Request, pace: Pace) -> dict[str, object]:
         return {
@@ -226,3 +250,15 @@ class Keeper:
             "urgent": pace.urgent,
             "rate": pace.rate,
         }
+
+
+def _left(holds: object) -> dict[str, Left]:
+    """Take in what a program said that it holds; one of an earlier version doesn't say it."""
+    left = {}
+    for key, sizes in (holds if isinstance(holds, dict) else {}).items():
+        match sizes:
+            case [int(taken), int(gone)]:
+                left[key] = Left(taken, gone)
+            case _:
+                pass
+    return left

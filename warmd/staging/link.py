@@ -44,6 +44,7 @@ class Link:
         self._reader = reader
         self._writer = writer
         self._child = child
+        self.holds: object = None  # what it held as it said hello
         self.pid = _peer_of(writer) if child is None else child.pid
 
     def send(self, word: dict[str, object]) -> None:
@@ -164,6 +165,7 @@ async def find(path: Path, report: Callable[[str], None]) -> Link | None:
         link.leave()
         raise
     if hello is not None and hello.get("keeper") == PROTOCOL:
+        link.holds = hello.get("holds")
         return link
     await link.end()
     if deaf:

@@ -44,6 +44,17 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Left:
+    """Bytes of RAM that a set takes which an earlier daemon left held, and nobody asked for since.
+
+    `gone`: what of them the kernel no longer counts as available: it is locked, or in a tmpfs.
+    """
+
+    taken: int
+    gone: int
+
+
+@dataclass(frozen=True)
 class Pace:
     """How hard a set may be brought in. `rate`: bytes a second, only for what isn't urgent."""
 

@@ -13,7 +13,7 @@ from warmd.policy import Coming, Demand, Override, Scaling, Target, worn
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake
 from warmd.policy.opening import Attendance
 from warmd.replica import Nap, Replica
-from warmd.staged import StagedFiles, StagedState
+from warmd.staged import StagedFiles
 from warmd.supervisor.diary import Diary
 from warmd.supervisor.terms import Terms
 
@@ -48,6 +48,7 @@ class Managed:
     figures: dict[str, SleepFigures] = field(default_factory=dict)  # by SleepPolicy.key, version
     waiting: dict[asyncio.Event, float] = field(default_factory=dict)  # -> when it came
     last_request: float = -math.inf  # when the last request ended or gave up
+    aside: Rung | None = None  # where an operator had put it, and nobody has asked for it since
     sleepless_until: float = -math.inf  # there was no RAM for its sleep
     target: Target = _NOTHING_YET
     scaling: Scaling | None = None  # while it is hot and its terms let its load ask for more
@@ -134,7 +135,8 @@ class Managed:
 
     def demand(self, now: float) -> Demand:
         """Return who asks for it at `now`."""
-        return Demand(len(self.waiting), self.in_flight, now - self.last_request, self.scaling)
+        idle_s = now - self.last_request
+        return Demand(len(self.waiting), self.in_flight, idle_s, self.scaling, self.aside)
 
     def oldest_wait(self, now: float) -> float:
         """Return how long the longest-waiting request has waited at `now`, in seconds."""
@@ -160,7 +162,7 @@ class Managed:
             name=self.name,
             target=self.target,
             replicas=[self._replica_facts(r, now) for r in self.replicas],
-            staging=staging_facts(self.staged.state),
+            staging=staging_facts(self.staged),
             oldest_wait=self.oldest_wait(now),
             waiting=len(self.waiting),
             idle_s=now - self.last_request,
@@ -178,7 +180,7 @@ class Managed:
             needed_in=self.needed_in,
             stays_for=self.stays_for,
             files_due=self.files_due,
-            caches=NOTHING_TO_STAGE if caches is None else staging_facts(caches.state),
+            caches=NOTHING_TO_STAGE if caches is None else staging_facts(caches),
             program=None if program is None else program.key,
         )
 
@@ -287,8 +289,9 @@ class Managed:
 _NEARLY_AWAKE = (Phase.FALLING_ASLEEP, Phase.ASLEEP, Phase.WAKING, Phase.ADOPTING)
 
 
-def staging_facts(state: StagedState) -> StagingFacts:
+def staging_facts(staged: StagedFiles) -> StagingFacts:
     """Return what the planner needs to know of a set."""
+    state = staged.state
     return StagingFacts(
         state.total,
         state.busy,
@@ -300,4 +303,5 @@ def staging_facts(state: StagedState) -> StagingFacts:
         urgent=state.urgent,
         rated=state.rated,
         reason=state.reason,
+        left=staged.left,
     )

@@ -11,7 +11,7 @@ from warmd.policy import Fairness, Override
 from warmd.policy.opening import Attendance
 from warmd.replica import Fit, Replica
 from warmd.staged import StagedFiles
-from warmd.staging import Request
+from warmd.staging import Left, Request
 from warmd.supervisor.terms import FileTerms
 
 
@@ -56,6 +56,9 @@ class Build(Protocol):
 
     def scan(self, terms: FileTerms) -> Scan:
         """Return what finds the files of a set."""
+
+    def left(self) -> Mapping[str, Left]:
+        """Return what an earlier daemon left held of sets that nobody has asked for since."""
 
     def came_up(self, replica: Replica) -> None:
         """Hear that an engine has been started and is ready: there is something to be learnt."""

@@ -94,9 +94,13 @@ class Shelf(StagedListener):
 
     @property
     def held(self) -> Held:
-        """What the sets have taken of RAM at this moment."""
-        states = [staged.state for staged in self._sets.values()]
-        return Held(sum(s.taken for s in states), sum(s.gone for s in states))
+        """What sets have taken of RAM at this moment, those that an earlier daemon left too."""
+        sets = {key: s.state for key, s in self._sets.items() if s.state.taken}
+        left = [each for key, each in self._build.left().items() if key not in sets]
+        return Held(
+            sum(s.taken for s in sets.values()) + sum(each.taken for each in left),
+            sum(s.gone for s in sets.values()) + sum(each.gone for each in left),
+        )
 
     def heed(self, why_not: Mapping[str, str], budget: int) -> None:
         """Take in why sets aren't brought in; what is larger than the `budget` is told once."""
@@ -133,7 +137,7 @@ class Shelf(StagedListener):
     def programs(self) -> dict[str, StagingFacts]:
         """Return the facts of each set of program files."""
         return {
-            key: staging_facts(staged.state)
+            key: staging_facts(staged)
             for key, staged in self._sets.items()
             if staged.kind is FileKind.PROGRAM
         }

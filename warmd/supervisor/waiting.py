@@ -78,6 +78,7 @@ class WaitingRoom:
         if (place := self._take(model)) is not None:
             return self._lease(model, place)
         self._refuse_the_hopeless(model)
+        model.aside = None
         woken = asyncio.Event()
         model.waiting[woken] = self._clock.monotonic()
         self._changed()
@@ -104,6 +105,7 @@ class WaitingRoom:
         return _take(model)
 
     def _lease(self, model: Managed, place: ReplicaLease) -> Lease:
+        model.aside = None
         return Lease(place, lambda: self._ended(model))
 
     def _ended(self, model: Managed) -> None:

@@ -78,7 +78,12 @@ class Word:
             self._set_override(model, None, "the time that an operator set is over")
 
     def _set_override(self, model: Managed, override: Override | None, reason: str) -> None:
-        if model.override != override:
+        was = model.override
+        if was != override:
+            if was is not None and was.refuses and not any(r.goes_on for r in model.replicas):
+                model.aside = was.rung
+            if override is not None and override.rung is Rung.HOT:
+                model.aside = None
             model.override = override
             self._events.override_changed(model.name, override, reason)
 

@@ -44,6 +44,21 @@ class HeldSet:
         return self.request.get("folder") if self.request.get("place") == "tmpfs" else None
 
     @property
+    def taken(self) -> int:
+        """Bytes of RAM that it was asked to take."""
+        return int(self.request.get("total") or 0)
+
+    @property
+    def gone(self) -> int:
+        """What of them the kernel doesn't count as available any more: locked, or in a tmpfs."""
+        if self.request.get("place") not in ("locked", "tmpfs"):
+            return 0
+        if "resident" in self._standing:
+            return self.taken
+        done = self._standing.get("progress", {}).get("progress")
+        return min(self.taken, done) if isinstance(done, int) else 0
+
+    @property
     def last_words(self) -> str:
         """The last line that it wrote and that was no word of ours."""
         return self._hearer.rest

@@ -7,9 +7,10 @@ that hangs in the kernel holds up nothing else.
 
 JSON lines. From the daemon: `{"linger": seconds}`, `{"hold": KEY, "number": n, "request": {...}}`,
 `{"release": KEY, "number": n}`, `{"pace": KEY, "urgent": bool, "rate": bytes a second or null}`,
-`{"tmpfs": path}`, where copies are, `{"end": true}`. To the daemon: `{"keeper": PROTOCOL}` at
-first, then words with `key` and `number` (of the order that they answer): `{"pid": pid, "adopted":
-bool}`, those of `child.py`, `{"gone": status, "words": text}`, `{"released": true}`.
+`{"tmpfs": path}`, where copies are, `{"end": true}`. To the daemon: `{"keeper": PROTOCOL, "holds":
+{KEY: [bytes, of these locked or in a tmpfs]}}` at first, then words with `key` and `number` (of the
+order that they answer): `{"pid": pid, "adopted": bool}`, those of `child.py`, `{"gone": status,
+"words": text}`, `{"released": true}`.
 
 Without a daemon it lets go of all after `linger` seconds, and ends.
 """
@@ -122,7 +123,8 @@ class StageKeeper:
         self._ends_at = None
         self._claimed_by = time.monotonic() + CLAIM_S
         self._watch(caller.fileno(), self._hear)
-        self._say({"keeper": PROTOCOL})
+        holds = {key: [held.taken, held.gone] for key, held in self._sets.items()}
+        self._say({"keeper": PROTOCOL, "holds": holds})
 
     def _hear(self) -> None:
         daemon = self._daemon
