@@ -23,6 +23,7 @@ from staging_rig import (
 )
 
 from warmd.staging import FileSet, Keeper, Pace, Request, StagingError, StagingProgress
+from warmd.staging.holder.changes import Changes
 
 
 @pytest.fixture
@@ -91,11 +92,25 @@ async def test_a_change_is_told_long_before_the_next_look(tmp_path: Path) -> Non
             link.symlink_to(first)
             request = Request((link, weights.files[1]), weights.total)
             held = await keeper.hold(f"weights:{first}", request, Pace(), lambda _: None)
-            (first.parent / "of-others").write_bytes(b"x")  # no look is due for it
-            assert held.trouble is None
             change(first)
             await until(lambda held=held: held.trouble is not None, patience=5)  # type: ignore[misc]
             assert re.search(words, held.trouble or "")
+
+
+def test_only_what_is_followed_is_told(tmp_path: Path) -> None:
+    ours, others = tmp_path / "ours", tmp_path / "others"
+    ours.touch()
+    changes = Changes()
+    changes.follow([str(ours), str(tmp_path / "no folder" / "file")])
+    assert changes.told() is None
+    others.write_bytes(b"x")
+    assert changes.told() is False
+    ours.write_bytes(b"x")
+    others.write_bytes(b"y")
+    assert changes.told() is True
+    assert changes.told() is None
+    tmp_path.rename(tmp_path.with_name("moved"))
+    assert changes.told() is True
 
 
 async def test_without_inotify_the_next_look_finds_it(weights: FileSet, tmp_path: Path) -> None:
