@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from staging_rig import MIB, a_keeper, hold, holding, resident, some_weights, take_away, until
+from staging_rig import (
+    MIB,
+    a_keeper,
+    hold,
+    holding,
+    keeper_python,
+    resident,
+    some_weights,
+    take_away,
+    until,
+)
 
 from warmd.staging import FileSet, Keeper, Pace, Request, StagingError, StagingProgress
+from warmd.staging.holder.changes import Changes
 
 
 @pytest.fixture
@@ -68,6 +80,45 @@ async def _changes(
     await until(lambda: held.complete and held.trouble is None)
     assert held.total == held.resident == sum(file.stat().st_size for file in weights.files)
     assert resident(first) == first.stat().st_size
+
+
+async def test_a_change_is_told_long_before_the_next_look(tmp_path: Path) -> None:
+    async with a_keeper(interval=600.0) as keeper:
+        for change, words in CHANGES:
+            weights = some_weights(tmp_path / change.__name__)
+            first = weights.files[0]
+            link = tmp_path / f"snapshot-{change.__name__}" / first.name  # as in a cache of models
+            link.parent.mkdir()
+            link.symlink_to(first)
+            request = Request((link, weights.files[1]), weights.total)
+            held = await keeper.hold(f"weights:{first}", request, Pace(), lambda _: None)
+            change(first)
+            await until(lambda held=held: held.trouble is not None, patience=5)  # type: ignore[misc]
+            assert re.search(words, held.trouble or "")
+
+
+def test_only_what_is_followed_is_told(tmp_path: Path) -> None:
+    ours, others = tmp_path / "ours", tmp_path / "others"
+    ours.touch()
+    changes = Changes()
+    changes.follow([str(ours), str(tmp_path / "no folder" / "file")])
+    assert changes.told() is None
+    others.write_bytes(b"x")
+    assert changes.told() is False
+    ours.write_bytes(b"x")
+    others.write_bytes(b"y")
+    assert changes.told() is True
+    assert changes.told() is None
+    tmp_path.rename(tmp_path.with_name("moved"))
+    assert changes.told() is True
+
+
+async def test_without_inotify_the_next_look_finds_it(weights: FileSet, tmp_path: Path) -> None:
+    none = "from holder import mapping; mapping.libc.inotify_init1 = lambda flags: -1"
+    async with a_keeper(keeper_python(tmp_path, none), interval=0.2) as keeper:
+        held = await hold(keeper, weights)
+        truncate(weights.files[0])
+        await until(lambda: held.trouble is not None)
 
 
 async def test_a_download_in_progress_is_not_staged_before_it_is_quiet(

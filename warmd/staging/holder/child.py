@@ -24,6 +24,7 @@ import select
 import signal
 import time
 
+from .changes import Changes
 from .digests import MismatchError, Proof
 from .filling import POPULATE_THREADS, READ_THREADS, TICK_MS, BringIn, Pass
 from .mapping import LOCK_REMEDY, HoldError, can_populate, libc
@@ -46,6 +47,9 @@ PR_SET_NAME = 15
 _CAP_IPC_LOCK = 14
 _ALIVE_S = 2.0  # so often it says that it waits for memory or its turn, and doesn't hang
 _LOOKS_APART_S = 5.0  # pressure calls for a look more often than one is worth
+_CHANGES_APART_S = 1.0
+_LOOK_SHARE = 20  # of ten thousand files a look takes long: then they are further apart
+_REST_MS = 500  # where others write beside the files, that much later the next is heard
 _PRESSURE_S = 1.0
 _WORTH_TELLING = 0.001  # of the bytes: a page or two come and go
 
@@ -68,18 +72,21 @@ class Holder:
         self._pace.set(urgent=request.get("urgent", True), rate=request.get("rate"))
         self._measure = Measure()
         self._watch = Watch()
+        self._changes = Changes()
+        self._followed: list[str] = request["files"]  # of copies too: what they were made of
         self._populates = can_populate()
         self._hearer = Hearer()
         self._evidence = self._watch.evidence()
         self._told: dict[str, object] = {"trouble": None, "paused": None}
         self._episode = False  # something was evicted, and at the last look too
-        self._look_soon = False
+        self._look_soon = self._changed = False
         self._unreadable = 0  # bytes that the disk failed to give
         self._said_at = self._pressed_at = 0.0
         self._said = 0
 
     def stage(self) -> None:
         """Bring everything in and say what was measured; raises `HoldError` when it isn't there."""
+        self._changes.follow(self._followed)
         if self._copies is not None:
             self._copies.bring(lambda jobs: self._run("progress", jobs, COPY_THREADS))
         self._members.open()
@@ -96,17 +103,35 @@ class Holder:
 
         Raises `HoldError` where that doesn't help.
         """
-        looked_at = time.monotonic()
+        looked_at, took = time.monotonic(), 0.0
         while True:
             wait = min(self._interval, QUIET_S) if self._members.is_unsettled else self._interval
-            due = looked_at + (min(wait, _LOOKS_APART_S) if self._look_soon else wait)
-            left = due - time.monotonic()
+            if self._changed:
+                wait = min(wait, max(_CHANGES_APART_S, _LOOK_SHARE * took))
+            if self._look_soon:
+                wait = min(wait, _LOOKS_APART_S)
+            left = looked_at + wait - time.monotonic()
             if left > 0:
-                self._listen(int(left * 1000) + 1)
+                self._rest(int(left * 1000) + 1)
                 continue
-            self._look_soon = False
+            began = time.monotonic()
+            if self._changed or self._changes.told() is not None:
+                self._changes.follow(self._followed)  # links may lead elsewhere
+            self._look_soon = self._changed = False
             self.keep()
             looked_at = time.monotonic()
+            took = looked_at - began
+
+    def _rest(self, timeout_ms: int) -> None:
+        """Wait for the time, an order, or a change of what is held; writers may go on for long."""
+        if self._changed or self._members.is_unsettled:
+            self._listen(timeout_ms)
+            return
+        self._listen(timeout_ms, self._changes.fd)
+        told = self._changes.told()
+        self._changed = bool(told)
+        if told is False:
+            self._listen(min(timeout_ms, _REST_MS))
 
     def keep(self) -> None:
         """Look once."""
