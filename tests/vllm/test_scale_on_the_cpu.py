@@ -33,6 +33,8 @@ python = "{os.environ["WARMD_TEST_ENGINE_PYTHON"]}"
 stop_timeout = "20s"
 [engine.env]
 VLLM_CPU_KVCACHE_SPACE = "1"
+VLLM_CPU_OMP_THREADS_BIND = "nobind"  # two engines bound to the same few cores crawl
+OMP_NUM_THREADS = "1"
 [models.tiny]
 weights = "{os.environ["WARMD_TEST_MODEL"]}"
 args = [
@@ -50,10 +52,10 @@ scale = {{ max = 2, waiting_above = 1, for = "1s", cool_down = "1h" }}
             # Of these one is served at a time: the others wait inside vLLM until they go.
             asking = [clients.submit(_ask, daemon, gone) for _ in range(CLIENTS)]
             try:
-                until(lambda: daemon.replica("tiny.0")["queued"] >= 2, "vLLM tells its queue")
+                until(lambda: daemon.replica("tiny.0")["queued"] >= 2, "vLLM tells its queue", PATIENCE_S)
                 until(lambda: daemon.replica("tiny.1")["phase"] == "ready", daemon.log, PATIENCE_S)
                 asking.append(clients.submit(_ask, daemon, gone))
-                until(lambda: daemon.replica("tiny.1")["in_flight"] >= 1, "one is sent to it")
+                until(lambda: daemon.replica("tiny.1")["in_flight"] >= 1, "one is sent to it", PATIENCE_S)
             finally:
                 gone.set()
             assert min(each.result() for each in asking) > 0, "each was answered"
