@@ -13,6 +13,7 @@ from math import inf, isinf
 
 from warmd.ladder import Rung, replica_name
 from warmd.planner.forecast import Outcome, Rooms, Stay, forecast
+from warmd.planner.making_room import Lodger, room_after
 from warmd.planner.timetable import Rise, Slot, line_up
 from warmd.policy import Calendar, Override
 from warmd.policy.lead import Leads, leads_of
@@ -260,6 +261,7 @@ class _Plan:
                     self._rise(party, before, after)
                 else:
                     self._stay(party, after, before)
+        self.rises = [self._with_room(rise) for rise in self.rises]
         self.slots = line_up(self.rises)
         rooms = Rooms(self.pools, self.stays, self.wants)
         self.outcomes = forecast(self.rises, self.slots, rooms, self.now)
@@ -305,6 +307,23 @@ class _Plan:
             self.rises.append(rise)
             if (stay := self._lodging(party, index, after)) is not None:
                 self.wants[rise.key] = stay
+
+    def _with_room(self, rise: Rise) -> Rise:
+        """Return a rise with the time that others need to make room for it first."""
+        want = self.wants.get(rise.key)
+        if want is None or want.pool not in self.pools or not rise.takes:
+            return rise
+        asides = {party.name: party.leads.aside for party in self.parties}
+        firm = [w for key, w in self.wants.items() if key[1] <= rise.by < w.until]
+        there = [
+            Lodger(s.replica, s.vram, s.cards, asides[s.model] if s.yields else None)
+            for s in (*self.stays, *firm)
+            if s.pool == want.pool and s.since <= rise.by < s.until
+        ]
+        # Of one replica the later counts: a calendar's want goes before its rest.
+        others = {lodger.replica: lodger for lodger in there}
+        newcomer = Lodger(rise.replica, want.vram, want.cards)
+        return replace(rise, room=room_after(self.pools[want.pool], newcomer, others.values()))
 
     def moves(self) -> Iterator[Move]:
         """Yield each change, with what its rises come to."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rig import House, next_step
+from rig import House
 
 from warmd.ladder import Phase, Rung
 from warmd.planner.timetable import Rise, line_up
@@ -157,9 +157,7 @@ def opening(at: float, rung: Rung = Rung.HOT, replicas: int | None = None) -> Ca
     return Calendar((Window("daily", "UTC", start, to, rung=rung, replicas=replicas),))
 
 
-def planned(
-    house: House, name: str, calendar: Calendar, count: int = 1, **more: Any
-) -> None:
+def planned(house: House, name: str, calendar: Calendar, count: int = 1, **more: Any) -> None:
     terms = house.terms(name, Rung.COLD, count, **more)
     house.supervisor.adopt(name, replace(terms, wish=replace(terms.wish, calendar=calendar)))
 

@@ -15,7 +15,7 @@ PATIENCE_S = 400.0
 CLIENTS = 4
 
 LONG = 30_000
-"""Tokens of an answer: the tiny model takes ten seconds for them on any machine, and mostly more."""
+"""Tokens of an answer: the tiny model takes ten seconds for them on any machine."""
 
 pytestmark = pytest.mark.skipif(
     "WARMD_TEST_ENGINE_PYTHON" not in os.environ, reason="no engine's Python: run scripts/test"
@@ -52,10 +52,18 @@ scale = {{ max = 2, waiting_above = 1, for = "1s", cool_down = "1h" }}
             # Of these one is served at a time: the others wait inside vLLM until they go.
             asking = [clients.submit(_ask, daemon, gone) for _ in range(CLIENTS)]
             try:
-                until(lambda: daemon.replica("tiny.0")["queued"] >= 2, "vLLM tells its queue", PATIENCE_S)
+                until(
+                    lambda: daemon.replica("tiny.0")["queued"] >= 2,
+                    "vLLM tells its queue",
+                    PATIENCE_S,
+                )
                 until(lambda: daemon.replica("tiny.1")["phase"] == "ready", daemon.log, PATIENCE_S)
                 asking.append(clients.submit(_ask, daemon, gone))
-                until(lambda: daemon.replica("tiny.1")["in_flight"] >= 1, "one is sent to it", PATIENCE_S)
+                until(
+                    lambda: daemon.replica("tiny.1")["in_flight"] >= 1,
+                    "one is sent to it",
+                    PATIENCE_S,
+                )
             finally:
                 gone.set()
             assert min(each.result() for each in asking) > 0, "each was answered"
@@ -66,11 +74,18 @@ def _ask(daemon: Daemon, gone: threading.Event) -> int:
     """Ask for long answers, one after the other, until `gone`; return how many tokens came."""
     came = 0
     with openai.OpenAI(
-        base_url=f"http://127.0.0.1:{daemon.port}/v1", api_key="-", max_retries=0, timeout=PATIENCE_S
+        base_url=f"http://127.0.0.1:{daemon.port}/v1",
+        api_key="-",
+        max_retries=0,
+        timeout=PATIENCE_S,
     ) as client:
         while not (gone.is_set() and came):
             with client.completions.create(
-                model="tiny", prompt="hi", max_tokens=LONG, stream=True, extra_body={"ignore_eos": True}
+                model="tiny",
+                prompt="hi",
+                max_tokens=LONG,
+                stream=True,
+                extra_body={"ignore_eos": True},
             ) as answer:
                 for _ in answer:
                     came += 1

@@ -29,8 +29,9 @@ _OFTEN = 0.95
 class Figures:
     """What is known of a model's rises. Seconds oldest first; `starts` by the rung that they met.
 
-    `sleep_s`: what falling asleep takes; `asides`: how long being put aside took, drain and all; `files`: the bytes that are staged for a start, None where
-    nobody has looked yet; `disk_rate`: bytes per second; `stages`: its files have room in RAM.
+    `sleep_s`: what falling asleep takes; `asides`: how long being put aside took, drain and all;
+    `files`: the bytes that are staged for a start, None where nobody has looked yet; `disk_rate`:
+    bytes per second; `stages`: its files have room in RAM.
     """
 
     starts: Mapping[Rung, Sequence[float]] = field(default_factory=dict)

@@ -6,8 +6,8 @@ once room was made for it, so that who made it doesn't come back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import inf
@@ -18,8 +18,8 @@ from warmd.planner.timetable import Rise, Slot, are_files_due, is_due, line_up
 from warmd.policy import Coming, Stretch, Wish
 from warmd.policy.lead import Figures, leads_of
 from warmd.replica import Replica
-from warmd.supervisor.model import Managed
 from warmd.supervisor.lodgers import Lodgers
+from warmd.supervisor.model import Managed
 from warmd.supervisor.ports import Known
 from warmd.supervisor.shelf import Shelf
 
