@@ -50,10 +50,14 @@ class Foretold:
                 self._begin(party, first)
             for before, after in pairwise(self.spans[party.name]):
                 self._rise(party, before, after)
-        waits = [
-            rise for rise in self.rises if rise.key not in self.timeless and rise.by > self.now
-        ]
-        self.slots = line_up(waits)
+        rooms = Rooms(self.pools, self.stays, self.wants, self._ways_back())
+        self.slots = line_up(
+            [
+                rooms.with_room_made(rise)
+                for rise in self.rises
+                if rise.key not in self.timeless and rise.by > self.now
+            ]
+        )
         for rise in self.rises:
             self.slots.setdefault(rise.key, Slot(rise.by, rise.by, rise.by, rise.by))
         now = Now(
@@ -64,7 +68,6 @@ class Foretold:
             frozenset(key for key in self.held if self.slots[key].begin_at <= self.now),
             frozenset(self.timeless),
         )
-        rooms = Rooms(self.pools, self.stays, self.wants, self._ways_back())
         found = forecast(self.rises, self.slots, rooms, now)
         self.outcomes, self.asides = found.outcomes, found.asides
 
@@ -102,7 +105,8 @@ class Foretold:
 
     def _room_of(self, party: Party, index: int, since: float, until: float) -> Stay:
         name, cards = replica_name(party.name, index), party.cards[index]
-        return Stay(name, party.name, party.pool or "", party.vram, cards, since, until)
+        pool, aside_s = party.pool or "", party.leads.aside
+        return Stay(name, party.name, pool, party.vram, cards, since, until, aside_s=aside_s)
 
     def _lodging(self, party: Party, index: int, span: Span) -> Stay | None:
         if party.pool is None or span.rung is not Rung.HOT:

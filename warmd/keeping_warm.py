@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -33,6 +33,8 @@ TRAFFIC = "traffic"
 
 KNOWN_S = 30 * 86400.0
 """So long a measurement counts: engines and hosts change."""
+
+_WEEK_S = 8 * 86400.0
 
 log = logging.getLogger("warmd")
 
@@ -83,6 +85,17 @@ class Firing:
         return self._last
 
 
+def leaves(crons: Sequence[Cron], quiet: float, wall: float) -> bool:
+    """Whether there are `quiet` seconds in the week from `wall` on in which no entry fires."""
+    at, end = wall, wall + _WEEK_S
+    while at < end:
+        fired = [last for cron in crons if (last := cron.last_until(at + quiet)) is not None]
+        if max(fired, default=at) <= at:
+            return True
+        at = max(fired)
+    return False
+
+
 @dataclass
 class _Kept:
     """One model that is kept warm. Times by replica are monotonic seconds."""
@@ -92,6 +105,7 @@ class _Kept:
     key: str
     known: list[FirstDelay] | None = None  # None: not read yet
     choice: Choice | None = None
+    idles: Sequence[float] = AUTO_IDLES  # quiet times that its planned warm-ups leave
     witness: Witness = field(default_factory=lambda: Witness(AUTO_IDLES[0]))
     kind: WarmupKind | None = None  # what the model serves
     tried: dict[str, float] = field(default_factory=dict)
@@ -297,15 +311,17 @@ class KeepingWarm:
 
     async def _recall(self, name: str, kept: _Kept) -> None:
         since = self._clock.wall() - KNOWN_S
+        crons, wall = [Cron(each.text, each.zone) for each in kept.asks.crons], self._clock.wall()
+        kept.idles = await aside(lambda: [each for each in AUTO_IDLES if leaves(crons, each, wall)])
         found = await aside(lambda: self._log_book.probed(name, kept.key, since))
         kept.known = list(_delays(found))
-        kept.choice = choose(kept.known)
+        kept.choice = choose(kept.known, kept.idles)
         self._tell(name, kept.choice)
 
     def _learn(self, name: str, kept: _Kept, shown: FirstDelay, probed: Probed) -> None:
         kept.known = [*(kept.known or ()), shown]
         self._log_book.keep(name, kept.key, probed)
-        choice = choose(kept.known)
+        choice = choose(kept.known, kept.idles)
         if choice != kept.choice:
             kept.choice = choice
             self._tell(name, choice)

@@ -14,6 +14,8 @@ _PROBED_TOKENS = 16
 _IN_A_DRAIN = 0.5
 """An engine that is drained waits for a request of warmd's own: it gets half of that time."""
 
+_BOUND = "engine.drain_timeout, of which a request of warmd's own gets half"
+
 
 @dataclass(frozen=True)
 class Asks:
@@ -59,8 +61,9 @@ def warmup_of(settings: Settings, model: str) -> WarmupSpec:
 def asks_of(settings: Settings, model: str) -> Asks:
     """Return all that warmd asks of `model` by itself."""
     table, zone = settings.models[model], zone_of(settings, model)
-    within = min(table.warmup.timeout, settings.engine.drain_timeout * _IN_A_DRAIN)
-    warmup = replace(warmup_of(settings, model), timeout=within)
+    warmup, most = warmup_of(settings, model), settings.engine.drain_timeout * _IN_A_DRAIN
+    if most < warmup.timeout:
+        warmup = replace(warmup, timeout=most, bound_by=_BOUND)
     keep = table.keepalive
     other = keep.prompt is not None or keep.max_tokens is not None
     keepalive = replace(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ from rig import House, next_step
 
 from warmd.bursts import DisturbedError, NotHotError, measure
 from warmd.config import ModelSettings, Settings, WarmupKind
-from warmd.engine import EngineError, WarmupAnswer, WarmupSpec
+from warmd.engine import EngineError, WarmupAnswer, WarmupSpec, warm_up
 from warmd.gateway import RequestRecord
 from warmd.history import Probed
 from warmd.keeping_warm import KeepingWarm
 from warmd.ladder import Phase, Rung
 from warmd.policy import NEXT, Override, Rank, Synthetic, Target, held_hot
+from warmd.warmups import asks_of
 
 MINUTE, DAY = 60.0, 86400.0
 
@@ -233,11 +236,57 @@ async def test_auto_takes_what_real_traffic_shows() -> None:
     await scene.house.die()
 
 
+@pytest.mark.parametrize(
+    ("at", "measured", "says"),
+    [
+        ("*/15 * * * *", [], "auto: nothing more: its planned warm-ups leave no quiet of 15 min"),
+        ("*/20 * * * *", [15], "auto: dropped, it makes no difference: after 15 min"),
+        ("*/15 8-17 * * *", [15, 30, 60], "auto: dropped, it makes no difference: after 1 h"),
+    ],
+)
+async def test_auto_measures_only_the_quiet_that_planned_warm_ups_leave(
+    at: str, measured: list[int], says: str
+) -> None:
+    table = {"timezone": "UTC", "cron": [{"at": at, "warmup": True}]}
+    scene = await hot(keepalive={"every": "auto"}, **table)
+    await until_recalled(scene)
+    await scene.pass_time(150 * MINUTE)
+    assert [round(probed.idle_s / MINUTE) for _, probed in scene.book.kept] == measured
+    assert (scene.house.supervisor.models["m"].keeps or "").startswith(says)
+    await scene.house.die()
+
+
+@pytest.mark.parametrize(
+    ("drain", "within", "names"),
+    [("20s", 10.0, "engine.drain_timeout, of which"), ("60s", 20.0, "the model's warmup.timeout")],
+)
+async def test_what_bounds_a_request_is_named_where_it_gets_no_answer(
+    drain: str, within: float, names: str
+) -> None:
+    settings = Settings.model_validate(
+        {
+            "engine": {"drain_timeout": drain},
+            "models": {"m": {"weights": Path("/w"), "warmup": {"timeout": "20s"}}},
+        }
+    )
+    asks = asks_of(settings, "m")
+    assert {each.timeout for each in (asks.warmup, asks.keepalive, asks.probe)} == {within}
+    with pytest.raises(EngineError, match=f"see the engine's log, or raise {names}"):
+        await warm_up(Mute(), replace(asks.keepalive, timeout=0.0))  # type: ignore[arg-type]
+
+
+class Mute:
+    """A session that gets no answer."""
+
+    @asynccontextmanager
+    async def post(self, *_: object, **__: object) -> AsyncIterator[None]:
+        await asyncio.Event().wait()
+        yield
+
+
 async def until_recalled(scene: Scene) -> None:
     async with asyncio.timeout(10):
-        while not (scene.house.supervisor.models["m"].keeps or "").startswith("auto: measures"):
-            if (scene.house.supervisor.models["m"].keeps or "").startswith("auto: every"):
-                return
+        while not (scene.house.supervisor.models["m"].keeps or "").startswith("auto: "):
             await scene.rest()
 
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import time
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rig import House, next_step
+from rig import House
 
 from warmd.ladder import Phase, Rung
 from warmd.planner.timetable import Rise, line_up
@@ -156,8 +157,8 @@ def opening(at: float, rung: Rung = Rung.HOT, replicas: int | None = None) -> Ca
     return Calendar((Window("daily", "UTC", start, to, rung=rung, replicas=replicas),))
 
 
-def planned(house: House, name: str, calendar: Calendar, count: int = 1) -> None:
-    terms = house.terms(name, Rung.COLD, count)
+def planned(house: House, name: str, calendar: Calendar, count: int = 1, **more: Any) -> None:
+    terms = house.terms(name, Rung.COLD, count, **more)
     house.supervisor.adopt(name, replace(terms, wish=replace(terms.wish, calendar=calendar)))
 
 
@@ -369,56 +370,3 @@ def test_a_restart_at_any_time_finds_the_same(gone: int, took: int) -> None:
         assert due is Rung.HOT
     elif gone < 7200.0 - lead - 70.0:
         assert due is Rung.COLD
-
-
-_Model = tuple[int, int, int, bool]  # measured start, what it takes now, minute of its window, met
-_MODELS = st.lists(
-    st.tuples(st.integers(5, 120), st.integers(1, 120), st.integers(0, 3), st.booleans()),
-    min_size=1,
-    max_size=4,
-)
-
-
-@settings(max_examples=10, deadline=None)
-@given(_MODELS)
-def test_along_a_rise_no_target_falls_and_all_are_ready_in_time(models: Sequence[_Model]) -> None:
-    """Several models on one device, of which none takes longer than ever before."""
-    heights, ready = asyncio.run(_risen(models))
-    for name, seen in heights.items():
-        assert seen == sorted(seen), (name, seen)
-    assert all(ready.values()), ready
-
-
-async def _risen(models: Sequence[_Model]) -> tuple[dict[str, list[int]], dict[str, bool]]:
-    house = House()
-    house.stager.done.set()
-    by, took, ready = {}, {}, {}
-    for n, (before, now, minute, measured) in enumerate(models):
-        name = f"m{n}"
-        by[name] = 7200.0 + 60.0 * minute
-        planned(house, name, opening(by[name]))
-        if measured:
-            house.supervisor.models[name].starts_from = {Rung.STAGED: [float(before)]}
-        took[name] = min(now, before if measured else 90)
-    heights: dict[str, list[int]] = {name: [] for name in by}
-    began: dict[str, float] = {}
-    wall = 7200.0 - 700.0
-    while wall <= max(by.values()):
-        house.time.now = wall - 1000.0
-        for _ in range(6):
-            house.tick()
-            await next_step()
-        for name, opens in by.items():
-            if wall <= opens:
-                heights[name].append(house.supervisor.models[name].target.rung.height)
-            if house.phase(f"{name}.0") is Phase.STARTING:
-                began.setdefault(name, wall)
-                if wall >= began[name] + took[name]:
-                    house.makes[f"{name}.0"].up.set()
-                    house.makes[f"{name}.0"].answers.set()
-                    await house.until(lambda name=name: house.phase(f"{name}.0") is Phase.READY)  # type: ignore[misc]
-            if wall == opens:
-                ready[name] = house.phase(f"{name}.0") is Phase.READY
-        wall += 2.5
-    await house.launcher.close()
-    return heights, ready

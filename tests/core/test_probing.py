@@ -198,3 +198,8 @@ def test_what_warmctl_shows() -> None:
         "ended: Ctrl-C",
     ]
     assert probe_table({"model": "m", "steps": [], "failed": True, "ended": "no"}) == "ended: no"
+    spent = dict.fromkeys(("program", "imports", "weights", "compile", "kv-cache"), 12.0)
+    long = [step(0, 0.06, **came_up | {"stages": spent}), step(16200, 120.0), step(905, 0.06)]
+    told = probe_table({"model": "m", "steps": long, "failed": False, "ended": "done"})
+    assert max(map(len, told.splitlines())) <= 80
+    assert told.count("4 h 30 min  hot ") == told.count("15 min 5 s  first ") == 1

@@ -125,6 +125,15 @@ def test_what_only_rests_hot_makes_room_for_a_window_and_what_is_pinned_does_not
     assert [move.model for move in plan.moves] == ["wants", "rests", "wants", "rests"]
 
 
+def test_a_window_begins_earlier_by_what_it_takes_to_put_aside_who_rests() -> None:
+    rests = replace(party("rests", pool="p", vram=40), calendar=Calendar(), resting=Rung.HOT)
+    rests = replace(rests, leads=replace(rests.leads, aside=300.0))
+    wants = party("wants", pool="p", vram=40)
+    both = [told(rests, wants, pools={"p": room}).moves for room in (80, 79)]
+    begins = [next(m.begin_at or 0.0 for m in moves if m.model == "wants") for moves in both]
+    assert begins[0] - begins[1] == 330.0  # its tenth of margin too
+
+
 def test_a_number_that_an_operator_set_and_a_minimum_for_load_are_foretold() -> None:
     many = party("m", replicas=3)
     one = Calendar(tuple(replace(each, replicas=1) for each in many.calendar.windows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 from warmd.cli.words import brief, clean
@@ -10,6 +11,7 @@ from warmd.ladder import Stage
 from warmd.spoken import count, duration
 
 _PLOT = 48
+_SCREEN = 80
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _STAGES = {stage.value: stage.label for stage in Stage} | {
     "engine": "wake",
@@ -30,30 +32,39 @@ def probe_table(answer: Mapping[str, Any]) -> str:
 
 
 def _table(steps: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield f"{'idle':<10}{'met':<8}{'first token':>12}{'in all':>10}{'next ten':>12}{'in all':>10}"
+    wide = _width(steps)
+    heads = f"{'first token':>12}{'in all':>10}{'next ten':>12}{'in all':>10}"
+    yield f"{'idle':<{wide}}{'met':<8}{heads}"
     for step in steps:
         totals = _median([total for _, total in step["next"]])
         slow = "  slow" if step["slow"] else ""
         yield (
-            f"{_idle(step):<10}{step['met']:<8}{brief(step['first_token_s']):>12}"
+            f"{_idle(step):<{wide}}{step['met']:<8}{brief(step['first_token_s']):>12}"
             f"{brief(step['first_total_s']):>10}{brief(step['usual_s']):>12}{brief(totals):>10}{slow}"
         )
         if not _was_hot(step):
             stages = step["stages"].items()
             parts = [f"{_STAGES[k]} {brief(s)}" for k, s in stages if k in _STAGES and s >= 0.005]
             spent = f": {', '.join(parts)}" if parts else ""
-            yield f"{'':10}before, it got hot in {brief(step['came_up_s'])}{spent}"
+            said = f"before, it got hot in {brief(step['came_up_s'])}{spent}"
+            yield from (f"{'':{wide}}{line}" for line in wrap(said, _SCREEN - wide))
         if step["restarts"]:
-            yield f"{'':10}users came {count(step['restarts'], 'time')}, and it began anew"
+            yield f"{'':{wide}}users came {count(step['restarts'], 'time')}, and it began anew"
     yield "(median of ten; asked at the engine: no gateway, no queue)"
 
 
 def _plot(steps: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    wide = _width(steps)
     longest = max(max(step["first_token_s"], step["usual_s"]) for step in steps)
     for step in steps:
         for label, seconds in (("first", step["first_token_s"]), ("next", step["usual_s"])):
             head = _idle(step) if label == "first" else ""
-            yield f"{head:<10}{label:<6}{_bar(seconds, longest)} {brief(seconds)}"
+            yield f"{head:<{wide}}{label:<6}{_bar(seconds, longest)} {brief(seconds)}"
+
+
+def _width(steps: Sequence[Mapping[str, Any]]) -> int:
+    """Return how wide the column of idle times is, with the gap after it."""
+    return max(10, *(len(_idle(step)) + 2 for step in steps))
 
 
 def _bar(seconds: float, longest: float) -> str:

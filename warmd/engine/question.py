@@ -17,6 +17,9 @@ from warmd.engine.streamed import StreamedAnswer
 
 _BODY_MAX = 8 << 20
 
+OWN_BOUND = "the model's warmup.timeout"
+"""What bounds a question, where nothing else of the config does."""
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -88,13 +91,18 @@ async def ask(session: aiohttp.ClientSession, path: str, body: dict[str, Any], w
 
 
 @asynccontextmanager
-async def answered_within(seconds: float, what: str) -> AsyncIterator[None]:
-    """Bound the questions asked inside; raises `WarmupError` when `seconds` are over."""
+async def answered_within(
+    seconds: float, what: str, bound_by: str = OWN_BOUND
+) -> AsyncIterator[None]:
+    """Bound the questions asked inside; raises `WarmupError` when `seconds` are over.
+
+    `bound_by`: the key of the config from which they come.
+    """
     try:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError:
         raise WarmupError(
-            f"{what} had no whole answer within {seconds:g} s; see the engine's log, or raise the"
-            " model's warmup.timeout"
+            f"{what} had no whole answer within {seconds:g} s; see the engine's log, or raise"
+            f" {bound_by}"
         ) from None

@@ -11,7 +11,7 @@ import aiohttp
 
 from warmd.config import WarmupKind
 from warmd.engine.errors import WarmupError
-from warmd.engine.question import answered_within, ask, question
+from warmd.engine.question import OWN_BOUND, answered_within, ask, question
 from warmd.engine.quote import quote
 from warmd.engine.response_format import ResponseFormat
 from warmd.engine.verdict import Answered, NotServed, Wrong, judge, text_of
@@ -22,7 +22,7 @@ _WHEN_UNKNOWN = (WarmupKind.CHAT, WarmupKind.COMPLETION, WarmupKind.EMBEDDING)
 
 @dataclass(frozen=True)
 class WarmupSpec:
-    """What to ask. `timeout` is in seconds, for everything together.
+    """What to ask. `timeout` is in seconds, for everything together; `bound_by`: where it is set.
 
     Each of `adapters`, by its name, is asked for one token as well: its first is as slow.
     `expect`: a regular expression that the answer's text must hold; `form`: what it must be.
@@ -41,6 +41,7 @@ class WarmupSpec:
     form: ResponseFormat | None = None
     expect: str | None = None
     anew: bool = False
+    bound_by: str = OWN_BOUND
 
     def of(self, kind: WarmupKind) -> tuple[str, dict[str, Any]]:
         """Return the path and the body of the request to the endpoint of `kind`."""
@@ -78,7 +79,8 @@ class WarmupAnswer:
 
 async def warm_up(session: aiohttp.ClientSession, spec: WarmupSpec) -> WarmupAnswer:
     """Ask the model, then each adapter, and judge; raises `WarmupError` with one sentence."""
-    async with answered_within(spec.timeout, f"the warm-up for {spec.max_tokens} token(s)"):
+    what = f"the warm-up for {spec.max_tokens} token(s)"
+    async with answered_within(spec.timeout, what, spec.bound_by):
         answer = await _ask_model(session, spec)
         for adapter in spec.adapters:
             await _ask_adapter(session, spec, answer.kind, adapter)

@@ -13,6 +13,7 @@ from enum import StrEnum
 from math import inf
 
 from warmd.ladder import share_a_card
+from warmd.planner.making_room import Lodger, room_after
 from warmd.planner.timetable import Rise, Slot
 from warmd.policy.estimate import STOP_S
 
@@ -33,7 +34,8 @@ class Stay:
     """Who has `vram` bytes of a pool on each of some cards, and for how long.
 
     `yields`: it only rests there, and makes room for what a calendar wants; `moves`: its calendar
-    wants it, and so moves who rests; `used`: somebody asks for it now, at least until `until`.
+    wants it, and so moves who rests; `used`: somebody asks for it now, at least until `until`;
+    `aside_s`: what putting it aside takes.
     """
 
     replica: str
@@ -46,6 +48,7 @@ class Stay:
     yields: bool = False
     moves: bool = False
     used: bool = False
+    aside_s: float = STOP_S
 
     def is_there(self, at: float) -> bool:
         """Whether it has its room at `at`: a while is needed to go."""
@@ -86,6 +89,22 @@ class Rooms:
     stays: Sequence[Stay] = ()
     wants: Mapping[Key, Stay] = field(default_factory=dict)
     back: Mapping[str, Rise] = field(default_factory=dict)
+
+    def with_room_made(self, rise: Rise) -> Rise:
+        """Return a rise with the time that others need to make room for it first."""
+        want = self.wants.get(rise.key)
+        if want is None or want.pool not in self.pools or not rise.takes:
+            return rise
+        firm = [w for key, w in self.wants.items() if key[1] <= rise.by < w.until]
+        there = [
+            Lodger(s.replica, s.vram, s.cards, s.aside_s if s.yields else None)
+            for s in (*self.stays, *firm)
+            if s.pool == want.pool and s.since <= rise.by < s.until
+        ]
+        # Of one replica the later counts: a calendar's want goes before its rest.
+        others = {lodger.replica: lodger for lodger in there}
+        newcomer = Lodger(rise.replica, want.vram, want.cards)
+        return replace(rise, room=room_after(self.pools[want.pool], newcomer, others.values()))
 
 
 @dataclass(frozen=True)
@@ -180,7 +199,7 @@ class _Play:
     def _begun(
         self, rise: Rise, begin: float, waited: Outcome | None, aside: Sequence[Stay]
     ) -> Outcome:
-        ready = begin + rise.takes + STOP_S * len(aside)
+        ready = begin + sum(stay.aside_s for stay in aside) + rise.takes
         self._taken.append((rise.cards, ready))
         want = self._wants.get(rise.key)
         if want is not None:

@@ -22,6 +22,8 @@ class Rise:
 
     `leads`: what its rise takes; `under_way`: it has begun, or it is there already; `staged`: the
     same of its files. `index` is its number within its model, `replicas` how many are due with it.
+    `room`: seconds that others need to make room for it before it begins, `room_at_most`: those
+    that they may have needed.
     """
 
     replica: str
@@ -35,6 +37,8 @@ class Rise:
     replicas: int = 1
     under_way: bool = False
     staged: bool = False
+    room: float = 0.0
+    room_at_most: float = 0.0
 
     @property
     def key(self) -> tuple[str, float]:
@@ -46,6 +50,11 @@ class Rise:
         """Seconds on its cards' lanes, without a margin; 0 where it needs no turn there."""
         return 0.0 if self.under_way else self.leads.rise(self.stands, self.rung)
 
+    @property
+    def lane_s(self) -> float:
+        """Seconds on its cards' lanes with the room that is made for it first."""
+        return self.room + self.takes if self.takes else 0.0
+
     @cached_property
     def stages(self) -> float:
         """Seconds on the disk's lane, without a margin; 0 where no files need be in RAM for it."""
@@ -56,7 +65,8 @@ class Rise:
         """Seconds, with a margin, for which it may have been on its way."""
         if self.rung < Rung.ASLEEP:
             return 0.0
-        return with_margin(self.leads.start_at_most + self.leads.sleep + self.leads.wake)
+        rise = self.leads.start_at_most + self.leads.sleep + self.leads.wake
+        return with_margin(self.room_at_most + rise)
 
 
 @dataclass(frozen=True)
@@ -127,9 +137,9 @@ class _Lanes:
 def _device(rises: Sequence[Rise]) -> dict[tuple[str, float], float]:
     lanes = _Lanes()
     begins: dict[tuple[str, float], float] = {}
-    for rise in sorted(rises, key=lambda each: (-each.by, each.takes, each.replica)):
-        begin = lanes.end(rise.cards, rise.by) - with_margin(rise.takes) if rise.takes else rise.by
-        begins[rise.key] = begin
+    for rise in sorted(rises, key=lambda each: (-each.by, each.lane_s, each.replica)):
+        ends = lanes.end(rise.cards, rise.by) if rise.takes else rise.by
+        begins[rise.key] = begin = ends - with_margin(rise.lane_s)
         if rise.takes:
             lanes.take(rise.cards, begin)
     return begins

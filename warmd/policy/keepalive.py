@@ -79,8 +79,12 @@ class Choice:
 def choose(known: Sequence[FirstDelay], idles: Sequence[float] = AUTO_IDLES) -> Choice:
     """Choose by measurements, of which the last one for each of `idles` counts.
 
-    The longest idle time after which the first request was still quick is the interval.
+    The longest idle time after which the first request was still quick is the interval. Without
+    `idles` there is nothing to choose: other requests leave no quiet that is long enough.
     """
+    if not idles:
+        least = duration(AUTO_IDLES[0])
+        return Choice(None, None, f"nothing more: its planned warm-ups leave no quiet of {least}")
     by: dict[float, FirstDelay] = {}
     for each in known:
         below = [idle for idle in idles if idle <= each.idle_s]

@@ -29,8 +29,9 @@ _OFTEN = 0.95
 class Figures:
     """What is known of a model's rises. Seconds oldest first; `starts` by the rung that they met.
 
-    `sleep_s`: what falling asleep takes; `files`: the bytes that are staged for a start, None where
-    nobody has looked yet; `disk_rate`: bytes per second; `stages`: its files have room in RAM.
+    `sleep_s`: what falling asleep takes; `asides`: how long being put aside took, drain and all;
+    `files`: the bytes that are staged for a start, None where nobody has looked yet; `disk_rate`:
+    bytes per second; `stages`: its files have room in RAM.
     """
 
     starts: Mapping[Rung, Sequence[float]] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class Figures:
     files: int | None = None
     disk_rate: float | None = None
     stages: bool = True
+    asides: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Leads:
     stage_at_most: float
     measured: bool = True
     woke: bool = True
+    aside: float = STOP_S  # what it takes to put one of its engines aside
 
     def rise(self, stands: Rung, to: Rung) -> float:
         """Return the seconds on the device from `stands` to `to`."""
@@ -92,7 +95,13 @@ def leads_of(figures: Figures) -> Leads:
         stage_at_most=max(UNSCANNED_S, _staging(figures, figures.disk_rate), _staging(figures)),
         measured=bool(starts),
         woke=bool(figures.wakes),
+        aside=putting_aside(figures.asides, figures.sleep_s),
     )
+
+
+def putting_aside(asides: Sequence[float], sleep_s: float | None) -> float:
+    """Return the seconds in which an engine is drained, and sleeps or has ended."""
+    return _often(asides) if asides else max(STOP_S, sleep_s or 0.0)
 
 
 def _staging(figures: Figures, rate: float | None = None) -> float:

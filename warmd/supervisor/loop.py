@@ -131,7 +131,7 @@ class Supervisor(ReplicaListener):
         """Look at the facts, decide, and begin what can be begun."""
         if self._closing:
             return
-        self._soon.look(self.models.values(), self._clock.wall(), self.shelf)
+        self._soon.look(self.models.values(), self._clock.wall(), self.shelf, self.rules.pools)
         for model in self.models.values():
             self._retarget(model)
             for replica in model.replicas:

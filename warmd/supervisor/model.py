@@ -11,8 +11,9 @@ from warmd.ladder import FileKind, Phase, Rung, SleepFigures
 from warmd.planner import NOTHING_TO_STAGE, ModelFacts, ReplicaFacts, StagingFacts
 from warmd.policy import Coming, Demand, Override, Scaling, Target, worn
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake
+from warmd.policy.lead import putting_aside
 from warmd.policy.opening import Attendance
-from warmd.replica import Nap, Replica
+from warmd.replica import Nap, Replica, ReplicaState
 from warmd.staged import StagedFiles
 from warmd.supervisor.diary import Diary
 from warmd.supervisor.terms import Terms
@@ -45,6 +46,7 @@ class Managed:
     starts: list[float] = field(default_factory=list)  # seconds that measured starts took
     wakes: list[float] = field(default_factory=list)  # and wakes
     starts_from: dict[Rung, list[float]] = field(default_factory=dict)  # starts by the rung met
+    asides: list[float] = field(default_factory=list)  # seconds from a drain's begin to its end
     figures: dict[str, SleepFigures] = field(default_factory=dict)  # by SleepPolicy.key, version
     waiting: dict[asyncio.Event, float] = field(default_factory=dict)  # -> when it came
     last_request: float = -math.inf  # when the last request ended or gave up
@@ -201,12 +203,11 @@ class Managed:
         state, sleep = replica.state, self.terms.sleep
         first, last = state.first_nap, state.last_nap
         if sleep is None or not state.cycles or first is None or last is None:
-            wear, kept = None, 0
+            wear = None
         else:
             known = first.held is not None and last.held is not None
             grown = (first.held or 0, last.held or 0) if known else (0, 0)
             wear = worn(sleep.hygiene, state.cycles, *grown)
-            kept = (last.device_kept if last.card_kept is None else last.card_kept) or 0
         return ReplicaFacts(
             replica.name,
             state.phase,
@@ -221,7 +222,7 @@ class Managed:
             launched_at=None if state.pid is None else state.launched_at,
             sleeps=sleep is not None and replica.sleeps,
             pins=self._will_pin(replica),
-            kept=kept,
+            kept=0 if sleep is None else kept_asleep(state),
             worn=wear,
             rehearses=self._only_rehearses(replica),
             anew=state.anew,
@@ -262,6 +263,18 @@ class Managed:
         ours = f"{self.terms.sleep.key} vllm="
         return next((f for key, f in self.figures.items() if key.startswith(ours)), None)
 
+    @property
+    def sleep_s(self) -> float | None:
+        """Seconds that it takes to fall asleep, None where nobody knows."""
+        slept = [r.state.last_nap.seconds for r in self.replicas if r.state.last_nap is not None]
+        known = self.any_figures()
+        return max(slept, default=None if known is None else known.first_sleep_s)
+
+    @property
+    def aside_s(self) -> float:
+        """Seconds that it takes to put an engine of it aside."""
+        return putting_aside(self.asides, self.sleep_s)
+
     def _switch_cost(self) -> float:
         """Seconds that it takes to put it aside and to bring it back, as measured."""
         naps = [r.state.last_nap for r in self.replicas if r.sleeps]
@@ -287,6 +300,14 @@ class Managed:
 
 
 _NEARLY_AWAKE = (Phase.FALLING_ASLEEP, Phase.ASLEEP, Phase.WAKING, Phase.ADOPTING)
+
+
+def kept_asleep(state: ReplicaState) -> int:
+    """Return the bytes that an engine was measured to keep on a card while it sleeps."""
+    nap = state.last_nap
+    if not state.cycles or nap is None:
+        return 0
+    return (nap.device_kept if nap.card_kept is None else nap.card_kept) or 0
 
 
 def staging_facts(staged: StagedFiles) -> StagingFacts:

@@ -1,20 +1,24 @@
 """What calendars want soon: from when on each rise is due, so that it is ready in time.
 
-Pure but for what it remembers of the last look, which only saves work.
+Pure but for what it remembers of the last look: that saves work, and what was due then is due on
+once room was made for it, so that who made it doesn't come back.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import inf
 
 from warmd.ladder import Phase, Rung
+from warmd.planner.making_room import Lodger
 from warmd.planner.timetable import Rise, Slot, are_files_due, is_due, line_up
 from warmd.policy import Coming, Stretch, Wish
 from warmd.policy.lead import Figures, leads_of
 from warmd.replica import Replica
+from warmd.supervisor.lodgers import Lodgers
 from warmd.supervisor.model import Managed
 from warmd.supervisor.ports import Known
 from warmd.supervisor.shelf import Shelf
@@ -48,9 +52,18 @@ class Soon:
     def __init__(self) -> None:
         self._looks: dict[str, _Look] = {}
         self._slots: Mapping[tuple[str, float], Slot] = {}
+        self._rooms: Mapping[tuple[str, float], float] = {}
+        self._made_room: set[tuple[str, float]] = set()  # those that were due before they had room
 
-    def look(self, models: Iterable[Managed], wall: float, shelf: Shelf) -> None:
-        """Set of each model what is coming at `wall` (Unix seconds), and when it is needed next."""
+    def look(
+        self, models: Iterable[Managed], wall: float, shelf: Shelf, pools: Mapping[str, int]
+    ) -> None:
+        """Set of each model what is coming at `wall` (Unix seconds), and when it is needed next.
+
+        `pools`: bytes of VRAM on each of their cards.
+        """
+        models = list(models)
+        lodgers = Lodgers(models, pools)
         looks: dict[str, _Look] = {}
         planned: list[tuple[Managed, _Look]] = []
         for model in models:
@@ -65,31 +78,49 @@ class Soon:
             last = self._looks.get(model.name)
             facts = _facts(model, course, shelf)
             if last is None or last.made_from != facts:
-                last = _Look(facts, tuple(_rises(model, course, shelf)))
+                rises = _rises(model, course, shelf, lodgers.all_aside_s(model))
+                last = _Look(facts, tuple(rises))
             looks[model.name] = last
             planned.append((model, last))
-        self._line_up(looks)
-        for model, each in planned:
-            if wall >= each.from_on:
-                self._set(model, each, wall)
-
-    def _line_up(self, looks: dict[str, _Look]) -> None:
-        """Line all up anew where anything has changed."""
-        if looks.keys() == self._looks.keys() and all(
-            each is self._looks[name] for name, each in looks.items()
+        if looks.keys() != self._looks.keys() or any(
+            each is not self._looks[name] for name, each in looks.items()
         ):
-            return
-        self._looks = looks
-        self._slots = line_up([rise for each in looks.values() for rise in each.rises])
-        for each in looks.values():
+            self._looks = looks
+            self._line_up()
+        near = [(model, each) for model, each in planned if wall >= each.from_on]
+        rooms = dict(_rooms(near, planned, lodgers))
+        if rooms != self._rooms:
+            self._rooms = rooms
+            self._line_up()
+        for model, each in near:
+            self._set(model, each, wall)
+
+    def _line_up(self) -> None:
+        """Line all up anew: something has changed."""
+        rises = [rise for each in self._looks.values() for rise in each.rises]
+        rooms = self._rooms
+        self._made_room &= {rise.key for rise in rises}
+        self._slots = line_up(
+            [replace(r, room=rooms[r.key]) if r.key in rooms else r for r in rises]
+        )
+        for each in self._looks.values():
             slots = [self._slots[rise.key] for rise in each.rises]
             each.from_on = min((_earliest(slot) for slot in slots), default=inf)
+
+    def _is_due(self, rise: Rise, wall: float) -> bool:
+        slot = self._slots[rise.key]
+        due = is_due(rise, slot, wall) or (rise.key in self._made_room and wall >= slot.hold_at)
+        if due and rise.key in self._rooms:
+            self._made_room.add(rise.key)
+        elif not due:
+            self._made_room.discard(rise.key)
+        return due
 
     def _set(self, model: Managed, look: _Look, wall: float) -> None:
         rises = look.rises
         files = [r for r in rises if are_files_due(r, self._slots[r.key], wall)]
         model.files_due = any(r.stands < Rung.ASLEEP and not r.under_way for r in files)
-        due = [r for r in rises if is_due(r, self._slots[r.key], wall)]
+        due = [r for r in rises if self._is_due(r, wall)]
         ups = [r for r in due if r.rung >= Rung.ASLEEP]
         if ups:
             first = max(ups, key=lambda r: (r.rung.height, r.index))
@@ -109,15 +140,14 @@ def figures(model: Managed, shelf: Shelf) -> Figures:
     totals = [staged.state.total for staged in model.sets.values()]
     files = None if model.staged.state.total is None else sum(t or 0 for t in totals)
     known = model.any_figures()
-    slept = [r.state.last_nap.seconds for r in model.replicas if r.state.last_nap is not None]
-    asleep = max(slept, default=None if known is None else known.first_sleep_s)
     return Figures(
         starts=model.starts_from,
         wakes=tuple(model.wakes) or (() if known is None else (known.wake_s,)),
-        sleep_s=asleep,
+        sleep_s=model.sleep_s,
         files=files,
         disk_rate=shelf.disk_rate,
         stages=(model.staged.state.total or 0) <= shelf.budget,
+        asides=tuple(model.asides),
     )
 
 
@@ -134,10 +164,37 @@ def _facts(model: Managed, course: Sequence[Stretch], shelf: Shelf) -> tuple[obj
     files = staged.held, staged.busy, totals, shelf.disk_rate, shelf.budget
     phases = [replica.state.phase for replica in model.replicas]
     fits = [replica.fit for replica in model.replicas]
-    return (course, model.terms, model.starts, model.wakes, phases, fits, files)
+    measured = model.starts, model.wakes, model.asides
+    return (course, model.terms, *measured, phases, fits, files)
 
 
-def _rises(model: Managed, course: Sequence[Stretch], shelf: Shelf) -> Iterator[Rise]:
+def _rooms(
+    near: Iterable[tuple[Managed, _Look]],
+    planned: Iterable[tuple[Managed, _Look]],
+    lodgers: Lodgers,
+) -> Iterator[tuple[tuple[str, float], float]]:
+    """Yield how long others need to make room for each rise whose time is near."""
+    coming: dict[str | None, list[tuple[Rise, Lodger]]] = defaultdict(list)
+    asked: list[tuple[Managed, Rise]] = []
+    for model, look in near:
+        asked += [(model, r) for r in look.rises if r.takes and r.rung is Rung.HOT]
+    if not asked:
+        return
+    for model, look in planned:
+        for rise in look.rises:
+            if rise.rung is Rung.HOT:
+                lodger = Lodger(rise.replica, model.terms.vram, rise.cards)
+                coming[model.terms.pool].append((rise, lodger))
+    for model, rise in asked:
+        beside = (lodger for other, lodger in coming[model.terms.pool] if other.by <= rise.by)
+        room = lodgers.room_s(model, rise.replica, rise.cards, beside)
+        if room:
+            yield rise.key, room
+
+
+def _rises(
+    model: Managed, course: Sequence[Stretch], shelf: Shelf, room_at_most: float
+) -> Iterator[Rise]:
     """Yield the next rise of each replica, and those of its files before that."""
     wish = model.terms.wish
     leads = leads_of(figures(model, shelf))
@@ -163,6 +220,7 @@ def _rises(model: Managed, course: Sequence[Stretch], shelf: Shelf) -> Iterator[
                 replicas=replicas,
                 under_way=_under_way(replica, rung, stands),
                 staged=staged.held or staged.busy,
+                room_at_most=room_at_most,
             )
             if rung >= Rung.ASLEEP:
                 break

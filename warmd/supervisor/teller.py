@@ -23,12 +23,14 @@ class Teller:
     def __init__(self, events: Events) -> None:
         self._events = events
         self._overdue: dict[str, float] = {}  # replica -> since when its phase lasts, told once
+        self._drains: dict[str, float] = {}  # replica -> since when it is put aside
 
     def tell(self, model: Managed, name: str, old: ReplicaState, new: ReplicaState) -> None:
         """Tell of the change of the replica `name` from `old` to `new`."""
         took: float | None = None
         if new.phase is not old.phase:
             took = self._tell_phase(model, name, old, new)
+            self._measure_aside(model, name, new)
         stale = any(r.is_stale for r in model.replicas if r.name == name)
         if new.parts is not None and new.parts is not old.parts and not stale:
             self._events.sizes_measured(model.name, model.terms.sizes_key, new.parts)
@@ -67,6 +69,18 @@ class Teller:
             case _:
                 pass
         return None
+
+    def _measure_aside(self, model: Managed, name: str, new: ReplicaState) -> None:
+        """Keep how long it took from a drain's begin until the engine sleeps or has ended."""
+        match new.phase:
+            case Phase.DRAINING:
+                self._drains[name] = new.since
+            case Phase.FALLING_ASLEEP | Phase.STOPPING:
+                pass
+            case _:
+                began = self._drains.pop(name, None)
+                if began is not None and new.phase in (Phase.ASLEEP, Phase.DOWN):
+                    model.asides = [*model.asides, new.since - began][-REMEMBERED:]
 
     def _keep_figures(self, model: Managed, name: str, new: ReplicaState) -> None:
         """Keep what the first sleep and wake of an engine took, where that is new."""
