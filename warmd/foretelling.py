@@ -113,7 +113,7 @@ class Foretold:
             return None
         stay = self._room_of(party, index, span.since, self._until(party, index, span))
         yields = span.rests and not party.pinned
-        return replace(stay, yields=yields, moves=span.by == "calendar")
+        return replace(stay, yields=yields, moves=span.by in ("calendar", "operator"))
 
     def _stay(self, party: Party, span: Span) -> None:
         for index in range(min(span.replicas, len(party.cards))):

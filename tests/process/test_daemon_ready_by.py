@@ -87,6 +87,7 @@ def test_what_is_late_already_is_drawn_as_it_is_and_told_with_the_time_at_which_
     daemon: Daemon,
 ) -> None:
     opened = time.time() // 60 * 60 - 1200
+    daemon.turn("m", seconds={"weights": 5 * STARTS_S})  # a busy host looks late
     daemon.write_config({"m": window(opened)}, host='timezone = "UTC"')
     daemon.start()
     daemon.wait_for("starting")

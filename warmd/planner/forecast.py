@@ -33,8 +33,8 @@ class Late(StrEnum):
 class Stay:
     """Who has `vram` bytes of a pool on each of some cards, and for how long.
 
-    `yields`: it only rests there, and makes room for what a calendar wants; `moves`: its calendar
-    wants it, and so moves who rests; `used`: somebody asks for it now, at least until `until`;
+    `yields`: it only rests there, and makes room for what others want; `moves`: its calendar or an
+    operator wants it, and so moves who rests; `used`: somebody asks for it now, at least until `until`;
     `aside_s`: what putting it aside takes.
     """
 
