@@ -34,8 +34,8 @@ class Stay:
     """Who has `vram` bytes of a pool on each of some cards, and for how long.
 
     `yields`: it only rests there, and makes room for what others want; `moves`: its calendar or an
-    operator wants it, and so moves who rests; `used`: somebody asks for it now, at least until `until`;
-    `aside_s`: what putting it aside takes.
+    operator wants it, and so moves who rests; `used`: somebody asks for it now, at least until
+    `until`; `aside_s`: what putting it aside takes.
     """
 
     replica: str
