@@ -17,11 +17,11 @@ EX_CONFIG = 78
 """sysexits.h; systemd is told not to restart after it: a bad config doesn't mend itself."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit status: 0, 69 where the daemon can't start, 78 for a bad config."""
-    parser = argparse.ArgumentParser(prog="warmd", description=warmd.__doc__)
-    parser.add_argument("--version", action="version", version=f"warmd {warmd.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line; `command` is what was chosen."""
+    words = argparse.ArgumentParser(prog="warmd", description=warmd.__doc__)
+    words.add_argument("--version", action="version", version=f"warmd {warmd.__version__}")
+    commands = words.add_subparsers(dest="command", required=True)
     for name, what in (
         ("run", "run the daemon in the foreground"),
         ("check-config", "say what is wrong with the config, or what it resolves to"),
@@ -33,7 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             metavar="FILE",
             help="default: /etc/warmd/warmd.toml and models.d beside it",
         )
-    asked = parser.parse_args(argv)
+    return words
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return the exit status: 0, 69 where the daemon can't start, 78 for a bad config."""
+    asked = parser().parse_args(argv)
     try:
         if asked.command == "check-config":
             settings = load(asked.config)
