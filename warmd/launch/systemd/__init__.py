@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from warmd.launch.systemd.units import Units
+from warmd.launch.systemd.launcher import SystemdLauncher, engine_group
+from warmd.launch.systemd.units import Job, Units
 
-__all__ = ["Units"]
+__all__ = ["Job", "SystemdLauncher", "Units", "engine_group"]
