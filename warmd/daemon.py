@@ -13,7 +13,6 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import sdnotify
 import uvloop
 
 import warmd
@@ -30,7 +29,6 @@ from warmd.gateway import (
     GatewayLimits,
     Keys,
     RequestRecord,
-    inherited_sockets,
 )
 from warmd.gateway.paths import ENDPOINTS
 from warmd.gpu_watch import GpuWatch
@@ -40,6 +38,8 @@ from warmd.keeping_warm import KeepingWarm
 from warmd.ladder import Rung
 from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
 from warmd.learning import Learner
+from warmd.listening import Listening
+from warmd.notifying import ServiceManager
 from warmd.operations import Operations
 from warmd.planner import RamLedger
 from warmd.probing import Probes
@@ -59,6 +59,9 @@ EX_UNAVAILABLE = 69
 
 _LAST_RESORT_S = 25.0
 """How long beyond drain and stop an engine may take to go before the daemon goes without it."""
+
+_TOLD_S = 1.0
+"""So long after their time clients may take to be told that their answers are cut off."""
 
 _SCANNED_S = 2.0
 """By then a daemon that came up has looked at its models' files, mostly."""
@@ -106,7 +109,8 @@ class Daemon:
         self._fitter: Fitter
         self._config: InForce
         self._started = CLOCK.wall()
-        self._notify = sdnotify.SystemdNotifier()
+        self._manager = ServiceManager()
+        self._listening: Listening
         self._told_systemd = ""
         self._metrics = Metrics(self._snapshot, ENDPOINTS)
         self._ending: Ending
@@ -125,6 +129,7 @@ class Daemon:
         outlive = settings.host.engines_outlive_daemon
         self._ending = Ending(engines_too=not outlive)
         stop = self._ending.asked
+        self._listening = Listening(self._manager, os.environ, _tell)
         async with AsyncExitStack() as house:
             house.enter_context(Folders(settings))
             history = History(
@@ -144,8 +149,10 @@ class Daemon:
             await self._open_to_operators(house)
             gateway = self._gateway()
             house.push_async_callback(gateway.close)
-            ready = inherited_sockets(os.environ).get("gateway", ())
-            bound = await gateway.start([(a.host, a.port) for a in settings.gateway.listen], ready)
+            addresses = [(a.host, a.port) for a in settings.gateway.listen]
+            ready = await self._listening.tcp("gateway", addresses)
+            bound = await gateway.start(addresses, ready)
+            self._listening.keep("gateway", gateway.sockets)
 
             # Not before: a daemon that fails to come up must not take engines down with it.
             for name, record in found.items():
@@ -154,7 +161,7 @@ class Daemon:
             models = count(len(settings.models), "model")
             log.info("warmd %s serves %s on %s", warmd.__version__, models, fronts)
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_soon)
-            self._notify.notify("READY=1")
+            self._manager.tell("READY=1")
             house.push_async_callback(self._keeping.close)
             house.push_async_callback(self._probes.close)
             watches = (self._watch.run(), self._refitting.await_gpu(), self._tell_late())
@@ -195,27 +202,42 @@ class Daemon:
             _warn,
             probing=self._probes,
         )
-        house.push_async_callback(control.close)
-        await control.start()
+        house.push_async_callback(lambda: control.close(leave=self._leaves_sockets))
+        ready = self._listening.unix("control", settings.control_socket)
+        self._listening.keep("control", [await control.start(ready)])
         scrapes = MetricsServer(settings.metrics.listen, self._metrics.expose)
         house.push_async_callback(scrapes.close)
-        await scrapes.start()
+        addresses = [(a.host, a.port) for a in settings.metrics.listen]
+        ready = await self._listening.tcp("metrics", addresses)
+        self._listening.keep("metrics", await scrapes.start(ready))
+
+    @property
+    def _leaves_sockets(self) -> bool:
+        """Whether the next daemon is to find them listening."""
+        return self._manager.listens and not self._ending.for_good
 
     async def _shut_down(self, gateway: Gateway, loop: asyncio.Task[None], reason: str) -> None:
         self._ending.begun = self._refitting.stopped = self._config.stopped = True
-        self._notify.notify("STOPPING=1")
         leave = not self._ending.engines_too
+        settings = self._config.settings
+        engine = settings.engine
+        drain = settings.gateway.drain if leave else engine.drain_timeout
+        patience = drain + engine.stop_timeout + _LAST_RESORT_S
+        self._manager.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={patience * 1e6:.0f}")
         what = "engines go on without it" if leave else "engines are drained first"
         log.info("stopping: %s; %s", reason, what)
+        if self._ending.for_good:
+            self._listening.end()
         await gateway.stop_accepting()
+        if leave:
+            asyncio.get_running_loop().call_later(drain, gateway.cut_off)
         # Replicas drain themselves; whoever still waits for one is refused at once.
-        engine = self._config.settings.engine
         try:
-            async with asyncio.timeout(engine.drain_timeout + engine.stop_timeout + _LAST_RESORT_S):
-                await self._supervisor.close(reason, leave=leave)
+            async with asyncio.timeout(patience):
+                await self._supervisor.close(reason, leave=drain + _TOLD_S if leave else None)
         except TimeoutError:
             log.error("engines or holders of files outlive their end; they are left to the kernel")
-        await gateway.drain(self._config.settings.engine.drain_timeout)
+        await gateway.drain(drain)
         loop.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await loop
@@ -320,7 +342,7 @@ class Daemon:
         rungs = [self._supervisor.rung(name) for name in self._supervisor.models]
         counts = ", ".join(f"{rungs.count(rung)} {rung}" for rung in Rung if rung in rungs)
         status = f"STATUS={counts or 'no models configured'}"
-        self._notify.notify("WATCHDOG=1" if status == self._told_systemd else status)
+        self._manager.tell("WATCHDOG=1" if status == self._told_systemd else status)
         self._told_systemd = status
 
 

@@ -13,7 +13,7 @@ class Ending:
         """Heed SIGTERM and SIGINT from now on; made on the event loop that is to end."""
         loop = asyncio.get_running_loop()
         self.engines_too = engines_too
-        self.begun = False
+        self.begun = self.for_good = False
         self.asked: asyncio.Future[str] = loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ask, f"{number.name} came")
