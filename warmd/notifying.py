@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import select
 import socket
-from collections.abc import Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import sdnotify
 
@@ -31,6 +32,16 @@ class ServiceManager:
     def tell(self, *words: str) -> None:
         """Say `READY=1` and the like, all in one datagram."""
         self._notifier.notify("\n".join(words))
+
+    @contextmanager
+    def reloading(self) -> Iterator[None]:
+        """Be shown as reloading meanwhile; however that ends, the service is ready again."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self.tell("RELOADING=1", f"MONOTONIC_USEC={now}")
+        try:
+            yield
+        finally:
+            self.tell("READY=1")
 
     def keep(self, name: str, sockets: Sequence[socket.socket]) -> None:
         """Hand copies of `sockets` over, to be given to the next daemon under `name`.
