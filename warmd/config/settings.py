@@ -63,6 +63,7 @@ class GatewaySettings(Table):
     max_body: Bytes = 32 * 2**20
     header_timeout: Seconds = 10.0
     body_timeout: Seconds = 60.0
+    drain: Seconds = 30.0
 
 
 class ControlSettings(Table):
