@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from warmd.gpu_watch import GpuWatch
 from warmd.history import HISTORY_FILE, History, journal_handler, terminal_format
 from warmd.in_force import InForce
 from warmd.keeping_warm import KeepingWarm
-from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
+from warmd.launch import DirectLauncher, HostLauncher, Launcher, LaunchError
 from warmd.learning import Learner
 from warmd.listening import Listening
 from warmd.notifying import ServiceManager
@@ -96,8 +96,8 @@ def run(
 ) -> int:
     """Run until SIGTERM or SIGINT; return the exit status. `load` reads the config once more.
 
-    `absent`: what the config names and isn't there yet. `systemd`: this is its service. Raises `ConfigError` where the config's
-    pools don't fit on the GPUs of this host.
+    `absent`: what the config names and isn't there yet. `systemd`: engines are its units. Raises
+    `ConfigError` where the config's pools don't fit on the GPUs of this host.
     """
     for problem in absent:
         log.warning("%s; the other models are served meanwhile", problem)
@@ -120,9 +120,9 @@ class Daemon:
         self, settings: Settings, load: Callable[[], Settings], *, systemd: bool = False
     ) -> None:
         """`load` reads the config once more; it raises `ConfigError`."""
-        self._first = settings
+        self._first = settings.by_systemd() if systemd else settings
         self._systemd = systemd
-        self._load = load
+        self._load = (lambda: load().by_systemd()) if systemd else load
         self._fitter: Fitter
         self._config: InForce
         self._started = CLOCK.wall()
@@ -155,15 +155,21 @@ class Daemon:
             )
             house.callback(history.close)
             self._history = history
-            self._fitter = await fitter(settings, history.sizes, _warn, _tell)
+            self._fitter = await fitter(
+                settings, history.sizes, _warn, _tell, own_user=self._systemd
+            )
             self._config = InForce(settings, self._load, self._fitter, self._manager.reloading)
-            launcher = DirectLauncher(settings.host.run_dir, outlive=outlive)
+            launcher = self._launcher(settings.host.run_dir, outlive=outlive)
             house.push_async_callback(launcher.close)
             keeper = await self._stage_keeper(house)
             self._supervisor = self._furnish(house, launcher, history, keeper)
             found = self._left_behind() if outlive else {}
-            _sweep(settings.host.run_dir, spare=found)
             await launcher.open()
+            for leftover in await launcher.sweep(found):
+                log.warning(
+                    "killed process %d of %s, which an earlier warmd had left behind",
+                    *(leftover.pid, leftover.name),
+                )
             await self._open_to_operators(house)
             gateway = self._gateway()
             house.push_async_callback(gateway.close)
@@ -193,6 +199,16 @@ class Daemon:
             await self._shut_down(gateway, loop, reason)
             if not stop.done():
                 loop.result()  # raises: it is our bug, and its traceback belongs in the journal
+
+    def _launcher(self, run_dir: Path, *, outlive: bool) -> HostLauncher:
+        if not self._systemd:
+            return DirectLauncher(run_dir, outlive=outlive)
+        # Not above: what speaks D-Bus takes memory that no other daemon needs.
+        from warmd.launch.systemd import SystemdLauncher  # noqa: PLC0415
+
+        launcher = SystemdLauncher(run_dir, _warn)
+        self._ending.own_job = launcher.own_job
+        return launcher
 
     async def _stage_keeper(self, house: AsyncExitStack) -> Keeper:
         """Return the stage keeper; one that an earlier daemon left goes on holding."""
@@ -373,14 +389,6 @@ class Daemon:
             status_line(view.statuses(), view.card_statuses()),
         )
         return [f"STATUS={self._told_status}"] if told != self._told_status else []
-
-
-def _sweep(run_dir: Path, spare: Collection[str]) -> None:
-    for leftover in sweep(run_dir, spare=spare):
-        log.warning(
-            "killed process %d of %s, which an earlier warmd had left behind",
-            *(leftover.pid, leftover.name),
-        )
 
 
 def _bracketed(host: str) -> str:

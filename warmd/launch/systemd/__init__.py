@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from warmd.launch.systemd.launcher import SystemdLauncher, engine_group
-from warmd.launch.systemd.units import Job, Units
+from warmd.launch.systemd.launcher import SystemdLauncher
 
-__all__ = ["Job", "SystemdLauncher", "Units", "engine_group"]
+__all__ = ["SystemdLauncher"]

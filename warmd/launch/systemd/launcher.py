@@ -7,47 +7,34 @@ name and invocation.
 from __future__ import annotations
 
 import asyncio
-import grp
 import os
+import stat
 from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from warmd.config.run_files import ENGINES, engine_unit
-from warmd.launch.launcher import LaunchError, LaunchSpec, LogLine, RunningEngine
-from warmd.launch.leftovers import Leftover, sweep
+from warmd.launch.launcher import LaunchError, LaunchSpec, Leftover, LogLine, RunningEngine
+from warmd.launch.leftovers import sweep
 from warmd.launch.systemd.ending import end_unit
 from warmd.launch.systemd.engine import SystemdEngine
 from warmd.launch.systemd.journal import Journal
 from warmd.launch.systemd.start_files import StartFiles, refused
 from warmd.launch.systemd.unit_state import READ, UnitState
-from warmd.launch.systemd.units import Units
+from warmd.launch.systemd.units import Job, Units
 
-GROUP = "warmd-engine"
 _RUN_DIR = Path("/run/warmd")
 _ANSWER_WITHIN_S = 30.0
 _CLOSE_WITHIN_S = 15.0
 
 
-def engine_group() -> int:
-    """Return the number of the group that engines and the daemon share; raises `LaunchError`."""
-    try:
-        return grp.getgrnam(GROUP).gr_gid
-    except KeyError:
-        raise LaunchError(
-            f"there is no group {GROUP}, so engines can't run as units of systemd; install warmd's "
-            "package again, or run systemd-sysusers"
-        ) from None
-
-
 class SystemdLauncher:
-    """Implements `Launcher` with one unit for each engine."""
+    """Implements `HostLauncher` with one unit for each engine."""
 
-    def __init__(self, run_dir: Path, group: int, report: Callable[[str], None]) -> None:
-        """`group` is that of the engines' user; `report` is told, in a sentence, of trouble."""
+    def __init__(self, run_dir: Path, report: Callable[[str], None]) -> None:
+        """`report` is told, in a sentence, of trouble that is no start's own."""
         self._run_dir = run_dir
-        self._group = group
         self._report = report
         self._units = Units()
         self._journal = Journal(report)
@@ -60,6 +47,10 @@ class SystemdLauncher:
         self._see_that_the_folder_is_ready()
         await self._units.connect()
         self._journal.open()
+
+    async def own_job(self) -> Job | None:
+        """Say what systemd does with the daemon's own unit; raises `LaunchError`."""
+        return await self._units.own_job()
 
     async def start(self, spec: LaunchSpec, on_line: LogLine) -> RunningEngine:
         """Start `spec`; raises `LaunchError`. Every line it prints goes to `on_line`."""
@@ -162,11 +153,17 @@ class SystemdLauncher:
             raise LaunchError(
                 f"{folder} is missing or can't be written to; do `systemd-tmpfiles --create`"
             )
+        if not folder.stat().st_mode & stat.S_ISGID:
+            raise LaunchError(
+                f"{folder} is not set up for engines of a user of their own: what is made in it "
+                "must be of the group warmd-engine; do `systemd-tmpfiles --create`"
+            )
+        os.umask(0o007)  # what is made for engines is made for their group
 
     async def _execute(self, engine: SystemdEngine, spec: LaunchSpec) -> None:
         """Have systemd start the unit, and wait until it has exec'ed the program."""
         try:
-            files = StartFiles(self._run_dir, spec, self._group)
+            files = StartFiles(self._run_dir, spec)
         except OSError as error:
             raise LaunchError(
                 f"{spec.name} was not started: {error.filename or self._run_dir}: "

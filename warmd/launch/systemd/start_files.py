@@ -1,8 +1,9 @@
 """What stands in the run folder while an engine's unit starts; the other half is `warmd-exec`.
 
 `NAME.json` says what is to be executed, and holds secrets: only the engines' group may read it,
-and it is there no longer than the start takes. `NAME.exec` is a FIFO: warmd-exec holds it open,
-writes a refusal into it, and its end says that the program was executed.
+which it has from its folder (set-group-ID), and it is there no longer than the start takes.
+`NAME.exec` is a FIFO: warmd-exec holds it open, writes a refusal into it, and its end says that the
+program was executed.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def refused(spec: LaunchSpec, said: bytes) -> str:
 class StartFiles:
     """The two files of one start; raises `OSError` where they can't be made."""
 
-    def __init__(self, run_dir: Path, spec: LaunchSpec, group: int) -> None:
+    def __init__(self, run_dir: Path, spec: LaunchSpec) -> None:
         self._spec = run_dir / ENGINES / f"{spec.name}.json"
         self._fifo = run_dir / ENGINES / f"{spec.name}.exec"
         self._loop = asyncio.get_running_loop()
@@ -63,10 +64,8 @@ class StartFiles:
         """When it was executed (`time.monotonic()`), or what it said before it ended."""
         self.remove()
         try:
-            self._write(as_json(spec), group)
-            os.mkfifo(self._fifo, 0o600)
-            os.chown(self._fifo, -1, group)
-            self._fifo.chmod(0o620)
+            self._write(as_json(spec))
+            os.mkfifo(self._fifo, 0o620)
             # Not writable yet, so there is no end to be read before somebody has opened it.
             self._reader = os.open(self._fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except BaseException:
@@ -84,11 +83,9 @@ class StartFiles:
             with suppress(FileNotFoundError):
                 path.unlink()
 
-    def _write(self, text: bytes, group: int) -> None:
+    def _write(self, text: bytes) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(self._spec, flags, 0o600), "wb") as file:
-            os.fchown(file.fileno(), -1, group)
-            os.fchmod(file.fileno(), 0o640)
+        with os.fdopen(os.open(self._spec, flags, 0o640), "wb") as file:
             file.write(text)
 
     def _read(self) -> None:
