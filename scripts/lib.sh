@@ -124,3 +124,30 @@ pip_failed() {
     last=$(grep -E '^(ERROR|error)' "$log" | tail -n 1 || true)
     die "$what could not be installed: ${last:-pip ended early} $see."
 }
+
+mmdebstrap=""
+
+# Set `mmdebstrap` to the program that makes Debian's root file systems; where it isn't installed it
+# is fetched into .cache, from wherever this machine's apt gets its packages. Nothing is installed.
+find_mmdebstrap() {
+    local dir=$root/.cache/debian-tools log=$root/.cache/debian-tools.log apt
+    if mmdebstrap=$(command -v mmdebstrap); then return; fi
+    mmdebstrap=$dir/files/usr/bin/mmdebstrap
+    [[ ! -x $mmdebstrap ]] || return 0
+    command -v apt-get >/dev/null ||
+        die "mmdebstrap makes root file systems of Debian, and is missing: this needs Debian or Ubuntu," \
+            "and there \`apt install mmdebstrap\`."
+    rm -rf "$dir.new"
+    mkdir -p "$dir.new/lists/partial" "$dir.new/packages"
+    # Lists of its own: a fresh machine has none, and to renew this machine's is not for us.
+    apt=(apt-get -o "Dir::State::Lists=$dir.new/lists")
+    if ! { "${apt[@]}" update && cd "$dir.new/packages" && "${apt[@]}" download mmdebstrap; } >"$log" 2>&1; then
+        die "mmdebstrap makes root file systems of Debian; it is missing and can't be downloaded" \
+            "($(grep -m 1 '^E:' "$log" || tail -n 1 "$log")): check the network, or \`apt install mmdebstrap\`."
+    fi
+    cd "$root"
+    dpkg -x "$dir.new"/packages/mmdebstrap_*.deb "$dir.new/files" >>"$log" 2>&1 ||
+        die "mmdebstrap was downloaded and can't be unpacked: $(tail -n 1 "$log") (log: $(short "$log"))."
+    rm -rf "$dir.new/lists" "$dir.new/packages" "$dir"
+    mv "$dir.new" "$dir"
+}

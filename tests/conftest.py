@@ -1,4 +1,4 @@
-"""Tiers by folder: core, process, vllm; and with CI set, a skipped test is a failed one."""
+"""Tiers by folder: core, process, systemd, vllm; with CI set, a skipped test is a failed one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ settings.load_profile("house")
 # The rig that runs a real daemon serves the tiers process and vllm alike.
 sys.path.append(str(Path(__file__).parent / "process"))
 
-TIERS = ("core", "process", "vllm")
+TIERS = ("core", "process", "systemd", "vllm")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -33,6 +33,12 @@ def parser() -> argparse.ArgumentParser:
             metavar="FILE",
             help="default: /etc/warmd/warmd.toml and models.d beside it",
         )
+        if name == "run":
+            command.add_argument(
+                "--systemd",
+                action="store_true",
+                help="as the service of systemd: its engines are units, and outlive it",
+            )
     return words
 
 
@@ -52,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         settings, absent = load_to_run(asked.config)
         set_up_log()
-        return run(settings, lambda: load(asked.config), absent)
+        return run(settings, lambda: load(asked.config), absent, systemd=asked.systemd)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EX_CONFIG

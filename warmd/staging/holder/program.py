@@ -28,7 +28,8 @@ if __name__ == "__main__":
     # The neighbours as a package of their own: `warmd.staging` would load the daemon's half.
     __package__ = "holder"
     sys.modules["holder"] = type(sys)("holder")
-    sys.modules["holder"].__path__ = [os.path.dirname(__file__)]  # noqa: PTH120 - no pathlib here
+    here = os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120 - no pathlib here
+    sys.modules["holder"].__path__ = [here]
 
 from .held_set import HeldSet
 from .mapping import libc
@@ -54,8 +55,10 @@ It asks for one after the other, and what isn't there yet takes its time.
 class StageKeeper:
     """The sets, the daemon that is served, and what is due."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, *, by_unit: bool = False) -> None:
+        """`by_unit`: a socket unit listens on, and has the next one started."""
         self._listener = listener
+        self._by_unit = by_unit
         listener.setblocking(False)
         # Who connects sees our pid (SO_PEERCRED is of the process that listened last, unix(7)).
         listener.listen()
@@ -105,7 +108,7 @@ class StageKeeper:
             self._let_go_of_copies()
             # The name first: a daemon that comes now finds no keeper instead of a dying one.
             path = self._listener.getsockname()
-            if path:
+            if path and not self._by_unit:
                 os.unlink(path)  # noqa: PTH108 - pathlib is left out here
             self._over = True
 
@@ -300,7 +303,7 @@ def main() -> int:
     os.dup2(null, 0)
     os.close(null)
     gc.freeze()  # what is here stays shared with the children
-    StageKeeper(listener).run()
+    StageKeeper(listener, by_unit="LISTEN_FDS" in os.environ).run()
     return 0
 
 

@@ -1,0 +1,85 @@
+"""warmd in a box as its package would install it, from this tree: no package is built for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+
+from box import ROOT, Box, Share, base
+
+UNITS = "/usr/lib/systemd/system"
+_PYTHON = f"/usr/lib/warmd/python/bin/{Path(os.path.realpath(sys.executable)).name}"
+_ENV = """#!/bin/sh
+export LD_LIBRARY_PATH=/usr/lib/warmd/python/lib PYTHONDONTWRITEBYTECODE=1
+"""
+_MODULES = "export PYTHONPATH=/usr/lib/warmd/tree:/usr/lib/warmd/packages\n"
+_MACHINE = """[host]
+[gateway]
+listen = ["127.0.0.1:8400"]
+[engine]
+python = "/usr/bin/true"
+"""
+
+
+def a_machine(release: str, *more: Share, upper: Path | None = None) -> Box:
+    """A box, not booted yet, that has this tree and the Python that runs the tests."""
+    shares = [
+        Share(ROOT / "warmd", "/usr/lib/warmd/tree/warmd"),
+        Share(Path(sys.base_prefix), "/usr/lib/warmd/python"),
+        Share(Path(sysconfig.get_path("purelib")), "/usr/lib/warmd/packages"),
+        Share(ROOT / "tests" / "fakes", "/usr/lib/warmd/fakes"),
+    ]
+    return Box(base(release), upper=upper, shares=[*shares, *more])
+
+
+def install(box: Box, config: str = _MACHINE) -> None:
+    """Put the files where the package has them, and make users and folders as it does."""
+    for file in (ROOT / "systemd").iterdir():
+        target = _target(file)
+        if target is not None:
+            box.write(target, file.read_text())
+    program(box, "/usr/sbin/warmd", f'{_MODULES}exec {_PYTHON} -m warmd "$@"')
+    program(box, "/usr/bin/warmctl", f'{_MODULES}exec {_PYTHON} -m warmd.cli.main "$@"')
+    program(box, "/usr/lib/warmd/venv/bin/python", f'exec {_PYTHON} "$@"')
+    box.run(
+        *("ln", "-sf", "/usr/lib/warmd/tree/warmd/staging/holder/program.py"),
+        "/usr/lib/warmd/warmd-stage",
+    )
+    box.run("systemd-sysusers", "warmd.conf")
+    box.run("systemd-tmpfiles", "--create", "warmd.conf")
+    box.write("/etc/warmd/warmd.toml", config)
+    box.run("systemctl", "daemon-reload")
+
+
+def program(box: Box, path: str, script: str) -> None:
+    """Write an executable shell script."""
+    box.write(path, f"{_ENV}{script}\n", 0o755)
+
+
+def drop_in(box: Box, unit: str, *lines: str) -> None:
+    """Change a unit as an operator does with `systemctl edit`."""
+    box.write(f"/etc/systemd/system/{unit}.d/test.conf", "\n".join(lines) + "\n")
+    box.run("systemctl", "daemon-reload")
+
+
+def units() -> Sequence[str]:
+    """The names of all units that the package installs."""
+    kinds = (".service", ".socket", ".mount", ".slice")
+    return sorted(file.name for file in (ROOT / "systemd").iterdir() if file.suffix in kinds)
+
+
+def _target(file: Path) -> str | None:
+    match file.suffix:
+        case ".service" | ".socket" | ".mount" | ".slice":
+            return f"{UNITS}/{file.name}"
+        case ".sysusers":
+            return "/usr/lib/sysusers.d/warmd.conf"
+        case ".tmpfiles":
+            return "/usr/lib/tmpfiles.d/warmd.conf"
+        case ".catalog":
+            return "/usr/lib/systemd/catalog/warmd.catalog"
+        case _:
+            return None
