@@ -11,6 +11,7 @@ from pathlib import Path
 from box import ROOT, Box, Share, base
 
 UNITS = "/usr/lib/systemd/system"
+POLKIT_RULE = "/usr/share/polkit-1/rules.d/50-warmd.rules"
 _PYTHON = f"/usr/lib/warmd/python/bin/{Path(os.path.realpath(sys.executable)).name}"
 _ENV = """#!/bin/sh
 export LD_LIBRARY_PATH=/usr/lib/warmd/python/lib PYTHONDONTWRITEBYTECODE=1
@@ -24,7 +25,9 @@ python = "/usr/bin/true"
 """
 
 
-def a_machine(release: str, *more: Share, upper: Path | None = None) -> Box:
+def a_machine(
+    release: str, *more: Share, upper: Path | None = None, layers: Sequence[Path] = ()
+) -> Box:
     """A box, not booted yet, that has this tree and the Python that runs the tests."""
     shares = [
         Share(ROOT / "warmd", "/usr/lib/warmd/tree/warmd"),
@@ -32,7 +35,7 @@ def a_machine(release: str, *more: Share, upper: Path | None = None) -> Box:
         Share(Path(sysconfig.get_path("purelib")), "/usr/lib/warmd/packages"),
         Share(ROOT / "tests" / "fakes", "/usr/lib/warmd/fakes"),
     ]
-    return Box(base(release), upper=upper, shares=[*shares, *more])
+    return Box(*layers, base(release), upper=upper, shares=[*shares, *more])
 
 
 def install(box: Box, config: str = _MACHINE) -> None:
@@ -72,6 +75,13 @@ def units() -> Sequence[str]:
 
 
 def _target(file: Path) -> str | None:
+    match file.name:
+        case "50-warmd.rules":
+            return POLKIT_RULE
+        case "warmd-exec":
+            return "/usr/lib/warmd/warmd-exec"
+        case _:
+            pass
     match file.suffix:
         case ".service" | ".socket" | ".mount" | ".slice":
             return f"{UNITS}/{file.name}"
