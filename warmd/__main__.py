@@ -34,8 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             help="default: /etc/warmd/warmd.toml and models.d beside it",
         )
         if name == "run":
-            what = "as the service of systemd: its engines are units, and outlive it"
-            command.add_argument("--systemd", action="store_true", help=what)
+            command.add_argument(
+                "--systemd",
+                action="store_true",
+                help="as the service of systemd: its engines are units, and outlive it",
+            )
     asked = parser.parse_args(argv)
     try:
         if asked.command == "check-config":

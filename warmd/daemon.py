@@ -96,8 +96,8 @@ def run(
 ) -> int:
     """Run until SIGTERM or SIGINT; return the exit status. `load` reads the config once more.
 
-    `absent`: what the config names and isn't there yet. `systemd`: this is its service. Raises `ConfigError` where the config's
-    pools don't fit on the GPUs of this host.
+    `absent`: what the config names and isn't there yet. `systemd`: this is its service. Raises
+    `ConfigError` where the config's pools don't fit on the GPUs of this host.
     """
     for problem in absent:
         log.warning("%s; the other models are served meanwhile", problem)
@@ -150,6 +150,7 @@ class Daemon:
         self._listening = Listening(self._manager, os.environ, _tell)
         async with AsyncExitStack() as house:
             house.enter_context(Folders(settings))
+            await self._know_own_job(house)
             history = History(
                 settings.host.state_dir / HISTORY_FILE, _warn, keep=settings.history.keep
             )
@@ -193,6 +194,16 @@ class Daemon:
             await self._shut_down(gateway, loop, reason)
             if not stop.done():
                 loop.result()  # raises: it is our bug, and its traceback belongs in the journal
+
+    async def _know_own_job(self, house: AsyncExitStack) -> None:
+        if not self._systemd:
+            return
+        from warmd.launch.systemd import Units  # noqa: PLC0415  # takes 5 MiB that no other needs
+
+        units = Units()
+        house.push_async_callback(units.close)
+        await units.connect()
+        self._ending.own_job = units.own_job
 
     async def _stage_keeper(self, house: AsyncExitStack) -> Keeper:
         """Return the stage keeper; one that an earlier daemon left goes on holding."""

@@ -53,6 +53,7 @@ class JournalHandler(logging.Handler):
 
     def __init__(self, journal_socket: Path = JOURNAL_SOCKET, fallback: IO[str] | None = None):
         super().__init__()
+        self.setFormatter(logging.Formatter())  # or basicConfig() puts level and logger before it
         self._address = str(journal_socket)
         self._fallback = fallback
         self._lost = 0
