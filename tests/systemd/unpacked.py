@@ -18,9 +18,10 @@ from box import ROOT, Box, Share, base
 
 UNITS = "/usr/lib/systemd/system"
 _PYTHON = f"/usr/lib/warmd/python/bin/{Path(os.path.realpath(sys.executable)).name}"
-_ENV = """#!/bin/sh
-export LD_LIBRARY_PATH=/usr/lib/warmd/python/lib:/usr/lib/warmd/libraries PYTHONDONTWRITEBYTECODE=1
-"""
+ENTRY = (
+    "LD_LIBRARY_PATH=/usr/lib/warmd/python/lib:/usr/lib/warmd/libraries",
+    "PYTHONDONTWRITEBYTECODE=1",
+)
 _MODULES = "export PYTHONPATH=/usr/lib/warmd/tree:/usr/lib/warmd/packages\n"
 _MACHINE = """[host]
 [gateway]
@@ -75,9 +76,14 @@ def install(box: Box, config: str = _MACHINE) -> None:
     box.run("systemctl", "daemon-reload")
 
 
+def python() -> str:
+    """The Python in the box, to be run with `ENTRY` in its environment."""
+    return _PYTHON
+
+
 def program(box: Box, path: str, script: str) -> None:
     """Write an executable shell script."""
-    box.write(path, f"{_ENV}{script}\n", 0o755)
+    box.write(path, f"#!/bin/sh\nexport {' '.join(ENTRY)}\n{script}\n", 0o755)
 
 
 def drop_in(box: Box, unit: str, *lines: str) -> None:
