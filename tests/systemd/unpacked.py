@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import re
+import shutil
+import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +19,10 @@ from box import ROOT, Box, Share, base
 UNITS = "/usr/lib/systemd/system"
 POLKIT_RULE = "/usr/share/polkit-1/rules.d/50-warmd.rules"
 _PYTHON = f"/usr/lib/warmd/python/bin/{Path(os.path.realpath(sys.executable)).name}"
-_ENV = """#!/bin/sh
-export LD_LIBRARY_PATH=/usr/lib/warmd/python/lib PYTHONDONTWRITEBYTECODE=1
-"""
+ENTRY = (
+    "LD_LIBRARY_PATH=/usr/lib/warmd/python/lib:/usr/lib/warmd/libraries",
+    "PYTHONDONTWRITEBYTECODE=1",
+)
 _MODULES = "export PYTHONPATH=/usr/lib/warmd/tree:/usr/lib/warmd/packages\n"
 _MACHINE = """[host]
 [gateway]
@@ -34,8 +41,23 @@ def a_machine(
         Share(Path(sys.base_prefix), "/usr/lib/warmd/python"),
         Share(Path(sysconfig.get_path("purelib")), "/usr/lib/warmd/packages"),
         Share(ROOT / "tests" / "fakes", "/usr/lib/warmd/fakes"),
+        Share(_libraries(), "/usr/lib/warmd/libraries"),
     ]
     return Box(*layers, base(release), upper=upper, shares=[*shares, *more])
+
+
+@functools.cache
+def _libraries() -> Path:
+    """What the host's Python is linked to and a bare Debian may lack, but for the C library."""
+    folder = Path(tempfile.mkdtemp(prefix="warmd-libraries-"))
+    atexit.register(shutil.rmtree, folder)
+    modules = (Path(sysconfig.get_path("stdlib")) / "lib-dynload").glob("*.so")
+    linked = subprocess.run(["ldd", *modules], capture_output=True, text=True, check=False).stdout
+    for library in {Path(each) for each in re.findall(r"=> (/\S+)", linked)}:
+        if not re.match(r"lib(c|m|dl|rt|pthread|python.*)\.so|ld-", library.name):
+            shutil.copy(library, folder / library.name)
+    folder.chmod(0o755)
+    return folder
 
 
 def install(box: Box, config: str = _MACHINE) -> None:
@@ -57,9 +79,14 @@ def install(box: Box, config: str = _MACHINE) -> None:
     box.run("systemctl", "daemon-reload")
 
 
+def python() -> str:
+    """The Python in the box, to be run with `ENTRY` in its environment."""
+    return _PYTHON
+
+
 def program(box: Box, path: str, script: str) -> None:
     """Write an executable shell script."""
-    box.write(path, f"{_ENV}{script}\n", 0o755)
+    box.write(path, f"#!/bin/sh\nexport {' '.join(ENTRY)}\n{script}\n", 0o755)
 
 
 def drop_in(box: Box, unit: str, *lines: str) -> None:
