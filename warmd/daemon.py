@@ -40,6 +40,7 @@ from warmd.keeping_warm import KeepingWarm
 from warmd.launch import DirectLauncher, HostLauncher, Launcher, LaunchError
 from warmd.learning import Learner
 from warmd.listening import Listening
+from warmd.message_ids import MessageId
 from warmd.notifying import ServiceManager
 from warmd.operations import Operations
 from warmd.planner import RamLedger
@@ -105,7 +106,7 @@ def run(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(Daemon(settings, load, systemd=systemd).run())
     except (StartUpError, GatewayError, ControlError, LaunchError) as error:
-        log.critical("%s", error)
+        log.critical("%s", error, extra=MessageId.CANT_START.about(reason=error))
         if systemd:
             time.sleep(_TRIED_AGAIN_S)
         return EX_UNAVAILABLE
@@ -122,6 +123,7 @@ class Daemon:
         """`load` reads the config once more; it raises `ConfigError`."""
         self._first = settings.by_systemd() if systemd else settings
         self._systemd = systemd
+        self._outlives = self._first.host.engines_outlive_daemon
         self._load = (lambda: load().by_systemd()) if systemd else load
         self._fitter: Fitter
         self._config: InForce
@@ -144,7 +146,7 @@ class Daemon:
     async def run(self) -> None:
         """Run until told to stop. Raises the rooms' own errors where one can't be opened."""
         settings = self._first
-        outlive = settings.host.engines_outlive_daemon
+        outlive = self._outlives
         self._ending = Ending(engines_too=not outlive)
         stop = self._ending.asked
         self._listening = Listening(self._manager, os.environ, _tell)
@@ -169,6 +171,7 @@ class Daemon:
                 log.warning(
                     "killed process %d of %s, which an earlier warmd had left behind",
                     *(leftover.pid, leftover.name),
+                    extra=MessageId.LEFTOVER_KILLED.about(replica=leftover.name),
                 )
             await self._open_to_operators(house)
             gateway = self._gateway()
@@ -183,7 +186,11 @@ class Daemon:
                 self._supervisor.succession.take_over(name, record)
             fronts = ", ".join(f"http://{_bracketed(host)}:{port}" for host, port in bound)
             models = count(len(settings.models), "model")
-            log.info("warmd %s serves %s on %s", warmd.__version__, models, fronts)
+            log.info(
+                "warmd %s serves %s on %s",
+                *(warmd.__version__, models, fronts),
+                extra=MessageId.SERVES.about(),
+            )
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_soon)
             self._manager.tell("READY=1")
             house.push_async_callback(self._keeping.close)
@@ -215,7 +222,7 @@ class Daemon:
         host = self._config.settings.host
         keeper = Keeper(
             host.run_dir,
-            linger_s=_LINGER_S if host.engines_outlive_daemon else 0.0,
+            linger_s=_LINGER_S if self._outlives else 0.0,
             tmpfs=self._config.settings.stage_folder,
             by_unit=self._systemd,
             report=_warn,
@@ -260,7 +267,7 @@ class Daemon:
         patience = drain + engine.stop_timeout + _LAST_RESORT_S
         self._manager.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={patience * 1e6:.0f}")
         what = "engines go on without it" if leave else "engines are drained first"
-        log.info("stopping: %s; %s", reason, what)
+        log.info("stopping: %s; %s", reason, what, extra=MessageId.STOPPING.about(reason=reason))
         self._manager.tell(f"STATUS=stopping: {reason}; {what}")
         if self._ending.for_good:
             self._listening.end()
@@ -284,7 +291,11 @@ class Daemon:
         """Return what an earlier daemon left and can be taken over; say why all else can't."""
         found, doubts = self._supervisor.succession.left_behind()
         for name, doubt in doubts.items():
-            log.warning("%s: the engine that an earlier warmd left is stopped: %s", name, doubt)
+            log.warning(
+                "%s: the engine that an earlier warmd left is stopped: %s",
+                *(name, doubt),
+                extra=MessageId.NOT_TAKEN_OVER.about(replica=name, reason=doubt),
+            )
         return found
 
     def _furnish(
@@ -352,7 +363,7 @@ class Daemon:
         """Say what can't be ready in time, once files have been looked at."""
         await asyncio.sleep(_SCANNED_S)
         for sentence in await self._config.late(CLOCK.wall()):
-            _warn(sentence)
+            log.warning("%s", sentence, extra=MessageId.LATE.about(reason=sentence))
 
     def _reload_soon(self) -> None:
         # Kept, or nobody would hold the task; it ends by itself.
@@ -362,9 +373,13 @@ class Daemon:
         try:
             await self._config.reload()
         except ConfigError as error:
-            log.error("the config can't be used and the running one stays in force: %s", error)
+            log.error(
+                "the config can't be used and the running one stays in force: %s",
+                error,
+                extra=MessageId.CONFIG_REFUSED.about(reason=error),
+            )
         except ValueError as refused:
-            log.warning("%s", refused)
+            log.warning("%s", refused, extra=MessageId.CONFIG_REFUSED.about(reason=refused))
 
     # What systemd is told
 

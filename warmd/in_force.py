@@ -16,6 +16,7 @@ from warmd.devices import GpuError, inventory
 from warmd.fitting import Fitter
 from warmd.foresight import Foresight, foresee
 from warmd.history import History
+from warmd.message_ids import MessageId
 from warmd.placing import ROSTER_FILE, naming, renumbered
 from warmd.planner import Card, Reservations
 from warmd.reload import Change, changes, said
@@ -88,7 +89,7 @@ class InForce:
             with self._reloading():
                 told = await self._reread()
         for sentence in told or ["the config was read again and nothing has changed"]:
-            log.info("%s", sentence)
+            log.info("%s", sentence, extra=MessageId.CONFIG_READ.about(reason=sentence))
         return told
 
     async def _reread(self) -> list[str]:

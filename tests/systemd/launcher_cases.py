@@ -277,6 +277,47 @@ async def a_start_called_off_leaves_nothing() -> None:
         await (await stage.up(WAIT)).stop(1.0)
 
 
+async def what_happens_around_it_is_outlived() -> None:
+    """systemd and journald are restarted meanwhile, and D-Bus with them: nothing is lost after."""
+    async with staged() as stage:
+        engine = await stage.start(
+            "import time\nfor n in range(100000):\n print(n)\n time.sleep(0.02)"
+        )
+        identity = engine.identity
+        await eventually(lambda: stage.text)
+        print("UP", flush=True)
+        await eventually((RUN / "go").exists, 60.0)
+        said = len(stage.text)
+        await eventually(lambda: len(stage.text) > said + 20)
+        numbers = [int(line) for line in stage.text]
+        assert numbers == list(range(len(numbers))), numbers
+        other = await stage.up(WAIT, "other.0")
+        assert (await other.stop(5.0)).signal == signal.SIGTERM
+        assert engine.identity == identity
+        print("KILL", engine.pid, flush=True)
+        assert await engine.wait() == EngineExit(None, signal.SIGKILL)
+
+
+async def started_anew_by_others_it_is_nobodys() -> None:
+    """`systemctl restart` of an engine's unit ends ours, and what comes of it."""
+    async with staged() as stage:
+        engine = await stage.up(WAIT)
+        print("UP", flush=True)
+        ended = await engine.wait()
+        assert not ended.asked_for
+        await eventually(lambda: not processes_of())
+        await (await stage.up(WAIT)).stop(1.0)
+
+
+async def refused_and_says_why() -> None:
+    """The second argument is part of what must be said."""
+    async with staged() as stage:
+        said = await refusal(stage.start(WAIT))
+        assert sys.argv[2] in said, said
+        assert not list(RUN.glob("engines/tiny.0.*"))
+        assert not stage.launcher._engines
+
+
 async def measures_the_start() -> None:
     """Print how long it takes from the order until the program was exec'ed, and told so."""
     async with staged() as stage:

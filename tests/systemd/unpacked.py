@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import re
+import shutil
+import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from box import ROOT, Box, Share, base
 
 UNITS = "/usr/lib/systemd/system"
+POLKIT_RULE = "/usr/share/polkit-1/rules.d/50-warmd.rules"
 _PYTHON = f"/usr/lib/warmd/python/bin/{Path(os.path.realpath(sys.executable)).name}"
-_ENV = """#!/bin/sh
-export LD_LIBRARY_PATH=/usr/lib/warmd/python/lib PYTHONDONTWRITEBYTECODE=1
-"""
+ENTRY = (
+    "LD_LIBRARY_PATH=/usr/lib/warmd/python/lib:/usr/lib/warmd/libraries",
+    "PYTHONDONTWRITEBYTECODE=1",
+)
 _MODULES = "export PYTHONPATH=/usr/lib/warmd/tree:/usr/lib/warmd/packages\n"
 _MACHINE = """[host]
 [gateway]
@@ -24,15 +32,32 @@ python = "/usr/bin/true"
 """
 
 
-def a_machine(release: str, *more: Share, upper: Path | None = None) -> Box:
+def a_machine(
+    release: str, *more: Share, upper: Path | None = None, layers: Sequence[Path] = ()
+) -> Box:
     """A box, not booted yet, that has this tree and the Python that runs the tests."""
     shares = [
         Share(ROOT / "warmd", "/usr/lib/warmd/tree/warmd"),
         Share(Path(sys.base_prefix), "/usr/lib/warmd/python"),
         Share(Path(sysconfig.get_path("purelib")), "/usr/lib/warmd/packages"),
         Share(ROOT / "tests" / "fakes", "/usr/lib/warmd/fakes"),
+        Share(_libraries(), "/usr/lib/warmd/libraries"),
     ]
-    return Box(base(release), upper=upper, shares=[*shares, *more])
+    return Box(*layers, base(release), upper=upper, shares=[*shares, *more])
+
+
+@functools.cache
+def _libraries() -> Path:
+    """What the host's Python is linked to and a bare Debian may lack, but for the C library."""
+    folder = Path(tempfile.mkdtemp(prefix="warmd-libraries-"))
+    atexit.register(shutil.rmtree, folder)
+    modules = (Path(sysconfig.get_path("stdlib")) / "lib-dynload").glob("*.so")
+    linked = subprocess.run(["ldd", *modules], capture_output=True, text=True, check=False).stdout
+    for library in {Path(each) for each in re.findall(r"=> (/\S+)", linked)}:
+        if not re.match(r"lib(c|m|dl|rt|pthread|python.*)\.so|ld-", library.name):
+            shutil.copy(library, folder / library.name)
+    folder.chmod(0o755)
+    return folder
 
 
 def install(box: Box, config: str = _MACHINE) -> None:
@@ -54,9 +79,14 @@ def install(box: Box, config: str = _MACHINE) -> None:
     box.run("systemctl", "daemon-reload")
 
 
+def python() -> str:
+    """The Python in the box, to be run with `ENTRY` in its environment."""
+    return _PYTHON
+
+
 def program(box: Box, path: str, script: str) -> None:
     """Write an executable shell script."""
-    box.write(path, f"{_ENV}{script}\n", 0o755)
+    box.write(path, f"#!/bin/sh\nexport {' '.join(ENTRY)}\n{script}\n", 0o755)
 
 
 def drop_in(box: Box, unit: str, *lines: str) -> None:
@@ -72,6 +102,13 @@ def units() -> Sequence[str]:
 
 
 def _target(file: Path) -> str | None:
+    match file.name:
+        case "50-warmd.rules":
+            return POLKIT_RULE
+        case "warmd-exec":
+            return "/usr/lib/warmd/warmd-exec"
+        case _:
+            pass
     match file.suffix:
         case ".service" | ".socket" | ".mount" | ".slice":
             return f"{UNITS}/{file.name}"

@@ -98,7 +98,8 @@ def _make_room(path: Path) -> None:
 def _give_to(path: Path, group: str, report: Callable[[str], None]) -> None:
     try:
         gid = grp.getgrnam(group).gr_gid
-        os.chown(path, -1, gid)
+        if path.stat().st_gid != gid:
+            os.chown(path, -1, gid)
     except KeyError:
         why = (
             f"there is no group {group}; `groupadd --system {group}` makes it, "
@@ -106,6 +107,8 @@ def _give_to(path: Path, group: str, report: Callable[[str], None]) -> None:
         )
     except PermissionError:
         why = f"this user may not give it to the group {group}: it is no member"
+    except OSError as error:  # the service's sandbox: ENOSYS, EINVAL
+        why = f"it can't be given to the group {group} ({_why(error)})"
     else:
         path.chmod(0o660)
         return
