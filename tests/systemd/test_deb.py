@@ -20,6 +20,7 @@ weights = "/srv/models/one"
 resting = "cold"
 """
 # An engine, as far as the package's scripts know one: a unit of the template that runs.
+DROP_IN = "/run/systemd/system/warmd-engine@one.0.service.d"
 ENGINE = "[Service]\nType=exec\nExecStart=\nExecStart=/bin/sleep infinity\n"
 
 MODES = """\
@@ -81,6 +82,7 @@ def test_install_upgrade_remove_purge(release: str, tmp_path: Path) -> None:
         package.apt(box, "remove", "warmd")
         assert box.run("systemctl", "list-units", "--plain", "--no-legend", "warmd*").stdout == ""
         assert not box.path(f"/proc/{engine}").exists()
+        box.run("rm", "-r", DROP_IN)
         assert box.path("/etc/warmd/warmd.toml").read_text() == config
         assert box.path("/var/lib/warmd").is_dir()
 
@@ -125,7 +127,7 @@ def test_two_builds_are_the_same_bytes(release: str, tmp_path: Path) -> None:
 
 def start_engine(box: Box) -> str:
     """Start what the package's scripts know as an engine; return its PID in the box."""
-    box.write("/run/systemd/system/warmd-engine@one.0.service.d/test.conf", ENGINE)
+    box.write(f"{DROP_IN}/test.conf", ENGINE)
     box.run("systemctl", "daemon-reload")
     box.run("systemctl", "start", "warmd-engine@one.0")
     return box.shows("warmd-engine@one.0", "MainPID")
