@@ -104,6 +104,24 @@ def test_it_comes_up_without_root_and_says_how_it_stands(box: Box) -> None:
     assert box.run("systemctl", "--failed", "--no-legend").stdout == ""
 
 
+def test_with_32_models_it_is_ready_within_a_second(box: Box) -> None:
+    config = GOOD
+    for number in range(32):
+        box.write(f"/srv/m{number}/config.json", "{}")
+        box.write(f"/srv/m{number}/model.safetensors", "x" * 4096)
+        config += STAGED.format(name=f"m{number}", stage="page-cache")
+    box.write("/etc/warmd/warmd.toml", config)
+    took = []
+    for _ in range(3):
+        box.run("systemctl", "stop", "warmd")
+        began = time.monotonic()
+        box.run("systemctl", "start", "warmd")
+        took.append(time.monotonic() - began)
+    print(f"systemctl start to READY with 32 models: {', '.join(f'{each:.2f}' for each in took)} s")
+    assert len(status(box)["models"]) == 32
+    assert min(took) < 1.0
+
+
 def test_restarts_lose_no_connection(box: Box) -> None:
     with asked_all_the_time(box) as found:
         for _ in range(3):
