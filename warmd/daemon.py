@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from warmd.gpu_watch import GpuWatch
 from warmd.history import HISTORY_FILE, History, journal_handler, terminal_format
 from warmd.in_force import InForce
 from warmd.keeping_warm import KeepingWarm
-from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
+from warmd.launch import DirectLauncher, HostLauncher, Launcher, LaunchError
 from warmd.learning import Learner
 from warmd.listening import Listening
 from warmd.message_ids import MessageId
@@ -97,7 +97,7 @@ def run(
 ) -> int:
     """Run until SIGTERM or SIGINT; return the exit status. `load` reads the config once more.
 
-    `absent`: what the config names and isn't there yet. `systemd`: this is its service. Raises
+    `absent`: what the config names and isn't there yet. `systemd`: engines are its units. Raises
     `ConfigError` where the config's pools don't fit on the GPUs of this host.
     """
     for problem in absent:
@@ -121,10 +121,10 @@ class Daemon:
         self, settings: Settings, load: Callable[[], Settings], *, systemd: bool = False
     ) -> None:
         """`load` reads the config once more; it raises `ConfigError`."""
-        self._first = settings
+        self._first = settings.by_systemd() if systemd else settings
         self._systemd = systemd
-        self._outlives = systemd or settings.host.engines_outlive_daemon
-        self._load = load
+        self._outlives = self._first.host.engines_outlive_daemon
+        self._load = (lambda: load().by_systemd()) if systemd else load
         self._fitter: Fitter
         self._config: InForce
         self._started = CLOCK.wall()
@@ -152,21 +152,27 @@ class Daemon:
         self._listening = Listening(self._manager, os.environ, _tell)
         async with AsyncExitStack() as house:
             house.enter_context(Folders(settings))
-            await self._know_own_job(house)
             history = History(
                 settings.host.state_dir / HISTORY_FILE, _warn, keep=settings.history.keep
             )
             house.callback(history.close)
             self._history = history
-            self._fitter = await fitter(settings, history.sizes, _warn, _tell)
+            self._fitter = await fitter(
+                settings, history.sizes, _warn, _tell, own_user=self._systemd
+            )
             self._config = InForce(settings, self._load, self._fitter, self._manager.reloading)
-            launcher = DirectLauncher(settings.host.run_dir, outlive=outlive)
+            launcher = self._launcher(settings.host.run_dir, outlive=outlive)
             house.push_async_callback(launcher.close)
             keeper = await self._stage_keeper(house)
             self._supervisor = self._furnish(house, launcher, history, keeper)
             found = self._left_behind() if outlive else {}
-            _sweep(settings.host.run_dir, spare=found)
             await launcher.open()
+            for leftover in await launcher.sweep(found):
+                log.warning(
+                    "killed process %d of %s, which an earlier warmd had left behind",
+                    *(leftover.pid, leftover.name),
+                    extra=MessageId.LEFTOVER_KILLED.about(replica=leftover.name),
+                )
             await self._open_to_operators(house)
             gateway = self._gateway()
             house.push_async_callback(gateway.close)
@@ -201,15 +207,15 @@ class Daemon:
             if not stop.done():
                 loop.result()  # raises: it is our bug, and its traceback belongs in the journal
 
-    async def _know_own_job(self, house: AsyncExitStack) -> None:
+    def _launcher(self, run_dir: Path, *, outlive: bool) -> HostLauncher:
         if not self._systemd:
-            return
-        from warmd.launch.systemd import Units  # noqa: PLC0415  # takes 5 MiB that no other needs
+            return DirectLauncher(run_dir, outlive=outlive)
+        # Not above: what speaks D-Bus takes memory that no other daemon needs.
+        from warmd.launch.systemd import SystemdLauncher  # noqa: PLC0415
 
-        units = Units()
-        house.push_async_callback(units.close)
-        await units.connect()
-        self._ending.own_job = units.own_job
+        launcher = SystemdLauncher(run_dir, _warn)
+        self._ending.own_job = launcher.own_job
+        return launcher
 
     async def _stage_keeper(self, house: AsyncExitStack) -> Keeper:
         """Return the stage keeper; one that an earlier daemon left goes on holding."""
@@ -398,15 +404,6 @@ class Daemon:
             status_line(view.statuses(), view.card_statuses()),
         )
         return [f"STATUS={self._told_status}"] if told != self._told_status else []
-
-
-def _sweep(run_dir: Path, spare: Collection[str]) -> None:
-    for leftover in sweep(run_dir, spare=spare):
-        log.warning(
-            "killed process %d of %s, which an earlier warmd had left behind",
-            *(leftover.pid, leftover.name),
-            extra=MessageId.LEFTOVER_KILLED.about(replica=leftover.name),
-        )
 
 
 def _bracketed(host: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from box import ROOT, Box, Share, base
 
 UNITS = "/usr/lib/systemd/system"
+POLKIT_RULE = "/usr/share/polkit-1/rules.d/50-warmd.rules"
 _PYTHON = f"/usr/lib/warmd/python/bin/{Path(os.path.realpath(sys.executable)).name}"
 ENTRY = (
     "LD_LIBRARY_PATH=/usr/lib/warmd/python/lib:/usr/lib/warmd/libraries",
@@ -31,7 +32,9 @@ python = "/usr/bin/true"
 """
 
 
-def a_machine(release: str, *more: Share, upper: Path | None = None) -> Box:
+def a_machine(
+    release: str, *more: Share, upper: Path | None = None, layers: Sequence[Path] = ()
+) -> Box:
     """A box, not booted yet, that has this tree and the Python that runs the tests."""
     shares = [
         Share(ROOT / "warmd", "/usr/lib/warmd/tree/warmd"),
@@ -40,7 +43,7 @@ def a_machine(release: str, *more: Share, upper: Path | None = None) -> Box:
         Share(ROOT / "tests" / "fakes", "/usr/lib/warmd/fakes"),
         Share(_libraries(), "/usr/lib/warmd/libraries"),
     ]
-    return Box(base(release), upper=upper, shares=[*shares, *more])
+    return Box(*layers, base(release), upper=upper, shares=[*shares, *more])
 
 
 @functools.cache
@@ -101,6 +104,13 @@ def units() -> Sequence[str]:
 
 
 def _target(file: Path) -> str | None:
+    match file.name:
+        case "50-warmd.rules":
+            return POLKIT_RULE
+        case "warmd-exec":
+            return "/usr/lib/warmd/warmd-exec"
+        case _:
+            pass
     match file.suffix:
         case ".service" | ".socket" | ".mount" | ".slice":
             return f"{UNITS}/{file.name}"

@@ -197,6 +197,12 @@ class Settings(Table):
         settings._sources = files
         return settings
 
+    def by_systemd(self) -> Settings:
+        """Return the same settings where systemd runs the engines: they outlive the daemon."""
+        host = self.host.model_copy(update={"engines_outlive_daemon": True})
+        settings: Settings = self.model_copy(update={"host": host})
+        return settings
+
     @property
     def control_socket(self) -> Path:
         """Where the admin socket is."""

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from warmd.launch.systemd.units import Units
+from warmd.launch.systemd.launcher import SystemdLauncher
 
-__all__ = ["Units"]
+__all__ = ["SystemdLauncher"]

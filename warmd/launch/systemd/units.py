@@ -126,11 +126,10 @@ class Units:
             if error.why not in _GONE:
                 raise LaunchError(await self._sentence(error, "reset", unit)) from None
 
-    async def loaded(self, pattern: str) -> tuple[str, ...]:
-        """List the units that fit `pattern` and aren't down; raises `LaunchError`."""
-        states = ["active", "reloading", "activating", "deactivating"]
-        call = self._bus.call("ListUnitsByPatterns", "asas", [states, [pattern]])
-        return tuple(row[0] for row in (await self._told(call, "list", pattern))[0])
+    async def loaded(self, pattern: str) -> dict[str, str]:
+        """Map the units that fit `pattern` to their ActiveState; raises `LaunchError`."""
+        call = self._bus.call("ListUnitsByPatterns", "asas", [[], [pattern]])
+        return {row[0]: row[3] for row in (await self._told(call, "list", pattern))[0]}
 
     async def properties(self, unit: str, names: Sequence[str]) -> Properties:
         """Read these of a service, or of its unit where the name is one of a unit's.
