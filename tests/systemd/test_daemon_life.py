@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
+from asked import asked_all_the_time
 from box import RELEASES, Box
-from unpacked import ENTRY, UNITS, a_machine, drop_in, install, python, units
+from unpacked import UNITS, a_machine, drop_in, install, units
 
 from warmd.message_ids import MessageId
 
-ASKING = Path(__file__).with_name("asking.py")
 GOOD = """[engine]
 python = "/usr/bin/true"
 """
@@ -56,25 +53,6 @@ def status(box: Box) -> Any:
 def from_now() -> str:
     """For `journalctl`: only what comes from now on (252's --after-cursor skips one match more)."""
     return f"--since=@{time.time():.6f}"
-
-
-@contextmanager
-def asked_all_the_time(box: Box) -> Iterator[dict[str, Any]]:
-    """Requests all 20 ms meanwhile; what became of them is in the dict at the end."""
-    box.write("/tmp/asking.py", ASKING.read_text())
-    argv = [*box._nsenter(network=False), "env", *ENTRY, python(), "-I", "/tmp/asking.py", "8400"]
-    asking = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    found: dict[str, Any] = {}
-    try:
-        time.sleep(0.3)
-        yield found
-        time.sleep(0.3)
-    finally:
-        said, _ = asking.communicate("end\n", timeout=60)
-    found |= json.loads(said)
-    print(
-        f"{found['answered']} answered, {len(found['failed'])} failed, worst {found['worst_s']} s"
-    )
 
 
 def test_units_are_sound_and_the_daemon_is_confined(box: Box) -> None:
