@@ -209,7 +209,7 @@ def test_systemds_word_of_an_end_is_heard_and_nothing_else_of_it() -> None:
 
 @pytest.mark.parametrize("line", [b"", b"-- No entries --", b"[]"])
 def test_what_is_no_entry_is_refused(line: bytes) -> None:
-    with pytest.raises(ValueError, match="Expecting value|no entry"):
+    with pytest.raises(ValueError, match=r"Expecting value|no entry"):
         read_entry(line)
 
 

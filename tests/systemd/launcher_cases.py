@@ -83,7 +83,10 @@ async def staged() -> AsyncIterator[Stage]:
     try:
         yield stage
     finally:
+        for said in stage.reports:
+            print(said)
         await stage.launcher.close()
+    assert not stage.reports
 
 
 async def eventually(holds: Callable[[], object], within_s: float = 10.0) -> None:
@@ -105,7 +108,13 @@ async def refusal(work: Awaitable[object]) -> str:
 
 
 def systemctl(*args: str) -> str:
-    done = subprocess.run(["systemctl", *args], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["systemctl", *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"]},  # not the libraries of our Python
+    )
     return done.stdout.strip()
 
 
