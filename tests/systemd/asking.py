@@ -1,31 +1,43 @@
-"""Asks a gateway from within a box: `asking.py PORT`, each 20 ms, until its stdin has something.
+"""Asks the gateway of its box each 20 ms: `asking.py MARK [MODEL]`, until the file MARK is removed.
 
 Each request has a connection of its own. At the end it prints what became of them, as JSON.
 """
 
 import http.client
 import json
-import select
 import sys
 import time
+from pathlib import Path
 
 EVERY_S = 0.02
 
 
+def ask(model: str) -> int:
+    """Return the status of an answer that came whole."""
+    connection = http.client.HTTPConnection("127.0.0.1", 8400, timeout=30)
+    if model:
+        body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hi"}]})
+        connection.request("POST", "/v1/chat/completions", body)
+    else:
+        connection.request("GET", "/v1/models")
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.status
+
+
 def main() -> None:
     """Ask until told to end."""
-    port = int(sys.argv[1])
+    mark, model = Path(sys.argv[1]), "".join(sys.argv[2:])
+    mark.touch()
     answered, failed, worst = 0, [], 0.0
-    while not select.select([sys.stdin], [], [], 0)[0]:
+    while mark.exists():
         began = time.monotonic()
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-            connection.request("GET", "/v1/models")
-            status = connection.getresponse().status
-            connection.close()
+            status = ask(model)
+            answered += 1
             if status != 200:
                 failed.append(str(status))
-            answered += 1
         except OSError as error:
             failed.append(repr(error))
         worst = max(worst, time.monotonic() - began)

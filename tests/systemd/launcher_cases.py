@@ -17,6 +17,7 @@ from warmd.launch import EngineExit, LaunchError, LaunchSpec, RunningEngine
 from warmd.launch.systemd import SystemdLauncher
 
 RUN = Path("/run/warmd")
+_CASE_S = 90.0
 PYTHON = ("/usr/bin/python3", "-I", "-S", "-u")
 WAIT = "import time\nprint('up', flush=True)\nwhile True: time.sleep(60)\n"
 DEAF = """
@@ -82,7 +83,10 @@ async def staged() -> AsyncIterator[Stage]:
     try:
         yield stage
     finally:
+        for said in stage.reports:
+            print(said)
         await stage.launcher.close()
+    assert not stage.reports
 
 
 async def eventually(holds: Callable[[], object], within_s: float = 10.0) -> None:
@@ -104,7 +108,13 @@ async def refusal(work: Awaitable[object]) -> str:
 
 
 def systemctl(*args: str) -> str:
-    done = subprocess.run(["systemctl", *args], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["systemctl", *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"]},  # not the libraries of our Python
+    )
     return done.stdout.strip()
 
 
@@ -340,9 +350,19 @@ async def measures_the_start() -> None:
         )
 
 
+def _give_up() -> None:
+    for task in asyncio.all_tasks():
+        task.print_stack()
+    os._exit(1)
+
+
+async def _play(case: Callable[[], Awaitable[None]]) -> None:
+    asyncio.get_running_loop().call_later(_CASE_S, _give_up)
+    await case()
+
+
 def main() -> None:
-    case = globals()[sys.argv[1]]
-    asyncio.run(case())
+    asyncio.run(_play(globals()[sys.argv[1]]))
 
 
 if __name__ == "__main__":

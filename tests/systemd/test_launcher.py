@@ -70,7 +70,7 @@ def test_restarts_of_systemd_and_the_journal_lose_nothing(box: Box) -> None:
         box.run("systemctl", "restart", "systemd-journald")
         box.run("systemctl", "daemon-reload")
         go.touch()
-        box.run("kill", "-KILL", heard(played, "KILL")[1])
+        box.run("sh", "-c", f"kill -KILL {heard(played, 'KILL')[1]}")
         said = played.stdout.read()
     go.unlink()
     assert played.returncode == 0, said
@@ -148,7 +148,7 @@ def test_the_daemon_may_do_nothing_else(box: Box) -> None:
 
 
 def test_the_engines_unit_is_sound_and_shut_in(box: Box) -> None:
-    checked = box.run("systemd-analyze", "verify", "--man=no", "warmd-engine@tiny.0.service")
+    checked = box.run("systemd-analyze", "verify", "--man=no", f"{UNITS}/warmd-engine@.service")
     assert checked.stdout + checked.stderr == ""
     told = box.run("systemd-analyze", "security", "--no-pager", "warmd-engine@tiny.0.service")
     *_, last = told.stdout.splitlines()

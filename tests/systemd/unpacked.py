@@ -21,7 +21,7 @@ POLKIT_RULE = "/usr/share/polkit-1/rules.d/50-warmd.rules"
 _PYTHON = f"/usr/lib/warmd/python/bin/{Path(os.path.realpath(sys.executable)).name}"
 ENTRY = (
     "LD_LIBRARY_PATH=/usr/lib/warmd/python/lib:/usr/lib/warmd/libraries",
-    "PYTHONDONTWRITEBYTECODE=1",
+    "PYTHONPYCACHEPREFIX=/usr/lib/warmd/compiled",
 )
 _MODULES = "export PYTHONPATH=/usr/lib/warmd/tree:/usr/lib/warmd/packages\n"
 _MACHINE = """[host]
@@ -73,6 +73,8 @@ def install(box: Box, config: str = _MACHINE) -> None:
         *("ln", "-sf", "/usr/lib/warmd/tree/warmd/staging/holder/program.py"),
         "/usr/lib/warmd/warmd-stage",
     )
+    # Compiled ahead, as the package's modules are.
+    box.run("/usr/sbin/warmd", "--version")
     box.run("systemd-sysusers", "warmd.conf")
     box.run("systemd-tmpfiles", "--create", "warmd.conf")
     box.write("/etc/warmd/warmd.toml", config)

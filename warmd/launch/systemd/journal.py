@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import DEVNULL, PIPE
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -105,8 +106,11 @@ class Journal:
             f"--since=@{self._since:.6f}" if behind is None else f"--after-cursor={behind}",
             *(f"_SYSTEMD_SLICE={_SLICE}", "+"),
             *("_PID=1", *(f"MESSAGE_ID={each}" for each in UNIT_ENDED)),
+            stdin=DEVNULL,
             stdout=PIPE,
             stderr=PIPE,
+            # Neither the libraries of the daemon's Python nor what systemd gave to the daemon.
+            env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
             limit=_TURN,
             start_new_session=True,
         )

@@ -1,9 +1,9 @@
 """The stage keeper: holds sets of files in RAM, one process for each, beyond the daemon's life.
 
-Runs alone (`python -I -S program.py`), with the standard library only, so that it stays small. Its
-stdin is a listening unix socket; one daemon at a time is served there, the last that came. It
-reads no file of a set itself: each set has a process of its own, see `child.py`, so that a read
-that hangs in the kernel holds up nothing else.
+Runs alone (`python -I -S program.py [--by-unit]`), with the standard library only, so that it stays
+small. Its stdin is a listening unix socket, with `--by-unit` a socket unit's; one daemon at a time
+is served there, the last that came. It reads no file of a set itself: each set has a process of its
+own, see `child.py`, so that a read that hangs in the kernel holds up nothing else.
 
 JSON lines. From the daemon: `{"linger": seconds}`, `{"hold": KEY, "number": n, "request": {...}}`,
 `{"release": KEY, "number": n}`, `{"pace": KEY, "urgent": bool, "rate": bytes a second or null}`,
@@ -303,7 +303,7 @@ def main() -> int:
     os.dup2(null, 0)
     os.close(null)
     gc.freeze()  # what is here stays shared with the children
-    StageKeeper(listener, by_unit="LISTEN_FDS" in os.environ).run()
+    StageKeeper(listener, by_unit="--by-unit" in sys.argv).run()
     return 0
 
 
