@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from warmd.launch.launcher import LaunchError
-from warmd.launch.systemd.unit_state import READ, UnitState
+from warmd.launch.systemd.unit_state import UnitState
 from warmd.launch.systemd.units import Units
 
 _WITHIN_S = 10.0
@@ -30,14 +30,14 @@ async def end_unit(units: Units, unit: str, cgroup: str = "") -> UnitState:
     `cgroup`: the control group that it had, which systemd tells as long as it runs.
     Raises `LaunchError`, also where something still lives after ten seconds.
     """
-    state = was = UnitState().heard(await units.properties(unit, READ))
+    state = was = await units.state(unit)
     give_up_at = asyncio.get_running_loop().time() + _WITHIN_S
     cgroup = was.cgroup or cgroup
     while not (state.is_down and is_empty(cgroup)):
         await units.kill(unit, "all", signal.SIGKILL)
         await units.stop(unit)  # else a start that is under way would go on
         await asyncio.sleep(_PAUSE_S)
-        state = UnitState().heard(await units.properties(unit, READ))
+        state = await units.state(unit)
         if asyncio.get_running_loop().time() >= give_up_at:
             raise LaunchError(
                 f"processes of {unit} outlive SIGKILL for {_WITHIN_S:g} s; a driver may hold "

@@ -21,7 +21,6 @@ from warmd.launch.systemd.ending import end_unit
 from warmd.launch.systemd.engine import SystemdEngine
 from warmd.launch.systemd.journal import Journal
 from warmd.launch.systemd.start_files import StartFiles, refused
-from warmd.launch.systemd.unit_state import READ, UnitState
 from warmd.launch.systemd.units import Job, Units
 
 _RUN_DIR = Path("/run/warmd")
@@ -62,7 +61,7 @@ class SystemdLauncher:
         engine = self._engine(spec.name, on_line)
         try:
             async with asyncio.timeout(_ANSWER_WITHIN_S):
-                before = UnitState().heard(await self._units.properties(engine.unit, READ))
+                before = await self._units.state(engine.unit)
                 if not before.is_down:
                     before = await end_unit(self._units, engine.unit)
                 await engine.watched(before.invocation)
@@ -89,7 +88,7 @@ class SystemdLauncher:
         """
         if name in self._engines:
             raise LaunchError(f"{name} runs already: it was started or found before")
-        state = UnitState().heard(await self._units.properties(engine_unit(name), READ))
+        state = await self._units.state(engine_unit(name))
         if state.invocation != identity or state.is_down:
             return None
         engine = self._engine(name, on_line)

@@ -14,6 +14,7 @@ from dbus_fast import Variant
 from warmd.launch.launcher import LaunchError
 from warmd.launch.systemd.bus import SYSTEMD, SYSTEMD_PATH, Bus, RefusedError
 from warmd.launch.systemd.refused import NOT_ALLOWED, POLKIT, job_failed, refused
+from warmd.launch.systemd.unit_state import READ, UnitState
 
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 _NOT_LOADED = f"{SYSTEMD}.NoSuchUnit"
@@ -140,6 +141,19 @@ class Units:
         reads = [self._get(path, f"{SYSTEMD}.{_interface(name)}", name) for name in names]
         found = await self._told(asyncio.gather(*reads), "read", unit)
         return dict(zip(names, found, strict=True))
+
+    async def state(self, unit: str) -> UnitState:
+        """Read how `unit` is; raises `LaunchError`.
+
+        One that isn't loaded is down: to read its properties would load it, anew for each of them.
+        """
+        try:
+            await self._bus.call("GetUnit", "s", [unit])
+        except RefusedError as error:
+            if error.why in _GONE:
+                return UnitState("inactive")
+            raise LaunchError(await self._sentence(error, "read", unit)) from None
+        return UnitState().heard(await self.properties(unit, READ))
 
     async def watch(self, unit: str, changed: Changed) -> None:
         """Tell `changed` of all that systemd tells of `unit`; raises `LaunchError`."""
