@@ -68,7 +68,7 @@ need_space() {
     while [[ ! -d $folder ]]; do folder=$(dirname "$folder"); done
     free=$(df -Pk "$folder" | tail -n 1 | tr -s ' ' | cut -d ' ' -f 4)
     ((free >= gb * 1000000)) || die "$what needs about $gb GB, and $folder has" \
-        "$((free / 1000000)) GB left: make room, or clone to a larger disk."
+        "$((free / 1000000)) GB left: make room, or use a larger disk."
 }
 
 # One run at a time makes environments in a folder; the lock ends with the script.

@@ -17,11 +17,11 @@ EX_CONFIG = 78
 """sysexits.h; systemd is told not to restart after it: a bad config doesn't mend itself."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit status: 0, 69 where the daemon can't start, 78 for a bad config."""
-    parser = argparse.ArgumentParser(prog="warmd", description=warmd.__doc__)
-    parser.add_argument("--version", action="version", version=f"warmd {warmd.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line; `command` is what was chosen."""
+    words = argparse.ArgumentParser(prog="warmd", description=warmd.__doc__)
+    words.add_argument("--version", action="version", version=f"warmd {warmd.__version__}")
+    commands = words.add_subparsers(dest="command", required=True)
     for name, what in (
         ("run", "run the daemon in the foreground"),
         ("check-config", "say what is wrong with the config, or what it resolves to"),
@@ -33,7 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             metavar="FILE",
             help="default: /etc/warmd/warmd.toml and models.d beside it",
         )
-    asked = parser.parse_args(argv)
+        if name == "run":
+            command.add_argument(
+                "--systemd",
+                action="store_true",
+                help="as the service of systemd: its engines are units, and outlive it",
+            )
+    return words
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return the exit status: 0, 69 where the daemon can't start, 78 for a bad config."""
+    asked = parser().parse_args(argv)
     try:
         if asked.command == "check-config":
             settings = load(asked.config)
@@ -47,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         settings, absent = load_to_run(asked.config)
         set_up_log()
-        return run(settings, lambda: load(asked.config), absent)
+        return run(settings, lambda: load(asked.config), absent, systemd=asked.systemd)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EX_CONFIG

@@ -18,6 +18,7 @@ from warmd.ladder import (
     StartTimes,
     WakeTimes,
 )
+from warmd.message_ids import MessageId
 from warmd.policy import Override, Synthetic
 from warmd.policy.opening import Missed, Opening
 from warmd.replica import Nap
@@ -57,6 +58,7 @@ class Chronicle:
             "%s: %s -> %s%s: %s",
             *(change.replica, change.old, change.new, took, change.reason),
             extra={
+                "message_id": MessageId.RUNG_CHANGED,
                 "warmd": {
                     "model": change.model,
                     "replica": change.replica,
@@ -64,7 +66,7 @@ class Chronicle:
                     "to": change.new.value,
                     "reason": change.reason,
                     "seconds": change.seconds,
-                }
+                },
             },
         )
         self._history.record_decision(
@@ -82,7 +84,7 @@ class Chronicle:
         log.info(
             "%s: starting: %s",
             *(replica, reason),
-            extra={"warmd": {"model": model, "replica": replica, "reason": reason}},
+            extra=MessageId.START_BEGAN.about(model=model, replica=replica, reason=reason),
         )
         self._files.began(model, replica)
 
@@ -129,7 +131,7 @@ class Chronicle:
         log.info(
             "%s: its first sleep took %.1f s%s%s; it woke in %.1f s",
             *(model, figures.first_sleep_s, host, device, figures.wake_s),
-            extra={"warmd": {"model": model}},
+            extra=MessageId.SLEEP_MEASURED.about(model=model),
         )
         self._history.sleeps.keep_figures(key, model, figures, self._clock.wall())
 
@@ -142,14 +144,12 @@ class Chronicle:
         log.error(
             "%s: %s; %s",
             *(failure.replica, failure.cause, failure.follows),
-            extra={
-                "warmd": {
-                    "model": failure.model,
-                    "replica": failure.replica,
-                    "reason": failure.cause,
-                    "seconds": failure.seconds,
-                }
-            },
+            extra=MessageId.ENGINE_FAILED.about(
+                model=failure.model,
+                replica=failure.replica,
+                reason=failure.cause,
+                seconds=failure.seconds,
+            ),
         )
         at = self._clock.wall()
         match failure.during:
@@ -195,7 +195,9 @@ class Chronicle:
             "%s: %s for %s longer than it may, and nothing else is begun on its device meanwhile; "
             "if its log shows nothing, kill its engine, and please report it",
             *(operation.replica, operation.phase.words, late),
-            extra={"warmd": {"model": operation.model, "replica": operation.replica}},
+            extra=MessageId.OPERATION_OVERDUE.about(
+                model=operation.model, replica=operation.replica
+            ),
         )
         self._metrics.operation_overdue(operation.model)
 
@@ -204,30 +206,42 @@ class Chronicle:
         log.warning(
             "%s",
             mismatch.sentence.removeprefix(f"{mismatch.replica} "),  # the line begins with it
-            extra={"warmd": {"model": mismatch.model, "replica": mismatch.replica}},
+            extra=MessageId.RESERVATION_EXCEEDED.about(
+                model=mismatch.model, replica=mismatch.replica
+            ),
         )
         self._metrics.vram_mismatch(mismatch.model, "holds-more")
 
     def card_in_doubt(self, card: str, trouble: str | None) -> None:
         """Name a card that nobody can look at, and tell when one can again."""
         if trouble is None:
-            log.info("%s can be looked at again, and engines are started on it as before", card)
+            log.info(
+                "%s can be looked at again, and engines are started on it as before",
+                card,
+                extra=MessageId.CARD_SEEN_AGAIN.about(gpu=card),
+            )
             return
         log.error(
             "%s: nobody can tell what it holds: %s; engines that run on it go on, and none with a "
             "reservation is started or woken on it meanwhile",
             *(card, trouble),
+            extra=MessageId.CARD_IN_DOUBT.about(gpu=card, reason=trouble),
         )
 
     def card_quarantined(self, quarantine: Quarantine) -> None:
         """Name a GPU that goes out of service, with what to do, or that is back."""
         if quarantine.why is None:
-            log.info("%s is back in service, and engines start on it as before", quarantine.card)
+            log.info(
+                "%s is back in service, and engines start on it as before",
+                quarantine.card,
+                extra=MessageId.CARD_RETURNED.about(gpu=quarantine.card),
+            )
             return
         log.error(
             "%s is quarantined: %s; engines that run on it go on while they answer, and none is "
             "started or woken on it: %s",
             *(quarantine.card, quarantine.why, quarantine.remedy),
+            extra=MessageId.CARD_QUARANTINED.about(gpu=quarantine.card, reason=quarantine.why),
         )
 
     def memory_kept(self, model: str, replica: str, kept: str) -> None:
@@ -236,7 +250,7 @@ class Chronicle:
             "%s: its engine has ended, and %s; nothing is started over that before it is free: if "
             "it stays, look at the kernel's log and reset the GPU (nvidia-smi --gpu-reset)",
             *(replica, kept),
-            extra={"warmd": {"model": model, "replica": replica}},
+            extra=MessageId.MEMORY_KEPT.about(model=model, replica=replica),
         )
         self._metrics.vram_mismatch(model, "kept-after-end")
 
@@ -297,14 +311,17 @@ class Chronicle:
         )
         if not tell:
             return
-        facts = {"warmd": {"model": model, "replica": replica}}
         if trouble is None:
-            log.info("%s: its %s is answered again", replica, kind.words, extra=facts)
+            log.info(
+                "%s: its %s is answered again",
+                *(replica, kind.words),
+                extra=MessageId.OWN_REQUEST_ANSWERED.about(model=model, replica=replica),
+            )
             return
         log.warning(
             "%s: its %s failed: %s; it stays in service while it lives and its counters move",
             *(replica, kind.words, trouble),
-            extra=facts,
+            extra=MessageId.OWN_REQUEST_FAILED.about(model=model, replica=replica, reason=trouble),
         )
 
     def engine_stuck(self, model: str, replica: str, pid: int) -> None:
@@ -314,7 +331,7 @@ class Chronicle:
             "its device before they end; a driver may hold them: look at their state in ps and at "
             "the kernel's log",
             *(replica, pid),
-            extra={"warmd": {"model": model, "replica": replica}},
+            extra=MessageId.ENGINE_STUCK.about(model=model, replica=replica),
         )
 
     def staged(self, model: str, kind: FileKind, seconds: float, read: int) -> None:
@@ -326,13 +343,21 @@ class Chronicle:
         """Say why files are not in RAM; the model can be started all the same."""
         what = "not staged" if kind is FileKind.WEIGHTS else f"its {kind.words} aren't staged"
         why = problem.removeprefix(f"{model}: ")  # the line begins with it
-        log.warning("%s: %s: %s", model, what, why, extra={"warmd": {"model": model}})
+        log.warning(
+            "%s: %s: %s",
+            model,
+            what,
+            why,
+            extra=MessageId.STAGING_FAILED.about(model=model, reason=why),
+        )
 
     def staging_evicted(self, model: str, kind: FileKind, sentence: str) -> None:
         """Say what pushed a part of the files out of RAM; it is brought back."""
         self._metrics.evicted(model, kind)
         log.warning(
-            "%s: its %s: %s", model, kind.words, sentence, extra={"warmd": {"model": model}}
+            "%s: its %s: %s",
+            *(model, kind.words, sentence),
+            extra=MessageId.STAGING_EVICTED.about(model=model, reason=sentence),
         )
 
     def replicas_wanted(self, model: str, was: int, wanted: int, why: str) -> None:
@@ -343,7 +368,7 @@ class Chronicle:
             count(wanted, "replica"),
             "1 was" if was == 1 else f"{was} were",
             why,
-            extra={"warmd": {"model": model, "reason": why}},
+            extra=MessageId.REPLICAS_WANTED.about(model=model, reason=why),
         )
 
     def window_opened(self, model: str, opening: Opening, missed: Missed | None) -> None:
@@ -391,7 +416,7 @@ class Chronicle:
         log.info(
             "%s: %s: %s",
             *(model, what, reason),
-            extra={"warmd": {"model": model, "reason": reason}},
+            extra=MessageId.OVERRIDE_CHANGED.about(model=model, reason=reason),
         )
         rung = None if override is None else override.rung
         until = None if override is None else override.until

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
+import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import sdnotify
 import uvloop
 
 import warmd
@@ -30,16 +31,17 @@ from warmd.gateway import (
     GatewayLimits,
     Keys,
     RequestRecord,
-    inherited_sockets,
 )
 from warmd.gateway.paths import ENDPOINTS
 from warmd.gpu_watch import GpuWatch
 from warmd.history import HISTORY_FILE, History, journal_handler, terminal_format
 from warmd.in_force import InForce
 from warmd.keeping_warm import KeepingWarm
-from warmd.ladder import Rung
-from warmd.launch import DirectLauncher, Launcher, LaunchError, sweep
+from warmd.launch import DirectLauncher, HostLauncher, Launcher, LaunchError
 from warmd.learning import Learner
+from warmd.listening import Listening
+from warmd.message_ids import MessageId
+from warmd.notifying import ServiceManager
 from warmd.operations import Operations
 from warmd.planner import RamLedger
 from warmd.probing import Probes
@@ -49,6 +51,7 @@ from warmd.residency import residency_of
 from warmd.spoken import count
 from warmd.staging import Keeper, StagingError
 from warmd.status import Status
+from warmd.status_line import status_line
 from warmd.supervisor import Clock, Held, Supervisor, standings
 from warmd.wiring import Build, Front, fitter
 
@@ -59,6 +62,12 @@ EX_UNAVAILABLE = 69
 
 _LAST_RESORT_S = 25.0
 """How long beyond drain and stop an engine may take to go before the daemon goes without it."""
+
+_TOLD_S = 1.0
+"""So long after their time clients may take to be told that their answers are cut off."""
+
+_TRIED_AGAIN_S = 3.0
+"""systemd starts what ended at once again; what can't come up takes its time."""
 
 _SCANNED_S = 2.0
 """By then a daemon that came up has looked at its models' files, mostly."""
@@ -75,22 +84,31 @@ def set_up_log() -> None:
     if handler is None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(terminal_format(sys.stderr))
+    faulthandler.enable()  # a watchdog's SIGABRT shows where the loop stood
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
-def run(settings: Settings, load: Callable[[], Settings], absent: Sequence[Problem] = ()) -> int:
+def run(
+    settings: Settings,
+    load: Callable[[], Settings],
+    absent: Sequence[Problem] = (),
+    *,
+    systemd: bool = False,
+) -> int:
     """Run until SIGTERM or SIGINT; return the exit status. `load` reads the config once more.
 
-    `absent`: what the config names and isn't there yet. Raises `ConfigError` where the config's
-    pools don't fit on the GPUs of this host.
+    `absent`: what the config names and isn't there yet. `systemd`: engines are its units. Raises
+    `ConfigError` where the config's pools don't fit on the GPUs of this host.
     """
     for problem in absent:
         log.warning("%s; the other models are served meanwhile", problem)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(Daemon(settings, load).run())
+            runner.run(Daemon(settings, load, systemd=systemd).run())
     except (StartUpError, GatewayError, ControlError, LaunchError) as error:
-        log.critical("%s", error)
+        log.critical("%s", error, extra=MessageId.CANT_START.about(reason=error))
+        if systemd:
+            time.sleep(_TRIED_AGAIN_S)
         return EX_UNAVAILABLE
     log.info("stopped")
     return 0
@@ -99,15 +117,21 @@ def run(settings: Settings, load: Callable[[], Settings], absent: Sequence[Probl
 class Daemon:
     """One life of the daemon."""
 
-    def __init__(self, settings: Settings, load: Callable[[], Settings]) -> None:
+    def __init__(
+        self, settings: Settings, load: Callable[[], Settings], *, systemd: bool = False
+    ) -> None:
         """`load` reads the config once more; it raises `ConfigError`."""
-        self._first = settings
-        self._load = load
+        self._first = settings.by_systemd() if systemd else settings
+        self._systemd = systemd
+        self._outlives = self._first.host.engines_outlive_daemon
+        self._load = (lambda: load().by_systemd()) if systemd else load
         self._fitter: Fitter
         self._config: InForce
         self._started = CLOCK.wall()
-        self._notify = sdnotify.SystemdNotifier()
-        self._told_systemd = ""
+        self._manager = ServiceManager()
+        self._listening: Listening
+        self._told_status = ""
+        self._told_status_at = -math.inf
         self._metrics = Metrics(self._snapshot, ENDPOINTS)
         self._ending: Ending
         self._operations: Operations
@@ -122,9 +146,10 @@ class Daemon:
     async def run(self) -> None:
         """Run until told to stop. Raises the rooms' own errors where one can't be opened."""
         settings = self._first
-        outlive = settings.host.engines_outlive_daemon
+        outlive = self._outlives
         self._ending = Ending(engines_too=not outlive)
         stop = self._ending.asked
+        self._listening = Listening(self._manager, os.environ, _tell)
         async with AsyncExitStack() as house:
             house.enter_context(Folders(settings))
             history = History(
@@ -132,29 +157,42 @@ class Daemon:
             )
             house.callback(history.close)
             self._history = history
-            self._fitter = await fitter(settings, history.sizes, _warn, _tell)
-            self._config = InForce(settings, self._load, self._fitter)
-            launcher = DirectLauncher(settings.host.run_dir, outlive=outlive)
+            self._fitter = await fitter(
+                settings, history.sizes, _warn, _tell, own_user=self._systemd
+            )
+            self._config = InForce(settings, self._load, self._fitter, self._manager.reloading)
+            launcher = self._launcher(settings.host.run_dir, outlive=outlive)
             house.push_async_callback(launcher.close)
             keeper = await self._stage_keeper(house)
             self._supervisor = self._furnish(house, launcher, history, keeper)
             found = self._left_behind() if outlive else {}
-            _sweep(settings.host.run_dir, spare=found)
             await launcher.open()
+            for leftover in await launcher.sweep(found):
+                log.warning(
+                    "killed process %d of %s, which an earlier warmd had left behind",
+                    *(leftover.pid, leftover.name),
+                    extra=MessageId.LEFTOVER_KILLED.about(replica=leftover.name),
+                )
             await self._open_to_operators(house)
             gateway = self._gateway()
             house.push_async_callback(gateway.close)
-            ready = inherited_sockets(os.environ).get("gateway", ())
-            bound = await gateway.start([(a.host, a.port) for a in settings.gateway.listen], ready)
+            addresses = [(a.host, a.port) for a in settings.gateway.listen]
+            ready = await self._listening.tcp("gateway", addresses)
+            bound = await gateway.start(addresses, ready)
+            self._listening.keep("gateway", gateway.sockets)
 
             # Not before: a daemon that fails to come up must not take engines down with it.
             for name, record in found.items():
                 self._supervisor.succession.take_over(name, record)
             fronts = ", ".join(f"http://{_bracketed(host)}:{port}" for host, port in bound)
             models = count(len(settings.models), "model")
-            log.info("warmd %s serves %s on %s", warmd.__version__, models, fronts)
+            log.info(
+                "warmd %s serves %s on %s",
+                *(warmd.__version__, models, fronts),
+                extra=MessageId.SERVES.about(),
+            )
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_soon)
-            self._notify.notify("READY=1")
+            self._manager.tell("READY=1")
             house.push_async_callback(self._keeping.close)
             house.push_async_callback(self._probes.close)
             watches = (self._watch.run(), self._refitting.await_gpu(), self._tell_late())
@@ -169,13 +207,24 @@ class Daemon:
             if not stop.done():
                 loop.result()  # raises: it is our bug, and its traceback belongs in the journal
 
+    def _launcher(self, run_dir: Path, *, outlive: bool) -> HostLauncher:
+        if not self._systemd:
+            return DirectLauncher(run_dir, outlive=outlive)
+        # Not above: what speaks D-Bus takes memory that no other daemon needs.
+        from warmd.launch.systemd import SystemdLauncher  # noqa: PLC0415
+
+        launcher = SystemdLauncher(run_dir, _warn)
+        self._ending.own_job = launcher.own_job
+        return launcher
+
     async def _stage_keeper(self, house: AsyncExitStack) -> Keeper:
         """Return the stage keeper; one that an earlier daemon left goes on holding."""
         host = self._config.settings.host
         keeper = Keeper(
             host.run_dir,
-            linger_s=_LINGER_S if host.engines_outlive_daemon else 0.0,
+            linger_s=_LINGER_S if self._outlives else 0.0,
             tmpfs=self._config.settings.stage_folder,
+            by_unit=self._systemd,
             report=_warn,
         )
         house.push_async_callback(lambda: keeper.close(leave=not self._ending.engines_too))
@@ -195,27 +244,47 @@ class Daemon:
             _warn,
             probing=self._probes,
         )
-        house.push_async_callback(control.close)
-        await control.start()
+        house.push_async_callback(lambda: control.close(leave=self._leaves_sockets))
+        ready = self._listening.unix("control", settings.control_socket)
+        self._listening.keep("control", [await control.start(ready)])
         scrapes = MetricsServer(settings.metrics.listen, self._metrics.expose)
         house.push_async_callback(scrapes.close)
-        await scrapes.start()
+        addresses = [(a.host, a.port) for a in settings.metrics.listen]
+        ready = await self._listening.tcp("metrics", addresses)
+        self._listening.keep("metrics", await scrapes.start(ready))
+
+    @property
+    def _leaves_sockets(self) -> bool:
+        """Whether the next daemon is to find them listening."""
+        return self._manager.listens and not self._ending.for_good
 
     async def _shut_down(self, gateway: Gateway, loop: asyncio.Task[None], reason: str) -> None:
         self._ending.begun = self._refitting.stopped = self._config.stopped = True
-        self._notify.notify("STOPPING=1")
         leave = not self._ending.engines_too
+        settings = self._config.settings
+        engine = settings.engine
+        drain = settings.gateway.drain if leave else engine.drain_timeout
+        patience = drain + engine.stop_timeout + _LAST_RESORT_S
+        self._manager.tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={patience * 1e6:.0f}")
         what = "engines go on without it" if leave else "engines are drained first"
-        log.info("stopping: %s; %s", reason, what)
+        log.info("stopping: %s; %s", reason, what, extra=MessageId.STOPPING.about(reason=reason))
+        self._manager.tell(f"STATUS=stopping: {reason}; {what}")
+        if self._ending.for_good:
+            self._listening.end()
         await gateway.stop_accepting()
-        # Replicas drain themselves; whoever still waits for one is refused at once.
-        engine = self._config.settings.engine
+        if leave:
+            # Engines serve to the last answer; whoever still waits for one is refused at once.
+            self._supervisor.begin_closing(reason)
+            if not await gateway.drain(drain):
+                gateway.cut_off()
+                await gateway.drain(_TOLD_S)
+        # Else replicas drain themselves.
         try:
-            async with asyncio.timeout(engine.drain_timeout + engine.stop_timeout + _LAST_RESORT_S):
-                await self._supervisor.close(reason, leave=leave)
+            async with asyncio.timeout(patience):
+                await self._supervisor.close(reason, leave=_TOLD_S if leave else None)
         except TimeoutError:
             log.error("engines or holders of files outlive their end; they are left to the kernel")
-        await gateway.drain(self._config.settings.engine.drain_timeout)
+        await gateway.drain(drain)
         loop.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await loop
@@ -226,7 +295,11 @@ class Daemon:
         """Return what an earlier daemon left and can be taken over; say why all else can't."""
         found, doubts = self._supervisor.succession.left_behind()
         for name, doubt in doubts.items():
-            log.warning("%s: the engine that an earlier warmd left is stopped: %s", name, doubt)
+            log.warning(
+                "%s: the engine that an earlier warmd left is stopped: %s",
+                *(name, doubt),
+                extra=MessageId.NOT_TAKEN_OVER.about(replica=name, reason=doubt),
+            )
         return found
 
     def _furnish(
@@ -294,7 +367,7 @@ class Daemon:
         """Say what can't be ready in time, once files have been looked at."""
         await asyncio.sleep(_SCANNED_S)
         for sentence in await self._config.late(CLOCK.wall()):
-            _warn(sentence)
+            log.warning("%s", sentence, extra=MessageId.LATE.about(reason=sentence))
 
     def _reload_soon(self) -> None:
         # Kept, or nobody would hold the task; it ends by itself.
@@ -304,9 +377,13 @@ class Daemon:
         try:
             await self._config.reload()
         except ConfigError as error:
-            log.error("the config can't be used and the running one stays in force: %s", error)
+            log.error(
+                "the config can't be used and the running one stays in force: %s",
+                error,
+                extra=MessageId.CONFIG_REFUSED.about(reason=error),
+            )
         except ValueError as refused:
-            log.warning("%s", refused)
+            log.warning("%s", refused, extra=MessageId.CONFIG_REFUSED.about(reason=refused))
 
     # What systemd is told
 
@@ -317,19 +394,20 @@ class Daemon:
         self._refitting.around_quarantine()
         self._keeping.tick()
         self._probes.tick()
-        rungs = [self._supervisor.rung(name) for name in self._supervisor.models]
-        counts = ", ".join(f"{rungs.count(rung)} {rung}" for rung in Rung if rung in rungs)
-        status = f"STATUS={counts or 'no models configured'}"
-        self._notify.notify("WATCHDOG=1" if status == self._told_systemd else status)
-        self._told_systemd = status
+        self._manager.tell("WATCHDOG=1", *self._status_news())
 
-
-def _sweep(run_dir: Path, spare: Collection[str]) -> None:
-    for leftover in sweep(run_dir, spare=spare):
-        log.warning(
-            "killed process %d of %s, which an earlier warmd had left behind",
-            *(leftover.pid, leftover.name),
+    def _status_news(self) -> list[str]:
+        """What `systemctl status` is to show, where that has changed; at most once a second."""
+        now = CLOCK.monotonic()
+        if not self._manager.listens or self._ending.begun or now < self._told_status_at + 1.0:
+            return []
+        self._told_status_at = now
+        view = self._supervisor.view
+        told, self._told_status = (
+            self._told_status,
+            status_line(view.statuses(), view.card_statuses()),
         )
+        return [f"STATUS={self._told_status}"] if told != self._told_status else []
 
 
 def _bracketed(host: str) -> str:

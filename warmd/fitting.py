@@ -16,6 +16,7 @@ from warmd.engine import (
     Binder,
     EngineError,
     EngineFlags,
+    EngineHome,
     EngineRecipe,
     Reservation,
     SizingError,
@@ -63,10 +64,13 @@ class Fitter:
         sizes: Sizes = no_sizes,
         tell: Callable[[str], None] | None = None,
         proofs: Proofs | None = None,
+        own_user: bool = False,
     ) -> None:
         """`report` is told, in a sentence, of an engine's log that can't be written.
 
         `sizes` tells of earlier starts; `tell` is told of what is worth a line and no trouble.
+
+        `own_user`: engines run as a user of their own.
 
         `device` names the kind of GPU that engines run on; None: there is none. `slots`: what
         replicas have already. `cards`: what pools may stand on; none where nobody can tell yet.
@@ -84,7 +88,8 @@ class Fitter:
         self.proofs = Proofs() if proofs is None else proofs
         self._tell = tell or report
         self._slots = dict(slots or {})
-        self._inherited = clean_environment(os.environ)
+        self._own_user = own_user
+        self._inherited = clean_environment(os.environ, own_user=own_user)
 
     @property
     def is_gpu_unknown(self) -> bool:
@@ -160,7 +165,7 @@ class Fitter:
         noted = [None if holding is None else holding.figure]
         for index in range(settings.models[model].most_replicas):
             if settings.host.engines_outlive_daemon:
-                home = engine_home(settings.host.run_dir, replica_name(model, index))
+                home = self._home(settings, replica_name(model, index))
                 record = EngineRecord.found(read_note(home.note))
                 if record is not None and record.may_go_on:
                     noted.append(record.figure)
@@ -177,6 +182,7 @@ class Fitter:
             sizes=self._sizes,
             tell=self._tell,
             proofs=self.proofs,
+            own_user=self._own_user,
         )
         ahead.reserved, ahead.without, ahead.stands = self.reserved, self.without, self.stands
         return ahead
@@ -358,6 +364,9 @@ class Fitter:
             key=shlex.join((self._device, level, width, str(table.weights), *table.args)),
         )
 
+    def _home(self, settings: Settings, replica: str) -> EngineHome:
+        return engine_home(settings.host.run_dir, replica, is_shared=self._own_user)
+
     def _fit(self, settings: Settings, model: str, index: int) -> Fit:
         table, engine = settings.models[model], settings.engine
         name = replica_name(model, index)
@@ -367,7 +376,7 @@ class Fitter:
             python=engine.python,
             model=model,
             weights=stable_path(settings.host.cache_dir, model),
-            home=engine_home(settings.host.run_dir, name),
+            home=self._home(settings, name),
             cache_dir=settings.host.cache_dir,
             slot=self._slots.setdefault(name, len(self._slots)),
             aliases=table.aliases,

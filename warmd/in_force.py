@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from warmd.devices import GpuError, inventory
 from warmd.fitting import Fitter
 from warmd.foresight import Foresight, foresee
 from warmd.history import History
+from warmd.message_ids import MessageId
 from warmd.parties import Party, party_of
 from warmd.placing import ROSTER_FILE, naming, renumbered
 from warmd.planner import Card, Reservations
@@ -40,8 +42,18 @@ class InForce:
     Who holds `changing` may change them.
     """
 
-    def __init__(self, settings: Settings, load: Callable[[], Settings], fitter: Fitter) -> None:
-        """`load` reads the config once more; it raises `ConfigError`."""
+    def __init__(
+        self,
+        settings: Settings,
+        load: Callable[[], Settings],
+        fitter: Fitter,
+        reloading: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """`load` reads the config once more; it raises `ConfigError`.
+
+        `reloading` is entered while a config is read and applied.
+        """
+        self._reloading = reloading
         self.settings = settings
         self.changing = asyncio.Lock()
         self._told_late: frozenset[str] = frozenset()
@@ -76,14 +88,18 @@ class InForce:
         sentence while warmd stops, and where a disk keeps the config.
         """
         async with self.changing:  # in the order in which they were asked for
-            read = await read_config(self._load, self.settings, self._fitter)
-            settings, later, reserved = read.settings, read.later, read.reserved
-            told = [said(later)] if later else []
-            told += await self._apply(settings, reserved, self._fitter.cards)
-        told += [f"warning: {each}" for each in await self.late(time.time())]
+            with self._reloading():
+                told = await self._reread()
         for sentence in told or ["the config was read again and nothing has changed"]:
-            log.info("%s", sentence)
+            log.info("%s", sentence, extra=MessageId.CONFIG_READ.about(reason=sentence))
         return told
+
+    async def _reread(self) -> list[str]:
+        read = await read_config(self._load, self.settings, self._fitter)
+        settings, later, reserved = read.settings, read.later, read.reserved
+        told = [said(later)] if later else []
+        told += await self._apply(settings, reserved, self._fitter.cards)
+        return [*told, *(f"warning: {each}" for each in await self.late(time.time()))]
 
     async def forget_gpu(self, name: str) -> list[str]:
         """Do without a GPU that is gone, and read the config again; return sentences.

@@ -1,11 +1,60 @@
-"""Who listens on a TCP port of this host."""
+"""Listening on TCP addresses of this host, and who else does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
+
+BACKLOG = 1024
+"""So many connections wait in the kernel while nobody accepts them, as in a restart."""
+
+
+async def listen_on(
+    host: str, port: int, ready: dict[object, socket.socket]
+) -> list[socket.socket]:
+    """Return listening sockets for all addresses of `host`; raises `OSError`, and leaves none open.
+
+    `ready`: sockets that listen already, by host and port; those that are used are taken out.
+    """
+    listening: list[socket.socket] = []
+    try:
+        for family, kind, protocol, name in await _resolved(host, port):
+            handed_over = ready.pop(name[:2], None)
+            one = handed_over or socket.socket(family, kind, protocol)
+            listening.append(one)
+            one.setblocking(False)
+            if handed_over is None:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                one.bind(name)
+            one.listen(BACKLOG)
+    except OSError:
+        for one in listening:
+            one.close()
+        raise
+    return listening
+
+
+async def meant(addresses: Iterable[tuple[str, int]]) -> set[object]:
+    """Return the hosts and ports that `addresses` come to; what can't be found is left out."""
+    names: set[object] = set()
+    for host, port in addresses:
+        with suppress(OSError):  # whoever is to listen there says so
+            names.update(name[:2] for *_, name in await _resolved(host, port))
+    return names
+
+
+async def _resolved(host: str, port: int) -> list[tuple[int, int, int, tuple[object, ...]]]:
+    found = await asyncio.get_running_loop().getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    return [(family, kind, way, name) for family, kind, way, _, name in dict.fromkeys(found)]
 
 
 @dataclass(frozen=True)

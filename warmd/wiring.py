@@ -165,17 +165,22 @@ class Front:
         ]
 
 
-async def fitter(settings: Settings, sizes: Sizes, report: Report, tell: Report) -> Fitter:
+async def fitter(
+    settings: Settings, sizes: Sizes, report: Report, tell: Report, *, own_user: bool = False
+) -> Fitter:
     """Make the fitter for the GPUs of this host, and reserve on them what `settings` say.
 
-    What GPUs there are is what the driver says within a moment. Raises as `Fitter.reserve` does.
+    `own_user`: engines run as a user of their own. What GPUs there are is what the driver says
+    within a moment. Raises as `Fitter.reserve` does.
     """
     roster = settings.host.state_dir / ROSTER_FILE
     try:
         async with asyncio.timeout(_DRIVER_S):
-            made = await aside(lambda: fitter_of_host(report, sizes, tell, roster))
+            made = await aside(
+                lambda: fitter_of_host(report, sizes, tell, roster, own_user=own_user)
+            )
     except TimeoutError:
-        made = Fitter(report, UNKNOWN_GPU, sizes=sizes, tell=tell)
+        made = Fitter(report, UNKNOWN_GPU, sizes=sizes, tell=tell, own_user=own_user)
     note(roster, made.cards, report)
     made.reserved = await aside(partial(made.reserve, settings))
     for sentence in made.reserved.sentences():
@@ -183,7 +188,9 @@ async def fitter(settings: Settings, sizes: Sizes, report: Report, tell: Report)
     return made
 
 
-def fitter_of_host(report: Report, sizes: Sizes, tell: Report, roster: Path) -> Fitter:
+def fitter_of_host(
+    report: Report, sizes: Sizes, tell: Report, roster: Path, *, own_user: bool = False
+) -> Fitter:
     """Make the fitter for the GPUs of this host; waits for the driver. `roster`: the noted ones.
 
     A driver that is there and doesn't work at the moment is that of a GPU all the same: an upgrade
@@ -201,7 +208,7 @@ def fitter_of_host(report: Report, sizes: Sizes, tell: Report, roster: Path) -> 
             device, cards = None, cards_of(())
         elif error.trouble in NO_GPU:
             device = None
-    return Fitter(report, device, cards=cards, sizes=sizes, tell=tell)
+    return Fitter(report, device, cards=cards, sizes=sizes, tell=tell, own_user=own_user)
 
 
 def check_on_host(

@@ -142,12 +142,12 @@ def test_a_home_is_private_and_free_of_what_an_earlier_engine_left(short: Path) 
     assert home.rpc is not None
     home.rpc.mkdir()
     (home.rpc / "117d5986-2938-4b21-a542-8dab72fca209").touch()
-    home.log.write_text("earlier\n")
+    home.folder.joinpath("engine.log").write_text("earlier\n")
     prepare_home(home)
     assert home.folder.stat().st_mode & 0o777 == 0o700
     assert not home.socket.exists()
     assert list(home.rpc.iterdir()) == []
-    assert home.log.read_text() == "earlier\n"
+    assert home.folder.joinpath("engine.log").read_text() == "earlier\n"
 
 
 def test_a_home_that_is_a_link_to_somewhere_else_is_refused(tmp_path: Path) -> None:
@@ -335,5 +335,5 @@ def test_what_an_engine_printed_between_two_daemons_is_kept_in_its_log(tmp_path:
     make.resume(7)
     make.ended(failed=False)
     assert make.cause("exited with status 1").sentence == "ValueError: the cause"
-    header, line = made.home.log.read_text().splitlines()
+    header, line = made.home.folder.joinpath("engine.log").read_text().splitlines()
     assert (header.endswith("engine process 7 ---"), line) == (True, "ValueError: the cause")

@@ -278,7 +278,7 @@ async def test_what_is_learnt_is_staged_and_the_caches_follow_a_start() -> None:
 async def test_a_daemon_that_leaves_its_engines_leaves_the_files_held() -> None:
     house = a_house("m", weights=10)
     await house.until(lambda: house.supervisor.rung("m") is Rung.STAGED)
-    await house.supervisor.close("a new version comes", leave=True)
+    await house.supervisor.close("a new version comes", leave=30.0)
     assert not house.stager.holdings[0].released
     other = a_house("m", weights=10)
     await other.until(lambda: other.supervisor.rung("m") is Rung.STAGED)

@@ -64,7 +64,7 @@ async def test_an_orderly_end_leaves_engines_running_and_serves_first() -> None:
     old = a_house()
     await old.make_ready("m.0")
     lease = await old.supervisor.acquire("m")
-    closing = asyncio.create_task(old.supervisor.close("SIGTERM came", leave=True))
+    closing = asyncio.create_task(old.supervisor.close("SIGTERM came", leave=30.0))
     await old.rest()
     assert not closing.done(), "a request is still in flight"
     with pytest.raises(NotReadyError, match="shutting down"):
@@ -79,7 +79,7 @@ async def test_an_orderly_end_leaves_engines_running_and_serves_first() -> None:
 async def test_what_is_only_starting_is_stopped_at_an_orderly_end() -> None:
     old = a_house()
     await old.until(lambda: old.phase("m.0") is Phase.STARTING)
-    closing = asyncio.create_task(old.supervisor.close("SIGTERM came", leave=True))
+    closing = asyncio.create_task(old.supervisor.close("SIGTERM came", leave=30.0))
     await old.until(closing.done)
     assert old.launcher.started[0].has_ended
 
@@ -195,7 +195,7 @@ async def test_a_second_restart_amid_a_takeover_leaves_the_engine_running() -> N
     old.makes["m.0"].up.clear()
     house = await succeeded(old)
     assert house.phase("m.0") is Phase.ADOPTING
-    closing = asyncio.create_task(house.supervisor.close("SIGTERM came", leave=True))
+    closing = asyncio.create_task(house.supervisor.close("SIGTERM came", leave=30.0))
     await house.until(closing.done)
     assert not old.launcher.started[0].has_ended
     old.makes["m.0"].up.set()
@@ -293,7 +293,7 @@ async def test_an_order_to_leave_outlives_a_drain_in_vain() -> None:
     old.supervisor.word.set_target("m", Rung.ASLEEP, None)
     await old.until(lambda: old.phase("m.0") is Phase.DRAINING)
     await old.rest()
-    closing = asyncio.create_task(old.supervisor.close("SIGTERM came", leave=True))
+    closing = asyncio.create_task(old.supervisor.close("SIGTERM came", leave=30.0))
     await asyncio.wait_for(closing, 1.8)  # the drain's own second is real, and only one is given
     assert old.launcher.started[0].was_left
     lease.release()
@@ -309,7 +309,7 @@ async def test_a_taken_over_engine_that_is_just_waking_is_stopped_at_an_orderly_
     house = await succeeded(old)  # rests hot: it is woken
     await house.until(lambda: house.phase("m.0") is Phase.WAKING)
     await house.rest()
-    closing = asyncio.create_task(house.supervisor.close("SIGTERM came", leave=True))
+    closing = asyncio.create_task(house.supervisor.close("SIGTERM came", leave=30.0))
     await house.until(closing.done)
     assert old.launcher.started[0].has_ended, "nobody could vouch for it any more"
 

@@ -270,14 +270,14 @@ def test_the_socket_is_private_before_it_can_be_reached(
         modes.append(stat.S_IMODE(path.stat().st_mode))
         super(socket.socket, self).listen(backlog)
 
-    def chown(target: Path, uid: int, gid: int) -> None:
+    def chmod(target: Path, mode: int) -> None:
         modes.append(stat.S_IMODE(path.stat().st_mode))
         with socket.socket(socket.AF_UNIX) as early, pytest.raises(ConnectionRefusedError):
             early.connect(str(target))
-        real_chown(target, uid, gid)
+        real_chmod(target, mode)
 
-    real_chown = os.chown
-    monkeypatch.setattr(os, "chown", chown)
+    real_chmod = Path.chmod
+    monkeypatch.setattr(Path, "chmod", chmod)
     monkeypatch.setattr(socket.socket, "listen", listen)
     umask = os.umask(0)
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from warmd.history import JournalHandler, journal_handler
+from warmd.message_ids import MessageId
 
 
 def parse(datagram: bytes) -> dict[str, str]:
@@ -122,6 +123,18 @@ def test_a_journald_that_takes_nothing_is_not_waited_for(
     log.info("back")
     assert journald.receive()["MESSAGE"].startswith(f"{lost} log lines were lost")
     assert journald.receive()["MESSAGE"] == "back"
+
+
+def test_a_line_says_what_kind_it_is_and_nothing_of_the_logger(
+    log: logging.Logger, journald: Journald
+) -> None:
+    logging.basicConfig(handlers=log.handlers, force=True)  # gives formats to those without one
+    log.error("gone", extra=MessageId.CARD_IN_DOUBT.about(gpu="GPU 1", reason=None))
+    fields = journald.receive()
+    assert fields["MESSAGE"] == "gone"
+    assert fields["MESSAGE_ID"] == MessageId.CARD_IN_DOUBT.value
+    assert fields["WARMD_GPU"] == "GPU 1"
+    assert "WARMD_REASON" not in fields
 
 
 def test_without_journald_the_line_goes_to_stderr(

@@ -27,3 +27,8 @@ def shim_socket(run_dir: Path, replica: str) -> Path:
 def engine_folder(run_dir: Path, replica: str) -> Path:
     """Name the folder of `replica`; touches nothing."""
     return run_dir / ENGINES / replica
+
+
+def engine_unit(replica: str) -> str:
+    """Name the unit that runs the engine of `replica`, where systemd does."""
+    return f"warmd-engine@{replica}.service"

@@ -63,6 +63,7 @@ class GatewaySettings(Table):
     max_body: Bytes = 32 * 2**20
     header_timeout: Seconds = 10.0
     body_timeout: Seconds = 60.0
+    drain: Seconds = 30.0
 
 
 class ControlSettings(Table):
@@ -194,6 +195,12 @@ class Settings(Table):
         """Return the same settings, which came from `files`."""
         settings: Settings = self.model_copy()
         settings._sources = files
+        return settings
+
+    def by_systemd(self) -> Settings:
+        """Return the same settings where systemd runs the engines: they outlive the daemon."""
+        host = self.host.model_copy(update={"engines_outlive_daemon": True})
+        settings: Settings = self.model_copy(update={"host": host})
         return settings
 
     @property

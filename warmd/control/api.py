@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from warmd.control.explain import Explains, explain_handler
 from warmd.control.gpus import Surveys, gpu_handler, gpus_handler
 from warmd.control.history import Remembers, history_handler
-from warmd.control.http_log import quiet_log
+from warmd.control.http_log import FIRST_WORD_S, quiet_log
 from warmd.control.probe import Probing, probe_handlers
 from warmd.control.refusal import UnknownModelError, errors_in_json
 from warmd.control.reloading import Reloads, plan_handler, reload_handler
@@ -68,23 +69,31 @@ class ControlServer:
         self._server: asyncio.Server | None = None
         self._inode = 0
 
-    async def start(self) -> None:
-        """Open the socket and answer. Raises `warmd.control.ControlError`."""
-        sock = listen_privately(self._path, self._group, self._report)
+    async def start(self, ready: Sequence[socket.socket] = ()) -> socket.socket:
+        """Open the socket and answer; return it. Raises `warmd.control.ControlError`.
+
+        `ready`: what listens there already, where anything does.
+        """
+        sock = listen_privately(self._path, self._group, self._report, ready)
         self._inode = self._path.stat().st_ino
         await self._runner.setup()
         server = self._runner.server
         assert server is not None  # noqa: S101  # setup() has made it
         self._server = await asyncio.get_running_loop().create_unix_server(server, sock=sock)
+        return sock
 
-    async def close(self) -> None:
-        """Stop answering and take the socket's file away."""
+    async def close(self, *, leave: bool = False) -> None:
+        """Stop answering and take the socket's file away, unless it is to `leave` it to the next.
+
+        Who has come before is answered.
+        """
         if self._server is None:
             return
         self._server.close()
+        await asyncio.sleep(FIRST_WORD_S)
         await self._runner.cleanup()
         # Whoever came after us may have its own socket there by now.
-        if self._path.exists() and self._path.stat().st_ino == self._inode:
+        if not leave and self._path.exists() and self._path.stat().st_ino == self._inode:
             self._path.unlink()
         self._server = None
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import socket
 from collections.abc import Callable, Sequence
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from warmd.config.address import Address
-from warmd.control.http_log import quiet_log
+from warmd.control.http_log import FIRST_WORD_S, quiet_log
 from warmd.control.unix_socket import ControlError
-from warmd.listeners import who_listens
+from warmd.listeners import listen_on, who_listens
 
 _SHUTDOWN_S = 1.0
 
@@ -37,18 +39,37 @@ class MetricsServer:
         """The addresses that are served, with the real ports."""
         return tuple((address[0], address[1]) for address in self._runner.addresses)
 
-    async def start(self) -> None:
-        """Listen on all addresses. Raises `ControlError` and listens on none where one fails."""
+    async def start(self, ready: Sequence[socket.socket] = ()) -> Sequence[socket.socket]:
+        """Listen on all addresses and return the sockets; an address of a `ready` one isn't bound.
+
+        Raises `ControlError` and listens on none where one fails.
+        """
         await self._runner.setup()
+        spare: dict[object, socket.socket] = {each.getsockname()[:2]: each for each in ready}
+        sockets: list[socket.socket] = []
         for address in self._addresses:
             try:
-                await web.TCPSite(self._runner, address.host, address.port).start()
+                found = await listen_on(address.host, address.port, spare)
             except OSError as error:
                 await self.close()
                 raise ControlError(_cannot_serve(address, error)) from error
+            for each in found:
+                await web.SockSite(self._runner, each).start()
+            sockets += found
+        for each in spare.values():
+            await self.close()
+            host, port, *_ = each.getsockname()
+            raise ControlError(
+                f"a socket that was handed to warmd for metrics listens on {Address(host, port)}, "
+                "which is not in [metrics] listen: write it there, or out of the socket unit"
+            )
+        return sockets
 
     async def close(self) -> None:
-        """Stop serving."""
+        """Stop serving; who has come before is answered."""
+        for site in list(self._runner.sites):
+            await site.stop()
+        await asyncio.sleep(FIRST_WORD_S)
         await self._runner.cleanup()
 
 

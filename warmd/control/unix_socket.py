@@ -6,7 +6,7 @@ import grp
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 _BACKLOG = 64
@@ -17,12 +17,20 @@ class ControlError(Exception):
     """The control plane can't be opened. The text is one sentence for the operator."""
 
 
-def listen_privately(path: Path, group: str, report: Callable[[str], None]) -> socket.socket:
+def listen_privately(
+    path: Path,
+    group: str,
+    report: Callable[[str], None],
+    ready: Sequence[socket.socket] = (),
+) -> socket.socket:
     """Return a listening socket at `path`, mode 0660 for `group`, or 0600 where that can't be.
 
     It listens only once its owner, group and mode are set; until then a connect is refused. The
-    socket file of a dead daemon is replaced. Raises `ControlError`, also where a daemon answers.
+    socket file of a dead daemon is replaced. `ready`: what listens there already, where anything
+    does. Raises `ControlError`, also where a daemon answers.
     """
+    for sock in ready:
+        return _made_private(sock, path, group, report)
     _make_room(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -34,6 +42,27 @@ def listen_privately(path: Path, group: str, report: Callable[[str], None]) -> s
     except OSError as error:
         sock.close()
         raise ControlError(f"the control socket {path} can't be made: {_why(error)}") from error
+    sock.setblocking(False)
+    return sock
+
+
+def _made_private(
+    sock: socket.socket, path: Path, group: str, report: Callable[[str], None]
+) -> socket.socket:
+    """Settle anew who may open a socket that was handed over: the config may be another."""
+    if sock.getsockname() != str(path):
+        found = sock.getsockname()
+        sock.close()
+        raise ControlError(
+            f"the socket that was handed to warmd for its control listens on {found}, and "
+            f"[control] socket is {path}: make them the same"
+        )
+    try:
+        path.chmod(0o600)
+        _give_to(path, group, report)
+    except OSError as error:
+        sock.close()
+        raise ControlError(f"the control socket {path} can't be used: {_why(error)}") from error
     sock.setblocking(False)
     return sock
 
@@ -69,7 +98,8 @@ def _make_room(path: Path) -> None:
 def _give_to(path: Path, group: str, report: Callable[[str], None]) -> None:
     try:
         gid = grp.getgrnam(group).gr_gid
-        os.chown(path, -1, gid)
+        if path.stat().st_gid != gid:
+            os.chown(path, -1, gid)
     except KeyError:
         why = (
             f"there is no group {group}; `groupadd --system {group}` makes it, "
@@ -77,6 +107,8 @@ def _give_to(path: Path, group: str, report: Callable[[str], None]) -> None:
         )
     except PermissionError:
         why = f"this user may not give it to the group {group}: it is no member"
+    except OSError as error:  # the service's sandbox: ENOSYS, EINVAL
+        why = f"it can't be given to the group {group} ({_why(error)})"
     else:
         path.chmod(0o660)
         return

@@ -8,23 +8,32 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from warmd.config.run_files import engine_unit
+
 _T = TypeVar("_T")
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PROC = Path("/proc")
+_UNIT_BEGINS, _UNIT_ENDS = engine_unit("*").split("*")
 
 
 def owners(roots: Mapping[int, _T]) -> dict[int, _T]:
     """Say of each process of the trees below `roots` whose it is; from one pass over /proc.
 
     `roots` are engines' main processes. An orphan of an engine has become a child of its shim,
-    which is its main process's parent, and is counted to it.
+    which is its main process's parent, and is counted to it; where systemd runs the engine there is
+    no shim, and an orphan is known by the engine's unit.
     """
     above = _parents()
     known = dict(roots)
     shims = {above[root]: owner for root, owner in roots.items() if root in above}
     for nobody in (0, 1, os.getpid()):
         shims.pop(nobody, None)
+    units = {_unit(root): owner for root, owner in roots.items() if above.get(root) == 1}
+    units.pop(None, None)
+    if units:
+        orphans = (pid for pid, parent in above.items() if parent == 1 and pid not in known)
+        known |= {pid: units[unit] for pid in orphans if (unit := _unit(pid)) in units}
     found: dict[int, _T] = {}
     for pid in above:
         line: list[int] = []
@@ -37,6 +46,22 @@ def owners(roots: Mapping[int, _T]) -> dict[int, _T]:
         elif at in above and above[at] in shims:
             found[pid] = shims[above[at]]
     return found
+
+
+def engine_unit_of(text: str) -> str | None:
+    """Name the engine's unit that a process is in, by its /proc/PID/cgroup; None: it is in none."""
+    for line in text.splitlines():
+        unit = line.rpartition("/")[2]
+        if unit.startswith(_UNIT_BEGINS) and unit.endswith(_UNIT_ENDS):
+            return unit
+    return None
+
+
+def _unit(pid: int) -> str | None:
+    try:
+        return engine_unit_of((_PROC / str(pid) / "cgroup").read_text())
+    except OSError:
+        return None  # it ended while we looked
 
 
 def strangers(ours: Collection[int], most: int, least: int) -> dict[int, int]:

@@ -7,7 +7,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmd.config.run_files import ENGINE_SOCKET, SOCKET_PATH_MAX, engine_folder
+from warmd.config.run_files import ENGINE_SOCKET, SOCKET_PATH_MAX, engine_folder, engine_unit
 from warmd.engine.errors import EngineError
 
 _ZMQ_NAME_BYTES = 1 + 36  # vLLM's own sockets: "/" and a UUID
@@ -15,9 +15,14 @@ _ZMQ_NAME_BYTES = 1 + 36  # vLLM's own sockets: "/" and a UUID
 
 @dataclass(frozen=True)
 class EngineHome:
-    """Where one engine lives. Nobody but the daemon's user may look in."""
+    """Where one engine lives. Nobody but the daemon's user may look in.
+
+    Where it `is_shared` the engine is of another user, whose group may write here: then nothing
+    that the daemon relies on stands in it, and the journal has what the engine prints.
+    """
 
     folder: Path
+    is_shared: bool = False
 
     @property
     def socket(self) -> Path:
@@ -25,14 +30,26 @@ class EngineHome:
         return self.folder / ENGINE_SOCKET
 
     @property
-    def log(self) -> Path:
-        """What the engine prints."""
-        return self.folder / "engine.log"
+    def log(self) -> Path | None:
+        """What the engine prints; None where the journal has it."""
+        return None if self.is_shared else self.folder / "engine.log"
+
+    @property
+    def log_named(self) -> str:
+        """Where an operator finds what the engine has printed."""
+        return str(self.log or f"`journalctl -u {engine_unit(self.folder.name)}`")
 
     @property
     def note(self) -> Path:
         """What a later daemon must know of the engine."""
+        if self.is_shared:
+            return self.folder.with_name(f"{self.folder.name}.note.json")
         return self.folder / "engine.json"
+
+    @property
+    def mode(self) -> int:
+        """What may be done with its folders."""
+        return 0o770 if self.is_shared else 0o700
 
     @property
     def rpc(self) -> Path | None:
@@ -42,9 +59,9 @@ class EngineHome:
         return folder if fits else None
 
 
-def engine_home(run_dir: Path, replica: str) -> EngineHome:
+def engine_home(run_dir: Path, replica: str, *, is_shared: bool = False) -> EngineHome:
     """Name the files of `replica`; touches nothing."""
-    return EngineHome(engine_folder(run_dir, replica))
+    return EngineHome(engine_folder(run_dir, replica), is_shared)
 
 
 def stable_path(cache_dir: Path, model: str) -> Path:
@@ -56,7 +73,7 @@ def stable_path(cache_dir: Path, model: str) -> Path:
 
 
 def prepare_home(home: EngineHome) -> None:
-    """Make the folder, private to this user, and remove what an earlier engine left.
+    """Make the folder, as private as it shall be, and remove what an earlier engine left.
 
     Only for an engine that doesn't run: a live one would lose its socket.
     Raises `EngineError`.
@@ -69,11 +86,11 @@ def prepare_home(home: EngineHome) -> None:
         )
     try:
         home.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _private_folder(home.folder)
+        _private_folder(home.folder, home.mode)
         _remove(home.socket)
         _remove(home.note)
         if home.rpc is not None:
-            _private_folder(home.rpc)
+            _private_folder(home.rpc, home.mode)
             for left_over in home.rpc.iterdir():
                 _remove(left_over)
     except OSError as error:
@@ -105,8 +122,8 @@ def point_at(link: Path, weights: Path) -> None:
         raise EngineError(f"{link} can't be linked to {weights}: {_why(error)}") from error
 
 
-def _private_folder(folder: Path) -> None:
-    folder.mkdir(mode=0o700, exist_ok=True)
+def _private_folder(folder: Path, mode: int) -> None:
+    folder.mkdir(mode=mode, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise EngineError(f"{folder} must be a folder of warmd's own, not a link; move it away")
@@ -115,8 +132,10 @@ def _private_folder(folder: Path) -> None:
             f"{folder} belongs to user {found.st_uid}, not to the daemon's user {os.geteuid()};"
             " remove it, or change its owner"
         )
-    if stat.S_IMODE(found.st_mode) != 0o700:
-        folder.chmod(0o700)
+    # The group comes from the folder above (set-group-ID), and so does that it does.
+    inherited = found.st_mode & stat.S_ISGID
+    if stat.S_IMODE(found.st_mode) != mode | inherited:
+        folder.chmod(mode | inherited)
 
 
 def _remove(path: Path) -> None:

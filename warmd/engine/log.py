@@ -20,7 +20,8 @@ class EngineLog:
     says so for the owner to report.
     """
 
-    def __init__(self, path: Path, file_bytes: int = FILE_BYTES) -> None:
+    def __init__(self, path: Path | None, file_bytes: int = FILE_BYTES) -> None:
+        """`path` None: somebody else keeps the file."""
         self._path = path
         self._file_bytes = file_bytes
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
@@ -62,6 +63,8 @@ class EngineLog:
             self._fd = None
 
     def _open(self) -> None:
+        if self._path is None:
+            return
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             self._fd = os.open(self._path, flags, 0o600)
@@ -70,7 +73,7 @@ class EngineLog:
             self._give_up(error)
 
     def _write(self, text: str) -> None:
-        if self._fd is None:
+        if self._fd is None or self._path is None:
             return
         try:
             self._size += os.write(self._fd, f"{text}\n".encode("utf-8", "replace"))

@@ -257,7 +257,7 @@ class Vllm:
 
     def cause(self, ending: str) -> Cause:
         """Say from its log, without its secrets, why an engine that `ending` failed."""
-        by_vram, log = self._binder is not None, str(self._recipe.home.log)
+        by_vram, log = self._binder is not None, self._recipe.home.log_named
         secrets = self._recipe.secrets
         # Before anything is cut short: half a secret would not be known for one.
         lines = [_without(secrets, line) for line in self._log.lines]

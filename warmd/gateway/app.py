@@ -59,6 +59,11 @@ class Gateway:
         """
         return await self._listener.start(addresses, ready)
 
+    @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """What it listens on; from `start` to `stop_accepting`."""
+        return self._listener.sockets
+
     async def stop_accepting(self) -> None:
         """Take no new connection; requests under way go on, those of the last to come included."""
         self._listener.stop_accepting()
@@ -67,6 +72,18 @@ class Gateway:
     async def drain(self, timeout_s: float) -> bool:
         """Wait until no request is in flight; False where some still are after `timeout_s`."""
         return await self._listener.drain(timeout_s)
+
+    def cut_off(self) -> None:
+        """End what is still under way, and tell each client so, also in the midst of a stream."""
+        self._forwarder.cut_off(
+            RefusedError(
+                503,
+                "warmd is restarted and could not wait longer for this answer: "
+                "send the request again.",
+                code="restarting",
+                retry_after_s=1,
+            )
+        )
 
     async def close(self) -> None:
         """End every connection, whatever is on it, and return when nothing of it is left."""

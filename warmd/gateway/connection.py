@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import socket
 import struct
+import termios
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
@@ -21,8 +23,9 @@ log = logging.getLogger("warmd.gateway")
 _KEEPALIVE_S = 620.0
 # How long the rest of a refused body is read, so that the client gets to read the refusal.
 _LINGER_S = 2.0
-# A connection that was accepted the moment before we stop has its request on the way.
-FIRST_WORD_S = 0.1
+# A connection that was accepted the moment before we stop has its request on the way; on a host
+# that is out of breath it may take its time.
+FIRST_WORD_S = 0.5
 
 _TOO_SLOW = b"\r\n".join(
     (
@@ -114,11 +117,22 @@ class Connection(web.RequestHandler):
             self._close_if_idle()
 
     def _close_if_idle(self) -> None:
+        if not self._new and self._has_unread():
+            self._new = True  # it came before our end of the connection, so it is answered
+            self._loop.call_later(FIRST_WORD_S, self._close_if_idle)
+            return
         self._new = False
         if not self._busy and not self._head_begun:
             self.close()
             if self._transport is not None:
                 self._transport.close()
+
+    def _has_unread(self) -> bool:
+        """Whether the kernel holds bytes of a next request that the event loop hasn't read."""
+        if self._busy or self._transport is None:
+            return False
+        client = self._transport.get_extra_info("socket")
+        return any(fcntl.ioctl(client.fileno(), termios.FIONREAD, bytes(4)))
 
     def end(self, *, at_once: bool) -> None:
         """Close the connection; what was written still goes out unless `at_once`."""

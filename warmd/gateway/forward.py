@@ -63,6 +63,14 @@ class Forwarder:
         self._on_done = on_done
         self._clock = clock
         self._stopping = stopping
+        self._under_way: set[asyncio.Task[object]] = set()
+        self._cut_off: RefusedError | None = None
+
+    def cut_off(self, why: RefusedError) -> None:
+        """End all that is under way, and tell each client `why`, also in the midst of a stream."""
+        self._cut_off = why
+        for task in self._under_way:
+            task.cancel()
 
     async def forward(
         self,
@@ -84,6 +92,9 @@ class Forwarder:
             arrived=arrived,
             spared=self._models.spared(model),
         )
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # a request is answered in one
+        self._under_way.add(task)
         try:
             for _ in range(_ATTEMPTS):
                 lease = await self._acquire(visit)
@@ -103,11 +114,24 @@ class Forwarder:
         except RefusedError as refused:
             visit.status = refused.status
             raise
-        except (asyncio.CancelledError, ConnectionError):
+        except asyncio.CancelledError:
+            visit.status = 503 if self._stopping() else _CLIENT_LEFT
+            if (why := self._is_cut_off()) is not None:
+                raise why from None
+            raise
+        except ConnectionError:
             visit.status = 503 if self._stopping() else _CLIENT_LEFT
             raise
         finally:
+            self._under_way.discard(task)
             self._on_done(visit.record(self._clock()))
+
+    def _is_cut_off(self) -> RefusedError | None:
+        """Why what was cancelled just now is cut off; None where its client has left."""
+        task = asyncio.current_task()
+        if self._cut_off is not None and task is not None and task.uncancel() == 0:
+            return self._cut_off
+        return None
 
     async def _acquire(self, visit: _Visit) -> Lease:
         try:
@@ -133,10 +157,15 @@ class Forwarder:
             if answer.first:
                 visit.first_byte_s = self._clock() - visit.arrived
             body.drop()  # no second try from here on
-            response, whole = await pass_on(
-                request, answer, endpoint, visit.model, last=self._stopping()
+            response, broke = await pass_on(
+                request,
+                answer,
+                endpoint,
+                visit.model,
+                last=self._stopping(),
+                cut_off=self._is_cut_off,
             )
-            visit.status = response.status if whole else 502
+            visit.status = response.status if broke is None else broke.status
             if visit.status < 400:
                 lease.answered()
             return response

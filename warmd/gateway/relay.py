@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import aiohttp
@@ -71,12 +72,19 @@ async def ask(
 
 
 async def pass_on(
-    request: web.BaseRequest, answer: Answer, endpoint: Endpoint, model: str, *, last: bool
-) -> tuple[web.StreamResponse, bool]:
+    request: web.BaseRequest,
+    answer: Answer,
+    endpoint: Endpoint,
+    model: str,
+    *,
+    last: bool,
+    cut_off: Callable[[], RefusedError | None],
+) -> tuple[web.StreamResponse, RefusedError | None]:
     """Write `answer` to the client as it comes; `last` says so to the client's connection.
 
-    Returns the response, and whether it is whole: if not, the engine broke off, the client was told
-    and its connection is cut. Raises `ConnectionError` where the client has gone.
+    Returns the response, and None where it is whole. If not, the engine broke off, or this was
+    cancelled and `cut_off` says why; the client was told so and its connection is cut. Raises
+    `ConnectionError` where the client has gone.
     """
     upstream = answer.response
     response = _OnePacketResponse(
@@ -93,15 +101,27 @@ async def pass_on(
     read = upstream.content.readany
     write = writer.write
     chunk = answer.first
-    while chunk:
-        await write(chunk)
-        try:
-            chunk = await read()
-        except _LOST:
-            await _cut(request, response, writer, endpoint.dialect, model)
-            return response, False
+    try:
+        while chunk:
+            await write(chunk)
+            try:
+                chunk = await read()
+            except _LOST:
+                lost = RefusedError(
+                    502,
+                    f"The engine of {model} broke off in the middle of its answer: "
+                    "send the request again.",
+                    code="engine_lost",
+                )
+                await _cut(request, response, writer, endpoint.dialect, lost)
+                return response, lost
+    except asyncio.CancelledError:
+        if (why := cut_off()) is None:
+            raise
+        await _cut(request, response, writer, endpoint.dialect, why)
+        return response, why
     await response.write_eof()
-    return response, True
+    return response, None
 
 
 async def _cut(
@@ -109,17 +129,12 @@ async def _cut(
     response: web.StreamResponse,
     writer: AbstractStreamWriter,
     dialect: Dialect,
-    model: str,
+    why: RefusedError,
 ) -> None:
     """End the client's connection so that a half answer can't be taken for a whole one."""
     headers = response.headers
     if headers.get("Content-Type", "").startswith("text/event-stream"):
-        lost = RefusedError(
-            502,
-            f"The engine of {model} broke off in the middle of its answer: send the request again.",
-            code="engine_lost",
-        )
-        await writer.write(dialect.event(lost))
+        await writer.write(dialect.event(why))
     elif request.version < HttpVersion11 and "Content-Length" not in headers:
         # Here the connection's end is the answer's end, and only a reset tells the difference.
         connection = request.protocol

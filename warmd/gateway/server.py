@@ -14,14 +14,13 @@ from warmd import config
 from warmd.gateway.connection import FIRST_WORD_S, Connection
 from warmd.gateway.errors import GatewayError
 from warmd.gateway.limits import GatewayLimits
-from warmd.listeners import who_listens
+from warmd.listeners import BACKLOG, listen_on, who_listens
 
 Address = tuple[str, int]
 """A host and a port."""
 
 Answering = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
-_BACKLOG = 1024
 # A client's host that vanished is noticed within a minute, also while its request waits.
 _KEEPALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -52,6 +51,7 @@ class Listener:
         self._limits = limits
         self._factory: _ConnectionFactory | None = None
         self._servers: list[asyncio.Server] = []
+        self.sockets: tuple[socket.socket, ...] = ()
         self._in_flight = 0
         self._none_in_flight = asyncio.Event()
         self._none_in_flight.set()
@@ -82,10 +82,11 @@ class Listener:
                 bound.close()
             raise
         names: list[Address] = [bound.getsockname()[:2] for bound in sockets]
+        self.sockets = tuple(sockets)
         loop = asyncio.get_running_loop()
         for bound in sockets:
             self._servers.append(
-                await loop.create_server(self._factory, sock=bound, backlog=_BACKLOG)
+                await loop.create_server(self._factory, sock=bound, backlog=BACKLOG)
             )
         return names
 
@@ -155,28 +156,13 @@ class Listener:
 
 async def _bind(address: Address, ready: dict[object, socket.socket]) -> list[socket.socket]:
     """Listen; sockets that do so already are taken out of `ready`."""
-    host, port = address
-    bound: list[socket.socket] = []
     try:
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, name in dict.fromkeys(found):
-            handed_over = ready.pop(name[:2], None)
-            listening = handed_over or socket.socket(family, kind, protocol)
-            bound.append(listening)
-            listening.setblocking(False)
-            for level, option, value in _KEEPALIVE:
-                listening.setsockopt(level, option, value)
-            if handed_over is None:
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                listening.bind(name)
-            listening.listen(_BACKLOG)
+        bound = await listen_on(*address, ready)
     except OSError as error:
-        for listening in bound:
-            listening.close()
-        raise GatewayError(_cannot_listen(host, port, error)) from None
+        raise GatewayError(_cannot_listen(*address, error)) from None
+    for listening in bound:
+        for level, option, value in _KEEPALIVE:
+            listening.setsockopt(level, option, value)
     return bound
 
 

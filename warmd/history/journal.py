@@ -46,13 +46,15 @@ class JournalHandler(logging.Handler):
     """Sends records to journald by its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 
     A record's `warmd` attribute, a dict, becomes fields: `replica` is sent as WARMD_REPLICA; a
-    value of None is left out. Never waits for journald: what it won't take is counted, and the
-    number is logged with the next line that it takes. Where there is no journald any more, the
-    line goes to stderr with its sd-daemon(3) prefix.
+    value of None is left out. `message_id` says what kind of line it is (`warmd.message_ids`).
+    Never waits for journald: what it won't take is counted, and the number is logged with the next
+    line that it takes. Where there is no journald any more, the line goes to stderr with its
+    sd-daemon(3) prefix.
     """
 
     def __init__(self, journal_socket: Path = JOURNAL_SOCKET, fallback: IO[str] | None = None):
         super().__init__()
+        self.setFormatter(logging.Formatter())  # or basicConfig() puts level and logger before it
         self._address = str(journal_socket)
         self._fallback = fallback
         self._lost = 0
@@ -125,7 +127,9 @@ def _field(name: str, value: str) -> bytes:
 
 
 def _warmd_fields(record: logging.LogRecord) -> dict[str, str]:
-    return {
+    kind = getattr(record, "message_id", None)
+    known = {} if kind is None else {"MESSAGE_ID": str(kind)}
+    return known | {
         "WARMD_" + re.sub(r"[^A-Z0-9]", "_", str(name).upper()): str(value)
         for name, value in getattr(record, "warmd", {}).items()
         if value is not None

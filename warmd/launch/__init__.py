@@ -6,17 +6,20 @@ from warmd.launch.direct import DirectLauncher
 from warmd.launch.environment import clean_environment
 from warmd.launch.launcher import (
     EngineExit,
+    HostLauncher,
     Launcher,
     LaunchError,
     LaunchSpec,
+    Leftover,
     LogLine,
     RunningEngine,
 )
-from warmd.launch.leftovers import Leftover, sweep
+from warmd.launch.leftovers import sweep
 
 __all__ = [
     "DirectLauncher",
     "EngineExit",
+    "HostLauncher",
     "LaunchError",
     "LaunchSpec",
     "Launcher",

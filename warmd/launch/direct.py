@@ -10,13 +10,14 @@ import asyncio
 import json
 import os
 import socket
+from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from warmd.config.run_files import shim_socket
 from warmd.launch.direct_engine import DirectEngine
 from warmd.launch.forkserver_process import ForkserverProcess
-from warmd.launch.launcher import LaunchError, LaunchSpec, LogLine, RunningEngine
+from warmd.launch.launcher import LaunchError, LaunchSpec, Leftover, LogLine, RunningEngine
 from warmd.launch.leftovers import marks, sweep
 from warmd.launch.output import EngineOutput, open_pipe
 from warmd.launch.shim_socket import Answer, call, listen
@@ -26,7 +27,7 @@ _CLOSE_WITHIN_S = 15.0
 
 
 class DirectLauncher:
-    """Implements `Launcher` with one forkserver and a shim for each engine."""
+    """Implements `HostLauncher` with one forkserver and a shim for each engine."""
 
     def __init__(self, run_dir: Path, *, outlive: bool = False) -> None:
         """`outlive`: engines that this launcher starts run on when the daemon is gone."""
@@ -100,6 +101,13 @@ class DirectLauncher:
     async def end_leftovers(self, name: str) -> None:
         """SIGKILL what an earlier daemon left of the engine `name`; raises `LaunchError`."""
         await asyncio.to_thread(sweep, self._run_dir, name=name)
+
+    async def sweep(self, spare: Collection[str]) -> tuple[Leftover, ...]:
+        """SIGKILL what earlier daemons left, but for the engines to `spare`.
+
+        Before the first start. Raises `LaunchError`.
+        """
+        return await asyncio.to_thread(sweep, self._run_dir, spare=spare)
 
     async def close(self) -> None:
         """SIGKILL every tree that still runs and was not left, and end the forkserver.

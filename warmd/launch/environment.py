@@ -33,16 +33,23 @@ _INHERITED = frozenset(
     }
 )
 _INHERITED_FAMILIES = ("LC_", "NVIDIA_")
+_OF_USER = frozenset({"HOME", "LOGNAME", "SHELL", "TMPDIR", "USER"})
+_OF_USER_FAMILIES = ("XDG_",)
 
 
-def clean_environment(inherited: Mapping[str, str]) -> dict[str, str]:
+def clean_environment(inherited: Mapping[str, str], *, own_user: bool = False) -> dict[str, str]:
     """Return what an engine may have of the daemon's environment, by allow-list.
 
+    `own_user`: it runs as a user of its own, whose home and folders are others.
     What systemd gives to the daemon alone is not among it: an engine that holds NOTIFY_SOCKET or
     WATCHDOG_USEC would speak in the daemon's name; see systemd.exec(5).
     """
-    return {
+    found = {
         name: value
         for name, value in inherited.items()
         if name in _INHERITED or name.startswith(_INHERITED_FAMILIES)
     }
+    if not own_user:
+        return found
+    theirs = [n for n in found if n in _OF_USER or n.startswith(_OF_USER_FAMILIES)]
+    return {name: value for name, value in found.items() if name not in theirs}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +36,14 @@ class EngineExit:
         if self.signal is not None:
             return f"was killed by {signal.Signals(self.signal).name}"
         return f"exited with status {self.status}"
+
+
+@dataclass(frozen=True, order=True)
+class Leftover:
+    """A process that was killed: its number and the engine it belonged to."""
+
+    pid: int
+    name: str
 
 
 class LaunchError(Exception):
@@ -95,3 +103,16 @@ class Launcher(Protocol):
 
     async def close(self) -> None:
         """End every process tree that still runs and was not left, and what they needed."""
+
+
+class HostLauncher(Launcher, Protocol):
+    """A launcher as the daemon opens it, before anything is started."""
+
+    async def open(self) -> None:
+        """Get ready, so that the first start is quick; raises `LaunchError`."""
+
+    async def sweep(self, spare: Collection[str]) -> Sequence[Leftover]:
+        """End what earlier daemons left, but for the engines to `spare`; raises `LaunchError`.
+
+        Returns what was killed.
+        """

@@ -7,26 +7,17 @@ import select
 import signal
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
 
 from warmd.config.run_files import ENGINES, SHIM_SOCKET_SUFFIX
 from warmd.launch import shim_socket, tree
-from warmd.launch.launcher import LaunchError
+from warmd.launch.launcher import LaunchError, Leftover
 from warmd.launch.output import SUFFIX
 
 ENGINE_MARK = "WARMD_ENGINE"
 RUN_DIR_MARK = "WARMD_RUN_DIR"
 _ROUND_S = 0.1
 _HELD_ROUND_S = 0.02
-
-
-@dataclass(frozen=True, order=True)
-class Leftover:
-    """A process that was killed: its number and the engine it belonged to."""
-
-    pid: int
-    name: str
 
 
 def marks(run_dir: Path, name: str) -> dict[str, str]:

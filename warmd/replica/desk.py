@@ -29,7 +29,7 @@ class Orders:
 
     def __init__(self) -> None:
         self.stop: str | None = None  # why the engine shall end
-        self.leave = False  # the daemon goes, the engine stays
+        self.leave: float | None = None  # the daemon goes, the engine stays; s for requests to end
         self.ending = asyncio.Event()  # either of them has come
         self.any = asyncio.Event()
         self._turn: Turn | None = None
@@ -41,9 +41,9 @@ class Orders:
         self.ending.set()
         self.any.set()
 
-    def give_leave(self) -> None:
-        """Ask to let go of the engine and leave it running."""
-        self.leave = True
+    def give_leave(self, drain: float) -> None:
+        """Ask to let go of the engine and leave it running, in `drain` seconds at the most."""
+        self.leave = drain
         self.ending.set()
         self.any.set()
 

@@ -112,7 +112,7 @@ class Life:
 
     @property
     def _shall_leave(self) -> bool:
-        return self._desk.orders.leave and self._desk.orders.stop is None
+        return self._desk.orders.leave is not None and self._desk.orders.stop is None
 
     async def _launch(self) -> RunningEngine:
         tracker = self.tracker
@@ -233,8 +233,9 @@ class Life:
     async def _drained(self, race: Race) -> bool:
         """Let requests in flight end, as long as a drain may last; return whether they have."""
         desk = self._desk
+        limit = desk.orders.leave if self._shall_leave else desk.fit.limits.drain
         with suppress(TimeoutError):
-            async with asyncio.timeout(desk.fit.limits.drain):
+            async with asyncio.timeout(limit):
                 await race.first(desk.places.idle.wait(), may_be_called_off=False)
         return desk.places.busy == 0
 

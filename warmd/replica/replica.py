@@ -123,10 +123,13 @@ class Replica:
         elif self.state.phase is Phase.ASLEEP:
             self._desk.become(Phase.STOPPING, reason)
 
-    def begin_leaving(self) -> None:
-        """Let go of the engine and leave it running; what is no engine yet is stopped."""
+    def begin_leaving(self, drain: float) -> None:
+        """Let go of the engine and leave it running; what is no engine yet is stopped.
+
+        `drain`: so many seconds its requests may go on at the most.
+        """
         if self.state.phase.is_up:
-            self._desk.orders.give_leave()
+            self._desk.orders.give_leave(drain)
 
     def forgive(self, reason: str) -> None:
         """Forget earlier failures: an operator wants it tried again."""

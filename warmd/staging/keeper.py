@@ -38,7 +38,8 @@ class Keeper:
     The program is started when the first set is to be held, in `run_dir`, and found again there by
     a later daemon. `python` runs it (no packages needed); `interval` is how often, in seconds, it
     measures again and brings back what was evicted; `linger_s`, how long it holds on without a
-    daemon; `tmpfs`, where copies are made; `report` hears, in a sentence, of an earlier program
+    daemon; `tmpfs`, where copies are made; `by_unit`: a socket unit listens there, and has the
+    program started when somebody connects; `report` hears, in a sentence, of an earlier program
     that had to be ended.
     """
 
@@ -50,6 +51,7 @@ class Keeper:
         interval: float = 30.0,
         linger_s: float = 0.0,
         tmpfs: Path | None = None,
+        by_unit: bool = False,
         report: Callable[[str], None] = _unheard,
     ) -> None:
         self._path = run_dir / SOCKET
@@ -57,6 +59,7 @@ class Keeper:
         self._interval = interval
         self._linger_s = linger_s
         self._tmpfs = tmpfs
+        self._by_unit = by_unit
         self._report = report
         self._opening: asyncio.Task[None] | None = None
         self._numbers = itertools.count(1)
@@ -78,7 +81,9 @@ class Keeper:
         """
         opening = asyncio.create_task(self._open(checked(self._path)), name="find stage keeper")
         self._opening = opening
-        done, _ = await asyncio.wait([opening], timeout=_AT_START_S)
+        # One that a unit starts needs a moment, and nobody has to wait for it.
+        patience = 0.0 if self._by_unit else _AT_START_S
+        done, _ = await asyncio.wait([opening], timeout=patience)
         if done:
             opening.result()
         else:
@@ -183,13 +188,15 @@ class Keeper:
                 link.leave()
             else:
                 await link.end()
-                self._path.unlink(missing_ok=True)
+                if not self._by_unit:
+                    self._path.unlink(missing_ok=True)
 
     async def _linked(self) -> Link:
         async with self._linking:
             if self._link is None:
                 path = checked(self._path)
-                self._begin(await find(path, self._report) or await start(path, self._python))
+                found = await find(path, self._report)
+                self._begin(found or await self._started(path))
             assert self._link is not None  # noqa: S101 - it has just begun
             return self._link
 
@@ -201,6 +208,16 @@ class Keeper:
                 await self._linked()
             except StagingError as error:
                 self._report(str(error))
+
+    async def _started(self, path: Path) -> Link:
+        if not self._by_unit:
+            return await start(path, self._python)
+        if (link := await find(path, self._report)) is None:
+            raise StagingError(
+                f"files can't be staged: nobody answers at {path}; `systemctl status "
+                "warmd-stage.socket warmd-stage.service` says why"
+            )
+        return link
 
     def _has_leftovers(self) -> bool:
         return self._tmpfs is not None and has_copies(os.fspath(self._tmpfs))

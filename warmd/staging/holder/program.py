@@ -1,9 +1,9 @@
 """The stage keeper: holds sets of files in RAM, one process for each, beyond the daemon's life.
 
-Runs alone (`python -I -S program.py`), with the standard library only, so that it stays small. Its
-stdin is a listening unix socket; one daemon at a time is served there, the last that came. It
-reads no file of a set itself: each set has a process of its own, see `child.py`, so that a read
-that hangs in the kernel holds up nothing else.
+Runs alone (`python -I -S program.py [--by-unit]`), with the standard library only, so that it stays
+small. Its stdin is a listening unix socket, with `--by-unit` a socket unit's; one daemon at a time
+is served there, the last that came. It reads no file of a set itself: each set has a process of its
+own, see `child.py`, so that a read that hangs in the kernel holds up nothing else.
 
 JSON lines. From the daemon: `{"linger": seconds}`, `{"hold": KEY, "number": n, "request": {...}}`,
 `{"release": KEY, "number": n}`, `{"pace": KEY, "urgent": bool, "rate": bytes a second or null}`,
@@ -29,7 +29,8 @@ if __name__ == "__main__":
     # The neighbours as a package of their own: `warmd.staging` would load the daemon's half.
     __package__ = "holder"
     sys.modules["holder"] = type(sys)("holder")
-    sys.modules["holder"].__path__ = [os.path.dirname(__file__)]  # noqa: PTH120 - no pathlib here
+    here = os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120 - no pathlib here
+    sys.modules["holder"].__path__ = [here]
 
 from .held_set import HeldSet
 from .mapping import libc
@@ -55,8 +56,10 @@ It asks for one after the other, and what isn't there yet takes its time.
 class StageKeeper:
     """The sets, the daemon that is served, and what is due."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, *, by_unit: bool = False) -> None:
+        """`by_unit`: a socket unit listens on, and has the next one started."""
         self._listener = listener
+        self._by_unit = by_unit
         listener.setblocking(False)
         # Who connects sees our pid (SO_PEERCRED is of the process that listened last, unix(7)).
         listener.listen()
@@ -106,7 +109,7 @@ class StageKeeper:
             self._let_go_of_copies()
             # The name first: a daemon that comes now finds no keeper instead of a dying one.
             path = self._listener.getsockname()
-            if path:
+            if path and not self._by_unit:
                 os.unlink(path)  # noqa: PTH108 - pathlib is left out here
             self._over = True
 
@@ -302,7 +305,7 @@ def main() -> int:
     os.dup2(null, 0)
     os.close(null)
     gc.freeze()  # what is here stays shared with the children
-    StageKeeper(listener).run()
+    StageKeeper(listener, by_unit="--by-unit" in sys.argv).run()
     return 0
 
 
