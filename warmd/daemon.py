@@ -273,11 +273,15 @@ class Daemon:
             self._listening.end()
         await gateway.stop_accepting()
         if leave:
-            asyncio.get_running_loop().call_later(drain, gateway.cut_off)
-        # Replicas drain themselves; whoever still waits for one is refused at once.
+            # Engines serve to the last answer; whoever still waits for one is refused at once.
+            self._supervisor.begin_closing(reason)
+            if not await gateway.drain(drain):
+                gateway.cut_off()
+                await gateway.drain(_TOLD_S)
+        # Else replicas drain themselves.
         try:
             async with asyncio.timeout(patience):
-                await self._supervisor.close(reason, leave=drain + _TOLD_S if leave else None)
+                await self._supervisor.close(reason, leave=_TOLD_S if leave else None)
         except TimeoutError:
             log.error("engines or holders of files outlive their end; they are left to the kernel")
         await gateway.drain(drain)

@@ -10,6 +10,7 @@ import json
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -197,3 +198,24 @@ def test_streams_under_way_end_well_within_the_drain_and_are_told_beyond_it(
     daemon.wait_for("ready")
     assert daemon.chat().status == 200
     assert [each["event"] for each in daemon.record()].count("started") == 1
+
+
+def test_who_came_just_before_the_end_and_speaks_late_is_answered(manager: StandInManager) -> None:
+    """A host that is out of breath: its request was refused with 503, and the engine was hot."""
+    daemon = manager.daemon
+    body = json.dumps({"model": "m", "messages": []}).encode()
+    with socket.create_connection(("127.0.0.1", daemon.port), PATIENCE_S) as client:
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: g\r\nConnection: close\r\n"
+        time.sleep(0.1)  # accepted by now
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGTERM)
+        until(lambda: "stopping: SIGTERM came" in daemon.log, "it is ending")
+        time.sleep(0.25)
+        client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        answer = b""
+        while part := client.recv(65536):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 200"), answer
+    assert daemon.process.wait(PATIENCE_S) == 0
+    manager.start()
+    daemon.wait_for("ready")

@@ -23,8 +23,9 @@ log = logging.getLogger("warmd.gateway")
 _KEEPALIVE_S = 620.0
 # How long the rest of a refused body is read, so that the client gets to read the refusal.
 _LINGER_S = 2.0
-# A connection that was accepted the moment before we stop has its request on the way.
-FIRST_WORD_S = 0.1
+# A connection that was accepted the moment before we stop has its request on the way; on a host
+# that is out of breath it may take its time.
+FIRST_WORD_S = 0.5
 
 _TOO_SLOW = b"\r\n".join(
     (

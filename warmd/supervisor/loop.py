@@ -322,18 +322,23 @@ class Supervisor(ReplicaListener):
 
     # The end
 
-    async def close(self, reason: str, *, leave: float | None = None) -> None:
-        """Drain and stop every engine, let all files go; return when nothing is left.
-
-        `leave`: engines that are ready or asleep, and what is staged, are left to the next daemon,
-        so many seconds from now at the most.
-        """
+    def begin_closing(self, reason: str) -> None:
+        """Begin nothing more and refuse who waits; engines that are ready serve on."""
         self._closing = True
         self._waiting_room.close()
         for model in self.models.values():
             model.target = Target(Rung.COLD, 0, f"warmd is stopping: {reason}")
             model.held_up_by = None
             self._wake(model)
+
+    async def close(self, reason: str, *, leave: float | None = None) -> None:
+        """Drain and stop every engine, let all files go; return when nothing is left.
+
+        `leave`: engines that are ready or asleep, and what is staged, are left to the next daemon,
+        so many seconds from now at the most.
+        """
+        self.begin_closing(reason)
+        for model in self.models.values():
             for replica in model.replicas:
                 if leave is not None:
                     replica.begin_leaving(leave)
