@@ -85,8 +85,8 @@ class Bus:
 
     async def watch(self, rule: str) -> None:
         """Have the signals sent that fit `rule`; raises as `call` does."""
-        self._rules[rule] = None
         await self._call(_match("AddMatch", rule))
+        self._rules[rule] = None  # from now on whenever the connection is opened again
 
     async def unwatch(self, rule: str) -> None:
         """Have them sent no longer."""

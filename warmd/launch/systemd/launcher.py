@@ -38,7 +38,8 @@ class SystemdLauncher:
         self._units = Units()
         self._journal = Journal(report)
         self._engines: dict[str, SystemdEngine] = {}
-        self._endings: set[asyncio.Task[None]] = set()
+        self._endings: dict[str, asyncio.Task[None]] = {}
+        self._orders: dict[str, asyncio.Future[None]] = {}
         self._closed = False
 
     async def open(self) -> None:
@@ -53,6 +54,9 @@ class SystemdLauncher:
 
     async def start(self, spec: LaunchSpec, on_line: LogLine) -> RunningEngine:
         """Start `spec`; raises `LaunchError`. Every line it prints goes to `on_line`."""
+        if (ending := self._endings.get(spec.name)) is not None:
+            # Whoever ends a start that was called off must not meet this one.
+            await asyncio.wait([ending])
         if spec.name in self._engines:
             raise LaunchError(
                 f"{spec.name} was not started: processes of its last run are still there; "
@@ -129,7 +133,7 @@ class SystemdLauncher:
         self._closed = True
         endings = [asyncio.ensure_future(each.stop(0)) for each in self._engines.values()]
         if endings or self._endings:
-            await asyncio.wait([*endings, *self._endings], timeout=_CLOSE_WITHIN_S)
+            await asyncio.wait([*endings, *self._endings.values()], timeout=_CLOSE_WITHIN_S)
         for each in endings:
             each.cancel()
         left = tuple(self._engines)
@@ -169,6 +173,7 @@ class SystemdLauncher:
                 f"{error.strerror}; do `systemd-tmpfiles --create`"
             ) from None
         job = asyncio.ensure_future(self._units.start(engine.unit))
+        self._orders[engine.name] = job
         try:
             first: set[asyncio.Future[Any]] = {job, files.answer}
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
@@ -186,11 +191,9 @@ class SystemdLauncher:
                 raise LaunchError(refused(spec, said))
             await job
             await engine.known(at)
+            del self._orders[engine.name]
         finally:
             files.remove()
-            job.cancel()
-            with suppress(asyncio.CancelledError, LaunchError):
-                await job
 
     def _engine(self, name: str, on_line: LogLine) -> SystemdEngine:
         if self._closed:
@@ -204,13 +207,22 @@ class SystemdLauncher:
         del self._engines[engine.name]
 
     async def _abandon(self, engine: SystemdEngine) -> None:
-        """End whatever has come of a start."""
+        """End whatever comes of a start."""
+        order = self._orders.pop(engine.name, None)
+        if order is not None:
+            # systemd asks polkit first: what it is asked meanwhile, it answers before it starts.
+            await asyncio.wait([order], timeout=_CLOSE_WITHIN_S)
+            if not order.cancel():
+                order.exception()  # whoever called it off wants to hear nothing of it
         with suppress(LaunchError):  # the next start tries it again, and says why it can't
             await end_unit(self._units, engine.unit)
+        if engine.identity:
+            # It has seen its end, and what it may have ordered for that must not meet a next start.
+            await asyncio.wait([engine.gone], timeout=_CLOSE_WITHIN_S)
         await engine.give_up()
 
     def _end_aside(self, engine: SystemdEngine) -> None:
         work: Coroutine[None, None, None] = self._abandon(engine)
         task = asyncio.create_task(work, name=f"end of {engine.name}")
-        self._endings.add(task)
-        task.add_done_callback(self._endings.discard)
+        self._endings[engine.name] = task
+        task.add_done_callback(lambda _: self._endings.pop(engine.name))
