@@ -93,7 +93,9 @@ class Chronicle:
         log.info(
             "%s: its start is called off after %.1f s: %s",
             *(replica, seconds, reason),
-            extra={"warmd": {"model": model, "replica": replica, "reason": reason}},
+            extra=MessageId.START_CALLED_OFF.about(
+                model=model, replica=replica, reason=reason, seconds=seconds
+            ),
         )
 
     def start_ready(self, model: str, replica: str, met: Rung, times: StartTimes) -> None:
@@ -384,7 +386,7 @@ class Chronicle:
         log.warning(
             "%s: %s by %s, as its %s wants it: %s",
             *(model, some if missed.ready else "not ready", by, opening.name, missed.reason),
-            extra={"warmd": {"model": model, "reason": missed.reason}},
+            extra=MessageId.WINDOW_MISSED.about(model=model, reason=missed.reason),
         )
 
     def window_ready(self, model: str, opening: Opening, late: float) -> None:
@@ -394,7 +396,7 @@ class Chronicle:
         log.info(
             "%s: ready at %s, %s late for its %s",
             *(model, shown(now, now, opening.zone), duration(late), opening.name),
-            extra={"warmd": {"model": model, "seconds": late}},
+            extra=MessageId.WINDOW_READY.about(model=model, seconds=late),
         )
 
     def window_over(self, model: str, opening: Opening) -> None:
@@ -403,7 +405,7 @@ class Chronicle:
         log.warning(
             "%s: its %s is over, and it never was ready since %s",
             *(model, opening.name, by),
-            extra={"warmd": {"model": model}},
+            extra=MessageId.WINDOW_OVER.about(model=model),
         )
 
     def override_changed(self, model: str, override: Override | None, reason: str) -> None:
