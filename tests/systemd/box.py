@@ -236,7 +236,7 @@ class Box:
 
     def _nsenter(self, *, network: bool) -> list[str]:
         spaces = ["--mount", "--uts", "--ipc", "--pid", "--cgroup", *([] if network else ["--net"])]
-        return ["nsenter", f"--target={self.pid1}", *spaces, "--root", "--wd=/"]
+        return ["nsenter", f"--target={self.pid1}", *spaces, "--root", "--wd"]
 
 
 def _prepare(top: Path) -> None:
