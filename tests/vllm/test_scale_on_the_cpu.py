@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import openai
 import pytest
@@ -47,27 +49,32 @@ scale = {{ max = 2, waiting_above = 1, for = "1s", cool_down = "1h" }}
         )
         daemon.start()
         until(lambda: daemon.replica("tiny.0")["phase"] == "ready", daemon.log, PATIENCE_S)
-        gone = threading.Event()
-        with ThreadPoolExecutor(CLIENTS + 1) as clients:
+        with _clients(CLIENTS, daemon):
             # Of these one is served at a time: the others wait inside vLLM until they go.
-            asking = [clients.submit(_ask, daemon, gone) for _ in range(CLIENTS)]
-            try:
-                until(
-                    lambda: daemon.replica("tiny.0")["queued"] >= 2,
-                    "vLLM tells its queue",
-                    PATIENCE_S,
-                )
-                until(lambda: daemon.replica("tiny.1")["phase"] == "ready", daemon.log, PATIENCE_S)
-                asking.append(clients.submit(_ask, daemon, gone))
-                until(
-                    lambda: daemon.replica("tiny.1")["in_flight"] >= 1,
-                    "one is sent to it",
-                    PATIENCE_S,
-                )
-            finally:
-                gone.set()
-            assert min(each.result() for each in asking) > 0, "each was answered"
+            until(
+                lambda: daemon.replica("tiny.0")["queued"] >= 2, "vLLM tells its queue", PATIENCE_S
+            )
+            until(lambda: daemon.replica("tiny.1")["phase"] == "starting", daemon.log, PATIENCE_S)
+        # They have gone: beside an engine that generates, a start on few cores takes minutes.
+        until(lambda: daemon.replica("tiny.1")["phase"] == "ready", daemon.log, PATIENCE_S)
+        with _clients(2, daemon):
+            until(
+                lambda: daemon.replica("tiny.1")["in_flight"] >= 1, "one is sent to it", PATIENCE_S
+            )
         daemon.stop()
+
+
+@contextmanager
+def _clients(many: int, daemon: Daemon) -> Iterator[None]:
+    """Let so many ask all the time; at the end each was answered."""
+    gone = threading.Event()
+    with ThreadPoolExecutor(many) as clients:
+        asking = [clients.submit(_ask, daemon, gone) for _ in range(many)]
+        try:
+            yield
+        finally:
+            gone.set()
+        assert min(each.result() for each in asking) > 0
 
 
 def _ask(daemon: Daemon, gone: threading.Event) -> int:

@@ -50,8 +50,9 @@ def device_lanes(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
     # The next one is asked when what this one takes of the RAM is known.
     pins = any(r.pins and r.phase in _FALLING_ASLEEP for r in taken)
     # Nobody goes before it in the moment until its card has been looked at.
-    taken += [r for m, r, _ in _due(scene) if lacks_look(scene, m, r)]
-    for operation in _operations(scene, held_up):
+    due = list(_due(scene))
+    taken += [r for m, r, _ in due if lacks_look(scene, m, r)]
+    for operation in _operations(scene, due, held_up):
         replica = replicas[operation.replica]
         if any(replica.meets(other) for other in taken):
             continue
@@ -63,7 +64,9 @@ def device_lanes(scene: Scene, held_up: dict[str, str]) -> Iterator[Action]:
         yield operation
 
 
-def _operations(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]:
+def _operations(
+    scene: Scene, due: Iterable[_Rising], held_up: dict[str, str]
+) -> Iterator[Operation]:
     """Yield, the most urgent first, what could begin now if it were the only one."""
     # Who has waited longest goes first; then by what a target rests on; then who shall answer
     # before who shall sleep; then what was to begin earlier for its calendar; then as configured.
@@ -76,7 +79,7 @@ def _operations(scene: Scene, held_up: dict[str, str]) -> Iterator[Operation]:
     others = [m for m in others if m.target.rung is not Rung.ASLEEP or not _in_the_way(m, asking)]
     for model in (m for m in scene.models if m.target.rung is Rung.ASLEEP):
         _explain_sleepless(scene, model, held_up)
-    yield from _heat(scene, _due(scene), held_up)
+    yield from _heat(scene, due, held_up)
     # What has failed would only keep the others waiting for its next failure. But nobody waits
     # beyond the bound for that: who is hot makes room for it then, and must not come back first.
     bound = scene.fairness.bound
@@ -132,8 +135,8 @@ def _may_sleep(replica: ReplicaFacts) -> bool:
 
 
 def _call_offs(scene: Scene) -> Iterator[Action]:
-    models = scene.models
-    for model in models:
+    coming = [m for m in scene.models if any(r.phase.is_coming_up for r in m.replicas)]
+    for model in coming:
         unwanted = (*model.surplus, *reversed(model.spare))
         for replica in (r for r in unwanted if r.phase.is_coming_up):
             yield StopEngine(replica.name, model.target.reason)
@@ -144,9 +147,9 @@ def _call_offs(scene: Scene) -> Iterator[Action]:
             why = model.unverified or moves(scene, replica) or turns_back(scene, model, replica)
             if why is not None:
                 yield StopEngine(replica.name, why)
-    for model in models:
+    for model in coming:
         # Nobody waits for an engine that is started only to be put to sleep.
-        asked = _in_the_way(model, models) if model.target.rung is Rung.ASLEEP else None
+        asked = _in_the_way(model, scene.models) if model.target.rung is Rung.ASLEEP else None
         if asked is not None:
             for replica in (r for r in model.wanted if r.phase.is_coming_up and not r.stale):
                 why = f"its start makes way: a request waits for {asked.name}"

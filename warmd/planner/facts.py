@@ -129,27 +129,27 @@ class ModelFacts:
         """Where the wanted replicas shall stand."""
         return Phase.ASLEEP if self.target.rung is Rung.ASLEEP else Phase.READY
 
-    @cached_property
+    @property
     def firm(self) -> Sequence[ReplicaFacts]:
         """The wanted replicas that it has whatever its load."""
         return self.wanted[: self.target.least]
 
-    @cached_property
+    @property
     def extra(self) -> Sequence[ReplicaFacts]:
         """The wanted replicas that are for its load alone: they put nobody aside."""
         return self.wanted[self.target.least :] if self.target.extra else ()
 
-    @cached_property
+    @property
     def spare(self) -> Sequence[ReplicaFacts]:
         """The replicas that sleep where they have an engine, and are never started for it."""
         if not self.target.sleepers or not self.wanted:
             return ()
         return self.replicas[len(self.wanted) : len(self.wanted) + self.target.sleepers]
 
-    @cached_property
+    @property
     def surplus(self) -> Sequence[ReplicaFacts]:
         """The replicas that shall have none, the highest first."""
-        return tuple(reversed(self.replicas[len(self.wanted) + len(self.spare) :]))
+        return self.replicas[len(self.wanted) + len(self.spare) :][::-1]
 
     def is_for_load(self, replica: ReplicaFacts) -> bool:
         """Whether `replica` is, or was, for the model's load alone: it goes before all others."""

@@ -98,14 +98,9 @@ def file_sets(scene: Scene) -> Sequence[FileSet]:
             users.setdefault(model.program, []).append(model)
     found: dict[str, FileSet] = {}
     for model in ordered:
-        weights, caches = (
-            FileSet(set_key(kind, model.name), kind, staging, (model,))
-            for kind, staging in (
-                (FileKind.WEIGHTS, model.staging),
-                (FileKind.CACHES, model.caches),
-            )
-        )
-        ours = [weights, caches] if model.caches.total else [weights]
+        ours = [_set_of(model, FileKind.WEIGHTS, model.staging)]
+        if model.caches.total:
+            ours.append(_set_of(model, FileKind.CACHES, model.caches))
         program = model.program
         if program is not None and program in scene.programs and program not in found:
             shared = FileSet(program, FileKind.PROGRAM, scene.programs[program], users[program])
@@ -116,6 +111,10 @@ def file_sets(scene: Scene) -> Sequence[FileSet]:
                 ours.insert(0 if both <= scene.ram.budget else len(ours), shared)
         found |= {each.key: each for each in ours}
     return tuple(found.values())
+
+
+def _set_of(model: ModelFacts, kind: FileKind, staging: StagingFacts) -> FileSet:
+    return FileSet(set_key(kind, model.name), kind, staging, (model,))
 
 
 def is_anyone_served(scene: Scene) -> bool:

@@ -61,7 +61,8 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
         return None
     missing = max(lacking.values())
     # Who stands on other cards only would make room where none is wanted.
-    tight = replace(replica, cards=frozenset(lacking) & replica.cards)
+    cards = replica.cards & lacking.keys()
+    tight = replica if cards == replica.cards else replace(replica, cards=cards)
     others = list(_holders(scene, model, tight))
     full = f"pool {model.pool} is full: it lacks {size(missing)} for {replica.name}"
     if replica in model.extra:
@@ -125,6 +126,8 @@ def beyond(scene: Scene) -> Iterator[SleepEngine | StopEngine]:
     for pool, vram in scene.pools.items():
         engines = [(m, r) for m in scene.by_pool[pool] for r in m.replicas if r.phase.is_up]
         awake = [(m, r) for m, r in engines if r.phase is not Phase.ASLEEP]
+        if sum(m.vram for m, _ in awake) <= vram:
+            continue
         if any(r.stale for _, r in awake):
             continue  # what it takes is another figure than what it shall take
         for card in sorted({card for _, r in awake for card in r.cards or {""}}):

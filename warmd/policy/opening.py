@@ -138,4 +138,4 @@ def attend(
         if ready >= opening.replicas:
             told.append(Ready(opening, max(0.0, now - opening.at)))
             late = None
-    return replace(state, late=late), told
+    return state if late is state.late else replace(state, late=late), told

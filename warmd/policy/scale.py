@@ -73,7 +73,9 @@ def rescale(was: Scaling, scale: Scale, least: int, load: Load, now: float) -> S
     # Where more are wanted from now on, nobody knows yet whether the load needs them.
     needed = min(max(was.for_load, least) if least > was.least else was.for_load, most)
     wanted = max(needed, least)
-    scaling = replace(was, needed=needed, least=least)
+    scaling = was
+    if (needed, least) != (was.needed, was.least):
+        scaling = replace(was, needed=needed, least=least)
     if wanted != was.wanted:  # what it says holds only of the number that it was said of
         scaling = replace(scaling, wanted=wanted, why="")
     scaling = _watch_queue(scaling, scale, load, now)

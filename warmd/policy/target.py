@@ -192,9 +192,11 @@ def _for_load(
     if override is not None and override.holds_at(now) and override.replicas is not None:
         return target  # an operator has counted them
     extra = max(0, min(scaling.wanted, wish.scale.most) - target.replicas)
-    reason, many = target.reason, count(target.replicas + extra, "replica")
-    if extra or scaling.why:
-        reason = f"{reason}; {many}: {scaling.why or 'as before, while its load may need them'}"
+    if not extra and not scaling.why:
+        return target
+    many = count(target.replicas + extra, "replica")
+    why = scaling.why or "as before, while its load may need them"
+    reason = f"{target.reason}; {many}: {why}"
     return replace(target, replicas=target.replicas + extra, extra=extra, reason=reason)
 
 

@@ -40,6 +40,8 @@ class Limits:
     def of(self, phase: Phase) -> float | None:
         """How long an operation may take in `phase` before something is wrong; None: for ever."""
         match phase:
+            case Phase.DOWN | Phase.READY | Phase.ASLEEP | Phase.BACKING_OFF | Phase.FAILED:
+                return None  # as at most looks
             case Phase.STARTING | Phase.WARMING:
                 return self.start
             case Phase.DRAINING:
@@ -48,8 +50,6 @@ class Limits:
                 return self.sleep
             case Phase.STOPPING:
                 return self.stop + TREE_END_S + FREED_S
-            case Phase.DOWN | Phase.READY | Phase.ASLEEP | Phase.BACKING_OFF | Phase.FAILED:
-                return None
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ def rescale(model: Managed, now: float) -> None:
         model.scaling = None
         return
     was, least = model.scaling, model.target.least
-    if was is None or any(r.state.phase is Phase.ADOPTING for r in model.replicas):
+    phases = [r.state.phase for r in model.replicas]
+    if was is None or Phase.ADOPTING in phases:
         # Those that an earlier daemon left may be needed: nobody remembers what for.
-        up = [n for n, r in enumerate(model.replicas, 1) if r.state.phase in _HOT_OR_LEFT]
+        up = [n for n, phase in enumerate(phases, 1) if phase in _HOT_OR_LEFT]
         was = Scaling(max(up, default=least), takes=model.takes)
-    queued = sum(r.queued for r in model.replicas)
-    ready = sum(r.state.phase is Phase.READY for r in model.replicas)
-    load = Load(len(model.waiting) + queued, model.in_flight - queued, ready)
+    in_flight = model.in_flight
+    queued = sum(r.queued for r in model.replicas) if in_flight else 0
+    load = Load(len(model.waiting) + queued, in_flight - queued, phases.count(Phase.READY))
     model.scaling = asked_for(was, scale, least, load, now)
 
 

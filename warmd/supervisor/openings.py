@@ -57,7 +57,7 @@ class Openings:
         opening, target = self._opening(model, wall), model.target
         wanted = opening is None or (target.rung is Rung.HOT and target.least >= opening.replicas)
         rules = wanted and not model.retired
-        ready = sum(r.state.phase is Phase.READY for r in model.replicas)
+        ready = [r.state.phase for r in model.replicas].count(Phase.READY)
         was = model.attendance
         model.attendance, told = attend(was, opening, ready, wall, rules=rules)
         for each in told:

@@ -42,6 +42,8 @@ class _Look:
 
     made_from: tuple[object, ...] = ()
     rises: Sequence[Rise] = ()
+    needed_at: float = inf  # since or from when on its files are wanted in RAM
+    wanted: bool = False  # its calendar wants an engine now
     from_on: float = inf  # before that nothing of it is due
     reasons: dict[tuple[tuple[str, float], Rung], str] = field(default_factory=dict)
 
@@ -72,14 +74,15 @@ class Soon:
             course = () if model.retired else model.diary.course(wall)
             if not course:
                 continue
-            model.needed_in = max(0.0, _needed_at(course) - wall)
-            if course[0].rung is not None and course[0].rung >= Rung.ASLEEP:
-                model.begin_at = 0.0  # it is overdue, should it not be there
             last = self._looks.get(model.name)
             facts = _facts(model, course, shelf)
             if last is None or last.made_from != facts:
                 rises = _rises(model, course, shelf, lodgers.all_aside_s(model))
-                last = _Look(facts, tuple(rises))
+                wanted = course[0].rung is not None and course[0].rung >= Rung.ASLEEP
+                last = _Look(facts, tuple(rises), _needed_at(course), wanted)
+            model.needed_in = max(0.0, last.needed_at - wall)
+            if last.wanted:
+                model.begin_at = 0.0  # it is overdue, should it not be there
             looks[model.name] = last
             planned.append((model, last))
         if looks.keys() != self._looks.keys() or any(

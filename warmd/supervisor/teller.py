@@ -124,8 +124,11 @@ class Teller:
 
     def watch(self, model: Managed, replica: Replica) -> None:
         """Name an operation that has outlived its own deadline, once."""
-        late, since = replica.overdue, replica.state.since
-        if late is None or late < OVERDUE_GRACE_S or self._overdue.get(replica.name) == since:
+        late = replica.overdue
+        if late is None or late < OVERDUE_GRACE_S:
+            return
+        since = replica.state.since
+        if self._overdue.get(replica.name) == since:
             return
         self._overdue[replica.name] = since
         operation = Operation(model.name, replica.name, replica.state.phase, late)
