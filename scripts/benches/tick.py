@@ -72,7 +72,7 @@ def _model(chance: random.Random, number: int, card: int, *, busy: bool) -> Mode
             chance.choice(phases),
             retry_at=chance.uniform(900, 1100),
             in_flight=chance.choice((0, 0, 4)),
-            hot_for=chance.uniform(0, 600),
+            since=1000.0 - chance.uniform(0, 600),
             sleeps=True,
             pins=chance.choice((0, 20 * GIB)),
             kept=GIB,

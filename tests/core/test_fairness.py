@@ -84,7 +84,7 @@ def facts(
     replica = ReplicaFacts(
         f"{name}.0",
         phase,
-        hot_for=hot_for,
+        since=-hot_for,
         in_flight=in_flight,
         sleeps=sleeps,
         kept=kept,

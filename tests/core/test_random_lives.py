@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -216,6 +216,8 @@ class Life:
         for model in MODELS:
             managed = self.house.supervisor.models[model]
             assert managed.in_flight >= len(self.served[model]) >= 0
+            now = self.house.time.now
+            assert managed.facts(now) == replace(managed).facts(now), "what was kept is outdated"
             if managed.rung is Rung.HOT:
                 assert any(r.state.ready_at is not None for r in managed.replicas)
         for lease in [each for leases in self.served.values() for each in leases]:

@@ -46,7 +46,7 @@ def facts(
     """A model whose replicas are all wanted but for `sleepers`; the last `extra` for its load."""
     busy = [*in_flight, *[0] * len(phases)]
     replicas = [
-        ReplicaFacts(f"{name}.{n}", phase, in_flight=busy[n], hot_for=99.0, sleeps=True, pins=1)
+        ReplicaFacts(f"{name}.{n}", phase, in_flight=busy[n], since=-99.0, sleeps=True, pins=1)
         for n, phase in enumerate(phases)
     ]
     target = Target(rung, len(phases) - sleepers, f"{name} shall", extra=extra, sleepers=sleepers)

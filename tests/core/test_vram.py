@@ -55,7 +55,6 @@ def model(
         f"{name}.0",
         phase,
         retry_at=0.0,
-        hot_for=1000.0,
         sleeps=True,
         kept=kept,
         cards=frozenset(cards or ("GPU-0",)),

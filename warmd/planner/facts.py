@@ -34,7 +34,6 @@ class ReplicaFacts:
     stale: bool = False  # its engine was started with settings that have changed since
     renewed: bool = False  # its settings have changed since it was last ready
     in_flight: int = 0
-    hot_for: float = 0.0
     launches: bool = False
     launched_at: float | None = None
     sleeps: bool = False
@@ -46,6 +45,10 @@ class ReplicaFacts:
     failures: int = 0
     cards: frozenset[str] = frozenset()
     next_cards: frozenset[str] = frozenset()
+
+    def hot_for(self, now: float) -> float:
+        """Return the seconds for which it has been ready."""
+        return now - self.since if self.phase is Phase.READY else 0.0
 
     def meets(self, other: ReplicaFacts) -> bool:
         """Whether both engines may use the same card."""

@@ -83,7 +83,7 @@ def no_room(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Full | No
         aside = f"{full}; {victim.name} is put aside for it"
         return Full(aside, put_aside(scene, victim, why))
     # One that is enough by itself goes before several that aren't.
-    others.sort(key=lambda o: (o[0].vram < missing, -eviction_order(_holder(*o))))
+    others.sort(key=lambda o: (o[0].vram < missing, -eviction_order(_holder(scene, *o))))
     if not model.waiting:
         resting = _resting(scene, model, replica, tight, others)
         freed = _taken(resting, tight)
@@ -138,7 +138,7 @@ def beyond(scene: Scene) -> Iterator[SleepEngine | StopEngine]:
                 movable.sort(
                     key=lambda o: (
                         *(not o[0].is_for_load(o[1]), o[0].vram < over),
-                        -eviction_order(_holder(*o)),
+                        -eviction_order(_holder(scene, *o)),
                     )
                 )
                 why = f"pool {pool} has become smaller, and lacks {size(over)} for all that is hot"
@@ -372,8 +372,9 @@ def _verdict(
     if other.waiting and other.oldest_wait >= model.oldest_wait:
         # It has come up this moment, and who waits for it takes their places in the next one.
         return Stays("it is about to serve who has waited longer", 0.0)
-    return judge(_holder(other, victim), model.oldest_wait, scene.fairness)
+    return judge(_holder(scene, other, victim), model.oldest_wait, scene.fairness)
 
 
-def _holder(model: ModelFacts, replica: ReplicaFacts) -> Holder:
-    return Holder(replica.hot_for, model.switch_cost, replica.in_flight, model.idle_s)
+def _holder(scene: Scene, model: ModelFacts, replica: ReplicaFacts) -> Holder:
+    hot_for = replica.hot_for(scene.now)
+    return Holder(hot_for, model.switch_cost, replica.in_flight, model.idle_s)

@@ -200,6 +200,11 @@ class Replica:
         return self._next_fit
 
     @property
+    def fits(self) -> tuple[Fit, Fit, Fit]:
+        """What its engine is run with, its next one, and the last that was ready."""
+        return self._desk.fit, self._next_fit, self._desk.proven
+
+    @property
     def cards(self) -> frozenset[str]:
         """The keys of the GPUs that its engine, or its next one, uses; none where any."""
         return (self._desk.fit if self.state.phase.is_up else self._next_fit).cards

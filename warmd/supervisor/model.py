@@ -30,6 +30,9 @@ Pinned blocks are rounded up to powers of two (vllm#16663).
 PINNED_BESIDE = 2**30
 """What a sleep may take beside twice the weights, at most."""
 
+_Known = tuple[tuple[object, ...], ReplicaFacts]
+"""What was told of a replica last, after all that it was made from."""
+
 _NOTHING_YET = Target(Rung.COLD, 1, "warmd has just started")
 
 
@@ -67,6 +70,7 @@ class Managed:
     told: dict[str, Rung] = field(default_factory=dict)  # rung by replica, as last written down
     met: dict[str, Rung] = field(default_factory=dict)  # rung by replica when its start began
     diary: Diary = field(init=False)  # what its calendar says
+    known: dict[str, _Known] = field(init=False, default_factory=dict)  # by replica, saves work
 
     def __post_init__(self) -> None:
         self.diary = Diary(self.terms.wish.calendar)
@@ -167,7 +171,7 @@ class Managed:
         return ModelFacts(
             name=self.name,
             target=self.target,
-            replicas=[self._replica_facts(r, now) for r in self.replicas],
+            replicas=[self._replica_facts(r) for r in self.replicas],
             staging=staging_facts(self.staged),
             oldest_wait=self.oldest_wait(now),
             waiting=len(self.waiting),
@@ -203,7 +207,18 @@ class Managed:
         asked = any(files.verify is not None for files in self.terms.files)
         return self.sets[FileKind.WEIGHTS].state.unverified if asked else None
 
-    def _replica_facts(self, replica: Replica, now: float) -> ReplicaFacts:
+    def _replica_facts(self, replica: Replica) -> ReplicaFacts:
+        """Return what the planner needs to know of a replica, the same as long as it stands."""
+        pins, rehearses = self._will_pin(replica), self._only_rehearses(replica)
+        moves = replica.state, replica.fits, replica.in_flight
+        made_from = (*moves, self.terms.sleep, pins, rehearses)
+        known = self.known.get(replica.name)
+        if known is None or known[0] != made_from:
+            facts = self._facts_anew(replica, pins, rehearses=rehearses)
+            known = self.known[replica.name] = made_from, facts
+        return known[1]
+
+    def _facts_anew(self, replica: Replica, pins: int, *, rehearses: bool) -> ReplicaFacts:
         state, sleep = replica.state, self.terms.sleep
         first, last = state.first_nap, state.last_nap
         if sleep is None or not state.cycles or first is None or last is None:
@@ -221,14 +236,13 @@ class Managed:
             stale=replica.is_stale,
             renewed=replica.is_renewed,
             in_flight=replica.in_flight,
-            hot_for=now - state.since if state.phase is Phase.READY else 0.0,
             launches=state.phase is Phase.STARTING and state.pid is None,
             launched_at=None if state.pid is None else state.launched_at,
             sleeps=sleep is not None and replica.sleeps,
-            pins=self._will_pin(replica),
+            pins=pins,
             kept=0 if sleep is None else kept_asleep(state),
             worn=wear,
-            rehearses=self._only_rehearses(replica),
+            rehearses=rehearses,
             anew=state.anew,
             failures=0 if state.phase.is_up else state.failures,
             cards=replica.cards,
