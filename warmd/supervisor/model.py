@@ -168,10 +168,11 @@ class Managed:
         """Return what the planner needs to know at `now`."""
         sleep, sets = self.terms.sleep, self.sets
         caches, program = sets.get(FileKind.CACHES), sets.get(FileKind.PROGRAM)
+        replicas = [self._replica_facts(r) for r in self.replicas]
         return ModelFacts(
             name=self.name,
             target=self.target,
-            replicas=[self._replica_facts(r) for r in self.replicas],
+            replicas=replicas,
             staging=staging_facts(self.staged),
             oldest_wait=self.oldest_wait(now),
             waiting=len(self.waiting),
@@ -183,7 +184,7 @@ class Managed:
             pinned=self.terms.pinned,
             refused=self.override is not None and self.override.refuses,
             sleep_level=1 if sleep is None else sleep.level,
-            switch_cost=self._switch_cost(),
+            switch_cost=self._switch_cost(replicas),
             rehearse=self._may_rehearse(now),
             sleepless_until=self.sleepless_until,
             begin_at=self.begin_at,
@@ -293,12 +294,12 @@ class Managed:
         """Seconds that it takes to put an engine of it aside."""
         return putting_aside(self.asides, self.sleep_s)
 
-    def _switch_cost(self) -> float:
+    def _switch_cost(self, told: Sequence[ReplicaFacts]) -> float:
         """Seconds that it takes to put it aside and to bring it back, as measured."""
-        sleepers = [] if self.terms.sleep is None else [r for r in self.replicas if r.sleeps]
-        if not sleepers:
+        pairs = zip(self.replicas, told, strict=True)
+        naps = [replica.state.last_nap for replica, each in pairs if each.sleeps]
+        if not naps:
             return STOP_S + expected_start(self.starts)
-        naps = [r.state.last_nap for r in sleepers]
         away = max((nap.seconds for nap in naps if nap is not None), default=STOP_S)
         return away + expected_wake(self.wakes)
 

@@ -55,10 +55,12 @@ class Openings:
     def _look(self, model: Managed, wall: float) -> None:
         is_first = model.name not in self._read
         opening, target = self._opening(model, wall), model.target
+        was = model.attendance
+        if was.late is None and (opening is None or opening.at in was.known):
+            return  # there is nothing to judge, as at most looks
         wanted = opening is None or (target.rung is Rung.HOT and target.least >= opening.replicas)
         rules = wanted and not model.retired
         ready = [r.state.phase for r in model.replicas].count(Phase.READY)
-        was = model.attendance
         model.attendance, told = attend(was, opening, ready, wall, rules=rules)
         for each in told:
             match each:
