@@ -40,8 +40,8 @@ _NEARLY_ASLEEP = frozenset({Phase.DRAINING, Phase.FALLING_ASLEEP, Phase.ASLEEP})
 class _Look:
     """What the last look found of one model, and what it was made from."""
 
+    rises: Sequence[Rise]
     made_from: tuple[object, ...] = ()
-    rises: Sequence[Rise] = ()
     needed_at: float = inf  # since or from when on its files are wanted in RAM
     wanted: bool = False  # its calendar wants an engine now
     from_on: float = inf  # before that nothing of it is due
@@ -77,9 +77,12 @@ class Soon:
             last = self._looks.get(model.name)
             facts = _facts(model, course, shelf)
             if last is None or last.made_from != facts:
-                rises = _rises(model, course, shelf, lodgers.all_aside_s(model))
-                wanted = course[0].rung is not None and course[0].rung >= Rung.ASLEEP
-                last = _Look(facts, tuple(rises), _needed_at(course), wanted)
+                rises = tuple(_rises(model, course, shelf, lodgers.all_aside_s(model)))
+                if last is None or last.rises != rises:  # else all stay lined up as they are
+                    last = _Look(rises)
+                now = course[0].rung
+                last.made_from, last.needed_at = facts, _needed_at(course)
+                last.wanted, last.reasons = now is not None and now >= Rung.ASLEEP, {}
             model.needed_in = max(0.0, last.needed_at - wall)
             if last.wanted:
                 model.begin_at = 0.0  # it is overdue, should it not be there
