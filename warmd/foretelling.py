@@ -126,7 +126,8 @@ class Foretold:
         timely = span.by == "calendar" and not isinf(began)
         for index in _those_up(party, span):
             stands = _standing(party, index)
-            if stands.rung >= span.rung and stands.ready_at is None:
+            # What starts or wakes stands lower than hot as long, and for that only is it late.
+            if stands.rung >= span.rung and (stands.ready_at is None or span.rung < Rung.HOT):
                 if (stay := self._lodging(party, index, span)) is not None:
                     self.stays.append(stay)
                 continue
@@ -165,10 +166,11 @@ class Foretold:
         for index in _those_up(party, after):
             stands = before.rung if index < before.replicas else min(before.rung, Rung.STAGED)
             is_now = _standing(party, index) if before.since == self.now else _DOWN
+            is_up = min(is_now.rung, _shall(party))
             soon = after.since <= max(self.now + _SOON_S, _used_until(party))
             # What is up now for who asks has gone to rest by a time that is far away.
-            stands = max(stands, is_now.rung if soon else min(is_now.rung, _aside_rung(party)))
-            rises = soon and is_now.ready_at is not None
+            stands = max(stands, is_up if soon else min(is_up, _aside_rung(party)))
+            rises = soon and after.rung is Rung.HOT and is_now.ready_at is not None
             if stands >= after.rung and not rises:
                 stay = self._lodging(party, index, after)
                 if stay is not None and not _is_same_stay(index, after, before):
@@ -314,7 +316,7 @@ class Foretold:
             at = party.calendar.clock(self.not_before[rise.key], self.now)
             return f"it is tried again at {at}: {stands.trouble}"
         if outcome.begin_at > self.now + 1.0 >= self._slot(rise).begin_at:
-            return "it waits for its turn on its GPU, or for its files"
+            return "it waits for its turn on its device, or for its files"
         return None
 
     def shortfalls(self, gpus: Mapping[str, str]) -> Iterator[Shortfall]:
@@ -363,6 +365,10 @@ def _standing(party: Party, index: int) -> Standing:
 
 def _used_until(party: Party) -> float:
     return 0.0 if party.presence is None else party.presence.used_until
+
+
+def _shall(party: Party) -> Rung:
+    return Rung.HOT if party.presence is None else party.presence.shall
 
 
 def _now(party: Party, span: Span) -> tuple[int, Rung]:

@@ -207,3 +207,32 @@ def test_what_was_made_ready_early_is_drawn_as_it_is() -> None:
     assert plan.moves[0].ready_at == NINE - 300
     # Until tomorrow it has gone to sleep, and is woken then.
     assert told(there(party("m"), READY), since=20 * HOUR).moves[0].ready_at == NINE + 24 * HOUR - 5
+
+
+def test_what_was_hot_and_goes_down_before_its_window_rises_again_for_it() -> None:
+    """A reload has moved its window: the target of now says that it isn't kept until then."""
+    stays = there(party("m"), READY, shall=Rung.COLD)
+    (up,) = told(stays, since=BY_NINE - 120, hours=1.0).moves
+    assert (up.begin_at, up.ready_at) == (NINE - 66.0, NINE - 6.0)
+
+
+def starting(now: float, rung: Rung = Rung.STAGED) -> Standing:
+    doing = {"began_at": now - 10, "ready_at": now + 20, "free_at": now + 20, "awake": True}
+    return Standing(rung, "starting", now - 10, **doing)
+
+
+def test_what_starts_for_a_window_to_come_is_late_for_nothing_before_it_nor_after() -> None:
+    rests = {"resting": Rung.STAGED}
+    early = there(replace(party("m"), **rests), starting(NINE - 60))
+    (up,) = told(early, since=BY_NINE - 60, hours=1.0).moves
+    assert (up.at, up.to_rung, up.ready_at) == (NINE, Rung.HOT, NINE - 40)
+    late = there(replace(party("m"), **rests), starting(NINE + 60))
+    up, down = told(late, since=BY_NINE + 60, hours=12.0).moves
+    assert (up.to_rung, up.ready_at) == (Rung.HOT, NINE + 80)
+    assert (down.to_rung, down.begin_at, down.ready_at) == (Rung.STAGED, None, None)
+
+
+def test_what_is_held_up_before_its_time_is_told_though_nobody_knows_until_when() -> None:
+    sick = there(party("m"), COLD, held_up="GPU 0 is out of service: Xid 79")
+    plan = told(sick, since=BY_NINE - 30)
+    assert plan.warnings[0] == "m by 09:00 on GPU 0: GPU 0 is out of service: Xid 79"
