@@ -218,7 +218,8 @@ class Foretold:
             yield replace(span, until=since)
         stands, n = (Rung.HOT, span.replicas - 1) if span.replicas > 1 else (_aside_rung(party), 0)
         n = 1 if stands is Rung.ASLEEP else n
-        yield Span(since, until, stands, n, _put_aside(aside), "room")
+        goes_for = next(each for each in self.parties if each.name == aside.want.model)
+        yield Span(since, until, stands, n, _put_aside(aside, goes_for), "room")
         if until < span.until:
             yield replace(span, since=until)
 
@@ -257,7 +258,7 @@ class Foretold:
                 continue
             to = _aside_rung(party)
             kept = 1 if to is Rung.ASLEEP else 0
-            why = _put_aside(aside)
+            why = _put_aside(aside, parties[aside.want.model])
             yield Move(aside.at, party.name, Rung.HOT, to, 1, kept, why)
             if aside.back is not None and aside.back.by < self.end:
                 again = f"it rests {party.resting}, and {aside.want.model} has gone from there"
@@ -384,8 +385,12 @@ def _aside_rung(party: Party) -> Rung:
     return Rung.STAGED if party.cannot_sleep else Rung.ASLEEP
 
 
-def _put_aside(aside: Aside) -> str:
-    pool = f"in pool {aside.stay.pool} for {aside.want.model}, which its calendar wants"
+def _put_aside(aside: Aside, party: Party) -> str:
+    """Say why a replica goes; `party` is whom it goes for."""
+    override = party.override
+    is_set = override is not None and override.rung is Rung.HOT and override.holds_at(aside.at)
+    who = "an operator set hot" if is_set else "its calendar wants"
+    pool = f"in pool {aside.stay.pool} for {aside.want.model}, which {who}"
     return f"it is put aside {pool}: it only rests there"
 
 
