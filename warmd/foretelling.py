@@ -312,7 +312,9 @@ class Foretold:
             return self.held[rise.key]
         waited = outcome.begin_at > self._slot(rise).begin_at + 1.0
         if outcome.behind and waited:
-            return beside(rise.model, outcome.behind)
+            waits = beside(rise.model, outcome.behind)
+            failed = stands.trouble if rise.by <= self.now else None
+            return waits if failed is None else f"{waits}; it failed before: {failed}"
         if rise.key in self.not_before and presence is not None:
             at = party.calendar.clock(self.not_before[rise.key], self.now)
             return f"it is tried again at {at}: {stands.trouble}"

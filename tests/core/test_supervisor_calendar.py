@@ -211,3 +211,16 @@ async def test_a_change_of_replicas_that_is_the_calendars_and_not_the_loads_says
     wanted(house)
     wanted(house)
     assert "m wants 1 replicas, not 2: it rests hot" in house.recorder.lines
+
+
+async def test_what_is_asked_for_inside_its_window_rests_only_once_that_is_over() -> None:
+    """`held up` of others says for how long it stays."""
+    house = a_house(Calendar((WORK,)), "2026-11-23 17:00")
+    wanted(house)
+    house.supervisor.models["m"].last_request = house.time.now
+    facts = wanted(house)
+    assert facts.target.rank is Rank.DEMAND
+    assert facts.stays_for == pytest.approx(3600.0, abs=60.0)
+    set_clock(house, "2026-11-23 17:59:59")
+    idle_after = house.supervisor.models["m"].terms.wish.idle_after
+    assert wanted(house).stays_for == pytest.approx(idle_after, abs=60.0)
