@@ -100,11 +100,8 @@ def test_one_that_is_to_be_tried_again_says_when() -> None:
 
 def test_what_failed_and_waits_for_room_now_tells_both() -> None:
     failed = there(party("m", pool="p", vram=40), Standing(Rung.COLD, trouble="no CUDA"))
-    used = there(resting("busy"), READY, used_until=NINE + 1200)
-    (late, *_) = told(failed, used, since=BY_NINE + 60, pools=POOL).warnings
-    assert "it waits, for busy is in use and has its room in pool p; it failed before: no CUDA" in (
-        late
-    )
+    (late, *_) = told(failed, there(resting(), READY), since=BY_NINE + 60, pools=POOL).warnings
+    assert "it waits, for rests has its room in pool p; it failed before: no CUDA" in late
 
 
 def test_what_is_in_use_makes_no_room_and_is_named() -> None:
