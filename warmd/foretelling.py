@@ -126,7 +126,8 @@ class Foretold:
         timely = span.by == "calendar" and not isinf(began)
         for index in _those_up(party, span):
             stands = _standing(party, index)
-            if stands.rung >= span.rung and stands.ready_at is None:
+            # What starts or wakes stands lower than hot as long, and for that only is it late.
+            if stands.rung >= span.rung and (stands.ready_at is None or span.rung < Rung.HOT):
                 if (stay := self._lodging(party, index, span)) is not None:
                     self.stays.append(stay)
                 continue
@@ -165,10 +166,11 @@ class Foretold:
         for index in _those_up(party, after):
             stands = before.rung if index < before.replicas else min(before.rung, Rung.STAGED)
             is_now = _standing(party, index) if before.since == self.now else _DOWN
+            is_up = min(is_now.rung, _shall(party))
             soon = after.since <= max(self.now + _SOON_S, _used_until(party))
             # What is up now for who asks has gone to rest by a time that is far away.
-            stands = max(stands, is_now.rung if soon else min(is_now.rung, _aside_rung(party)))
-            rises = soon and is_now.ready_at is not None
+            stands = max(stands, is_up if soon else min(is_up, _aside_rung(party)))
+            rises = soon and after.rung is Rung.HOT and is_now.ready_at is not None
             if stands >= after.rung and not rises:
                 stay = self._lodging(party, index, after)
                 if stay is not None and not _is_same_stay(index, after, before):
@@ -216,7 +218,8 @@ class Foretold:
             yield replace(span, until=since)
         stands, n = (Rung.HOT, span.replicas - 1) if span.replicas > 1 else (_aside_rung(party), 0)
         n = 1 if stands is Rung.ASLEEP else n
-        yield Span(since, until, stands, n, _put_aside(aside), "room")
+        goes_for = next(each for each in self.parties if each.name == aside.want.model)
+        yield Span(since, until, stands, n, _put_aside(aside, goes_for), "room")
         if until < span.until:
             yield replace(span, since=until)
 
@@ -255,7 +258,7 @@ class Foretold:
                 continue
             to = _aside_rung(party)
             kept = 1 if to is Rung.ASLEEP else 0
-            why = _put_aside(aside)
+            why = _put_aside(aside, parties[aside.want.model])
             yield Move(aside.at, party.name, Rung.HOT, to, 1, kept, why)
             if aside.back is not None and aside.back.by < self.end:
                 again = f"it rests {party.resting}, and {aside.want.model} has gone from there"
@@ -309,12 +312,14 @@ class Foretold:
             return self.held[rise.key]
         waited = outcome.begin_at > self._slot(rise).begin_at + 1.0
         if outcome.behind and waited:
-            return beside(rise.model, outcome.behind)
+            waits = beside(rise.model, outcome.behind)
+            failed = stands.trouble if rise.by <= self.now else None
+            return waits if failed is None else f"{waits}; it failed before: {failed}"
         if rise.key in self.not_before and presence is not None:
             at = party.calendar.clock(self.not_before[rise.key], self.now)
             return f"it is tried again at {at}: {stands.trouble}"
         if outcome.begin_at > self.now + 1.0 >= self._slot(rise).begin_at:
-            return "it waits for its turn on its GPU, or for its files"
+            return "it waits for its turn on its device, or for its files"
         return None
 
     def shortfalls(self, gpus: Mapping[str, str]) -> Iterator[Shortfall]:
@@ -365,6 +370,10 @@ def _used_until(party: Party) -> float:
     return 0.0 if party.presence is None else party.presence.used_until
 
 
+def _shall(party: Party) -> Rung:
+    return Rung.HOT if party.presence is None else party.presence.shall
+
+
 def _now(party: Party, span: Span) -> tuple[int, Rung]:
     """Return on which rung a model stands at this moment, and how many of its replicas."""
     rungs = [_standing(party, index).rung for index in _those_up(party, span)]
@@ -378,8 +387,12 @@ def _aside_rung(party: Party) -> Rung:
     return Rung.STAGED if party.cannot_sleep else Rung.ASLEEP
 
 
-def _put_aside(aside: Aside) -> str:
-    pool = f"in pool {aside.stay.pool} for {aside.want.model}, which its calendar wants"
+def _put_aside(aside: Aside, party: Party) -> str:
+    """Say why a replica goes; `party` is whom it goes for."""
+    override = party.override
+    is_set = override is not None and override.rung is Rung.HOT and override.holds_at(aside.at)
+    who = "an operator set hot" if is_set else "its calendar wants"
+    pool = f"in pool {aside.stay.pool} for {aside.want.model}, which {who}"
     return f"it is put aside {pool}: it only rests there"
 
 

@@ -114,10 +114,11 @@ def _sentence(same: Sequence[Shortfall], now: float) -> str:
             f"{worst.model} by {by} in pool {worst.pool}: it finds no room there for as long as it "
             f"is wanted: {_beside(worst, 'is hot', 'are hot')} there"
         )
+    if outcome.late is Late.HELD:
+        # Nobody knows for how long.
+        return f"{worst.model} by {by}{where}: {worst.because}"
     short = duration(round(outcome.ready_at - worst.by))
     ready = _to_the_minute(calendar, outcome.ready_at, worst.by)
-    if outcome.late is Late.HELD:
-        return f"{worst.model} by {by}{where}: {worst.because}"
     if outcome.late is Late.ROOM and any(stay.used for stay in outcome.behind):
         return (
             f"{worst.model} by {by}{where}: {short} short: {worst.because}; {worst.model} is ready "

@@ -12,7 +12,7 @@ from rig import House
 from warmd.cron import Cron
 from warmd.ladder import Phase, Rung
 from warmd.planner import ModelFacts
-from warmd.policy import Calendar, Hygiene, Rank, Transition, Window
+from warmd.policy import Calendar, Hygiene, Rank, Scale, Transition, Window
 from warmd.supervisor import Known, SleepPolicy, Terms, calendar_status
 
 WORK = Window("mon-fri 09:00-18:00", "UTC", time(9), time(18), frozenset(range(5)), replicas=2)
@@ -197,3 +197,30 @@ async def test_other_terms_have_another_calendar_at_once() -> None:
     assert wanted(house).target.rung is Rung.STAGED
     assert house.supervisor.view.statuses()["m"].calendar is None
     assert calendar_status(Calendar(), 0.0) is None
+
+
+async def test_a_change_of_replicas_that_is_the_calendars_and_not_the_loads_says_so() -> None:
+    house = a_house(Calendar((WORK,)), "2026-11-23 17:00")
+    wish = house.supervisor.models["m"].terms.wish
+    wish = replace(wish, resting=Rung.HOT, scale=Scale(2, 2, 10.0, 60.0), most=2)
+    house.supervisor.adopt("m", replace(under(house, Calendar((WORK,))), wish=wish))
+    for _ in range(3):  # its load needs but one of the two
+        wanted(house)
+        house.time.now += 61.0
+    set_clock(house, "2026-11-23 18:00")
+    wanted(house)
+    wanted(house)
+    assert "m wants 1 replicas, not 2: it rests hot" in house.recorder.lines
+
+
+async def test_what_is_asked_for_inside_its_window_rests_only_once_that_is_over() -> None:
+    """`held up` of others says for how long it stays."""
+    house = a_house(Calendar((WORK,)), "2026-11-23 17:00")
+    wanted(house)
+    house.supervisor.models["m"].last_request = house.time.now
+    facts = wanted(house)
+    assert facts.target.rank is Rank.DEMAND
+    assert facts.stays_for == pytest.approx(3600.0, abs=60.0)
+    set_clock(house, "2026-11-23 17:59:59")
+    idle_after = house.supervisor.models["m"].terms.wish.idle_after
+    assert wanted(house).stays_for == pytest.approx(idle_after, abs=60.0)

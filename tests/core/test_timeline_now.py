@@ -98,6 +98,12 @@ def test_one_that_is_to_be_tried_again_says_when() -> None:
     )
 
 
+def test_what_failed_and_waits_for_room_now_tells_both() -> None:
+    failed = there(party("m", pool="p", vram=40), Standing(Rung.COLD, trouble="no CUDA"))
+    (late, *_) = told(failed, there(resting(), READY), since=BY_NINE + 60, pools=POOL).warnings
+    assert "it waits, for rests has its room in pool p; it failed before: no CUDA" in late
+
+
 def test_what_is_in_use_makes_no_room_and_is_named() -> None:
     """As `planner/room` has it: a calendar moves without a request only what rests."""
     until = NINE + 1200
@@ -207,3 +213,56 @@ def test_what_was_made_ready_early_is_drawn_as_it_is() -> None:
     assert plan.moves[0].ready_at == NINE - 300
     # Until tomorrow it has gone to sleep, and is woken then.
     assert told(there(party("m"), READY), since=20 * HOUR).moves[0].ready_at == NINE + 24 * HOUR - 5
+
+
+def test_what_was_hot_and_goes_down_before_its_window_rises_again_for_it() -> None:
+    """A reload has moved its window: the target of now says that it isn't kept until then."""
+    stays = there(party("m"), READY, shall=Rung.COLD)
+    (up,) = told(stays, since=BY_NINE - 120, hours=1.0).moves
+    assert (up.begin_at, up.ready_at) == (NINE - 66.0, NINE - 6.0)
+
+
+def starting(now: float) -> Standing:
+    began, ready = now - 10, now + 20
+    return Standing(Rung.STAGED, "starting", began, began, ready, free_at=ready, awake=True)
+
+
+def test_what_starts_for_a_window_to_come_is_late_for_nothing_before_it_nor_after() -> None:
+    m = replace(party("m"), resting=Rung.STAGED)
+    early = there(m, starting(NINE - 60))
+    (up,) = told(early, since=BY_NINE - 60, hours=1.0).moves
+    assert (up.at, up.to_rung, up.ready_at) == (NINE, Rung.HOT, NINE - 40)
+    late = there(m, starting(NINE + 60))
+    up, down = told(late, since=BY_NINE + 60, hours=12.0).moves
+    assert (up.to_rung, up.ready_at) == (Rung.HOT, NINE + 80)
+    assert (down.to_rung, down.begin_at, down.ready_at) == (Rung.STAGED, None, None)
+
+
+def test_what_is_held_up_before_its_time_is_told_though_nobody_knows_until_when() -> None:
+    sick = there(party("m"), COLD, held_up="GPU 0 is out of service: Xid 79")
+    plan = told(sick, since=BY_NINE - 30)
+    assert plan.warnings[0] == "m by 09:00 on GPU 0: GPU 0 is out of service: Xid 79"
+
+
+def test_an_operators_word_moves_what_rests_as_a_calendar_does_and_stands_in_its_way() -> None:
+    rests = there(resting(), starting(NINE - 1800))
+    word = Override(Rung.HOT, NINE + 600)
+    holds = there(replace(party("holds", pool="p", vram=40), calendar=Calendar()), COLD)
+    wants = there(party("wants", pool="p", vram=40), COLD)
+    plan = told(rests, replace(holds, override=word), wants, since=BY_NINE - 1800, pools=POOL)
+    aside = next(move for move in plan.moves if move.to_rung is Rung.ASLEEP)
+    assert aside.model == "rests"
+    assert aside.why == (
+        "it is put aside in pool p for holds, which an operator set hot: it only rests there"
+    )
+    assert plan.warnings[0].startswith("wants by 09:00 on GPU 0: 11 min 5 s short; holds has its")
+
+
+def test_of_who_waits_for_the_same_room_a_calendars_rise_goes_before_what_only_rests() -> None:
+    holds = replace(party("holds", pool="p", vram=40), calendar=Calendar())
+    holds = there(replace(holds, override=Override(Rung.HOT, NINE + 20)), READY)
+    wants = there(party("wants", pool="p", vram=40), COLD)
+    plan = told(holds, wants, there(resting(), COLD), since=BY_NINE - 30, hours=12.0, pools=POOL)
+    rises = {m.model: m for m in plan.moves if m.to_rung is Rung.HOT}
+    assert rises["wants"].begin_at == NINE + 25.0
+    assert rises["rests"].begin_at == NINE + 9 * HOUR + 5.0

@@ -151,7 +151,7 @@ class _Play:
         self._taken = list(now.busy)  # cards, and until when
         self._timeless = set(now.timeless)
         self.asides: list[Aside] = []
-        self._heap: list[tuple[float, float, str, float, Rise]] = []
+        self._heap: list[tuple[float, bool, float, str, float, Rise]] = []
 
     def of(self, rises: Sequence[Rise]) -> dict[Key, Outcome]:
         staged = self._staged(rises)
@@ -172,7 +172,7 @@ class _Play:
                 if rise.key in self._now.held:
                     found[rise.key] = Outcome(inf, inf, Late.HELD)
         while self._heap:
-            at, due, _, _, rise = heapq.heappop(self._heap)
+            at, _, due, _, _, rise = heapq.heappop(self._heap)
             self._forget(rise, at)
             lane = self._lane(rise, at)
             begin, behind, aside = self._room(rise, lane)
@@ -189,7 +189,9 @@ class _Play:
         return found
 
     def _push(self, rise: Rise, at: float, due: float) -> None:
-        heapq.heappush(self._heap, (at, due, rise.replica, rise.by, rise))
+        want = self._wants.get(rise.key)
+        only_rests = want is not None and not want.moves  # in the same moment it goes last
+        heapq.heappush(self._heap, (at, only_rests, due, rise.replica, rise.by, rise))
 
     def _settle(self, rise: Rise) -> None:
         want = self._wants.get(rise.key)

@@ -158,7 +158,8 @@ class Supervisor(ReplicaListener):
         model.stays_for = known_for(model, says, now, wall)
         scaling = model.scaling
         if was and scaling and was.wanted != scaling.wanted and had.replicas != target.replicas:
-            self._events.replicas_wanted(model.name, had.replicas, target.replicas, scaling.why)
+            why = scaling.why or target.reason  # none of its load's: something else asks for them
+            self._events.replicas_wanted(model.name, had.replicas, target.replicas, why)
         if model.retired:
             model.target = RETIRED
 

@@ -39,12 +39,14 @@ class Standing:
 class Presence:
     """A model as it is. `used_until`: somebody asks for it, and so it moves for nobody before.
 
-    `held_up`: why it can't come nearer to where it shall be, None where nothing is in the way.
+    `held_up`: why it can't come nearer to where it shall be, None where nothing is in the way;
+    `shall`: where that is, at most: what stands higher goes down to it now.
     """
 
     replicas: tuple[Standing, ...]
     used_until: float = 0.0
     held_up: str | None = None
+    shall: Rung = Rung.HOT
 
 
 def presence(model: Managed, clock: Clock) -> Presence:
@@ -53,6 +55,7 @@ def presence(model: Managed, clock: Clock) -> Presence:
         tuple(_standing(model, replica, clock) for replica in model.replicas),
         _used_until(model, clock),
         model.held_up_by,
+        model.target.rung,
     )
 
 

@@ -192,12 +192,21 @@ def known_for(model: Managed, says: Stretch, now: float, wall: float) -> float |
         case Rank.OPERATOR:
             until = model.override.until if model.override else None
         case Rank.DEMAND if not (model.waiting or model.in_flight):
-            until = wall + model.terms.wish.idle_after - (now - model.last_request)
+            until = _demand_until(model, says, now, wall)
         case Rank.CALENDAR if says.rung is Rung.HOT:
             until = known(model.diary.change(wall)[0].until)
         case Rank.DEMAND | Rank.CALENDAR | Rank.RESTS:
             pass
     return None if until is None else max(0.0, until - wall)
+
+
+def _demand_until(model: Managed, says: Stretch, now: float, wall: float) -> float | None:
+    """Return until when what was asked for stays, for its calendar too; None: nobody knows."""
+    quiet = wall + model.terms.wish.idle_after - (now - model.last_request)
+    if says.rung is Rung.HOT:
+        closes = known(model.diary.change(wall)[0].until)
+        return None if closes is None else max(quiet, closes)
+    return quiet if model.coming is None or model.coming.rung < Rung.HOT else None
 
 
 def _staged_status(staged: StagedFiles, why_not: str | None) -> StagedStatus:
