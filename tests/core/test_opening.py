@@ -11,7 +11,16 @@ from rig import House
 from warmd.cron import Cron
 from warmd.ladder import Phase, Rung
 from warmd.policy import Calendar, Transition, Window, Wish
-from warmd.policy.opening import Attendance, Opened, Opening, Over, Ready, attend, opening_of
+from warmd.policy.opening import (
+    Attendance,
+    Opened,
+    Opening,
+    Over,
+    Ready,
+    attend,
+    mark_of,
+    opening_of,
+)
 from warmd.supervisor import Known
 
 DAY = Window("09:00-18:00", "UTC", time(9), time(18), replicas=1)
@@ -209,3 +218,29 @@ async def test_a_start_that_is_called_off_as_its_window_closes_is_told() -> None
     await house.until(lambda: house.phase("m.0") is Phase.DOWN)
     why = "m.0 called off after 60 s: it rests cold and nobody asks for it"
     assert [line for line in house.recorder.lines if "called off" in line] == [why]
+
+
+async def test_what_opens_first_while_no_daemon_runs_is_told_by_the_next_one() -> None:
+    first = a_house("08:58")
+    await first.rest()
+    known = Known(attendance=first.supervisor.models["m"].attendance)
+    assert not known.attendance.known, "nothing had opened yet"
+    await first.die()
+    same = a_house("09:01", first)
+    same.supervisor.succession.restore("m", known)
+    await same.rest()
+    assert told(same) == ["m missed (away): warmd didn't run then, and began at 09:01"]
+    await same.die()
+    other = a_house("09:01", same, DAY, NOON)
+    other.supervisor.succession.restore("m", known)
+    await other.rest()
+    assert told(other) == [], "another calendar: what it wanted before it was there isn't judged"
+
+
+def test_a_calendar_is_known_again_however_it_was_read() -> None:
+    dates = [datetime(2026, 12, day, tzinfo=UTC).date() for day in range(1, 20)]
+    one = replace(DAY, dates=frozenset(dates), skipped=frozenset(dates[:9]))
+    again = replace(DAY, dates=frozenset(reversed(dates)), skipped=frozenset(dates[8::-1]))
+    assert mark_of(Calendar((one,))) == mark_of(Calendar((again,)))
+    marks = {mark_of(Calendar(windows)) for windows in ((), (DAY,), (NOON,), (one,), (DAY, NOON))}
+    assert len(marks) == 5

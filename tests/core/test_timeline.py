@@ -89,7 +89,7 @@ def test_what_comes_too_late_is_told_with_the_time_at_which_it_is_ready() -> Non
     assert list(plan.warnings) == [
         (
             "qwen3-32b and llama-70b both by 09:00 on GPU 0: 2 min 10 s short; qwen3-32b is "
-            "ready at 09:02"
+            "ready at 09:03"
         )
     ]
     assert told(*both).warnings == ()
@@ -151,7 +151,7 @@ def test_an_earlier_window_on_the_card_makes_the_next_late() -> None:
     assert list(told(early, late, pools={"p": 40}).warnings) == [
         (
             "late by 09:00 on GPU 0: 1 min 5 s short; early has its room in pool p before, and "
-            "late is ready at 09:01"
+            "late is ready at 09:02"
         )
     ]
 

@@ -113,7 +113,7 @@ def test_what_is_in_use_makes_no_room_and_is_named() -> None:
     assert plan.warnings == (
         (
             "wants by 09:00 on GPU 0: 21 min 10 s short: it waits, for busy is in use and has its "
-            "room in pool p; wants is ready at 09:21 at the earliest"
+            "room in pool p; wants is ready at 09:22 at the earliest"
         ),
     )
     up = next(move for move in plan.moves if move.model == "wants")

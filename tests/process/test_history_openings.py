@@ -78,6 +78,20 @@ def test_a_report_has_them_with_the_starts_that_failed(
     assert (later.openings, later.failed) == ([], None)
 
 
+def test_since_when_a_calendar_is_in_force_is_known_to_the_next_life(
+    begin: Callable[[], History],
+) -> None:
+    with closing(begin()) as history:
+        assert history.openings.calendar("m") is None
+        history.openings.record_calendar("m", "one", NOON)
+        history.openings.record_calendar("m", "two", NOON + 1)
+        history.openings.record_calendar("n", "one", NOON)
+        history.openings.record_calendar("n", "", NOON + 1)
+    with closing(begin()) as history:
+        assert history.openings.calendar("m") == ("two", NOON + 1)
+        assert history.openings.calendar("n") is None
+
+
 def test_they_age_with_the_rest(begin: Callable[[], History], clock: Clock) -> None:
     with closing(begin()) as history:
         history.openings.record("m", KEPT)

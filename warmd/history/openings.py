@@ -40,7 +40,7 @@ OPENING_COLUMNS = "at, until, name, replicas, late, hindrance, reason"
 
 
 class OpeningLog:
-    """Writes and reads it. What writes returns at once; `last` waits for the disk."""
+    """Writes and reads it. What writes returns at once; `last` and `calendar` wait for the disk."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -63,6 +63,23 @@ class OpeningLog:
             "UPDATE openings SET late = ? WHERE model = ? AND at = ? AND late IS NULL",
             (late, model, at),
         )
+
+    def record_calendar(self, model: str, mark: str, since: float) -> None:
+        """Another calendar of `model` is in force since then; an empty `mark`: none is."""
+        if not mark:
+            self._writer.save("DELETE FROM calendars WHERE model = ?", (model,))
+            return
+        self._writer.save(
+            "INSERT OR REPLACE INTO calendars (model, mark, since) VALUES (?, ?, ?)",
+            (model, mark, since),
+        )
+
+    def calendar(self, model: str) -> tuple[str, float] | None:
+        """What was recorded of the calendar of `model` last; None where none is in force."""
+        rows = self._writer.read("SELECT mark, since FROM calendars WHERE model = ?", (model,))
+        for mark, since in rows:
+            return str(mark), float(since)
+        return None
 
     def last(self, model: str) -> list[KeptOpening]:
         """The last openings of `model`, oldest first."""

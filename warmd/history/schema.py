@@ -200,6 +200,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # When the first of those seconds began; unknown where an earlier version began the row.
         "ALTER TABLE occupancy ADD COLUMN since REAL",
     ),
+    (
+        # mark: which calendar has been in force since then (Unix seconds).
+        """CREATE TABLE calendars (
+            model TEXT PRIMARY KEY,
+            mark TEXT NOT NULL,
+            since REAL NOT NULL
+        ) STRICT, WITHOUT ROWID""",
+    ),
 )
 """One tuple of statements for each version; user_version counts those that were applied."""
 
@@ -226,5 +234,5 @@ PRUNING = (
 )
 """Run with `oldest`, Unix seconds, and `known`, so many starts and wakes of each model to leave.
 
-All else ages but overrides, sleep figures and sizes.
+All else ages but overrides, calendars, sleep figures and sizes.
 """

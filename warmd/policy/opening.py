@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from hashlib import sha256
 
 from warmd.ladder import Rung
-from warmd.policy.calendar import Calendar, Stretch
+from warmd.policy.calendar import Calendar, Stretch, Window
 from warmd.policy.target import Wish
 
 _BACK = 100
@@ -82,16 +83,34 @@ class Over:
 class Attendance:
     """What was judged: the times of the last openings, and the one that is late.
 
-    What opened before `since` is not for this life to judge.
+    What opened before `since` is not for this life to judge. `mark`: of the calendar that was in
+    force last, empty where none was.
     """
 
     known: tuple[float, ...] = ()
     late: Opening | None = None
     since: float = float("-inf")
+    mark: str = ""
 
     def knows(self, at: float) -> Attendance:
         """Return it with an opening more."""
         return replace(self, known=(*self.known, at)[-_KNOWN:])
+
+
+def mark_of(calendar: Calendar) -> str:
+    """Return what tells a calendar from others, over restarts too; empty where it says nothing."""
+    if not calendar.entries:
+        return ""
+    windows = [
+        (w.zone, str(w.start), str(w.to), sorted(w.days), *_dates(w), w.rung.value, w.replicas)
+        for w in calendar.windows
+    ]
+    cron = [(t.cron.zone, t.cron.text, t.rung.value, t.replicas) for t in calendar.transitions]
+    return sha256(repr((windows, cron)).encode()).hexdigest()
+
+
+def _dates(window: Window) -> tuple[list[str], list[str]]:
+    return sorted(map(str, window.dates)), sorted(map(str, window.skipped))
 
 
 def opening_of(calendar: Calendar, wish: Wish, says: Stretch) -> Opening | None:

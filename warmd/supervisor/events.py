@@ -151,6 +151,9 @@ class Events(Protocol):
     def replicas_wanted(self, model: str, was: int, wanted: int, why: str) -> None:
         """Write down that the load of a model asks for another number of replicas, and why."""
 
+    def calendar_in_force(self, model: str, mark: str, since: float) -> None:
+        """Keep that a model has another calendar since then (Unix seconds); no `mark`: none."""
+
     def window_opened(self, model: str, opening: Opening, missed: Missed | None) -> None:
         """Write down that a time to be ready by has come, and where it was missed, why."""
 

@@ -16,6 +16,7 @@ from warmd.policy.opening import (
     Over,
     Ready,
     attend,
+    mark_of,
     opening_of,
 )
 from warmd.replica import Replica
@@ -49,7 +50,8 @@ class Openings:
         """Look at all models; to be called once what can be begun has begun."""
         wall = self._clock.wall()
         for model in models:
-            if model.terms.wish.calendar.entries or model.attendance.late is not None:
+            was = model.attendance
+            if model.terms.wish.calendar.entries or was.late is not None or was.mark:
                 self._look(model, wall)
 
     def _look(self, model: Managed, wall: float) -> None:
@@ -85,10 +87,11 @@ class Openings:
             if read is None and was.late is not None:  # of an earlier life
                 late = replace(was.late, zone=calendar.zone)
                 was = replace(was, late=late if wall < late.until else None)
-            is_new = not was.known if read is None else read.calendar != calendar
-            if is_new:
+            mark = was.mark if read and read.calendar is calendar else mark_of(calendar)
+            if mark != was.mark:
                 # What this calendar wanted before it was there is nobody's fault.
-                was = replace(was, since=wall)
+                was = replace(was, since=wall, mark=mark)
+                self._events.calendar_in_force(model.name, mark, wall)
             model.attendance = was
             opening = opening_of(calendar, model.terms.wish, says)
             read = self._read[model.name] = _Read(calendar, says, opening)
