@@ -186,11 +186,13 @@ class InForce:
         ahead = self._fitter.ahead()
         ahead.reserved = reserved
         terms = {name: ahead.terms(settings, name) for name in settings.models}
+        view, ahead_rules = self._supervisor.view, rules(settings, reserved)
+        coming = view.coming_on(terms, ahead_rules)
         outlooks = {
-            name: self._supervisor.view.outlook(name, terms.get(name), known.get(name))
+            name: view.outlook(name, terms.get(name), known.get(name), coming.get(name))
             for name in dict.fromkeys((*self._supervisor.models, *settings.models))
         }
-        room = self._supervisor.view.room_ahead(terms, outlooks, rules(settings, reserved))
+        room = view.room_ahead(terms, outlooks, ahead_rules)
         moved = self._changes(settings, reserved)
         told = tuple(reserved.sentences(self._fitter.reserved))
         return foresee(self.settings, settings, moved, later, outlooks, room=room, warnings=told)
@@ -213,6 +215,13 @@ class InForce:
         ahead.reserved = found.reserved
         terms = {name: ahead.terms(found.settings, name) for name in found.settings.models}
         parties = self._parties(terms, known)
+        view = self._supervisor.view
+        coming = view.coming_on(terms, rules(found.settings, found.reserved))
+        for n, each in enumerate(parties):
+            if each.presence is not None:
+                shall = view.outlook(each.name, terms[each.name], None, coming[each.name]).target
+                there = replace(each.presence, shall=shall.rung)
+                parties[n] = replace(each, presence=there)
         return Agenda(await self._foretell(parties, found.reserved, now, until), ours)
 
     def _parties(

@@ -370,3 +370,22 @@ def test_a_restart_at_any_time_finds_the_same(gone: int, took: int) -> None:
         assert due is Rung.HOT
     elif gone < 7200.0 - lead - 70.0:
         assert due is Rung.COLD
+
+
+@pytest.mark.parametrize(("later", "to"), [(60.0, Rung.HOT), (3600.0, Rung.COLD)])
+async def test_a_plan_asks_the_moved_calendar_what_it_wants_soon(later: float, to: Rung) -> None:
+    house = House()
+    planned(house, "m", opening(7200.0))
+    house.stager.done.set()
+    house.time.now = 7200.0 - 50.0 - 1000.0
+    await house.until(lambda: house.phase("m.0") is Phase.STARTING)
+    terms, view = house.supervisor.models["m"].terms, house.supervisor.view
+    moved = replace(terms, wish=replace(terms.wish, calendar=opening(7200.0 + later)))
+    before = house.supervisor.models["m"].coming
+    coming = view.coming_on({"m": moved}, house.supervisor.rules)
+    ahead = view.outlook("m", moved, None, coming["m"])
+    assert house.supervisor.models["m"].coming is before, "who asks changes nothing"
+    house.supervisor.adopt("m", moved)
+    await house.rest()
+    assert (ahead.target.rung, house.supervisor.models["m"].target.rung) == (to, to)
+    await house.launcher.close()

@@ -47,15 +47,22 @@ class Outlook:
     cards: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
-def outlook(model: Managed, terms: Terms | None, clock: Clock) -> Outlook:
-    """Return what `model` would be on other `terms`, or with none any more; nothing is changed."""
+def outlook(
+    model: Managed, terms: Terms | None, clock: Clock, coming: Coming | None = None
+) -> Outlook:
+    """Return what `model` would be on other `terms`, or with none any more; nothing is changed.
+
+    `coming`: what their calendar wants soon, where it is another one.
+    """
     pairs = zip(model.replicas, terms.fits if terms else (), strict=False)
     figures = model.any_figures()
     wakes = tuple(model.wakes) or (() if figures is None else (figures.wake_s,))
     demand, wall = model.demand(clock.monotonic()), clock.wall()
     target = RETIRED
     if terms:
-        target = _ahead(terms, model.override, demand, wall, _coming(model, terms))
+        same = terms.wish.calendar == model.terms.wish.calendar
+        soon = model.coming if same else coming
+        target = _ahead(terms, model.override, demand, wall, soon)
     return Outlook(
         with_sleepers(model, target, clock.monotonic()),
         model_status(model, clock),
@@ -79,11 +86,6 @@ def outlook_of_new(
     """Return what a model would be that is new, from what earlier lives knew of it."""
     target = _ahead(terms, override, Demand(0, 0, idle_s), wall)
     return Outlook(target, starts=tuple(starts), cards=_cards(name, terms))
-
-
-def _coming(model: Managed, terms: Terms) -> Coming | None:
-    """Return what its calendar wants soon; by another one nobody knows that yet."""
-    return model.coming if terms.wish.calendar == model.terms.wish.calendar else None
 
 
 def _ahead(

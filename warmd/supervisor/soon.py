@@ -22,6 +22,7 @@ from warmd.supervisor.lodgers import Lodgers
 from warmd.supervisor.model import Managed
 from warmd.supervisor.ports import Known
 from warmd.supervisor.shelf import Shelf
+from warmd.supervisor.terms import Terms
 
 _ON_THE_WAY = frozenset(
     {
@@ -139,6 +140,23 @@ class Soon:
             first = min(files, key=lambda r: r.by)
             reason = _reason(model, look, first, Rung.STAGED, wall)
             model.coming = Coming(Rung.STAGED, first.replicas, reason)
+
+
+def coming_on(
+    terms: Mapping[str, Terms],
+    models: Mapping[str, Managed],
+    wall: float,
+    shelf: Shelf,
+    pools: Mapping[str, int],
+) -> dict[str, Coming | None]:
+    """Return what each model would have coming at `wall` on other `terms`; nothing is changed."""
+    others = [
+        replace(models[name], terms=each, retired=False)
+        for name, each in terms.items()
+        if name in models
+    ]
+    Soon().look(others, wall, shelf, pools)
+    return {model.name: model.coming for model in others}
 
 
 def figures(model: Managed, shelf: Shelf) -> Figures:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from warmd.planner import Room, Scene, claims, room_ahead
+from warmd.policy import Coming
 from warmd.status import CardStatus, ModelStatus
 from warmd.supervisor.cards import Cards
 from warmd.supervisor.events import Clock
@@ -20,6 +21,7 @@ from warmd.supervisor.snapshot import (
     outlook_of_new,
     prospective_facts,
 )
+from warmd.supervisor.soon import coming_on
 from warmd.supervisor.terms import Terms
 
 
@@ -59,14 +61,24 @@ class View:
         model = self._models.get(name)
         return None if model is None else presence(model, self._clock)
 
-    def outlook(self, name: str, terms: Terms | None, known: Known | None = None) -> Outlook:
+    def coming_on(self, terms: Mapping[str, Terms], rules: Rules) -> dict[str, Coming | None]:
+        """Say what the calendars of other terms want soon, of each model that is there."""
+        return coming_on(terms, self._models, self._clock.wall(), self._shelf, rules.pools)
+
+    def outlook(
+        self,
+        name: str,
+        terms: Terms | None,
+        known: Known | None = None,
+        coming: Coming | None = None,
+    ) -> Outlook:
         """Say what a model would be on other terms, or without them.
 
-        `known` is what earlier lives knew of a model that is new.
+        `known` is what earlier lives knew of a model that is new; `coming` as `coming_on` says it.
         """
         model = self._models.get(name)
         if model is not None:
-            return outlook(model, terms, self._clock)
+            return outlook(model, terms, self._clock, coming)
         known, wall = known or Known(), self._clock.wall()
         idle_s = math.inf if known.last_request is None else wall - known.last_request
         if terms is None:
