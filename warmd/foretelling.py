@@ -14,7 +14,7 @@ from warmd.ladder import Rung, replica_name
 from warmd.parties import Move, Party, Span
 from warmd.planner.forecast import Aside, Key, Late, Now, Outcome, Rooms, Stay, forecast
 from warmd.planner.timetable import Rise, Slot, line_up
-from warmd.shortfalls import Shortfall, beside
+from warmd.shortfalls import NOT_WITHIN, Shortfall, beside
 from warmd.supervisor import Standing
 
 _SOON_S = 600.0
@@ -37,6 +37,7 @@ class Foretold:
     not_before: dict[Key, float] = field(default_factory=dict)
     held: dict[Key, str] = field(default_factory=dict)
     timeless: set[Key] = field(default_factory=set)
+    closes: dict[Key, float] = field(default_factory=dict)
     overdue: dict[str, list[Rise]] = field(default_factory=dict)  # what shall be there already
 
     def __post_init__(self) -> None:
@@ -67,6 +68,7 @@ class Foretold:
             self.not_before,
             frozenset(key for key in self.held if self.slots[key].begin_at <= self.now),
             frozenset(self.timeless),
+            self.closes,
         )
         found = forecast(self.rises, self.slots, rooms, now)
         self.outcomes, self.asides = found.outcomes, found.asides
@@ -102,6 +104,16 @@ class Foretold:
             if later.since == until and _is_same_stay(index, span, later):
                 until = later.until
         return until
+
+    def _closes(self, party: Party, index: int, span: Span) -> float:
+        """Return when what a calendar wants of a replica is wanted no longer by anybody."""
+        if span.by != "calendar" or span.rung < Rung.ASLEEP:
+            return inf
+        until = span.until
+        for later in self.spans[party.name]:
+            if later.since == until and later.rung >= span.rung and later.replicas > index:
+                until = later.until
+        return max(until, _used_until(party))
 
     def _room_of(self, party: Party, index: int, since: float, until: float) -> Stay:
         name, cards = replica_name(party.name, index), party.cards[index]
@@ -158,6 +170,8 @@ class Foretold:
             name, party.name, index, by, span.rung, stands, party.leads, cards, staged=staged
         )
         self.rises.append(rise)
+        if (closes := self._closes(party, index, span)) < self.end:
+            self.closes[rise.key] = closes
         if (stay := self._lodging(party, index, span)) is not None:
             self.wants[rise.key] = stay
         return rise
@@ -273,6 +287,8 @@ class Foretold:
         outcome = self.outcomes[worst.key]
         late = any(self.outcomes[each.key].late for each in rises)
         waits = self._waits(party, worst)
+        if outcome.late is Late.CLOSED:
+            waits = f"{waits}; {NOT_WITHIN}" if waits else NOT_WITHIN
         if isinf(outcome.ready_at):
             return replace(move, fits=outcome.late is not Late.NO_ROOM, waits=waits)
         woken = all(each.stands is Rung.ASLEEP for each in rises)

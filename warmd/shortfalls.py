@@ -11,6 +11,9 @@ from warmd.policy import Calendar
 from warmd.spoken import count, duration
 from warmd.wall_time import clock
 
+NOT_WITHIN = "it is not ready within its window"
+"""Said of what its calendar wants no longer before it would be ready."""
+
 _TOLD = 8
 """So many sentences are said; the rest is counted."""
 
@@ -45,6 +48,8 @@ def overdue(found: Iterable[Shortfall], now: float) -> Iterator[str]:
         late = worst[name]
         where = f" on {late.where}" if late.where else ""
         told = f"{name} is late since {late.calendar.clock(late.by, now)}{where}: {late.because}"
+        if late.outcome.late is Late.CLOSED:
+            told = f"{told}; {NOT_WITHIN}"
         yield told if isinf(late.outcome.ready_at) else f"{told}; {_ready(late, now)}"
 
 
@@ -79,6 +84,8 @@ def sentences(found: Iterable[Shortfall], now: float) -> Iterator[str]:
     by_moment: dict[tuple[object, ...], list[Shortfall]] = {}
     for each in sorted(found, key=lambda each: (each.by, each.model)):
         key = each.by, each.outcome.late, each.where, each.pool
+        if each.outcome.late is Late.CLOSED:
+            key = *key, each.model
         by_moment.setdefault(key, []).append(each)
     for same in by_moment.values():
         sentence = _sentence(same, now)
@@ -117,6 +124,8 @@ def _sentence(same: Sequence[Shortfall], now: float) -> str:
     if outcome.late is Late.HELD:
         # Nobody knows for how long.
         return f"{worst.model} by {by}{where}: {worst.because}"
+    if outcome.late is Late.CLOSED:
+        return f"{worst.model} by {by}{where}: {NOT_WITHIN}"
     short = duration(round(outcome.ready_at - worst.by))
     ready = _to_the_minute(calendar, outcome.ready_at, worst.by)
     if outcome.late is Late.ROOM and any(stay.used for stay in outcome.behind):

@@ -310,3 +310,17 @@ def test_a_week_of_many_models_is_foretold_in_a_moment() -> None:
     plan = told(*parties, hours=7 * 24)
     assert len(plan.moves) == 8 * 7 * 4
     assert timedelta(seconds=plan.until - plan.since) == timedelta(days=7)
+
+
+def test_what_would_be_ready_after_its_window_ends_there_and_keeps_nobody_waiting() -> None:
+    first, short = party("first", "09:00-12:00", start=80.0), party("short", "09:00-09:01")
+    after = party("zlater", "09:02-12:00", start=30.0)
+    slow = replace(short, leads=Leads(300.0, 3.0, 5.0, 0.0, 0.0))
+    plan = told(first, slow, since=9 * HOUR - 90)
+    assert "short by 09:00 on GPU 0: it is not ready within its window" in plan.warnings
+    (move,) = (m for m in plan.moves if m.model == "short" and m.to_rung is Rung.HOT)
+    assert (move.ready_at, move.fits) == (None, True)
+    both = told(slow, after, since=9 * HOUR - 60.0)
+    (rise,) = (m for m in both.moves if m.model == "zlater" and m.to_rung is Rung.HOT)
+    assert rise.ready_at is not None
+    assert rise.ready_at <= MIDNIGHT + 9 * HOUR + 120.0, "the lane is free at 09:01"

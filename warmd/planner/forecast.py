@@ -26,6 +26,7 @@ class Late(StrEnum):
     LANE = "lane"  # others have their turn on its GPUs, or on the disk, or it is too late to begin
     ROOM = "room"  # its pool is full until somebody goes
     NO_ROOM = "no-room"  # its pool is full for as long as it is wanted
+    CLOSED = "closed"  # it is wanted no longer before it would be ready
     HELD = "held"  # something else keeps it from beginning, and nobody knows for how long
 
 
@@ -113,7 +114,8 @@ class Now:
 
     `busy`: cards, and until when operations have them; `begun`: when rises that are under way began
     and will be ready; `not_before`: when others are tried again; `held`: those that can't begin;
-    `timeless`: those that are due by no time, and never late.
+    `timeless`: those that are due by no time, and never late; `closes`: when others are wanted no
+    longer, and are called off.
     """
 
     at: float
@@ -122,6 +124,7 @@ class Now:
     not_before: Mapping[Key, float] = field(default_factory=dict)
     held: frozenset[Key] = frozenset()
     timeless: frozenset[Key] = frozenset()
+    closes: Mapping[Key, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,8 @@ class _Play:
             begin, behind, aside = self._room(rise, lane)
             if begin == inf:
                 found[rise.key] = Outcome(inf, inf, Late.NO_ROOM, behind)
+            elif begin >= self._now.closes.get(rise.key, inf):
+                found[rise.key] = Outcome(begin, inf, Late.CLOSED, behind)
             elif begin > at:
                 self._push(rise, begin, due)
                 if behind:
@@ -202,14 +207,15 @@ class _Play:
         self, rise: Rise, begin: float, waited: Outcome | None, aside: Sequence[Stay]
     ) -> Outcome:
         ready = begin + sum(stay.aside_s for stay in aside) + rise.takes
-        self._taken.append((rise.cards, ready))
+        closes = self._now.closes.get(rise.key, inf)
+        self._taken.append((rise.cards, min(ready, closes + STOP_S)))
         want = self._wants.get(rise.key)
         if want is not None:
             self._stays.setdefault(want.pool, []).append(replace(want, since=begin))
             for stay in aside:
                 self._put_aside(stay, begin, want)
         outcome = self._outcome(rise, begin, ready)
-        if waited is None:
+        if waited is None or outcome.late is Late.CLOSED:
             return outcome
         return replace(outcome, late=outcome.late and Late.ROOM, behind=waited.behind)
 
@@ -275,6 +281,8 @@ class _Play:
                 return inf, behind, ()
 
     def _outcome(self, rise: Rise, begin: float, ready: float) -> Outcome:
+        if ready >= self._now.closes.get(rise.key, inf):
+            return Outcome(begin, inf, Late.CLOSED)
         timely = rise.key in self._timeless or ready <= rise.by + _PUNCTUAL_S
         return Outcome(begin, ready, None if timely else Late.LANE)
 
