@@ -83,9 +83,8 @@ def sentences(found: Iterable[Shortfall], now: float) -> Iterator[str]:
     told: dict[tuple[object, ...], tuple[str, int]] = {}
     by_moment: dict[tuple[object, ...], list[Shortfall]] = {}
     for each in sorted(found, key=lambda each: (each.by, each.model)):
-        key = each.by, each.outcome.late, each.where, each.pool
-        if each.outcome.late is Late.CLOSED:
-            key = *key, each.model
+        alone = each.model if each.outcome.late is Late.CLOSED else ""
+        key = each.by, each.outcome.late, each.where, each.pool, alone
         by_moment.setdefault(key, []).append(each)
     for same in by_moment.values():
         sentence = _sentence(same, now)
