@@ -58,9 +58,10 @@ def shares(release: str) -> list[Share]:
     ]
 
 
-def apt(box: Box, *words: str) -> str:
+def apt(box: Box, *words: str, recommends: bool = False) -> str:
     """Run apt-get, answering no question; with new lists where those that are there won't do."""
-    command = ("apt-get", "--assume-yes", "--no-install-recommends", *words)
+    wanted = "--install-recommends" if recommends else "--no-install-recommends"
+    command = ("apt-get", "--assume-yes", wanted, *words)
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     try:
         return box.run(*command, env=quiet, network=True, timeout_s=600).stdout
