@@ -66,7 +66,9 @@ def _inexcusable(o: Outcome, blows: Sequence[Blow], outages: Sequence[Outage]) -
 def unsettled(status: Any) -> Iterator[str]:
     """Tell each model that isn't where it shall be in the end, or not at rest."""
     for name, model in status["models"].items():
-        if model["target"] != FINAL[name]:
+        # Put aside by a blow, and asked for by nobody since: it rests where that left it.
+        stays_aside = "since an operator set it to" in model["reason"]
+        if model["target"] != FINAL[name] and not stays_aside:
             yield f"{name} shall be {model['target']}, not {FINAL[name]}: {model['reason']}"
         for replica in model["replicas"]:
             if replica["rung"] != model["target"] or replica["phase"] not in _STEADY:
