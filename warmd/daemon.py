@@ -149,6 +149,8 @@ class Daemon:
         outlive = self._outlives
         self._ending = Ending(engines_too=not outlive)
         stop = self._ending.asked
+        # First: it can tell a stop from a restart, also of a daemon that only comes up.
+        launcher = self._launcher(settings.host.run_dir, outlive=outlive)
         self._listening = Listening(self._manager, os.environ, _tell)
         async with AsyncExitStack() as house:
             house.enter_context(Folders(settings))
@@ -161,7 +163,6 @@ class Daemon:
                 settings, history.sizes, _warn, _tell, own_user=self._systemd
             )
             self._config = InForce(settings, self._load, self._fitter, self._manager.reloading)
-            launcher = self._launcher(settings.host.run_dir, outlive=outlive)
             house.push_async_callback(launcher.close)
             keeper = await self._stage_keeper(house)
             self._supervisor = self._furnish(house, launcher, history, keeper)

@@ -25,6 +25,7 @@ from warmd.devices import (
 from warmd.doctor.clock import ClockFacts, judge_clock
 from warmd.doctor.daemon import DaemonAnswer, judge_daemon, judge_group
 from warmd.doctor.engine_python import EngineFacts, judge_engine
+from warmd.doctor.examination import runner_of
 from warmd.doctor.finding import Finding, Level, note, ok, problem
 from warmd.doctor.folders import Folder, judge_folders
 from warmd.doctor.gpus import GpuFacts, judge_gpus
@@ -390,3 +391,10 @@ def test_the_report_begins_with_the_worst_and_leaves_commands_whole() -> None:
     assert "x" * 80 in lines[1]
     assert [line.split()[0] for line in lines[2:4]] == ["note", "ok"]
     assert lines[-1] == "1 problem, 0 warnings"
+
+
+def test_who_may_not_ask_the_daemon_is_not_told_to_take_its_folders(tmp_path: Path) -> None:
+    somebody = User(4_000_000, frozenset())
+    shut = DaemonAnswer(Path("/s"), trouble="you may not open /s: join warmd", runs=True)
+    assert runner_of(shut, tmp_path, somebody).uid == os.geteuid()
+    assert runner_of(DaemonAnswer(Path("/s")), tmp_path, somebody) == somebody

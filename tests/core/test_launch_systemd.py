@@ -6,6 +6,7 @@ import errno
 import importlib.machinery
 import importlib.util
 import json
+import os
 import signal
 from pathlib import Path
 from types import ModuleType
@@ -15,10 +16,11 @@ import pytest
 from warmd.config.run_files import engine_unit
 from warmd.devices.processes import engine_unit_of
 from warmd.engine import engine_home, prepare_home
+from warmd.engine.note import write_note
 from warmd.launch import EngineExit, LaunchSpec, clean_environment
 from warmd.launch.systemd.entries import UNIT_ENDED, Entry, read_entry
 from warmd.launch.systemd.refused import job_failed, refused
-from warmd.launch.systemd.start_files import VERSION, as_json
+from warmd.launch.systemd.start_files import VERSION, as_json, remove_left_behind
 from warmd.launch.systemd.start_files import refused as exec_refused
 from warmd.launch.systemd.unit_state import UnitState
 from warmd.launch.systemd.units import unit_path
@@ -243,3 +245,25 @@ def test_a_shared_home_is_the_groups_and_holds_nothing_of_the_daemons(
     prepare_home(own)
     assert own.folder.stat().st_mode & 0o777 == 0o700
     assert own.note.parent == own.folder
+
+
+def test_a_note_is_nobody_elses_whatever_the_umask(tmp_path: Path) -> None:
+    """An engine that could write it would say which process a later daemon takes over."""
+    before = os.umask(0o007)
+    try:
+        for _ in range(2):
+            write_note(tmp_path / "m.0.note.json", {"pid": 1})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "m.0.note.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_start_that_its_daemon_was_killed_in_leaves_no_secrets(tmp_path: Path) -> None:
+    engines = tmp_path / "engines"
+    engines.mkdir()
+    os.mkfifo(engines / "m.0.exec")
+    for name in ("m.0.json", "m.0.note.json", "n.0.note.json"):
+        (engines / name).write_text("{}")
+    remove_left_behind(tmp_path)
+    left = sorted(each.name for each in engines.iterdir())
+    assert left == ["m.0.note.json", "n.0.note.json"]

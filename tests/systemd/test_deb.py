@@ -34,7 +34,7 @@ MODES = """\
 /usr/lib/warmd/venv/bin/warmd root:root 755
 /usr/lib/warmd/warmd-exec root:root 755
 /usr/sbin/warmd root:root 777
-/var/cache/warmd warmd:warmd-engine 2770
+/var/cache/warmd warmd:warmd-engine 3770
 /var/lib/warmd warmd:warmd 750
 """
 

@@ -47,7 +47,7 @@ def examine(
     settings = sound.settings
     daemon = ask_daemon(settings.control_socket)
     asker = this_user()
-    runner = _runner(daemon, settings.host.state_dir, asker)
+    runner = runner_of(daemon, settings.host.state_dir, asker)
     env = clean_environment(os.environ) | {
         name: secret.get_secret_value() for name, secret in settings.engine.env.items()
     }
@@ -118,8 +118,12 @@ def examine(
     return found
 
 
-def _runner(daemon: DaemonAnswer, state_dir: Path, asker: User) -> User:
-    """Return who runs the daemon; where none runs and root asks, who ran it last."""
+def runner_of(daemon: DaemonAnswer, state_dir: Path, asker: User) -> User:
+    """Return who runs the daemon; where none can be asked, who ran it last.
+
+    An ordinary user whom no daemon keeps out may want to run one by himself.
+    """
     if daemon.pid is not None:
         return user_of(daemon.pid) or asker
-    return (owner_of(state_dir) if asker.uid == 0 else None) or asker
+    is_anothers = asker.uid == 0 or daemon.runs
+    return (owner_of(state_dir) if is_anothers else None) or asker

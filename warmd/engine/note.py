@@ -11,7 +11,11 @@ from pathlib import Path
 def write_note(file: Path, facts: Mapping[str, object]) -> None:
     """Write `facts` in one step: no reader finds half of them. Raises `OSError`."""
     draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(json.dumps(facts))
+    draft.unlink(missing_ok=True)
+    # Nobody else's, whatever the umask: a later daemon believes it, and an engine may not write it.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with os.fdopen(os.open(draft, flags, 0o600), "w") as written:
+        written.write(json.dumps(facts))
     draft.replace(file)
 
 

@@ -20,7 +20,7 @@ from warmd.launch.leftovers import sweep
 from warmd.launch.systemd.ending import end_unit
 from warmd.launch.systemd.engine import SystemdEngine
 from warmd.launch.systemd.journal import Journal
-from warmd.launch.systemd.start_files import StartFiles, refused
+from warmd.launch.systemd.start_files import StartFiles, refused, remove_left_behind
 from warmd.launch.systemd.units import Job, Units
 
 _RUN_DIR = Path("/run/warmd")
@@ -45,6 +45,10 @@ class SystemdLauncher:
     async def open(self) -> None:
         """Connect to systemd and the journal; raises `LaunchError`."""
         self._see_that_the_folder_is_ready()
+        try:
+            remove_left_behind(self._run_dir)
+        except OSError as error:
+            raise LaunchError(f"{error.filename} can't be removed: {error.strerror}") from None
         await self._units.connect()
         self._journal.open()
 

@@ -51,6 +51,13 @@ def refused(spec: LaunchSpec, said: bytes) -> str:
             return f"{spec.name} was not started, and what warmd-exec says of it can't be read"
 
 
+def remove_left_behind(run_dir: Path) -> None:
+    """Take away the files of starts that a daemon was killed in; raises `OSError`."""
+    for fifo in (run_dir / ENGINES).glob("*.exec"):
+        fifo.with_suffix(".json").unlink(missing_ok=True)
+        fifo.unlink(missing_ok=True)
+
+
 class StartFiles:
     """The two files of one start; raises `OSError` where they can't be made."""
 
@@ -64,8 +71,9 @@ class StartFiles:
         """When it was executed (`time.monotonic()`), or what it said before it ended."""
         self.remove()
         try:
-            self._write(as_json(spec))
+            # First: what is left of a start that was killed is known by it.
             os.mkfifo(self._fifo, 0o620)
+            self._write(as_json(spec))
             # Not writable yet, so there is no end to be read before somebody has opened it.
             self._reader = os.open(self._fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except BaseException:
