@@ -25,8 +25,8 @@ CACHE = ROOT / ".cache"
 RELEASES = ("bookworm", "trixie")
 _PID1 = Path(__file__).with_name("pid1.sh")
 _BOOT_S = 60.0
-# A group for each box: boxes that shared one could end each other's services.
-_IN_GROUP = 'echo 0 > "$1" && shift && exec "$@"'
+# A group for each box: boxes that shared one could end each other's services. It ends with us.
+_IN_GROUP = 'echo 0 > "$1" && shift && exec setpriv --pdeathsig KILL "$@"'
 
 # What has no device, clock or network of its own in a box, and would only fail there.
 _MASKED = (
