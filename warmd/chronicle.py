@@ -393,6 +393,11 @@ class Chronicle:
             extra=MessageId.WINDOW_MISSED.about(model=model, reason=missed.reason),
         )
 
+    def window_failing(self, model: str, opening: Opening, missed: Missed) -> None:
+        """Keep why what was missed isn't ready: the failure itself is told by itself."""
+        why = missed.hindrance.value, missed.reason
+        self._history.openings.record_hindrance(model, opening.at, *why)
+
     def window_ready(self, model: str, opening: Opening, late: float) -> None:
         """Say that what was missed is ready at last."""
         now = self._clock.wall()

@@ -471,6 +471,9 @@ class Recorder:
         if missed is not None:
             self.lines.append(f"{model} missed ({missed.hindrance}): {missed.reason}")
 
+    def window_failing(self, model: str, opening: Opening, missed: Missed) -> None:
+        self.lines.append(f"{model} fails for its {opening.name}: {missed.reason}")
+
     def window_ready(self, model: str, opening: Opening, late: float) -> None:
         self.lines.append(f"{model} ready {late:g} s late for its {opening.name}")
 

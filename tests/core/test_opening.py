@@ -155,6 +155,26 @@ async def test_who_keeps_it_from_starting_is_named() -> None:
     assert told(house)[1:] == ["m ready 0 s late for its window 09:00-18:00"]
 
 
+async def test_a_start_that_fails_meanwhile_says_more_than_who_was_in_its_way() -> None:
+    house = a_house("08:50")
+    terms = replace(house.supervisor.models["m"].terms, unsized="its disk is away")
+    house.supervisor.adopt("m", terms)
+    await house.rest()
+    house.time.now += 600.0
+    await house.rest()
+    house.launcher.refusal = "no such file"
+    house.supervisor.adopt("m", replace(terms, unsized=None))
+    await house.until(lambda: house.phase("m.0") is Phase.BACKING_OFF)
+    for _ in range(3):
+        await house.rest()
+        house.time.now += 1.0
+    lines = [line for line in house.recorder.lines if " fails for its " in line]
+    assert told(house) == ["m missed (held-up): its disk is away"]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("m fails for its window 09:00-18:00: m.0 ")
+    assert lines[0].endswith(" after a failure: no such file")
+
+
 async def test_in_time_is_kept_and_no_word_is_lost_on_it() -> None:
     house = a_house("08:50")
     await house.rest()

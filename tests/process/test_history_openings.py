@@ -6,6 +6,7 @@ import math
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,9 @@ def test_what_was_missed_is_known_to_the_next_life_and_ready_once(
         history.openings.record("m", KeptOpening(NOON, NOON, "another", 9, None, "away", "x"))
     with closing(begin()) as history:
         assert history.openings.last("m") == [KEPT, MISSED]
+        history.openings.record_hindrance("m", MISSED.at, "failing", "out of memory")
+        kept = history.openings.last("m")
+        assert kept == [KEPT, replace(MISSED, hindrance="failing", reason="out of memory")]
         for late in (420.0, 999.0):
             history.openings.record_ready("m", MISSED.at, late)
         assert history.openings.last("m")[1].late == 420.0

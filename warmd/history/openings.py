@@ -57,6 +57,14 @@ class OpeningLog:
             ),
         )
 
+    def record_hindrance(self, model: str, at: float, hindrance: str, reason: str) -> None:
+        """What opened `at` isn't ready yet for another reason than was kept."""
+        self._writer.save(
+            "UPDATE openings SET hindrance = ?, reason = ?"
+            " WHERE model = ? AND at = ? AND late IS NULL",
+            (hindrance, storable(reason[:_LONGEST_REASON]), model, at),
+        )
+
     def record_ready(self, model: str, at: float, late: float) -> None:
         """What opened `at` is ready, `late` seconds after that."""
         self._writer.save(

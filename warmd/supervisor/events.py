@@ -157,6 +157,9 @@ class Events(Protocol):
     def window_opened(self, model: str, opening: Opening, missed: Missed | None) -> None:
         """Write down that a time to be ready by has come, and where it was missed, why."""
 
+    def window_failing(self, model: str, opening: Opening, missed: Missed) -> None:
+        """Write down that a start fails for what was missed, whatever was in its way before."""
+
     def window_ready(self, model: str, opening: Opening, late: float) -> None:
         """Write down that what was missed is ready, `late` seconds after its time."""
 

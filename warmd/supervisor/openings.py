@@ -36,6 +36,7 @@ class _Read:
     calendar: Calendar
     says: Stretch
     opening: Opening | None
+    failing: float | None = None  # the opening that is late, and for which a start has failed
 
 
 class Openings:
@@ -72,11 +73,24 @@ class Openings:
                         began = shown(wall, opened.at, opened.zone)
                         away = f"warmd didn't run then, and began at {began}"
                         why = Missed(Hindrance.AWAY, away, ready)
+                    if why is not None and why.hindrance is Hindrance.FAILING:
+                        self._read[model.name].failing = opened.at
                     self._events.window_opened(model.name, opened, why)
                 case Ready(opening=opened, late=late):
                     self._events.window_ready(model.name, opened, late)
                 case Over(opening=opened):
                     self._events.window_over(model.name, opened)
+        self._see_failures(model, ready)
+
+    def _see_failures(self, model: Managed, ready: int) -> None:
+        """A start that fails while it is late says more than what was in its way at first."""
+        late, read = model.attendance.late, self._read[model.name]
+        if late is None or read.failing == late.at:
+            return
+        why = self._why(model, late, ready)
+        if why.hindrance is Hindrance.FAILING:
+            read.failing = late.at
+            self._events.window_failing(model.name, late, why)
 
     def _opening(self, model: Managed, wall: float) -> Opening | None:
         """Return what holds, read anew only where the calendar says something else."""
