@@ -90,16 +90,17 @@ class Operations:
         return calendar_status(calendar, self._clock.wall())
 
     def warmup_crons(self, model: str) -> list[WarmupCron]:
-        """Return the cron entries that ask `model` for a warm-up request."""
+        """Return the cron entries that ask `model` for a warm-up request, or that probe it."""
         settings, now = self._config.settings, self._clock.wall()
         if model not in settings.models:
             return []
-        zone = zone_of(settings, model)
+        zone, asks = zone_of(settings, model), asks_of(settings, model)
+        entries = [(f'cron entry "{each.text}"', each) for each in asks.crons]
+        if (nightly := asks.nightly) is not None:
+            entries.append((f'a probe at "{nightly.text}"', nightly))
         return [
-            WarmupCron(
-                f'cron entry "{each.text}"', zone, each.last_until(now), each.next_after(now)
-            )
-            for each in asks_of(settings, model).crons
+            WarmupCron(words, zone, each.last_until(now), each.next_after(now))
+            for words, each in entries
         ]
 
     async def last_starts(self, model: str) -> list[Start]:

@@ -105,6 +105,7 @@ class Probes:
         self._nightly: dict[str, tuple[Asks, Firing]] = {}
         self._since = clock.wall()
         self._tried: dict[str, float] | None = None  # when each was last probed at night
+        self._fitted = math.inf
 
     async def close(self) -> None:
         """End all probes."""
@@ -178,7 +179,7 @@ class Probes:
             self._look(name, asks, firing)
 
     def _fit(self, settings: Settings) -> None:
-        self._read = settings
+        self._read, self._fitted = settings, self._clock.wall()
         asked = {name: asks_of(settings, name) for name in settings.models}
         self._nightly = {
             name: (asks, Firing(asks.nightly))
@@ -195,7 +196,13 @@ class Probes:
         fired = firing.before(wall)
         if model is None or fired is None or self._tried is None:
             return
-        if wall - fired > LATE_S or self._tried.get(name, -math.inf) >= fired:
+        if self._tried.get(name, -math.inf) >= fired:
+            return
+        if wall - fired > LATE_S:
+            self._tried[name] = fired
+            if fired >= self._fitted:
+                what = f"for {duration(LATE_S)} it was not hot, or not free for it"
+                self._tell(f"{name}: its nightly probe is left out: {what}")
             return
         hot = any(r.state.phase is Phase.READY for r in model.replicas)
         if not hot or model.hold is not None or model.why_no_hold(wall) is not None:

@@ -120,7 +120,7 @@ class CalendarStatus:
 
 @dataclass(frozen=True)
 class WarmupCron:
-    """A cron entry that asks for a warm-up request: when it did last, and does next.
+    """A cron entry that asks for a warm-up request or a probe: when it did last, and does next.
 
     Unix seconds, None where it never did or will. `timezone`: in which its times are read.
     """

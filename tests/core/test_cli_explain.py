@@ -204,5 +204,5 @@ def test_its_calendar_is_told_entry_by_entry_with_what_rules_and_what_comes() ->
 def test_the_cron_entries_that_ask_for_a_warm_up_are_listed_with_their_next_time() -> None:
     cron = {"words": 'cron entry "30 0 * * *"', "timezone": "UTC", "last": None, "next": 1800.0}
     lines = explained(MODEL, warmup_crons=[cron]).splitlines()
-    at = lines.index("its warm-up requests (UTC), sent while it is hot")
+    at = lines.index("its warm-up requests and probes (UTC), sent while it is hot")
     assert lines[at + 1] == '    cron entry "30 0 * * *"; has not fired yet, fires next 00:30'

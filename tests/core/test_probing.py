@@ -158,6 +158,8 @@ async def test_at_night_nothing_is_heated_and_a_late_morning_is_left_alone() -> 
     scene = Scene("m", **NIGHT)
     await scene.pass_time(5 * HOUR, step=300.0)
     assert scene.house.phase("m.0") is Phase.DOWN
+    left_out = "m: its nightly probe is left out: for 1 h it was not hot, or not free for it"
+    assert scene.told == [left_out]
     scene.house.supervisor.word.set_target("m", Rung.HOT, None)
     await scene.house.make_ready("m.0")
     await scene.pass_time(5 * HOUR, step=300.0)

@@ -65,7 +65,7 @@ def test_an_open_window_makes_hot_at_once_and_again_after_a_crash(daemon: Daemon
     lines = explanation(daemon.control("GET", "/explain?model=m").json, time.gmtime).splitlines()
     assert "its calendar (UTC), what rules now marked with *" in lines
     assert any(line.startswith("  * window daily ") for line in lines)
-    at = lines.index("its warm-up requests (UTC), sent while it is hot")
+    at = lines.index("its warm-up requests and probes (UTC), sent while it is hot")
     assert lines[at + 1].startswith('    cron entry "30 8 1 1 *"; fired ')
     assert " fires next " in lines[at + 1]
     daemon.stop(signal.SIGKILL)

@@ -104,9 +104,9 @@ def _calendar(calendar: Mapping[str, Any] | None, now: float, *, behind: bool) -
 
 
 def _warmups(crons: Sequence[Mapping[str, Any]], now: float) -> Iterator[str]:
-    """List the cron entries that ask for a warm-up request, with their times."""
+    """List the cron entries that ask for warm-up requests and probes, with their times."""
     if crons:
-        yield f"its warm-up requests ({crons[0]['timezone']}), sent while it is hot"
+        yield f"its warm-up requests and probes ({crons[0]['timezone']}), sent while it is hot"
     for each in crons:
         last, following = (
             None if each[key] is None else clock(each[key], now, each["timezone"])

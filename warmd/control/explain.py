@@ -23,7 +23,7 @@ class Explains(Observed, Protocol):
         """What the calendar of `model` (its own name) says, None where it has none."""
 
     def warmup_crons(self, model: str) -> Sequence[WarmupCron]:
-        """The cron entries that ask `model` (its own name) for a warm-up request."""
+        """The cron entries that ask `model` (its own name) for a warm-up request or a probe."""
 
     async def last_starts(self, model: str) -> Sequence[Start]:
         """The last starts of `model` (its own name) that got ready, newest first."""
