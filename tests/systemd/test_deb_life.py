@@ -31,7 +31,7 @@ MODEL = """[models.m]
 weights = "/srv/m"
 resting = "hot"
 """
-SLOW = '[models.m.env]\nFAKE_VLLM = \'{"token_s": 0.02}\'\n'
+SLOW = "[models.m.env]\nFAKE_VLLM = '{\"token_s\": 0.02}'\n"
 CALENDAR = """[models.m]
 weights = "/srv/m"
 resting = "cold"
@@ -168,7 +168,7 @@ def test_restart_kill_hang_and_upgrade_lose_nothing(
             # Whom a process that is killed was just answering can't be answered any more.
             assert len(found["failed"]) <= cut_off, (what, found)
             assert not [each for each in found["failed"] if "Refused" in each], (what, found)
-            assert found["answered"] > 20, (what, found)
+            assert found["answered"] > 10, (what, found)
             assert engine(box) == hot, what
             assert ask(box)[0] == 200
         assert "later" in box.shows("warmd", "Description")
@@ -199,6 +199,9 @@ def test_a_stop_lets_answers_end_and_a_signal_leaves_the_engine(layers: Sequence
         box.run("systemctl", "kill", "warmd")
         box.wait_for("its end", lambda: box.shows("warmd", "ActiveState") == "inactive")
         assert engine(box) == hot
+        assert "can't be read" not in box.journal(
+            "-u", "warmd"
+        )  # its journalctl had the signal too
         box.run("systemctl", "start", "warmd")
         wait_until_hot(box)
         assert engine(box) == hot
