@@ -6,7 +6,7 @@ import functools
 import subprocess
 from pathlib import Path
 
-from box import CACHE, ROOT, Box, BoxError, Share
+from box import CACHE, ROOT, Box, BoxError, Share, base
 
 DIST = "/mnt/dist"
 
@@ -44,6 +44,13 @@ def later(package: Path, folder: Path) -> Path:
         stdout=subprocess.DEVNULL,
     )
     return made
+
+
+def installed(release: str, layer: Path) -> Path:
+    """Install the package into `layer`, to be laid over the release's base; return it."""
+    with Box(base(release), upper=layer, shares=shares(release)) as box:
+        apt(box, "install", f"{DIST}/{built(release).name}")
+    return layer
 
 
 def shares(release: str) -> list[Share]:

@@ -89,11 +89,15 @@ class Journal:
 
     async def _follow(self) -> None:
         while True:
+            began = time.monotonic()
             try:
                 why = await self._run()
             except OSError as error:
                 why = f"journalctl can't be started ({error.strerror})"
-            self._trouble(why)
+            self._is_blind = True
+            # One that could read was ended by somebody, as by `systemctl kill warmd`: no trouble.
+            if time.monotonic() - began < _AGAIN_S:
+                self._trouble(why)
             await asyncio.sleep(_AGAIN_S)
 
     async def _run(self) -> str:
@@ -154,7 +158,6 @@ class Journal:
             claim.take(entry)
 
     def _trouble(self, why: str) -> None:
-        self._is_blind = True
         if not self._told:
             self._told = True
             self._report(
