@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -203,7 +204,8 @@ class Box:
         outer, self._outer = self._outer, None
         if outer is not None:
             # `unshare` ends once PID 1 is gone, and with PID 1 all of its namespace.
-            os.kill(self.pid1 or outer.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it was switched off
+                os.kill(self.pid1 or outer.pid, signal.SIGKILL)
             outer.wait()
             if outer.stdout is not None:
                 outer.stdout.close()

@@ -54,7 +54,8 @@ def installed(release: str, layer: Path) -> Path:
 
 
 def shares(release: str) -> list[Share]:
-    """What a box needs so that apt fetches each package once, not once a test."""
+    """What a box needs to have the package, and to fetch others once, not once a test."""
+    built(release)
     kept = CACHE / "apt" / release
     for name in ("archives", "lists"):
         (kept / name).mkdir(parents=True, exist_ok=True)

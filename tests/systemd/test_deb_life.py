@@ -217,6 +217,29 @@ def test_a_stop_lets_answers_end_and_a_signal_leaves_the_engine(layers: Sequence
         assert not box.path(f"/proc/{hot[1]}").exists()
 
 
+def test_a_machine_that_is_switched_off_lets_answers_end(
+    layers: Sequence[Path], tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    with a_machine(layers, model=MODEL + SLOW, upper=disk) as box:
+        box.run("mkdir", "--parents", "/var/log/journal")  # for a journal that outlasts it
+        box.run("journalctl", "--flush")
+        box.run("systemctl", "start", "warmd")
+        wait_until_hot(box)
+        asking = box.popen("/usr/bin/python3", "-I", "-c", ASK, "80")
+        box.wait_for("it is busy", lambda: _status(box)["models"]["m"]["replicas"][0]["in_flight"])
+        box.run("systemctl", "poweroff", "--no-block")
+        said, _ = asking.communicate(timeout=30)
+        assert said.startswith("200 "), said
+        assert json.loads(said[4:])["usage"]["completion_tokens"] == 80
+        box.wait_for("it is off", lambda: not Path(f"/proc/{box.pid1}").exists())
+    with Box(*layers, upper=disk) as box:
+        journal = box.journal()  # of both lives: a box has the boot id of its host
+    assert "Stopped warmd.service" in journal
+    assert "warmd-engine@m.0.service: Deactivated successfully" in journal
+    assert "Stopping warmd-engine@m.0.service" not in journal, "the daemon had drained it first"
+
+
 def test_keys_come_as_a_credential(layers: Sequence[Path]) -> None:
     """The file is root's alone; another one holds from the next restart."""
     with a_machine(layers) as box:
