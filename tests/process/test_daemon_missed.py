@@ -5,11 +5,11 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from daemon_rig import Daemon, a_daemon, until
+from noon import HOST, clock
 from nvml_rig import TWO_GPUS, build, environment
 
 from warmd.cli.report import report
@@ -24,10 +24,6 @@ def daemon() -> Iterator[Daemon]:
         yield daemon
 
 
-def clock(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%H:%M}"
-
-
 def lines(daemon: Daemon, *parts: str) -> list[str]:
     return [line for line in daemon.log.splitlines() if any(part in line for part in parts)]
 
@@ -37,7 +33,7 @@ def test_a_missed_window_is_told_once_over_a_restart_and_counted(daemon: Daemon)
     opens = (time.time() + BEFORE_S) // 60 * 60 + 60
     hours = f'from = "{clock(opens)}", to = "{clock(opens + 3600)}"'
     table = f'resting = "cold"\nwindows = [{{ {hours} }}]'
-    daemon.write_config({"m": table}, host='timezone = "UTC"')
+    daemon.write_config({"m": table}, host=HOST)
     time.sleep(max(0.0, opens - BEFORE_S - time.time()))
     daemon.start()
     until(lambda: lines(daemon, "not ready by"), f"its window opens too early: {daemon.log}", 60.0)
@@ -80,7 +76,7 @@ def test_an_operator_hears_who_stays_and_whose_window_will_be_late(
         "b": heavy.format("cold", f"windows = [{{ {hours} }}]"),
     }
     pool = '[pools.heavy]\nvram = "40GiB"\ngpus = [0]\n'
-    daemon.write_config(models, pool, host='timezone = "UTC"')
+    daemon.write_config(models, pool, host=HOST)
     daemon.start()
     daemon.wait_for("ready", "rests.0")
 

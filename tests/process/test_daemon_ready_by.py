@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import pytest
 from daemon_rig import Daemon, a_daemon, until
+from noon import HOST, clock
 
 STARTS_S = 3.0
 AHEAD_S = 25.0
@@ -21,10 +21,6 @@ def daemon() -> Iterator[Daemon]:
     with a_daemon() as daemon:
         daemon.turn("m", seconds={"weights": STARTS_S})
         yield daemon
-
-
-def clock(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%H:%M}"
 
 
 def window(opens: float) -> str:
@@ -53,7 +49,7 @@ def warmctl(daemon: Daemon, *args: str) -> str:
 
 def test_a_window_finds_its_model_ready_and_not_much_too_early(daemon: Daemon) -> None:
     opens = next_minute(AHEAD_S)
-    daemon.write_config({"m": window(opens)}, host='timezone = "UTC"')
+    daemon.write_config({"m": window(opens)}, host=HOST)
     daemon.start()
     daemon.set("m", "hot")
     daemon.wait_for("ready")  # this start is measured
@@ -88,7 +84,7 @@ def test_what_is_late_already_is_drawn_as_it_is_and_told_with_the_time_at_which_
 ) -> None:
     opened = time.time() // 60 * 60 - 1200
     daemon.turn("m", seconds={"weights": 5 * STARTS_S})  # a busy host looks late
-    daemon.write_config({"m": window(opened)}, host='timezone = "UTC"')
+    daemon.write_config({"m": window(opened)}, host=HOST)
     daemon.start()
     daemon.wait_for("starting")
     told = daemon.control("POST", "/plan", {"next": 1800.0}).json["timeline"]
@@ -111,7 +107,7 @@ def test_an_operators_word_that_ends_in_a_window_is_planned_and_told_to_who_asks
     daemon: Daemon,
 ) -> None:
     opened = time.time() // 60 * 60 - 1800
-    daemon.write_config({"m": window(opened)}, host='timezone = "UTC"')
+    daemon.write_config({"m": window(opened)}, host=HOST)
     daemon.start()
     daemon.set("m", "staged", **{"for": 300.0})
     answer = daemon.chat()
@@ -127,13 +123,13 @@ def test_an_operators_word_that_ends_in_a_window_is_planned_and_told_to_who_asks
 def test_what_comes_too_late_is_told_at_the_start_and_at_a_reload(daemon: Daemon) -> None:
     """Nothing is measured yet: a start is taken to last 90 s, and the window opens before."""
     opens = next_minute(5.0)
-    daemon.write_config({"m": window(opens)}, host='timezone = "UTC"')
+    daemon.write_config({"m": window(opens)}, host=HOST)
     daemon.start()
     until(lambda: f"m by {clock(opens)}" in daemon.log, "it is told")
     line = next(line for line in daemon.log.splitlines() if f"m by {clock(opens)}" in line)
     assert " short; it is ready at " in line
     later = opens + 7200
-    daemon.write_config({"m": window(later)}, host='timezone = "UTC"')
+    daemon.write_config({"m": window(later)}, host=HOST)
     screen = warmctl(daemon, "plan", "--next", "4h", "--config", str(daemon.config))
     assert f"+     {clock(later)}" in screen or f"+ {clock(later)}" in screen.replace("Mon ", "")
     answer = daemon.control("POST", "/reload", {})

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from daemon_rig import Daemon, a_daemon, until
+from noon import HOST, clock
 
 PATIENCE_S = 400.0
 """A first start compiles; on two busy cores that takes minutes."""
@@ -30,7 +30,7 @@ def daemon() -> Iterator[Daemon]:
 
 
 def write(daemon: Daemon, windows: str = "") -> None:
-    daemon.write_config({}, host='timezone = "UTC"')
+    daemon.write_config({}, host=HOST)
     cache = ROOT / ".cache" / "vllm-tier"
     text = daemon.config.read_text().replace(str(daemon.folder / "cache"), str(cache))
     daemon.config.write_text(
@@ -48,10 +48,6 @@ resting = "staged"
 {windows}
 """
     )
-
-
-def clock(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%H:%M}"
 
 
 def ready(daemon: Daemon, patience: float) -> Any:
