@@ -81,6 +81,7 @@ def test_a_window_finds_its_model_ready_whether_the_daemon_was_killed_or_not(
     daemon.process.kill()
     daemon.process.wait()
     daemon.start()
+    until(lambda: daemon.replica("tiny.0")["rung"] == "staged", "its files are seen again", 60.0)
     again = daemon.control("POST", "/plan", {"next": 3600.0}).json["timeline"]["moves"][0]
     assert again["begin_at"] == pytest.approx(move["begin_at"], abs=0.5)
     assert daemon.replica("tiny.0")["phase"] == "down"
