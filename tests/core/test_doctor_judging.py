@@ -288,6 +288,8 @@ def test_ports() -> None:
     unseen = replace(taken, taker=Taker())
     assert "sudo ss" in only(judge_ports((unseen,), None)).remedy
     assert levels(judge_ports((unseen,), 7)) == ["ok"]  # a daemon runs: most likely it is that
+    assert levels(judge_ports((unseen,), None, runs=True)) == ["note"]  # asked by a stranger
+    assert levels(judge_ports((taken,), None, runs=True)) == ["problem"]
     assert "1024" in only(judge_ports((replace(port, error=errno.EACCES),), None)).remedy
     assert "ip address" in only(judge_ports((replace(port, error=errno.EADDRNOTAVAIL),), 7)).remedy
     assert "DNS" in only(judge_ports((replace(port, unknown_host="no such name"),), 7)).remedy

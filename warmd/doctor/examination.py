@@ -109,7 +109,7 @@ def examine(
         )
     )
     found += folders.judged(judge_folders)
-    found += ports.judged(lambda facts: judge_ports(facts, daemon.pid))
+    found += ports.judged(lambda facts: judge_ports(facts, daemon.pid, runs=daemon.runs))
     found += shared.judged(judge_shared_memory)
     pins = for_gpu is not False and settings.engine.sleep is not SleepMode.OFF
     found += limits.judged(lambda facts: judge_limits(facts, largest, pins))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from warmd.config import Address
-from warmd.doctor.finding import Finding, ok, problem
+from warmd.doctor.finding import Finding, note, ok, problem
 from warmd.listeners import Taker, who_listens
 
 _SUBJECT = "ports"
@@ -56,8 +56,13 @@ def _taker(address: Address) -> Taker:
     return who_listens(lambda host, port: Address(host, port).overlaps(address))
 
 
-def judge_ports(ports: tuple[Port, ...], daemon: int | None) -> Iterator[Finding]:
-    """`daemon`: the process that answers at the control socket, None where none does."""
+def judge_ports(
+    ports: tuple[Port, ...], daemon: int | None, *, runs: bool = False
+) -> Iterator[Finding]:
+    """`daemon`: the process that answers at the control socket, None where none does.
+
+    `runs`: one is there that may not be asked by who looks, who then can't see its ports either.
+    """
     free: list[str] = []
     ours: list[str] = []
     for port in ports:
@@ -74,6 +79,12 @@ def judge_ports(ports: tuple[Port, ...], daemon: int | None) -> Iterator[Finding
             yield problem(_SUBJECT, f"{told}: {os.strerror(port.error)}", _unbindable(port))
         elif daemon is not None and (port.taker or Taker()).pid in (daemon, None):
             ours.append(str(port.address))
+        elif runs and (port.taker or Taker()).pid is None:
+            yield note(
+                _SUBJECT,
+                f"{told} is taken, most likely by the daemon that runs",
+                "sudo warmctl doctor tells for certain",
+            )
         else:
             yield _taken(port, told)
     if ours:
