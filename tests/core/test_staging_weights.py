@@ -236,3 +236,26 @@ def test_an_index_can_not_reach_out_of_its_folder(tmp_path: Path) -> None:
     fill(tmp_path, "secret.safetensors", "m/model.safetensors")
     index(tmp_path / "m", "model.safetensors.index.json", "../secret.safetensors")
     assert "outside the folder" in refused(tmp_path / "m")
+
+
+def tensors(data: int, *, promised: int | None = None) -> bytes:
+    """A safetensors file of one tensor, whose header may promise other than there is."""
+    entry = {"dtype": "U8", "shape": [data], "data_offsets": [0, promised or data]}
+    header = json.dumps({"__metadata__": {"format": "pt"}, "w": entry}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes([1]) * data
+
+
+def test_a_file_that_is_shorter_than_its_header_says_is_no_weights(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    whole = tensors(100_000)
+    file.write_bytes(whole)
+    assert chosen(tmp_path) == {"model.safetensors"}
+    for left, missing in ((len(whole) - 40_000, r"39\.1 KiB"), (60, "")):
+        file.write_bytes(whole[:left])
+        with pytest.raises(StagingError, match=rf"is cut short \({missing}.*finish or repeat"):
+            weight_files(tmp_path)
+    file.write_bytes(whole)  # the download went on
+    assert chosen(tmp_path) == {"model.safetensors"}
+    file.write_bytes(tensors(100_000, promised=100_007))
+    with pytest.raises(StagingError, match="7 bytes are missing"):
+        weight_files(tmp_path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from warmd import spoken
 from warmd.regular_file import open_regular
 from warmd.snapshots import SnapshotError, snapshot_of
+from warmd.staging.cut_short import why_cut_short
 from warmd.staging.file_set import FileSet, StagingError
 
 _SMALL = frozenset({".json", ".model", ".jinja", ".txt", ".tiktoken"})
@@ -227,6 +228,8 @@ def _checked(path: Path) -> _File:
             raise StagingError(f"{path}: is no regular file; put the model's real file there")
         if real.suffix == ".incomplete":
             raise _half_downloaded(path, f"it links to {real.name}")
+        if path.suffix in _TENSORS and (why := why_cut_short(descriptor, status)):
+            raise StagingError(f"{path}: is cut short ({why}); finish or repeat its download")
         if hole := _hole(descriptor, status):
             raise _half_downloaded(
                 path, f"{spoken.size(hole)} of {spoken.size(status.st_size)} are holes"
