@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from staging_rig import MIB, a_keeper, keeper_python, resident, until
+from staging_rig import MIB, a_keeper, evict, keeper_python, resident, until
 from tmpfs_scene import a_stage
 
 from warmd.ladder import Place
@@ -76,6 +76,8 @@ async def test_what_the_disk_fails_to_read_is_told_and_the_rest_is_staged(
     """cachestat(2) counts the pages that were to be read, and never got their content."""
     soon = "from holder import members; members.READ_AGAIN_S = 0.5"
     files = weight_files(disk.sound.parent)
+    for file in files.files:
+        evict(file)  # their headers were looked at
     assert resident(disk.sound) == resident(disk.bad) == 0
     async with a_keeper(keeper_python(tmp_path, soon), interval=0.2) as keeper:
         request = Request(files.files, files.total)

@@ -39,6 +39,7 @@ def why_cut_short(descriptor: int, status: os.stat_result) -> str | None:
 
 def _missing(descriptor: int, size: int) -> int:
     """Return how many bytes are missing at its end, 0 where none are."""
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead behind the header
     start = os.pread(descriptor, _LENGTH, 0)
     length = int.from_bytes(start, "little")
     if len(start) < _LENGTH or length > HEADER_MAX:
