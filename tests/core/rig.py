@@ -197,6 +197,12 @@ class FakeMake:
         assert not self.unproved, "a request is sent to an engine whose wake is not proved"
         return cast("aiohttp.ClientSession", object())
 
+    @property
+    def socket(self) -> str:
+        """The way of a request; the same holds for it."""
+        assert self.session is not None
+        return f"/run/{self.name}.sock"
+
     async def prepare(self) -> LaunchSpec:
         self._see_proof()
         self.up.clear()

@@ -9,7 +9,7 @@ from warmd.policy.calendar import (
     Transition,
     Window,
 )
-from warmd.policy.estimate import Progress, ready_in, why_not_ready
+from warmd.policy.estimate import Progress, measured_ready_in, ready_in, why_not_ready
 from warmd.policy.fairness import Fairness, Holder, Stays, Yields, eviction_order, judge
 from warmd.policy.first_delay import NEXT, FirstDelay, Witness, first_delay
 from warmd.policy.hygiene import Hygiene, worn
@@ -74,6 +74,7 @@ __all__ = [
     "give_back",
     "held_hot",
     "judge",
+    "measured_ready_in",
     "ready_in",
     "rescale",
     "why_not_ready",

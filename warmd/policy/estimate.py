@@ -44,6 +44,18 @@ class Progress:
     cause: str | None = None
     wakes: Sequence[float] = ()
 
+    @property
+    def wakes_up(self) -> bool:
+        """Whether what it needs to be ready is a wake, and no start."""
+        return self.phase in _NEARLY_AWAKE
+
+    @property
+    def measured(self) -> Sequence[float]:
+        """Seconds that what it needs to be ready took before; empty where nobody knows."""
+        return self.wakes if self.wakes_up else self.starts
+
+
+_NEARLY_AWAKE = (Phase.ASLEEP, Phase.FALLING_ASLEEP, Phase.WAKING, Phase.ADOPTING)
 
 UNMEASURED_WAKE_S = 6.0
 """Seconds that a wake is taken to last before the first was measured (vLLM: 0.3 to 6)."""
@@ -85,6 +97,20 @@ def ready_in(progress: Progress) -> float:
     return max(1.0, left)
 
 
+def measured_ready_in(progress: Progress) -> float | None:
+    """Return what `ready_in` does where measured times say it: 0 for what is ready.
+
+    None where that was never measured, where no time makes it ready, and where nobody knows when
+    what keeps it from being started or woken is over.
+    """
+    if progress.phase is Phase.READY:
+        return 0.0
+    held = progress.held_up is not None and progress.phase in (Phase.DOWN, Phase.ASLEEP)
+    if held or progress.phase is Phase.FAILED or not progress.measured:
+        return None
+    return ready_in(progress)
+
+
 def start_left(whole: float, elapsed: float) -> float:
     """Estimate the rest of a start that takes `whole` seconds and began `elapsed` seconds ago.
 
@@ -96,8 +122,8 @@ def start_left(whole: float, elapsed: float) -> float:
 def why_not_ready(model: str, progress: Progress) -> str:
     """Say in one sentence, to somebody who waits, what the model is doing."""
     about = f"ready in about {duration(round(ready_in(progress)))}"
-    wakes = progress.phase in (Phase.ASLEEP, Phase.FALLING_ASLEEP, Phase.WAKING, Phase.ADOPTING)
-    if not (measured := progress.wakes if wakes else progress.starts):
+    wakes = progress.wakes_up
+    if not (measured := progress.measured):
         about = "and how long that takes was never measured yet"
     cause = "" if progress.cause is None else f"; it failed last because {progress.cause}"
     match progress.phase:

@@ -14,7 +14,7 @@ from warmd.ladder import Phase, Rung, Stage
 from warmd.launch import Launcher
 from warmd.replica.desk import Desk, Orders, Places, Turn
 from warmd.replica.life import Life
-from warmd.replica.ports import Fit, GivesBack, Measure, ReplicaListener
+from warmd.replica.ports import EngineConnection, Fit, GivesBack, Measure, ReplicaListener
 from warmd.replica.record import EngineRecord
 from warmd.replica.state import REHEARSED_S, ReplicaState
 
@@ -23,12 +23,18 @@ class ReplicaLease:
     """One request's place on a ready replica."""
 
     def __init__(
-        self, name: str, places: Places, session: aiohttp.ClientSession, *, visit: bool = False
+        self, name: str, places: Places, connection: EngineConnection, *, visit: bool = False
     ) -> None:
         self._places: Places | None = places
         self._visit = visit
+        self._connection = connection
         self.replica = name
-        self.session = session
+        self.socket = connection.socket
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """A session to its engine, for requests of warmd's own."""
+        return self._connection.session
 
     def lost(self) -> None:
         """Say that the engine broke off in the middle of this request."""
@@ -185,7 +191,7 @@ class Replica:
         ):
             return None
         desk.places.take(visit=visit)
-        return ReplicaLease(self.name, desk.places, connection.session, visit=visit)
+        return ReplicaLease(self.name, desk.places, connection, visit=visit)
 
     # What it tells about itself
 

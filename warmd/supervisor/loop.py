@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from warmd.gateway import Ask
 from warmd.ladder import Phase, Rung, share_a_card
 from warmd.planner import (
     Action,
@@ -51,6 +52,8 @@ TICK_S = 1.0
 
 SLEEPLESS_S = 1800.0
 """How long no engine is started only to sleep, after there was no RAM for that."""
+
+_NOTHING_KNOWN = Ask()
 
 
 class Supervisor(ReplicaListener):
@@ -304,12 +307,24 @@ class Supervisor(ReplicaListener):
             return 0.0
         return self._clock.monotonic() - managed.last_request
 
-    async def acquire(self, model: str, waited: float = 0.0) -> Lease:
-        """Return a place on a ready replica of `model`; raises `NotReadyError`.
+    def take(self, model: str, prefix: int | None = None) -> Lease | None:
+        """Return a place on a ready replica of `model`; None where there is none."""
+        return self._waiting_room.take(self.models[model], prefix)
 
-        `waited`: seconds for which the request has been held already.
+    async def acquire(self, model: str, ask: Ask = _NOTHING_KNOWN) -> Lease:
+        """Return a place on a ready replica of `model`, once there is one.
+
+        Raises `NotReadyError` and `QueueFullError`.
         """
-        return await self._waiting_room.acquire(self.models[model], waited)
+        return await self._waiting_room.acquire(self.models[model], ask)
+
+    def outlook(self, model: str, since: float) -> str:
+        """Say what `model` is doing, to who waits for it since then (monotonic seconds)."""
+        return self._waiting_room.outlook(self.models[model], since)
+
+    def eta_s(self, model: str) -> float | None:
+        """Seconds until `model` is ready; None where that isn't known."""
+        return self._waiting_room.eta_s(self.models[model])
 
     def _ahead(self, replica: Replica) -> float:
         """Estimate the seconds until other models are done with the cards of `replica`."""

@@ -9,8 +9,16 @@ from pathlib import Path
 
 import aiohttp
 
+from warmd.gateway import Ask
 from warmd.ladder import NotReadyError, Phase, Rung
-from warmd.policy import Demand, Progress, decide_target, ready_in, why_not_ready
+from warmd.policy import (
+    Demand,
+    Progress,
+    decide_target,
+    measured_ready_in,
+    ready_in,
+    why_not_ready,
+)
 from warmd.replica import Replica, ReplicaLease
 from warmd.supervisor.events import Clock
 from warmd.supervisor.model import Managed
@@ -30,6 +38,11 @@ class Lease:
     def replica(self) -> str:
         """The replica's name."""
         return self._place.replica
+
+    @property
+    def socket(self) -> str:
+        """The path of its engine's unix socket."""
+        return self._place.socket
 
     @property
     def session(self) -> aiohttp.ClientSession:
@@ -69,25 +82,29 @@ class WaitingRoom:
         """Refuse everybody from now on."""
         self._closed = True
 
-    async def acquire(self, model: Managed, waited: float = 0.0) -> Lease:
-        """Return a place on the ready replica with the fewest requests in flight.
+    def take(self, model: Managed, prefix: int | None = None) -> Lease | None:
+        """Return a place on the ready replica with the fewest requests in flight, at once."""
+        place = self._take(model)
+        return None if place is None else self._lease(model, place)
 
-        Waits for one until `max_wait` is over, of which `waited` seconds are past; raises
-        `NotReadyError` after it, and at once where no waiting would help.
+    async def acquire(self, model: Managed, ask: Ask) -> Lease:
+        """Return a place as `take` does, waiting for one until `max_wait` is over.
+
+        Raises `NotReadyError` after it, and at once where no waiting would help.
         """
-        if (place := self._take(model)) is not None:
-            return self._lease(model, place)
+        if (lease := self.take(model, ask.prefix)) is not None:
+            return lease
         self._refuse_the_hopeless(model)
         model.aside = None
         woken = asyncio.Event()
         model.waiting[woken] = self._clock.monotonic()
         self._changed()
         try:
-            async with asyncio.timeout(max(0.0, model.terms.max_wait - waited)):
+            async with asyncio.timeout(max(0.0, model.terms.max_wait - ask.waited)):
                 while True:
                     await woken.wait()
-                    if (place := self._take(model)) is not None:
-                        return self._lease(model, place)
+                    if (lease := self.take(model, ask.prefix)) is not None:
+                        return lease
                     self._refuse_the_hopeless(model)
                     woken.clear()
         except TimeoutError:
@@ -96,6 +113,14 @@ class WaitingRoom:
             del model.waiting[woken]
             # Who gave up waiting wanted it all the same, and mostly comes back.
             self._ended(model)
+
+    def outlook(self, model: Managed, since: float) -> str:
+        """Say what `model` is doing, to who waits for it since `since` (monotonic seconds)."""
+        return why_not_ready(model.name, self._nearest(model))
+
+    def eta_s(self, model: Managed) -> float | None:
+        """Seconds until `model` is ready, as measured: 0 where it is, None where nobody knows."""
+        return measured_ready_in(self._nearest(model))
 
     def _take(self, model: Managed) -> ReplicaLease | None:
         # What an operator set lower serves nobody new, though its stop may have to wait.
@@ -136,14 +161,17 @@ class WaitingRoom:
             raise self._not_ready(model)
 
     def _not_ready(self, model: Managed) -> NotReadyError:
-        progress = min(
-            (self._progress(model, r) for r in model.replicas[: model.terms.wish.replicas]),
-            key=ready_in,
-        )
+        progress = self._nearest(model)
         sentence = why_not_ready(model.name, progress)
         given_up = progress.phase is Phase.FAILED
         return NotReadyError(
             model.name, sentence, None if given_up else math.ceil(ready_in(progress))
+        )
+
+    def _nearest(self, model: Managed) -> Progress:
+        return min(
+            (self._progress(model, r) for r in model.replicas[: model.terms.wish.replicas]),
+            key=ready_in,
         )
 
     def _progress(self, model: Managed, replica: Replica) -> Progress:
