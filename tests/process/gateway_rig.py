@@ -132,12 +132,16 @@ class FakeLease:
     session: aiohttp.ClientSession
     released: int = 0
     doubts: int = 0
+    left: int = 0  # by clients that got no byte
 
     def lost(self) -> None:
         self.doubts += 1
 
     def answered(self) -> None:
         pass
+
+    def given_up(self) -> None:
+        self.left += 1
 
     def release(self) -> None:
         self.released += 1

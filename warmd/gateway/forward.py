@@ -103,6 +103,10 @@ class Forwarder:
                 except EngineLostError:
                     lease.lost()
                     continue
+                except (asyncio.CancelledError, ConnectionError):
+                    if visit.first_byte_s is None and self._cut_off is None:
+                        lease.given_up()
+                    raise
                 finally:
                     lease.release()
             raise RefusedError(

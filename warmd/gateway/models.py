@@ -59,6 +59,9 @@ class Lease(Protocol):
     def answered(self) -> None:
         """Say that the engine gave a right answer."""
 
+    def given_up(self) -> None:
+        """Say that the client has left before the engine's first byte: that may have hung."""
+
     def release(self) -> None:
         """Give the place back."""
 

@@ -1,6 +1,7 @@
 """What is wanted: pure functions of config, clock, demand and overrides."""
 
 from warmd.policy.backoff import BackOff, GiveUp, RetryIn
+from warmd.policy.balance import Serving, pick
 from warmd.policy.calendar import (
     NO_CALENDAR,
     SILENT,
@@ -55,6 +56,7 @@ __all__ = [
     "RetryIn",
     "Scale",
     "Scaling",
+    "Serving",
     "Stays",
     "Stretch",
     "Synthetic",
@@ -75,6 +77,7 @@ __all__ = [
     "held_hot",
     "judge",
     "measured_ready_in",
+    "pick",
     "ready_in",
     "rescale",
     "why_not_ready",

@@ -30,7 +30,7 @@ from warmd.planner import (
 )
 from warmd.policy import Target, decide_target, held_hot
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake, start_left
-from warmd.replica import Replica, ReplicaListener, ReplicaState
+from warmd.replica import Replica, ReplicaLease, ReplicaListener, ReplicaState
 from warmd.supervisor.cards import Cards, Look
 from warmd.supervisor.events import Clock, Events
 from warmd.supervisor.load import rescale, with_sleepers
@@ -44,7 +44,7 @@ from warmd.supervisor.succession import Succession
 from warmd.supervisor.teller import Teller
 from warmd.supervisor.terms import Terms
 from warmd.supervisor.view import View
-from warmd.supervisor.waiting import Lease, WaitingRoom
+from warmd.supervisor.waiting import WaitingRoom
 from warmd.supervisor.word import Word
 
 TICK_S = 1.0
@@ -307,11 +307,11 @@ class Supervisor(ReplicaListener):
             return 0.0
         return self._clock.monotonic() - managed.last_request
 
-    def take(self, model: str, prefix: int | None = None) -> Lease | None:
+    def take(self, model: str, prefix: int | None = None) -> ReplicaLease | None:
         """Return a place on a ready replica of `model`; None where there is none."""
         return self._waiting_room.take(self.models[model], prefix)
 
-    async def acquire(self, model: str, ask: Ask = _NOTHING_KNOWN) -> Lease:
+    async def acquire(self, model: str, ask: Ask = _NOTHING_KNOWN) -> ReplicaLease:
         """Return a place on a ready replica of `model`, once there is one.
 
         Raises `NotReadyError` and `QueueFullError`.

@@ -7,15 +7,15 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import aiohttp
-
 from warmd.gateway import Ask
 from warmd.ladder import NotReadyError, Phase, Rung
 from warmd.policy import (
     Demand,
     Progress,
+    Serving,
     decide_target,
     measured_ready_in,
+    pick,
     ready_in,
     why_not_ready,
 )
@@ -25,42 +25,6 @@ from warmd.supervisor.model import Managed
 
 HELD_RETRY_AFTER_S = 300.0
 """What somebody is told who asks for a model that an operator keeps down until further notice."""
-
-
-class Lease:
-    """A place on a ready replica; its end counts as the model's last request."""
-
-    def __init__(self, place: ReplicaLease, ended: Callable[[], None]) -> None:
-        self._place = place
-        self._ended = ended
-
-    @property
-    def replica(self) -> str:
-        """The replica's name."""
-        return self._place.replica
-
-    @property
-    def socket(self) -> str:
-        """The path of its engine's unix socket."""
-        return self._place.socket
-
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        """A session whose every connection leads to this replica."""
-        return self._place.session
-
-    def lost(self) -> None:
-        """Say that the engine broke off."""
-        self._place.lost()
-
-    def answered(self) -> None:
-        """Say that this request got a right answer."""
-        self._place.answered()
-
-    def release(self) -> None:
-        """Give the place back."""
-        self._place.release()
-        self._ended()
 
 
 class WaitingRoom:
@@ -82,12 +46,21 @@ class WaitingRoom:
         """Refuse everybody from now on."""
         self._closed = True
 
-    def take(self, model: Managed, prefix: int | None = None) -> Lease | None:
-        """Return a place on the ready replica with the fewest requests in flight, at once."""
-        place = self._take(model)
-        return None if place is None else self._lease(model, place)
+    def take(self, model: Managed, prefix: int | None = None) -> ReplicaLease | None:
+        """Return a place on a ready replica at once, and None where there is none.
 
-    async def acquire(self, model: Managed, ask: Ask) -> Lease:
+        Its end counts as the model's last request.
+        """
+        # What an operator set lower serves nobody new, though its stop may have to wait.
+        word = model.override
+        if word is not None and word.refuses and word.holds_at(self._clock.wall()):
+            return None
+        if (replica := _open_one(model, prefix)) is None:
+            return None
+        model.aside = None
+        return replica.lease(lambda: self._ended(model))
+
+    async def acquire(self, model: Managed, ask: Ask) -> ReplicaLease:
         """Return a place as `take` does, waiting for one until `max_wait` is over.
 
         Raises `NotReadyError` after it, and at once where no waiting would help.
@@ -121,17 +94,6 @@ class WaitingRoom:
     def eta_s(self, model: Managed) -> float | None:
         """Seconds until `model` is ready, as measured: 0 where it is, None where nobody knows."""
         return measured_ready_in(self._nearest(model))
-
-    def _take(self, model: Managed) -> ReplicaLease | None:
-        # What an operator set lower serves nobody new, though its stop may have to wait.
-        word = model.override
-        if word is not None and word.refuses and word.holds_at(self._clock.wall()):
-            return None
-        return _take(model)
-
-    def _lease(self, model: Managed, place: ReplicaLease) -> Lease:
-        model.aside = None
-        return Lease(place, lambda: self._ended(model))
 
     def _ended(self, model: Managed) -> None:
         # That a model falls idle is seen by the next tick: waking the loop here would cost a look
@@ -200,12 +162,18 @@ def _refusal(model: Managed) -> str:
     )
 
 
-def _take(model: Managed) -> ReplicaLease | None:
-    # Who is beyond those that are wanted is to fall idle, and serves only where nobody else does.
-    wanted = model.replicas[: model.target.replicas]
-    beyond = model.replicas[model.target.replicas :]
-    by_load = [sorted(each, key=lambda r: r.in_flight) for each in (wanted, beyond)]
-    for replica in (*by_load[0], *by_load[1]):
-        if (place := replica.lease()) is not None:
-            return place
-    return None
+def _open_one(model: Managed, prefix: int | None) -> Replica | None:
+    """Return the replica that gets the next request; None where none is open."""
+    replicas, wanted = model.replicas, model.target.replicas
+    serving = [
+        Serving(replica.load, replica.turn, index)
+        for index, replica in enumerate(replicas)
+        if replica.is_open
+    ]
+    if len(serving) > 1:
+        # Who is beyond those that are wanted is to fall idle, and serves only where nobody else
+        # does.
+        serving = [each for each in serving if each.nth < wanted] or serving
+    if not serving:
+        return None
+    return replicas[serving[pick(serving, prefix) if len(serving) > 1 else 0].nth]
