@@ -150,6 +150,7 @@ class Front:
         self.resolve = supervisor.resolve
         self.rung = supervisor.rung_met
         self.idle_s = supervisor.idle_s
+        self.wants_prefix = supervisor.wants_prefix
         self.take = supervisor.take
         self.acquire = supervisor.acquire
         self.outlook = supervisor.outlook

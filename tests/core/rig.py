@@ -546,6 +546,7 @@ class House:
         *,
         spec: str = "",
         max_wait: float = 5.0,
+        max_waiting: int = 1000,
         weights: str = "/w",
         sleep: SleepPolicy | None = None,
         pool: str | None = None,
@@ -570,6 +571,7 @@ class House:
             (f"{name}-alias",),
             wish,
             max_wait,
+            max_waiting,
             tuple(
                 FileTerms(kind, "env", Path("/env"))
                 if kind is FileKind.PROGRAM

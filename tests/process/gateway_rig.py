@@ -172,6 +172,9 @@ class FakeModels:
     def idle_s(self, model: str) -> float:
         return math.inf
 
+    def wants_prefix(self, model: str) -> bool:
+        return False
+
     def take(self, model: str, prefix: int | None = None) -> FakeLease | None:
         assert model == MODEL
         if not self.gate.is_set() or self.not_ready is not None:

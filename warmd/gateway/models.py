@@ -87,6 +87,9 @@ class Models(Protocol):
         None where it meets what it would meet anyway.
         """
 
+    def wants_prefix(self, model: str) -> bool:
+        """Whether `prefix` makes a difference to who gets a request for `model`."""
+
     def take(self, model: str, prefix: int | None = None) -> Lease | None:
         """Return a place on a ready replica at once; None where there is none, for `acquire`."""
 

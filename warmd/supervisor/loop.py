@@ -307,6 +307,11 @@ class Supervisor(ReplicaListener):
             return 0.0
         return self._clock.monotonic() - managed.last_request
 
+    def wants_prefix(self, model: str) -> bool:
+        """Whether what a prompt begins with says to which replica of `model` it goes."""
+        managed = self.models[model]
+        return managed.terms.by_prefix and len(managed.replicas) > 1
+
     def take(self, model: str, prefix: int | None = None) -> ReplicaLease | None:
         """Return a place on a ready replica of `model`; None where there is none."""
         return self._waiting_room.take(self.models[model], prefix)

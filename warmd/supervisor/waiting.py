@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from warmd.gateway import Ask
-from warmd.ladder import NotReadyError, Phase, Rung
+from warmd.ladder import NotReadyError, Phase, QueueFullError, Rung
 from warmd.policy import (
     Demand,
     Progress,
@@ -20,6 +20,7 @@ from warmd.policy import (
     why_not_ready,
 )
 from warmd.replica import Replica, ReplicaLease
+from warmd.spoken import count
 from warmd.supervisor.events import Clock
 from warmd.supervisor.model import Managed
 
@@ -63,11 +64,14 @@ class WaitingRoom:
     async def acquire(self, model: Managed, ask: Ask) -> ReplicaLease:
         """Return a place as `take` does, waiting for one until `max_wait` is over.
 
-        Raises `NotReadyError` after it, and at once where no waiting would help.
+        Raises `NotReadyError` after it, and at once where no waiting would help; `QueueFullError`
+        where as many wait as may.
         """
         if (lease := self.take(model, ask.prefix)) is not None:
             return lease
         self._refuse_the_hopeless(model)
+        if len(model.waiting) >= model.terms.max_waiting:
+            raise self._queue_full(model)
         model.aside = None
         woken = asyncio.Event()
         model.waiting[woken] = self._clock.monotonic()
@@ -130,6 +134,15 @@ class WaitingRoom:
             model.name, sentence, None if given_up else math.ceil(ready_in(progress))
         )
 
+    def _queue_full(self, model: Managed) -> QueueFullError:
+        progress, waiting = self._nearest(model), count(len(model.waiting), "request")
+        sentence = f"{waiting} wait for {model.name} already, as many as may: "
+        return QueueFullError(
+            model.name,
+            sentence + why_not_ready(model.name, progress),
+            math.ceil(ready_in(progress)),
+        )
+
     def _nearest(self, model: Managed) -> Progress:
         return min(
             (self._progress(model, r) for r in model.replicas[: model.terms.wish.replicas]),
@@ -165,6 +178,8 @@ def _refusal(model: Managed) -> str:
 def _open_one(model: Managed, prefix: int | None) -> Replica | None:
     """Return the replica that gets the next request; None where none is open."""
     replicas, wanted = model.replicas, model.target.replicas
+    if not model.terms.by_prefix:
+        prefix = None
     serving = [
         Serving(replica.load, replica.turn, index)
         for index, replica in enumerate(replicas)
