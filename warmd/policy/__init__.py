@@ -10,7 +10,7 @@ from warmd.policy.calendar import (
     Transition,
     Window,
 )
-from warmd.policy.estimate import Progress, measured_ready_in, ready_in, why_not_ready
+from warmd.policy.estimate import Progress, measured_ready_in, ready_in, soonest, why_not_ready
 from warmd.policy.fairness import Fairness, Holder, Stays, Yields, eviction_order, judge
 from warmd.policy.first_delay import NEXT, FirstDelay, Witness, first_delay
 from warmd.policy.hygiene import Hygiene, worn
@@ -80,6 +80,7 @@ __all__ = [
     "pick",
     "ready_in",
     "rescale",
+    "soonest",
     "why_not_ready",
     "worn",
 ]

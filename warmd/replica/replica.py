@@ -345,6 +345,12 @@ class Replica:
         tracker = self._life.tracker if coming_up and self._life else None
         return tracker.stage if tracker else None
 
+    @property
+    def percent(self) -> int | None:
+        """How far that stage has come, where the engine tells."""
+        tracker = self._life.tracker if self.stage and self._life else None
+        return tracker.percent if tracker else None
+
     def stage_seconds(self) -> Mapping[Stage, float]:
         """Seconds by stage of the start that is under way."""
         tracker = self._life.tracker if self.stage and self._life else None

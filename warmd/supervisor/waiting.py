@@ -17,6 +17,7 @@ from warmd.policy import (
     measured_ready_in,
     pick,
     ready_in,
+    soonest,
     why_not_ready,
 )
 from warmd.replica import Replica, ReplicaLease
@@ -58,7 +59,7 @@ class WaitingRoom:
             return None
         if (replica := _open_one(model, prefix)) is None:
             return None
-        model.aside = None
+        model.aside = model.promised = None
         return replica.lease(lambda: self._ended(model))
 
     async def acquire(self, model: Managed, ask: Ask) -> ReplicaLease:
@@ -69,20 +70,25 @@ class WaitingRoom:
         """
         if (lease := self.take(model, ask.prefix)) is not None:
             return lease
+        allowed = model.terms.max_wait if ask.max_wait is None else ask.max_wait
+        came = self._clock.monotonic()
+        ends = came + max(0.0, min(allowed, model.terms.max_wait) - ask.waited)
         self._refuse_the_hopeless(model)
+        self._refuse_the_late(model, ends)
         if len(model.waiting) >= model.terms.max_waiting:
             raise self._queue_full(model)
         model.aside = None
         woken = asyncio.Event()
-        model.waiting[woken] = self._clock.monotonic()
+        model.waiting[woken] = came
         self._changed()
         try:
-            async with asyncio.timeout(max(0.0, model.terms.max_wait - ask.waited)):
+            async with asyncio.timeout(ends - came):
                 while True:
                     await woken.wait()
                     if (lease := self.take(model, ask.prefix)) is not None:
                         return lease
                     self._refuse_the_hopeless(model)
+                    self._refuse_the_late(model, ends)
                     woken.clear()
         except TimeoutError:
             raise self._not_ready(model) from None
@@ -93,10 +99,17 @@ class WaitingRoom:
 
     def outlook(self, model: Managed, since: float) -> str:
         """Say what `model` is doing, to who waits for it since `since` (monotonic seconds)."""
-        return why_not_ready(model.name, self._nearest(model))
+        ahead = sum(came < since for came in model.waiting.values())
+        doing = why_not_ready(model.name, self._nearest(model))
+        return f"{doing}, {ahead} ahead of you" if ahead else doing
 
     def eta_s(self, model: Managed) -> float | None:
         """Seconds until `model` is ready, as measured: 0 where it is, None where nobody knows."""
+        word = model.override
+        if self._closed or model.retired or model.is_refused(self._clock.monotonic()):
+            return None
+        if word is not None and word.refuses and word.holds_at(self._clock.wall()):
+            return None
         return measured_ready_in(self._nearest(model))
 
     def _ended(self, model: Managed) -> None:
@@ -126,13 +139,22 @@ class WaitingRoom:
         if all(r.state.phase is Phase.FAILED for r in wanted_replicas):
             raise self._not_ready(model)
 
+    def _refuse_the_late(self, model: Managed, ends: float) -> None:
+        """Refuse who can't wait for as long as even the quickest way to be ready has ever taken."""
+        now = self._clock.monotonic()
+        if min(soonest(each) for each in self._progresses(model)) > max(0.0, ends - now):
+            raise self._not_ready(model)
+
     def _not_ready(self, model: Managed) -> NotReadyError:
+        """Refuse, with the time at which to come back; until then that counts as waiting."""
         progress = self._nearest(model)
         sentence = why_not_ready(model.name, progress)
-        given_up = progress.phase is Phase.FAILED
-        return NotReadyError(
-            model.name, sentence, None if given_up else math.ceil(ready_in(progress))
-        )
+        if progress.phase is Phase.FAILED:
+            return NotReadyError(model.name, sentence, None)
+        retry_after_s = math.ceil(ready_in(progress))
+        model.promise(self._clock.monotonic(), retry_after_s)
+        self._changed()
+        return NotReadyError(model.name, sentence, retry_after_s)
 
     def _queue_full(self, model: Managed) -> QueueFullError:
         progress, waiting = self._nearest(model), count(len(model.waiting), "request")
@@ -144,10 +166,10 @@ class WaitingRoom:
         )
 
     def _nearest(self, model: Managed) -> Progress:
-        return min(
-            (self._progress(model, r) for r in model.replicas[: model.terms.wish.replicas]),
-            key=ready_in,
-        )
+        return min(self._progresses(model), key=ready_in)
+
+    def _progresses(self, model: Managed) -> list[Progress]:
+        return [self._progress(model, r) for r in model.replicas[: model.terms.wish.replicas]]
 
     def _progress(self, model: Managed, replica: Replica) -> Progress:
         now = self._clock.monotonic()
@@ -158,11 +180,12 @@ class WaitingRoom:
             elapsed=now - (now if state.started_at is None else state.started_at),
             retry_in=0.0 if state.retry_at is None else state.retry_at - now,
             ahead=self._ahead(replica),
-            starts=model.starts,
+            starts=model.starts_from_now(replica),
             wakes=model.wakes,
             failures=state.failures,
             cause=state.trouble,
             held_up=model.held_up_by,
+            percent=replica.percent,
         )
 
 
