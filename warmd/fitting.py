@@ -189,12 +189,13 @@ class Fitter:
 
     def terms(self, settings: Settings, model: str) -> Terms:
         """Return what `settings` say of `model`."""
-        table = settings.models[model]
-        holding = self.reserved.models.get(model)
+        table, holding = settings.models[model], self.reserved.models.get(model)
         return Terms(
             aliases=table.aliases,
             wish=self._wish(settings, model),
             max_wait=settings.max_wait(model),
+            max_waiting=settings.max_waiting(model),
+            by_prefix=table.by_prefix,
             files=self._files(settings, model),
             fits=tuple(self._fit(settings, model, index) for index in range(table.most_replicas)),
             sleep=self._sleep_policy(settings, model),

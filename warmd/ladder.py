@@ -305,3 +305,16 @@ class NotReadyError(Exception):
         self.model = model
         self.reason = reason
         self.retry_after_s = retry_after_s
+
+
+class QueueFullError(Exception):
+    """As many requests wait for a model as may.
+
+    `reason` is a whole sentence for the person who asks; `retry_after_s`: seconds, an estimate.
+    """
+
+    def __init__(self, model: str, reason: str, retry_after_s: int) -> None:
+        super().__init__(reason)
+        self.model = model
+        self.reason = reason
+        self.retry_after_s = retry_after_s

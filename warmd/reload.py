@@ -71,6 +71,8 @@ MODEL_KEYS: Mapping[str, Effect] = {
     "pinned": Effect.NOW,
     "concurrency": Effect.NOW,
     "max_wait": Effect.NOW,
+    "max_waiting": Effect.NOW,
+    "affinity": Effect.NOW,
     "start_timeout": Effect.ENGINE_START,
     "timezone": Effect.NOW,
     "windows": Effect.NOW,

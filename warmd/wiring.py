@@ -150,7 +150,11 @@ class Front:
         self.resolve = supervisor.resolve
         self.rung = supervisor.rung_met
         self.idle_s = supervisor.idle_s
+        self.wants_prefix = supervisor.wants_prefix
+        self.take = supervisor.take
         self.acquire = supervisor.acquire
+        self.outlook = supervisor.outlook
+        self.eta_s = supervisor.eta_s
 
     def spared(self, model: str) -> Rung | None:
         """The rung that a request would meet now without the model's calendar; None: the same."""

@@ -197,6 +197,12 @@ class FakeMake:
         assert not self.unproved, "a request is sent to an engine whose wake is not proved"
         return cast("aiohttp.ClientSession", object())
 
+    @property
+    def socket(self) -> str:
+        """The way of a request; the same holds for it."""
+        assert self.session is not None
+        return f"/run/{self.name}.sock"
+
     async def prepare(self) -> LaunchSpec:
         self._see_proof()
         self.up.clear()
@@ -540,6 +546,7 @@ class House:
         *,
         spec: str = "",
         max_wait: float = 5.0,
+        max_waiting: int = 1000,
         weights: str = "/w",
         sleep: SleepPolicy | None = None,
         pool: str | None = None,
@@ -564,6 +571,7 @@ class House:
             (f"{name}-alias",),
             wish,
             max_wait,
+            max_waiting,
             tuple(
                 FileTerms(kind, "env", Path("/env"))
                 if kind is FileKind.PROGRAM

@@ -14,8 +14,8 @@ from warmd.devices import Condition, Recovery
 from warmd.ladder import NotReadyError, Phase, Rung
 from warmd.launch import EngineExit
 from warmd.policy import Hygiene
+from warmd.replica import ReplicaLease
 from warmd.supervisor import SleepPolicy, Terms
-from warmd.supervisor.waiting import Lease
 
 MODELS = ("a", "b")
 MODEL = st.sampled_from(MODELS)
@@ -80,10 +80,10 @@ class Life:
 
     house: House
     room: str
-    asked: dict[str, list[asyncio.Task[Lease]]] = field(
+    asked: dict[str, list[asyncio.Task[ReplicaLease]]] = field(
         default_factory=lambda: {m: [] for m in MODELS}
     )
-    served: dict[str, list[Lease]] = field(default_factory=lambda: {m: [] for m in MODELS})
+    served: dict[str, list[ReplicaLease]] = field(default_factory=lambda: {m: [] for m in MODELS})
 
     async def do(self, step: tuple[object, ...]) -> None:
         match step:
@@ -138,7 +138,7 @@ class Life:
         self.house.tick()
 
     @staticmethod
-    async def leave(task: asyncio.Task[Lease]) -> None:
+    async def leave(task: asyncio.Task[ReplicaLease]) -> None:
         """Let a client leave that waits."""
         task.cancel()
         with suppress(asyncio.CancelledError, NotReadyError):

@@ -86,6 +86,8 @@ OTHER: dict[str, Any] = {
     "pinned": True,
     "concurrency": 9,
     "max_wait": "9s",
+    "max_waiting": 9,
+    "affinity": "prefix",
     "start_timeout": "9s",
     "keepalive.every": "9s",
     "keepalive.prompt": "x",

@@ -21,7 +21,9 @@ from warmd.policy import (
     Wish,
     decide_target,
     held_hot,
+    measured_ready_in,
     ready_in,
+    soonest,
     why_not_ready,
 )
 from warmd.spoken import duration
@@ -143,9 +145,35 @@ def test_estimates_rest_on_measured_starts() -> None:
 def test_who_waits_is_told_what_the_model_does() -> None:
     starting = progress(Phase.STARTING, stage=Stage.WEIGHTS, elapsed=25.0)
     assert why_not_ready("m", starting) == "m is starting (weights), ready in about 15 s"
+    loading = replace(starting, percent=63)
+    assert why_not_ready("m", loading) == "m is starting (weights 63%), ready in about 15 s"
+    late = replace(loading, elapsed=45.0)
+    assert why_not_ready("m", late) == (
+        "m is starting (weights 63%), which takes longer than the usual 40 s"
+    )
     failed = why_not_ready("m", progress(Phase.FAILED))
     assert failed == "m can't be started and needs an operator"
     assert all(why_not_ready("m", progress(phase)).startswith("m ") for phase in Phase)
+
+
+def test_before_the_quickest_that_was_measured_nobody_expects_it() -> None:
+    assert soonest(progress(Phase.DOWN, ahead=25.0)) == 30.0, "others may be called off"
+    assert soonest(progress(Phase.BACKING_OFF, retry_in=8.0)) == 38.0
+    assert soonest(progress(Phase.STARTING, elapsed=25.0)) == 5.0
+    assert soonest(progress(Phase.STARTING, elapsed=31.0)) == 0.0, "at any moment"
+    assert soonest(progress(Phase.FALLING_ASLEEP, wakes=[2.0, 1.0])) == 1.0
+    assert soonest(progress(Phase.ADOPTING, wakes=[2.0])) == 0.0, "it may be hot"
+    assert soonest(progress(Phase.DOWN, starts=[])) == 0.0
+    assert soonest(progress(Phase.ASLEEP)) == 0.0, "starts tell nothing of a wake"
+
+
+def test_a_figure_is_given_where_it_was_measured_and_something_comes_of_it() -> None:
+    assert measured_ready_in(progress(Phase.READY)) == 0.0
+    assert measured_ready_in(progress(Phase.STARTING, elapsed=25.0)) == 15.0
+    assert measured_ready_in(progress(Phase.DOWN, ahead=25.0, held_up="b starts there")) == 65.0
+    assert measured_ready_in(progress(Phase.DOWN, held_up="the pool is full")) is None
+    assert measured_ready_in(progress(Phase.DOWN, starts=[])) is None
+    assert measured_ready_in(progress(Phase.FAILED)) is None
 
 
 def test_who_waits_is_told_what_is_in_the_way_and_no_time_is_promised_for_that() -> None:

@@ -19,7 +19,7 @@ import aiohttp
 import uvloop
 from aiohttp import web
 
-from warmd.gateway import Gateway, GatewayLimits, Keys, ModelCard, RequestRecord
+from warmd.gateway import Ask, Gateway, GatewayLimits, Keys, ModelCard, RequestRecord
 from warmd.ladder import NotReadyError, Rung
 
 DEADLINE_S = 10.0
@@ -128,15 +128,20 @@ class FakeEngine:
 @dataclass
 class FakeLease:
     replica: str
+    socket: str
     session: aiohttp.ClientSession
     released: int = 0
     doubts: int = 0
+    left: int = 0  # by clients that got no byte
 
     def lost(self) -> None:
         self.doubts += 1
 
     def answered(self) -> None:
         pass
+
+    def given_up(self) -> None:
+        self.left += 1
 
     def release(self) -> None:
         self.released += 1
@@ -167,7 +172,16 @@ class FakeModels:
     def idle_s(self, model: str) -> float:
         return math.inf
 
-    async def acquire(self, model: str, waited: float = 0.0) -> FakeLease:
+    def wants_prefix(self, model: str) -> bool:
+        return False
+
+    def take(self, model: str, prefix: int | None = None) -> FakeLease | None:
+        assert model == MODEL
+        if not self.gate.is_set() or self.not_ready is not None:
+            return None
+        return self._next()
+
+    async def acquire(self, model: str, ask: Ask) -> FakeLease:
         assert model == MODEL
         self.waiting += 1
         try:
@@ -176,8 +190,19 @@ class FakeModels:
             self.waiting -= 1
         if self.not_ready is not None:
             raise self.not_ready
+        return self._next()
+
+    def outlook(self, model: str, since: float) -> str:
+        return f"{model} is starting, ready in about 40 s"
+
+    def eta_s(self, model: str) -> float | None:
+        return 40.0
+
+    def _next(self) -> FakeLease:
         index = len(self.leases) % len(self.engines)
-        lease = FakeLease(f"{MODEL}.{index}", self.engines[index].session)
+        lease = FakeLease(
+            f"{MODEL}.{index}", str(self.engines[index].path), self.engines[index].session
+        )
         self.leases.append(lease)
         return lease
 

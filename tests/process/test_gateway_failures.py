@@ -229,6 +229,8 @@ async def test_engine_hears_at_once_that_the_client_left(
         async with asyncio.timeout(1):
             await rig.engine.left_by_client.wait()
         assert (await rig.record()).status == 499
+        (lease,) = rig.models.leases
+        assert lease.left == (0 if chunks else 1), "what sent a byte hasn't hung"
 
 
 @on_uvloop

@@ -40,6 +40,7 @@ def _resolved(settings: Settings) -> Settings:
         name: model.model_copy(
             update={
                 "max_wait": settings.max_wait(name),
+                "max_waiting": settings.max_waiting(name),
                 "start_timeout": settings.start_timeout(name),
                 "replicas": model.least_replicas,
                 "scale": model.scale.model_copy(

@@ -39,6 +39,13 @@ from warmd.config.table import Table
 from warmd.ladder import Place, Rung
 
 
+class Affinity(StrEnum):
+    """Which requests go to the same replica, where it isn't markedly busier than others."""
+
+    NONE = "none"
+    PREFIX = "prefix"  # those whose prompts begin alike
+
+
 class IdleSettings(Table):
     """How long demand keeps a model hot, where it stands then, and for how long."""
 
@@ -140,7 +147,7 @@ class ScaleSettings(Table):
 
 
 class ModelSettings(Table):
-    """One model. `max_wait`, `start_timeout`, `timezone` None: those of gateway, engine, host."""
+    """One model. Keys that gateway, engine or host have as well are None where theirs holds."""
 
     weights: WeightsPath
     args: Annotated[tuple[Arg, ...], Field(strict=False), AfterValidator(begins_with_a_flag)] = ()
@@ -159,6 +166,8 @@ class ModelSettings(Table):
     pinned: bool = False
     concurrency: Annotated[int, Field(ge=1, le=100_000)] | None = None
     max_wait: Seconds | None = None
+    max_waiting: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    affinity: Annotated[Affinity, one_of(Affinity), PlainSerializer(str)] = Affinity.NONE
     start_timeout: Seconds | None = None
     warmup: WarmupSettings = WarmupSettings()
     keepalive: KeepaliveSettings = KeepaliveSettings()
@@ -182,6 +191,11 @@ class ModelSettings(Table):
     def most_replicas(self) -> int:
         """How many engines of it may run at once, where there is room for all."""
         return max(self.firm_replicas, self.scale.max)
+
+    @property
+    def by_prefix(self) -> bool:
+        """Whether what a prompt begins with says to which replica a request goes."""
+        return self.affinity is Affinity.PREFIX
 
     @property
     def scales(self) -> bool:

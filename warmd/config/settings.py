@@ -60,6 +60,7 @@ class GatewaySettings(Table):
     )
     api_keys: WholePath | None = None
     max_wait: Seconds = 180.0
+    max_waiting: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     max_body: Bytes = 32 * 2**20
     header_timeout: Seconds = 10.0
     body_timeout: Seconds = 60.0
@@ -216,6 +217,10 @@ class Settings(Table):
     def max_wait(self, model: str) -> float:
         """How long a request may be held until `model` is ready, in seconds."""
         return self.models[model].max_wait or self.gateway.max_wait
+
+    def max_waiting(self, model: str) -> int:
+        """How many requests may be held at once until `model` is ready."""
+        return self.models[model].max_waiting or self.gateway.max_waiting
 
     def cannot_sleep(self, model: str, *, has_gpu: bool) -> str | None:
         """Say why engines of `model` can't be put to sleep on such a host; None where they can."""

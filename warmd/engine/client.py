@@ -26,9 +26,10 @@ class EngineClient:
     """One session, whose every connection leads to one engine. Made inside a running loop."""
 
     def __init__(self, socket: Path) -> None:
+        self.socket = str(socket)
         self._session = aiohttp.ClientSession(
             BASE_URL,
-            connector=aiohttp.UnixConnector(str(socket), limit=0, keepalive_timeout=_KEEPALIVE_S),
+            connector=aiohttp.UnixConnector(self.socket, limit=0, keepalive_timeout=_KEEPALIVE_S),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -36,7 +37,7 @@ class EngineClient:
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """What requests are relayed through: no total timeout, bodies left as they come."""
+        """The way to ask it: no total timeout, bodies left as they come."""
         return self._session
 
     async def listening(self) -> bool:

@@ -58,6 +58,7 @@ _MARKS = {
 _MARK = re.compile(
     "|".join(f"(?P<{mark.name}>{'|'.join(patterns)})" for mark, patterns in _MARKS.items())
 )
+_FILES = re.compile(r"Completed \| (\d+)/(\d+)")
 _CONFIG_LINE = "Initializing a V1 LLM engine"
 _NO_COMPILE = re.compile(r"enforce_eager=True|'mode': <CompilationMode\.NONE")
 _ORDER = tuple(Stage)
@@ -78,6 +79,7 @@ class StartTracker:
         self._stage = Stage.PROGRAM
         self._compiles = True
         self._ready_at: float | None = None
+        self.percent: int | None = None  # how far the stage has come, where the engine tells
 
     @property
     def stage(self) -> Stage | None:
@@ -113,6 +115,7 @@ class StartTracker:
         match _Mark[found.lastgroup]:
             case _Mark.LOADING:
                 self._begin(Stage.WEIGHTS, at)
+                self._count_files(text)
             case _Mark.LOADED:
                 self._begin(Stage.WEIGHTS, at)
                 self._infer(Stage.COMPILE if self._compiles else Stage.KV_CACHE, at)
@@ -125,6 +128,14 @@ class StartTracker:
                 self._see(Stage.KV_CACHE, at)
             case _Mark.UP:
                 self.listening(at)
+
+    def _count_files(self, text: str) -> None:
+        counted = _FILES.search(text)
+        if counted is None or self._stage is not Stage.WEIGHTS:
+            return
+        done, files = map(int, counted.groups())
+        if files > 1:  # of a single one the bar tells its begin and its end alone
+            self.percent = 100 * done // files
 
     def listening(self, at: float) -> None:
         """Take note that the engine's server answers, by its log or by a request."""
@@ -165,6 +176,7 @@ class StartTracker:
         if _ORDER.index(stage) > _ORDER.index(self._stage):
             self._begun[stage] = _Begun(at, seen=True)
             self._stage = stage
+            self.percent = None
 
     def _see(self, stage: Stage, at: float) -> None:
         """`stage` surely runs; where its start was inferred, that start stands."""

@@ -51,8 +51,13 @@ class VllmConnection:
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The session through which users' requests are relayed as well."""
+        """The session for requests of warmd's own."""
         return self.client.session
+
+    @property
+    def socket(self) -> str:
+        """The path of the unix socket on which the engine listens."""
+        return self.client.socket
 
     async def listening(self) -> bool:
         """Whether the engine's server says that it is well; a sleeping one does too."""

@@ -5,11 +5,12 @@ from warmd.gateway.errors import GatewayError
 from warmd.gateway.inherited import inherited_sockets
 from warmd.gateway.keys import Keys
 from warmd.gateway.limits import GatewayLimits
-from warmd.gateway.models import Lease, ModelCard, Models, RequestDone, RequestRecord
+from warmd.gateway.models import Ask, Lease, ModelCard, Models, RequestDone, RequestRecord
 from warmd.gateway.server import Address
 
 __all__ = [
     "Address",
+    "Ask",
     "Gateway",
     "GatewayError",
     "GatewayLimits",

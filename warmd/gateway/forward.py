@@ -11,10 +11,10 @@ from aiohttp import web
 from warmd.gateway.body import HeldBody
 from warmd.gateway.errors import RefusedError
 from warmd.gateway.headers import request_headers
-from warmd.gateway.models import Lease, Models, RequestDone, RequestRecord
+from warmd.gateway.models import Ask, Lease, Models, RequestDone, RequestRecord
 from warmd.gateway.paths import Endpoint
 from warmd.gateway.relay import EngineLostError, ask, pass_on
-from warmd.ladder import NotReadyError, Rung
+from warmd.ladder import NotReadyError, QueueFullError, Rung
 
 _ATTEMPTS = 2
 _CLIENT_LEFT = 499
@@ -103,6 +103,10 @@ class Forwarder:
                 except EngineLostError:
                     lease.lost()
                     continue
+                except (asyncio.CancelledError, ConnectionError):
+                    if visit.first_byte_s is None and self._cut_off is None:
+                        lease.given_up()
+                    raise
                 finally:
                     lease.release()
             raise RefusedError(
@@ -135,7 +139,13 @@ class Forwarder:
 
     async def _acquire(self, visit: _Visit) -> Lease:
         try:
-            lease = await self._models.acquire(visit.model, self._clock() - visit.arrived)
+            lease = self._models.take(visit.model) or await self._models.acquire(
+                visit.model, Ask(self._clock() - visit.arrived)
+            )
+        except QueueFullError as error:
+            raise RefusedError(
+                429, error.reason, code="queue_full", retry_after_s=error.retry_after_s
+            ) from None
         except NotReadyError as error:
             raise RefusedError(
                 503, error.reason, code="model_not_ready", retry_after_s=error.retry_after_s

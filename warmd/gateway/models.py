@@ -25,12 +25,29 @@ class ModelCard:
     created: int  # Unix seconds
 
 
+@dataclass(frozen=True)
+class Ask:
+    """What is known of a request that asks for a place. Seconds.
+
+    `waited`: for so long it has been held already; `max_wait`: what its client allows, where that
+    is less than its model's; `prefix`: a hash of what its prompt begins with.
+    """
+
+    waited: float = 0.0
+    max_wait: float | None = None
+    prefix: int | None = None
+
+
 class Lease(Protocol):
     """One request's place on a ready replica; `release` must be called exactly once."""
 
     @property
     def replica(self) -> str:
         """The replica's name."""
+
+    @property
+    def socket(self) -> str:
+        """The path of the engine's unix socket; another engine of the replica may have the same."""
 
     @property
     def session(self) -> aiohttp.ClientSession:
@@ -41,6 +58,9 @@ class Lease(Protocol):
 
     def answered(self) -> None:
         """Say that the engine gave a right answer."""
+
+    def given_up(self) -> None:
+        """Say that the client has left before the engine's first byte: that may have hung."""
 
     def release(self) -> None:
         """Give the place back."""
@@ -67,11 +87,26 @@ class Models(Protocol):
         None where it meets what it would meet anyway.
         """
 
-    async def acquire(self, model: str, waited: float = 0.0) -> Lease:
-        """Return a place on a ready replica, waiting for one up to the model's `max_wait`.
+    def wants_prefix(self, model: str) -> bool:
+        """Whether `prefix` makes a difference to who gets a request for `model`."""
 
-        `waited`: seconds of it that are past already.
-        Raises `warmd.ladder.NotReadyError`. Cancelling the wait gives up the claim.
+    def take(self, model: str, prefix: int | None = None) -> Lease | None:
+        """Return a place on a ready replica at once; None where there is none, for `acquire`."""
+
+    async def acquire(self, model: str, ask: Ask) -> Lease:
+        """Return a place on a ready replica, waiting for one as long as `ask` and the model allow.
+
+        Raises `NotReadyError` and `QueueFullError` (both `warmd.ladder`). Cancelling the wait gives
+        up the claim.
+        """
+
+    def outlook(self, model: str, since: float) -> str:
+        """Say what `model` is doing, to who waits for it since that moment (monotonic seconds)."""
+
+    def eta_s(self, model: str) -> float | None:
+        """Seconds until `model` is ready, as measured: 0 where it is.
+
+        None where that was never measured, or where no time makes it ready.
         """
 
 

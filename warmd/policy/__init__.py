@@ -1,6 +1,7 @@
 """What is wanted: pure functions of config, clock, demand and overrides."""
 
 from warmd.policy.backoff import BackOff, GiveUp, RetryIn
+from warmd.policy.balance import Serving, pick
 from warmd.policy.calendar import (
     NO_CALENDAR,
     SILENT,
@@ -9,7 +10,7 @@ from warmd.policy.calendar import (
     Transition,
     Window,
 )
-from warmd.policy.estimate import Progress, ready_in, why_not_ready
+from warmd.policy.estimate import Progress, measured_ready_in, ready_in, soonest, why_not_ready
 from warmd.policy.fairness import Fairness, Holder, Stays, Yields, eviction_order, judge
 from warmd.policy.first_delay import NEXT, FirstDelay, Witness, first_delay
 from warmd.policy.hygiene import Hygiene, worn
@@ -55,6 +56,7 @@ __all__ = [
     "RetryIn",
     "Scale",
     "Scaling",
+    "Serving",
     "Stays",
     "Stretch",
     "Synthetic",
@@ -74,8 +76,11 @@ __all__ = [
     "give_back",
     "held_hot",
     "judge",
+    "measured_ready_in",
+    "pick",
     "ready_in",
     "rescale",
+    "soonest",
     "why_not_ready",
     "worn",
 ]

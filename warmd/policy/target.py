@@ -75,6 +75,7 @@ class Demand:
     """Who asks for a model. `idle_s`: seconds since the last request ended, infinite before it.
 
     `scaling`: how many replicas its load asks for; None while it isn't hot, or doesn't scale.
+    `awaited`: somebody was refused, is to come back, and shall find it ready then.
     `aside`: the rung to which an operator's word has put it since the last request came, where that
     word is over: then what was asked for before is no reason to bring it up again.
     """
@@ -84,6 +85,7 @@ class Demand:
     idle_s: float
     scaling: Scaling | None = None
     aside: Rung | None = None
+    awaited: bool = False
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,9 @@ def _uncalendared(wish: Wish, demand: Demand) -> Target:
     if demand.waiting:
         wait = "waits" if demand.waiting == 1 else "wait"
         reason = f"{count(demand.waiting, 'request')} {wait} for it"
+        return Target(Rung.HOT, wish.replicas, reason, Rank.DEMAND)
+    if demand.awaited:
+        reason = "who asked for it was told when to come back"
         return Target(Rung.HOT, wish.replicas, reason, Rank.DEMAND)
     if wish.resting is Rung.HOT:
         asked = demand.aside is None and (demand.in_flight or demand.idle_s < wish.idle_after)

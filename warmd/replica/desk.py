@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from warmd.replica.ports import Fit, ReplicaListener
 from warmd.replica.record import EngineRecord
 from warmd.replica.state import ReplicaState
 
+_TURNS = itertools.count(1)
 _ENDS = (Phase.STOPPING, Phase.DOWN, Phase.BACKING_OFF, Phase.FAILED)
 
 
@@ -71,6 +73,9 @@ class Places:
         self.in_flight = 0
         self.visits = 0
         self.served = 0  # users' requests so far
+        self.turn = 0  # higher where a user's request came later, among all replicas
+        self.given_up = 0  # by clients that got no byte, since it gave its last right answer
+        self._given_up_at = -math.inf
         self.used_at = -math.inf  # when the last one ended, whoever asked
         self.answered_at = -math.inf  # and the last that got a right answer
         self.doubted = asyncio.Event()  # nobody is sent to it until it has answered again
@@ -89,6 +94,7 @@ class Places:
         else:
             self.in_flight += 1
             self.served += 1
+            self.turn = next(_TURNS)
         self.idle.clear()
 
     def give_back(self, *, visit: bool = False) -> None:
@@ -104,6 +110,21 @@ class Places:
     def answered(self) -> None:
         """Keep that a right answer has just come."""
         self.answered_at = self._clock()
+        self.given_up = 0
+
+    def count_given_up(self) -> None:
+        """Keep that a client has left before it got a byte: it may have hung."""
+        self.given_up += 1
+        self._given_up_at = self._clock()
+
+    def load(self, hang_after: float) -> int:
+        """Requests that count as its own: it isn't idle only because clients gave up on it.
+
+        These are held against it until it answers, for `hang_after` seconds at the most.
+        """
+        if self.given_up and self._clock() - self._given_up_at >= hang_after:
+            self.given_up = 0
+        return self.in_flight + self.given_up
 
 
 class Desk:

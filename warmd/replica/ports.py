@@ -33,7 +33,11 @@ class EngineConnection(Protocol):
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The session through which users' requests are relayed as well."""
+        """The session for requests of warmd's own."""
+
+    @property
+    def socket(self) -> str:
+        """The path of the unix socket on which it listens, for users' requests."""
 
     async def listening(self) -> bool:
         """Whether the engine answers at all."""

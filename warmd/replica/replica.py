@@ -14,7 +14,7 @@ from warmd.ladder import Phase, Rung, Stage
 from warmd.launch import Launcher
 from warmd.replica.desk import Desk, Orders, Places, Turn
 from warmd.replica.life import Life
-from warmd.replica.ports import Fit, GivesBack, Measure, ReplicaListener
+from warmd.replica.ports import EngineConnection, Fit, GivesBack, Measure, ReplicaListener
 from warmd.replica.record import EngineRecord
 from warmd.replica.state import REHEARSED_S, ReplicaState
 
@@ -22,13 +22,28 @@ from warmd.replica.state import REHEARSED_S, ReplicaState
 class ReplicaLease:
     """One request's place on a ready replica."""
 
+    __slots__ = ("_connection", "_ended", "_places", "_visit", "replica", "socket")
+
     def __init__(
-        self, name: str, places: Places, session: aiohttp.ClientSession, *, visit: bool = False
+        self,
+        name: str,
+        places: Places,
+        connection: EngineConnection,
+        ended: Callable[[], None] | None = None,
+        *,
+        visit: bool = False,
     ) -> None:
         self._places: Places | None = places
         self._visit = visit
+        self._connection = connection
+        self._ended = ended
         self.replica = name
-        self.session = session
+        self.socket = connection.socket
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """A session to its engine, for requests of warmd's own."""
+        return self._connection.session
 
     def lost(self) -> None:
         """Say that the engine broke off in the middle of this request."""
@@ -40,11 +55,18 @@ class ReplicaLease:
         if self._places is not None:
             self._places.answered()
 
+    def given_up(self) -> None:
+        """Say that the client has left, and the engine hadn't sent a byte."""
+        if self._places is not None:
+            self._places.count_given_up()
+
     def release(self) -> None:
         """Give the place back; a second call does nothing."""
         places, self._places = self._places, None
         if places is not None:
             places.give_back(visit=self._visit)
+            if self._ended is not None:
+                self._ended()
 
 
 class Replica:
@@ -156,6 +178,7 @@ class Replica:
         desk.fit = self._next_fit
         desk.orders = Orders()
         desk.places.doubted.clear()
+        desk.places.given_up = 0
         desk.identity = desk.version = None
         return Life(desk, self._launcher, self._measure, self._gives_back)
 
@@ -174,18 +197,28 @@ class Replica:
         """Take a place for a request of our own, which is no demand; None as in `lease`."""
         return self.lease(visit=True)
 
-    def lease(self, *, visit: bool = False) -> ReplicaLease | None:
-        """Take a place on this replica; None where it isn't ready, or in doubt."""
-        desk, connection = self._desk, self._life.connection if self._life else None
-        if (
-            self.state.phase is not Phase.READY
-            or desk.orders.ending.is_set()
-            or connection is None
-            or desk.places.doubted.is_set()
-        ):
+    @property
+    def is_open(self) -> bool:
+        """Whether a request may be sent to it: it is ready, and not in doubt."""
+        desk = self._desk
+        return (
+            desk.state.phase is Phase.READY
+            and not desk.orders.ending.is_set()
+            and not desk.places.doubted.is_set()
+            and self._life is not None
+            and self._life.connection is not None
+        )
+
+    def lease(
+        self, ended: Callable[[], None] | None = None, *, visit: bool = False
+    ) -> ReplicaLease | None:
+        """Take a place on this replica; None where it isn't open. `ended` is called at its end."""
+        connection = self._life.connection if self._life else None
+        if connection is None or not self.is_open:
             return None
-        desk.places.take(visit=visit)
-        return ReplicaLease(self.name, desk.places, connection.session, visit=visit)
+        places = self._desk.places
+        places.take(visit=visit)
+        return ReplicaLease(self.name, places, connection, ended, visit=visit)
 
     # What it tells about itself
 
@@ -218,6 +251,17 @@ class Replica:
     def in_flight(self) -> int:
         """Requests that it serves now."""
         return self._desk.places.in_flight
+
+    @property
+    def load(self) -> int:
+        """Requests that count as its own for who is to get the next one (`Places.load`)."""
+        places = self._desk.places  # asked for each request: the usual case first
+        return places.load(self._desk.fit.limits.hang) if places.given_up else places.in_flight
+
+    @property
+    def turn(self) -> int:
+        """Higher where it got its last request of a user later, among all replicas."""
+        return self._desk.places.turn
 
     @property
     def served(self) -> int:
@@ -300,6 +344,12 @@ class Replica:
         coming_up = self.state.phase.is_coming_up
         tracker = self._life.tracker if coming_up and self._life else None
         return tracker.stage if tracker else None
+
+    @property
+    def percent(self) -> int | None:
+        """How far that stage has come, where the engine tells."""
+        tracker = self._life.tracker if self.stage and self._life else None
+        return tracker.percent if tracker else None
 
     def stage_seconds(self) -> Mapping[Stage, float]:
         """Seconds by stage of the start that is under way."""

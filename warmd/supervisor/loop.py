@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from warmd.gateway import Ask
 from warmd.ladder import Phase, Rung, share_a_card
 from warmd.planner import (
     Action,
@@ -29,7 +30,7 @@ from warmd.planner import (
 )
 from warmd.policy import Target, decide_target, held_hot
 from warmd.policy.estimate import STOP_S, expected_start, expected_wake, start_left
-from warmd.replica import Replica, ReplicaListener, ReplicaState
+from warmd.replica import Replica, ReplicaLease, ReplicaListener, ReplicaState
 from warmd.supervisor.cards import Cards, Look
 from warmd.supervisor.events import Clock, Events
 from warmd.supervisor.load import rescale, with_sleepers
@@ -43,7 +44,7 @@ from warmd.supervisor.succession import Succession
 from warmd.supervisor.teller import Teller
 from warmd.supervisor.terms import Terms
 from warmd.supervisor.view import View
-from warmd.supervisor.waiting import Lease, WaitingRoom
+from warmd.supervisor.waiting import WaitingRoom
 from warmd.supervisor.word import Word
 
 TICK_S = 1.0
@@ -51,6 +52,8 @@ TICK_S = 1.0
 
 SLEEPLESS_S = 1800.0
 """How long no engine is started only to sleep, after there was no RAM for that."""
+
+_NOTHING_KNOWN = Ask()
 
 
 class Supervisor(ReplicaListener):
@@ -304,12 +307,29 @@ class Supervisor(ReplicaListener):
             return 0.0
         return self._clock.monotonic() - managed.last_request
 
-    async def acquire(self, model: str, waited: float = 0.0) -> Lease:
-        """Return a place on a ready replica of `model`; raises `NotReadyError`.
+    def wants_prefix(self, model: str) -> bool:
+        """Whether what a prompt begins with says to which replica of `model` it goes."""
+        managed = self.models[model]
+        return managed.terms.by_prefix and len(managed.replicas) > 1
 
-        `waited`: seconds for which the request has been held already.
+    def take(self, model: str, prefix: int | None = None) -> ReplicaLease | None:
+        """Return a place on a ready replica of `model`; None where there is none."""
+        return self._waiting_room.take(self.models[model], prefix)
+
+    async def acquire(self, model: str, ask: Ask = _NOTHING_KNOWN) -> ReplicaLease:
+        """Return a place on a ready replica of `model`, once there is one.
+
+        Raises `NotReadyError` and `QueueFullError`.
         """
-        return await self._waiting_room.acquire(self.models[model], waited)
+        return await self._waiting_room.acquire(self.models[model], ask)
+
+    def outlook(self, model: str, since: float) -> str:
+        """Say what `model` is doing, to who waits for it since then (monotonic seconds)."""
+        return self._waiting_room.outlook(self.models[model], since)
+
+    def eta_s(self, model: str) -> float | None:
+        """Seconds until `model` is ready; None where that isn't known."""
+        return self._waiting_room.eta_s(self.models[model])
 
     def _ahead(self, replica: Replica) -> float:
         """Estimate the seconds until other models are done with the cards of `replica`."""

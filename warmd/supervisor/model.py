@@ -53,6 +53,7 @@ class Managed:
     figures: dict[str, SleepFigures] = field(default_factory=dict)  # by SleepPolicy.key, version
     waiting: dict[asyncio.Event, float] = field(default_factory=dict)  # -> when it came
     last_request: float = -math.inf  # when the last request ended or gave up
+    promised: tuple[float, float] | None = None  # since when and until when somebody is awaited
     aside: Rung | None = None  # where an operator had put it, and nobody has asked for it since
     sleepless_until: float = -math.inf  # there was no RAM for its sleep
     target: Target = _NOTHING_YET
@@ -145,12 +146,37 @@ class Managed:
 
     def demand(self, now: float) -> Demand:
         """Return who asks for it at `now`."""
-        idle_s = now - self.last_request
-        return Demand(len(self.waiting), self.in_flight, idle_s, self.scaling, self.aside)
+        idle_s, awaited = now - self.asked_at(now), self.is_awaited(now)
+        many = len(self.waiting), self.in_flight
+        return Demand(*many, idle_s, self.scaling, self.aside, awaited=awaited)
+
+    def promise(self, now: float, seconds: float) -> None:
+        """Expect somebody back who was refused at `now` and told to come back in `seconds`."""
+        since = self.promised[0] if self.promised and self.is_awaited(now) else now
+        self.promised, self.aside, self.last_request = (since, now + seconds), None, now
+
+    def is_awaited(self, now: float) -> bool:
+        """Whether who was told to come back is to find it ready, and it isn't."""
+        if self.promised is None or now >= self.promised[1]:
+            return False
+        return not any(r.state.phase is Phase.READY for r in self.replicas)
+
+    def asked_at(self, now: float) -> float:
+        """Return when it was asked for last; who is expected back counts as asking until then."""
+        if self.promised is None:
+            return self.last_request
+        return max(self.last_request, min(now, self.promised[1]))
 
     def oldest_wait(self, now: float) -> float:
         """Return how long the longest-waiting request has waited at `now`, in seconds."""
         return max((now - came for came in self.waiting.values()), default=0.0)
+
+    def starts_from_now(self, replica: Replica) -> Sequence[float]:
+        """Return the seconds of starts like the one that `replica` is at, or that comes next."""
+        stands = Rung.STAGED if self.staged.state.held else Rung.COLD
+        if replica.state.phase.is_coming_up:
+            stands = self.met.get(replica.name, stands)
+        return self.starts_from.get(stands) or self.starts
 
     def figures_key(self, replica: Replica) -> str | None:
         """Name what the figures of a replica's sleep hold for; None where that isn't known."""
@@ -167,6 +193,9 @@ class Managed:
     def facts(self, now: float) -> ModelFacts:
         """Return what the planner needs to know at `now`."""
         sleep, sets = self.terms.sleep, self.sets
+        waiting, oldest = len(self.waiting), self.oldest_wait(now)
+        if self.promised is not None and self.is_awaited(now):
+            waiting, oldest = waiting + 1, max(oldest, now - self.promised[0])
         caches, program = sets.get(FileKind.CACHES), sets.get(FileKind.PROGRAM)
         replicas = [self._replica_facts(r) for r in self.replicas]
         return ModelFacts(
@@ -174,9 +203,9 @@ class Managed:
             target=self.target,
             replicas=replicas,
             staging=staging_facts(self.staged),
-            oldest_wait=self.oldest_wait(now),
-            waiting=len(self.waiting),
-            idle_s=now - self.last_request,
+            oldest_wait=oldest,
+            waiting=waiting,
+            idle_s=now - self.asked_at(now),
             pool=self.terms.pool,
             vram=self.terms.vram,
             unsized=self.terms.unsized,
@@ -310,7 +339,7 @@ class Managed:
             return False  # its time may come while it sleeps
         if self.target.otherwise not in (None, Rung.HOT):
             return False  # it is there for its calendar alone: who comes first shall find it so
-        if self.hold or self.waiting or self.in_flight or now - self.last_request < QUIET_S:
+        if self.hold or self.waiting or self.in_flight or now - self.asked_at(now) < QUIET_S:
             return False
         ready = [r for r in self.replicas if r.state.phase is Phase.READY]
         settled = all(now - r.state.since >= QUIET_S for r in ready)

@@ -63,11 +63,11 @@ def _used_until(model: Managed, clock: Clock) -> float:
     """Return until when it counts as asked for, if nobody asks any more: as `only_rests` does."""
     now, wall = clock.monotonic(), clock.wall()
     after = model.terms.wish.idle_after
-    if model.waiting or model.in_flight:
+    if model.waiting or model.in_flight or model.is_awaited(now):
         return wall + after
     if model.target.rank is not Rank.DEMAND or isinf(model.last_request):
         return 0.0
-    return wall + max(0.0, after - (now - model.last_request))
+    return wall + max(0.0, after - (now - model.asked_at(now)))
 
 
 def _standing(model: Managed, replica: Replica, clock: Clock) -> Standing:

@@ -193,7 +193,7 @@ def known_for(model: Managed, says: Stretch, now: float, wall: float) -> float |
     match model.target.rank:
         case Rank.OPERATOR:
             until = model.override.until if model.override else None
-        case Rank.DEMAND if not (model.waiting or model.in_flight):
+        case Rank.DEMAND if not (model.waiting or model.in_flight or model.is_awaited(now)):
             until = _demand_until(model, says, now, wall)
         case Rank.CALENDAR if says.rung is Rung.HOT:
             until = known(model.diary.change(wall)[0].until)
@@ -204,7 +204,7 @@ def known_for(model: Managed, says: Stretch, now: float, wall: float) -> float |
 
 def _demand_until(model: Managed, says: Stretch, now: float, wall: float) -> float | None:
     """Return until when what was asked for stays, for its calendar too; None: nobody knows."""
-    quiet = wall + model.terms.wish.idle_after - (now - model.last_request)
+    quiet = wall + model.terms.wish.idle_after - (now - model.asked_at(now))
     if says.rung is Rung.HOT:
         closes = known(model.diary.change(wall)[0].until)
         return None if closes is None else max(quiet, closes)

@@ -45,6 +45,9 @@ class FileTerms:
 class Terms:
     """What the config says of a model. `max_wait` in seconds; one fit for each replica.
 
+    `max_waiting`: so many requests may wait for it at once; `by_prefix`: those whose prompts begin
+    alike go to the same replica, if they can.
+
     `vram`: bytes of its pool for each engine, on each of its GPUs; `unsized`: why that can't be
     told and no engine can be started; `adapters`: names that clients may ask for as well; `files`:
     what is held in RAM of it, its weights among them, in the order in which a start needs them.
@@ -53,6 +56,7 @@ class Terms:
     aliases: tuple[str, ...]
     wish: Wish
     max_wait: float
+    max_waiting: int
     files: tuple[FileTerms, ...]
     fits: tuple[Fit, ...]
     sleep: SleepPolicy | None = None
@@ -62,4 +66,5 @@ class Terms:
     unsized: str | None = None
     pinned: bool = False
     adapters: tuple[str, ...] = ()
+    by_prefix: bool = False
     sizes_key: str = ""  # names what the sizes that a start tells hold for

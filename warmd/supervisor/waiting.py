@@ -7,47 +7,26 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import aiohttp
-
-from warmd.ladder import NotReadyError, Phase, Rung
-from warmd.policy import Demand, Progress, decide_target, ready_in, why_not_ready
+from warmd.gateway import Ask
+from warmd.ladder import NotReadyError, Phase, QueueFullError, Rung
+from warmd.policy import (
+    Demand,
+    Progress,
+    Serving,
+    decide_target,
+    measured_ready_in,
+    pick,
+    ready_in,
+    soonest,
+    why_not_ready,
+)
 from warmd.replica import Replica, ReplicaLease
+from warmd.spoken import count
 from warmd.supervisor.events import Clock
 from warmd.supervisor.model import Managed
 
 HELD_RETRY_AFTER_S = 300.0
 """What somebody is told who asks for a model that an operator keeps down until further notice."""
-
-
-class Lease:
-    """A place on a ready replica; its end counts as the model's last request."""
-
-    def __init__(self, place: ReplicaLease, ended: Callable[[], None]) -> None:
-        self._place = place
-        self._ended = ended
-
-    @property
-    def replica(self) -> str:
-        """The replica's name."""
-        return self._place.replica
-
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        """A session whose every connection leads to this replica."""
-        return self._place.session
-
-    def lost(self) -> None:
-        """Say that the engine broke off."""
-        self._place.lost()
-
-    def answered(self) -> None:
-        """Say that this request got a right answer."""
-        self._place.answered()
-
-    def release(self) -> None:
-        """Give the place back."""
-        self._place.release()
-        self._ended()
 
 
 class WaitingRoom:
@@ -69,26 +48,47 @@ class WaitingRoom:
         """Refuse everybody from now on."""
         self._closed = True
 
-    async def acquire(self, model: Managed, waited: float = 0.0) -> Lease:
-        """Return a place on the ready replica with the fewest requests in flight.
+    def take(self, model: Managed, prefix: int | None = None) -> ReplicaLease | None:
+        """Return a place on a ready replica at once, and None where there is none.
 
-        Waits for one until `max_wait` is over, of which `waited` seconds are past; raises
-        `NotReadyError` after it, and at once where no waiting would help.
+        Its end counts as the model's last request.
         """
-        if (place := self._take(model)) is not None:
-            return self._lease(model, place)
+        # What an operator set lower serves nobody new, though its stop may have to wait.
+        word = model.override
+        if word is not None and word.refuses and word.holds_at(self._clock.wall()):
+            return None
+        if (replica := _open_one(model, prefix)) is None:
+            return None
+        model.aside = model.promised = None
+        return replica.lease(lambda: self._ended(model))
+
+    async def acquire(self, model: Managed, ask: Ask) -> ReplicaLease:
+        """Return a place as `take` does, waiting for one until `max_wait` is over.
+
+        Raises `NotReadyError` after it, and at once where no waiting would help; `QueueFullError`
+        where as many wait as may.
+        """
+        if (lease := self.take(model, ask.prefix)) is not None:
+            return lease
+        allowed = model.terms.max_wait if ask.max_wait is None else ask.max_wait
+        came = self._clock.monotonic()
+        ends = came + max(0.0, min(allowed, model.terms.max_wait) - ask.waited)
         self._refuse_the_hopeless(model)
+        self._refuse_the_late(model, ends)
+        if len(model.waiting) >= model.terms.max_waiting:
+            raise self._queue_full(model)
         model.aside = None
         woken = asyncio.Event()
-        model.waiting[woken] = self._clock.monotonic()
+        model.waiting[woken] = came
         self._changed()
         try:
-            async with asyncio.timeout(max(0.0, model.terms.max_wait - waited)):
+            async with asyncio.timeout(ends - came):
                 while True:
                     await woken.wait()
-                    if (place := self._take(model)) is not None:
-                        return self._lease(model, place)
+                    if (lease := self.take(model, ask.prefix)) is not None:
+                        return lease
                     self._refuse_the_hopeless(model)
+                    self._refuse_the_late(model, ends)
                     woken.clear()
         except TimeoutError:
             raise self._not_ready(model) from None
@@ -97,16 +97,20 @@ class WaitingRoom:
             # Who gave up waiting wanted it all the same, and mostly comes back.
             self._ended(model)
 
-    def _take(self, model: Managed) -> ReplicaLease | None:
-        # What an operator set lower serves nobody new, though its stop may have to wait.
+    def outlook(self, model: Managed, since: float) -> str:
+        """Say what `model` is doing, to who waits for it since `since` (monotonic seconds)."""
+        ahead = sum(came < since for came in model.waiting.values())
+        doing = why_not_ready(model.name, self._nearest(model))
+        return f"{doing}, {ahead} ahead of you" if ahead else doing
+
+    def eta_s(self, model: Managed) -> float | None:
+        """Seconds until `model` is ready, as measured: 0 where it is, None where nobody knows."""
         word = model.override
+        if self._closed or model.retired or model.is_refused(self._clock.monotonic()):
+            return None
         if word is not None and word.refuses and word.holds_at(self._clock.wall()):
             return None
-        return _take(model)
-
-    def _lease(self, model: Managed, place: ReplicaLease) -> Lease:
-        model.aside = None
-        return Lease(place, lambda: self._ended(model))
+        return measured_ready_in(self._nearest(model))
 
     def _ended(self, model: Managed) -> None:
         # That a model falls idle is seen by the next tick: waking the loop here would cost a look
@@ -135,16 +139,37 @@ class WaitingRoom:
         if all(r.state.phase is Phase.FAILED for r in wanted_replicas):
             raise self._not_ready(model)
 
+    def _refuse_the_late(self, model: Managed, ends: float) -> None:
+        """Refuse who can't wait for as long as even the quickest way to be ready has ever taken."""
+        now = self._clock.monotonic()
+        if min(soonest(each) for each in self._progresses(model)) > max(0.0, ends - now):
+            raise self._not_ready(model)
+
     def _not_ready(self, model: Managed) -> NotReadyError:
-        progress = min(
-            (self._progress(model, r) for r in model.replicas[: model.terms.wish.replicas]),
-            key=ready_in,
-        )
+        """Refuse, with the time at which to come back; until then that counts as waiting."""
+        progress = self._nearest(model)
         sentence = why_not_ready(model.name, progress)
-        given_up = progress.phase is Phase.FAILED
-        return NotReadyError(
-            model.name, sentence, None if given_up else math.ceil(ready_in(progress))
+        if progress.phase is Phase.FAILED:
+            return NotReadyError(model.name, sentence, None)
+        retry_after_s = math.ceil(ready_in(progress))
+        model.promise(self._clock.monotonic(), retry_after_s)
+        self._changed()
+        return NotReadyError(model.name, sentence, retry_after_s)
+
+    def _queue_full(self, model: Managed) -> QueueFullError:
+        progress, waiting = self._nearest(model), count(len(model.waiting), "request")
+        sentence = f"{waiting} wait for {model.name} already, as many as may: "
+        return QueueFullError(
+            model.name,
+            sentence + why_not_ready(model.name, progress),
+            math.ceil(ready_in(progress)),
         )
+
+    def _nearest(self, model: Managed) -> Progress:
+        return min(self._progresses(model), key=ready_in)
+
+    def _progresses(self, model: Managed) -> list[Progress]:
+        return [self._progress(model, r) for r in model.replicas[: model.terms.wish.replicas]]
 
     def _progress(self, model: Managed, replica: Replica) -> Progress:
         now = self._clock.monotonic()
@@ -155,11 +180,12 @@ class WaitingRoom:
             elapsed=now - (now if state.started_at is None else state.started_at),
             retry_in=0.0 if state.retry_at is None else state.retry_at - now,
             ahead=self._ahead(replica),
-            starts=model.starts,
+            starts=model.starts_from_now(replica),
             wakes=model.wakes,
             failures=state.failures,
             cause=state.trouble,
             held_up=model.held_up_by,
+            percent=replica.percent,
         )
 
 
@@ -172,12 +198,20 @@ def _refusal(model: Managed) -> str:
     )
 
 
-def _take(model: Managed) -> ReplicaLease | None:
-    # Who is beyond those that are wanted is to fall idle, and serves only where nobody else does.
-    wanted = model.replicas[: model.target.replicas]
-    beyond = model.replicas[model.target.replicas :]
-    by_load = [sorted(each, key=lambda r: r.in_flight) for each in (wanted, beyond)]
-    for replica in (*by_load[0], *by_load[1]):
-        if (place := replica.lease()) is not None:
-            return place
-    return None
+def _open_one(model: Managed, prefix: int | None) -> Replica | None:
+    """Return the replica that gets the next request; None where none is open."""
+    replicas, wanted = model.replicas, model.target.replicas
+    if not model.terms.by_prefix:
+        prefix = None
+    serving = [
+        Serving(replica.load, replica.turn, index)
+        for index, replica in enumerate(replicas)
+        if replica.is_open
+    ]
+    if len(serving) > 1:
+        # Who is beyond those that are wanted is to fall idle, and serves only where nobody else
+        # does.
+        serving = [each for each in serving if each.nth < wanted] or serving
+    if not serving:
+        return None
+    return replicas[serving[pick(serving, prefix) if len(serving) > 1 else 0].nth]

@@ -82,6 +82,8 @@ class Word:
         if was != override:
             if was is not None and was.refuses and not any(r.goes_on for r in model.replicas):
                 model.aside = was.rung
+            if override is not None and override.refuses:
+                model.promised = None
             if override is not None and override.rung is Rung.HOT:
                 model.aside = None
             model.override = override
