@@ -37,8 +37,9 @@ class Gateway:
         self._keys = keys
         self._clock = clock
         self._budget = BodyBudget(limits.max_buffered)
-        self._listener = Listener(self._answer, limits)
-        self._forwarder = Forwarder(models, on_done, clock, lambda: self._listener.stopping)
+        self._listener = Listener(self, limits)
+        self._forwarder = Forwarder(models, on_done, clock)
+        self._ids = _Ids()
 
     @property
     def in_flight(self) -> int:
@@ -66,6 +67,7 @@ class Gateway:
 
     async def stop_accepting(self) -> None:
         """Take no new connection; requests under way go on, those of the last to come included."""
+        self._forwarder.stopping = True
         self._listener.stop_accepting()
         await self._listener.hear_out()
 
@@ -88,57 +90,78 @@ class Gateway:
     async def close(self) -> None:
         """End every connection, whatever is on it, and return when nothing of it is left."""
         await self._listener.close()
+        self._forwarder.close()
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer to the last byte, so that whoever drains knows when it is out."""
-        arrived = self._clock()
+    # What connections bring: `server.Answerer`
+
+    def request_began(self, head: RequestHead) -> Request:
+        """Look at a head before its body comes; what is wrong with it is in `refused`."""
+        request = Request(head, self._clock(), HeldBody(self._budget, self._limits.max_body))
         try:
-            try:
-                return await self._serve(request, arrived)
-            except RefusedError as refused:
-                response = refusal(refused, request.raw_path)
-                return await self._finish(request, response)
-        except ConnectionError:
-            # The client has gone, and the server notices when it finds nowhere to write this.
-            request.protocol.force_close()
-            return web.Response()
+            request.target = route(head.method, head.target)
+            self._admit(head)
+            if head.length is not None and head.length > self._limits.max_body:
+                raise too_large(self._limits.max_body)
+            encoding = head.field(b"content-encoding")
+            if encoding and encoding.lower() != "identity":
+                # vLLM takes none, and a small body may unfold to gigabytes.
+                raise RefusedError(
+                    415,
+                    "Compressed request bodies are not accepted: send it without Content-Encoding.",
+                    code="unsupported_encoding",
+                )
+        except RefusedError as refused:
+            request.refused = refused
+        return request
 
-    async def _serve(self, request: web.BaseRequest, arrived: float) -> web.StreamResponse:
-        target = route(request.method, request.raw_path)
-        if self._keys is not None and self._keys.holder(request.headers) is None:
+    def request_failed(self, refused: RefusedError) -> Request:
+        """Make a request of bytes that are none."""
+        body = HeldBody(self._budget, 0)
+        return Request(None, self._clock(), body, refused=refused)
+
+    def answer(self, request: Request, client: ClientConnection) -> Answering | None:
+        """Begin to answer a whole request; None where that is done. Raises `RefusedError`."""
+        match request.target:
+            case ModelList(name):
+                keeps = request.keeps_alive and not self._listener.stopping
+                body = json.dumps(self._show(name)).encode()
+                client.write(reply(200, body, keeps=keeps, is_1_0=request.is_1_0))
+                client.finish(keeps=keeps)
+                return None
+            case Endpoint() as endpoint:
+                wanted = self._wanted(request, endpoint)
+                return self._forwarder.forward(request, wanted, client)
+            case None:
+                raise bad_http()
+
+    def _admit(self, head: RequestHead) -> None:
+        if self._keys is not None and self._keys.holder(_Shown(head)) is None:
             raise RefusedError(
                 401,
                 "This needs a valid API key, as `Authorization: Bearer KEY` or `x-api-key: KEY`.",
                 code="invalid_api_key",
             )
-        match target:
-            case ModelList(name):
-                return await self._finish(request, self._show(name))
-            case Endpoint():
-                with HeldBody(self._budget) as body:
-                    await read_body(request, self._limits, body)
-                    model = self._model(request, target, body)
-                    return await self._forwarder.forward(request, target, model, body, arrived)
 
-    async def _finish(self, request: web.BaseRequest, response: web.Response) -> web.Response:
-        """Write an answer of our own; a connection with an unread body on it is not used again."""
-        if self._listener.stopping or not request.content.is_eof():
-            response.force_close()
-        await response.prepare(request)
-        await response.write_eof()
-        return response
-
-    def _model(self, request: web.BaseRequest, endpoint: Endpoint, body: HeldBody) -> str:
-        content_type = request.headers.get("Content-Type", "")
-        name = model_name(body.data, endpoint.model_in, content_type)
-        if name is None:
+    def _wanted(self, request: Request, endpoint: Endpoint) -> Wanted:
+        head = request.head
+        assert head is not None  # noqa: S101  # it has a target
+        said = read(request.body.data, endpoint.model_in, head.field(b"content-type"))
+        if said.model is None:
             raise RefusedError(
                 400,
                 f"The field `model` is missing; the models here: {self._names()}.",
                 param="model",
                 code="model_missing",
             )
-        return self._resolve(name)
+        model = self._resolve(said.model)
+        wants_prefix = self._models.wants_prefix(model)
+        return Wanted(
+            model=model,
+            endpoint=endpoint,
+            request_id=request_id(head) or self._ids.new(),
+            prefix=prefix_of(said.document) if wants_prefix else None,
+            max_wait=max_wait_of(head.first(b"x-warmd-max-wait")),
+        )
 
     def _resolve(self, name: str) -> str:
         model = self._models.resolve(name)
@@ -155,25 +178,29 @@ class Gateway:
         names = [name for card in self._models.cards() for name in (card.name, *card.aliases)]
         return ", ".join(names) or "none"
 
-    def _show(self, name: str | None) -> web.Response:
+    def _show(self, name: str | None) -> object:
         """Answer `/v1/models`; an alias is an entry of its own, with the model as its root."""
         entries = {
             shown: _entry(shown, card)
             for card in self._models.cards()
             for shown in (card.name, *card.aliases)
         }
-        document: object
         if name is None:
-            document = {"object": "list", "data": list(entries.values())}
-        elif name in entries:
-            document = entries[name]
-        else:
-            root = self._resolve(name)
-            document = {**entries[root], "id": name}
-        return web.Response(
-            body=json.dumps(document).encode(),
-            headers={"Server": "warmd", "Content-Type": "application/json"},
-        )
+            return {"object": "list", "data": list(entries.values())}
+        if name in entries:
+            return entries[name]
+        return {**entries[self._resolve(name)], "id": name}
+
+
+class _Ids:
+    """Names for requests that have none: unique on this host, and cheap."""
+
+    def __init__(self) -> None:
+        self._of_this_daemon = os.urandom(6).hex()
+        self._numbers = itertools.count(1)
+
+    def new(self) -> str:
+        return f"warmd-{self._of_this_daemon}-{next(self._numbers):x}"
 
 
 def _entry(shown: str, card: ModelCard) -> dict[str, object]:

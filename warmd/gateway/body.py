@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from types import TracebackType
-from typing import Self
-
-from aiohttp import web
-
 from warmd.gateway.errors import RefusedError
-from warmd.gateway.limits import GatewayLimits
 from warmd.gateway.naming import Body
 
 
@@ -34,15 +27,20 @@ class BodyBudget:
 
 
 class HeldBody:
-    """One request's body, counted in the budget until it is dropped, as leaving `with` does."""
+    """One request's body of at most `limit` bytes, counted in the budget until it is dropped."""
 
-    def __init__(self, budget: BodyBudget) -> None:
+    __slots__ = ("_budget", "_counted", "_limit", "data")
+
+    def __init__(self, budget: BodyBudget, limit: int) -> None:
         self._budget = budget
+        self._limit = limit
         self._counted = 0
         self.data: Body = b""
 
     def add(self, chunk: bytes) -> None:
         """Take in more of the body; raises `RefusedError`."""
+        if self._counted + len(chunk) > self._limit:
+            raise too_large(self._limit)
         self._budget.take(len(chunk))
         self._counted += len(chunk)
         if not self.data:
@@ -58,67 +56,7 @@ class HeldBody:
         self._counted = 0
         self.data = b""
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.drop()
-
-
-async def read_body(request: web.BaseRequest, limits: GatewayLimits, body: HeldBody) -> None:
-    """Read the whole body, as it comes, into `body`.
-
-    Raises `RefusedError`: 413 before a byte is read where Content-Length says too much, 415 for a
-    compressed body (vLLM takes none, and a small one may unfold to gigabytes), 408, 400, 503.
-    """
-    declared = request.content_length
-    if declared is not None and declared > limits.max_body:
-        raise _too_large(limits.max_body)
-    encoding = request.headers.get("Content-Encoding", "identity")
-    if encoding.lower() != "identity":
-        raise RefusedError(
-            415,
-            "Compressed request bodies are not accepted: send it without Content-Encoding.",
-            code="unsupported_encoding",
-        )
-    _answer_expectation(request)
-    try:
-        async with asyncio.timeout(limits.body_timeout):
-            await _read(request, limits.max_body, body)
-    except TimeoutError:
-        raise RefusedError(
-            408,
-            f"The body did not come within {limits.body_timeout:g} seconds.",
-            code="body_timeout",
-        ) from None
-    except web.RequestPayloadError:
-        raise RefusedError(400, "The body's framing is broken.", code="bad_framing") from None
-
-
-async def _read(request: web.BaseRequest, max_body: int, body: HeldBody) -> None:
-    content = request.content
-    while chunk := await content.readany():
-        if len(body.data) + len(chunk) > max_body:
-            raise _too_large(max_body)
-        body.add(chunk)
-
-
-def _answer_expectation(request: web.BaseRequest) -> None:
-    """Tell a client that asks first (RFC 9110, 10.1.1) to go on: all other checks are passed."""
-    expectation = request.headers.get("Expect")
-    if expectation is None:
-        return
-    if expectation.lower() != "100-continue":
-        raise RefusedError(417, "Only `Expect: 100-continue` can be met.")
-    transport = request.transport
-    if transport is not None and not request.content.is_eof():
-        transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
-def _too_large(max_body: int) -> RefusedError:
+def too_large(max_body: int) -> RefusedError:
+    """Refuse a body, mostly before a byte of it is read."""
     return RefusedError(413, f"The body is larger than {max_body:,} bytes.", code="body_too_large")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 from pydantic_core import from_json
 
 from warmd.gateway.errors import RefusedError
@@ -15,19 +18,27 @@ _MAX_PART_HEAD = 4096
 _MAX_PARTS = 1000
 
 
-def model_name(body: Body, model_in: ModelIn, content_type: str) -> str | None:
-    """Return the name in the field `model`, None where there is no such field.
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a body says: the field `model`, None where there is none, and all of a JSON body."""
+
+    model: str | None
+    document: Mapping[str, object] = field(default_factory=dict)
+
+
+def read(body: Body, model_in: ModelIn, content_type: str) -> Said:
+    """Read which model a body asks for.
 
     Raises `RefusedError` with 400 where the body is not what the path takes.
     """
     match model_in:
         case ModelIn.JSON:
-            return _name_in_json(body)
+            return _json(body)
         case ModelIn.FORM:
-            return _name_in_form(body, content_type)
+            return Said(_name_in_form(body, content_type))
 
 
-def _name_in_json(body: Body) -> str | None:
+def _json(body: Body) -> Said:
     if len(body) > _SMALL and sum(map(body.count, b"{[,")) > _MAX_VALUES:
         # A body of nothing but brackets would take 25 times its size as Python objects.
         raise RefusedError(
@@ -42,7 +53,7 @@ def _name_in_json(body: Body) -> str | None:
         raise RefusedError(400, "The body must be a JSON object.", code="bad_json")
     name = document.get("model")
     if name is None or isinstance(name, str):
-        return name or None
+        return Said(name or None, document)
     raise RefusedError(400, "The field `model` must be a string.", param="model")
 
 

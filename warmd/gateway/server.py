@@ -6,20 +6,21 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-
-from aiohttp import web
+from collections.abc import Sequence
+from typing import Protocol
 
 from warmd import config
-from warmd.gateway.connection import FIRST_WORD_S, Connection
-from warmd.gateway.errors import GatewayError
+from warmd.gateway.client import FIRST_WORD_S, KEPT_S, Answering, ClientConnection
+from warmd.gateway.errors import GatewayError, RefusedError
+from warmd.gateway.head import RequestHead
 from warmd.gateway.limits import GatewayLimits
+from warmd.gateway.request import Request
 from warmd.listeners import BACKLOG, listen_on, who_listens
 
 Address = tuple[str, int]
 """A host and a port."""
 
-Answering = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+_SWEEP_S = 30.0  # how often idle connections are looked through
 
 # A client's host that vanished is noticed within a minute, also while its request waits.
 _KEEPALIVE = (
@@ -32,30 +33,71 @@ _FLUSH_S = 1.0  # for what is already written to reach the client when its conne
 _LOOK_EVERY_S = 0.01
 
 
-class _ConnectionFactory(web.Server):
-    """Makes a `Connection` for every client; a client that leaves cancels its request."""
+class Answerer(Protocol):
+    """Makes answers of what connections bring; see `client.Front`."""
 
-    def __init__(self, answer: Answering, limits: GatewayLimits) -> None:
-        super().__init__(answer, handler_cancellation=True)
-        self._limits = limits
+    def request_began(self, head: RequestHead) -> Request:
+        """Make a request of a head; what is wrong with it is in `refused`."""
 
-    def __call__(self) -> Connection:
-        return Connection(self, self._limits, asyncio.get_running_loop())
+    def request_failed(self, refused: RefusedError) -> Request:
+        """Make one of bytes that are none."""
+
+    def answer(self, request: Request, client: ClientConnection) -> Answering | None:
+        """Begin to answer a whole request; None where that is done. Raises `RefusedError`."""
 
 
 class Listener:
-    """Takes requests in and hands them to `answer`, which returns a response written to its end."""
+    """Takes requests in and hands them to an `Answerer`: the `Front` of all connections."""
 
-    def __init__(self, answer: Answering, limits: GatewayLimits) -> None:
-        self._answer = answer
-        self._limits = limits
-        self._factory: _ConnectionFactory | None = None
+    def __init__(self, answerer: Answerer, limits: GatewayLimits) -> None:
+        self._answerer = answerer
+        self.limits = limits
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._clients: set[ClientConnection] = set()
         self._servers: list[asyncio.Server] = []
+        self._sweeping: asyncio.TimerHandle | None = None
         self.sockets: tuple[socket.socket, ...] = ()
         self._in_flight = 0
         self._none_in_flight = asyncio.Event()
         self._none_in_flight.set()
         self.stopping = False
+
+    # What connections tell: `client.Front`
+
+    def connected(self, client: ClientConnection) -> None:
+        """Hear of a new connection."""
+        self._clients.add(client)
+
+    def disconnected(self, client: ClientConnection) -> None:
+        """Hear that it is gone."""
+        self._clients.discard(client)
+
+    def request_began(self, head: RequestHead) -> Request:
+        """Make a request of a head, and count it."""
+        self._count_one()
+        return self._answerer.request_began(head)
+
+    def request_failed(self, refused: RefusedError) -> Request:
+        """Make a request of bytes that are none, and count it."""
+        self._count_one()
+        return self._answerer.request_failed(refused)
+
+    def answer(self, request: Request, client: ClientConnection) -> Answering | None:
+        """Have a whole request answered."""
+        return self._answerer.answer(request, client)
+
+    def request_is_over(self) -> None:
+        """Count one less."""
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._none_in_flight.set()
+
+    def _count_one(self) -> None:
+        if not self._in_flight:
+            self._none_in_flight.clear()
+        self._in_flight += 1
+
+    # What the daemon asks
 
     @property
     def in_flight(self) -> int:
@@ -69,7 +111,6 @@ class Listener:
 
         An address that one of the `ready` sockets listens on is not bound again.
         """
-        self._factory = _ConnectionFactory(self._handle, self._limits)
         spare: dict[object, socket.socket] = {each.getsockname()[:2]: each for each in ready}
         sockets: list[socket.socket] = []
         try:
@@ -83,12 +124,24 @@ class Listener:
             raise
         names: list[Address] = [bound.getsockname()[:2] for bound in sockets]
         self.sockets = tuple(sockets)
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
+
+        def client() -> ClientConnection:
+            return ClientConnection(self, loop)
+
         for bound in sockets:
-            self._servers.append(
-                await loop.create_server(self._factory, sock=bound, backlog=BACKLOG)
-            )
+            self._servers.append(await loop.create_server(client, sock=bound, backlog=BACKLOG))
+        self._sweeping = loop.call_later(_SWEEP_S, self._sweep)
         return names
+
+    def _sweep(self) -> None:
+        """Close the connections that were idle for too long."""
+        assert self._loop is not None  # noqa: S101  # it runs this
+        oldest = self._loop.time() - KEPT_S
+        for client in tuple(self._clients):
+            if client.idle_since is not None and client.idle_since < oldest:
+                client.end(at_once=False)
+        self._sweeping = self._loop.call_later(_SWEEP_S, self._sweep)
 
     def stop_accepting(self) -> None:
         """Close the listening sockets and the idle connections; requests under way go on.
@@ -99,13 +152,16 @@ class Listener:
         for server in self._servers:
             server.close()
         self._servers.clear()
-        for connection in self._connections():
-            connection.close_if_idle()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
+        for client in tuple(self._clients):
+            client.close_if_idle()
 
     async def hear_out(self) -> None:
         """Return when whoever had just come has said what it wants: after a moment at most."""
         for _ in range(round(2 * FIRST_WORD_S / _LOOK_EVERY_S)):
-            if not any(each.expects_a_request for each in self._connections()):
+            if not any(each.expects_a_request for each in self._clients):
                 return
             await asyncio.sleep(_LOOK_EVERY_S)
 
@@ -123,35 +179,14 @@ class Listener:
         self.stop_accepting()
         loop = asyncio.get_running_loop()
         flushed_by = loop.time() + _FLUSH_S
-        for connection in self._connections():
-            connection.end(at_once=False)
-        while self._connections():
+        for client in tuple(self._clients):
+            client.end(at_once=False)
+        while self._clients:
             await asyncio.sleep(_LOOK_EVERY_S)
             if loop.time() >= flushed_by:
-                for connection in self._connections():
-                    connection.end(at_once=True)
+                for client in tuple(self._clients):
+                    client.end(at_once=True)
         await self._none_in_flight.wait()
-
-    def _connections(self) -> list[Connection]:
-        connections = [] if self._factory is None else self._factory.connections
-        return [each for each in connections if isinstance(each, Connection)]
-
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        connection = request.protocol
-        assert isinstance(connection, Connection)  # noqa: S101  # made by our factory
-        connection.request_began()
-        self._in_flight += 1
-        self._none_in_flight.clear()
-        try:
-            return await self._answer(request)
-        finally:
-            if request.content.is_eof():
-                connection.request_ended()
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._none_in_flight.set()
-            if self.stopping:
-                connection.close()
 
 
 async def _bind(address: Address, ready: dict[object, socket.socket]) -> list[socket.socket]:
