@@ -84,6 +84,8 @@ class Life:
         default_factory=lambda: {m: [] for m in MODELS}
     )
     served: dict[str, list[ReplicaLease]] = field(default_factory=lambda: {m: [] for m in MODELS})
+    fell: set[str] = field(default_factory=set)  # replicas whose engines have crashed
+    held: set[str] = field(default_factory=set)  # and those that held the device before this step
 
     async def do(self, step: tuple[object, ...]) -> None:
         match step:
@@ -95,14 +97,14 @@ class Life:
             case ("finish", str(model)) if self.served[model]:
                 self.served[model].pop().release()
             case ("crash", str(model)):
+                self.fell.add(f"{model}.0")
                 for engine in self.house.launcher.started:
                     if engine.name == f"{model}.0":
                         engine.end(EngineExit(0))
             case ("refuse", _):
                 refusal = self.house.launcher.refusal
                 self.house.launcher.refusal = None if refusal else "no such file"
-            case ("set", str(model), rung):
-                assert rung is None or isinstance(rung, Rung)
+            case ("set", str(model), (Rung() | None) as rung):
                 self.house.supervisor.word.set_target(model, rung, 30.0 if rung else None)
             case ("stage", _):
                 self.house.stager.done.set()
@@ -212,7 +214,12 @@ class Life:
                 else:
                     assert isinstance(task.exception(), NotReadyError)
         replicas = [r for m in self.house.supervisor.models.values() for r in m.replicas]
-        assert sum(r.state.phase.holds_the_device for r in replicas) <= 1
+        self.fell -= {r.name for r in replicas if r.state.phase is Phase.STARTING}
+        holding = {r.name for r in replicas if r.state.phase.holds_the_device}
+        assert len(holding - self.fell) <= 1
+        began, fallen = holding - self.held - self.fell, holding & self.held & self.fell
+        assert not (began and fallen), "a crash asks nobody, but then the device is taken"
+        self.held = holding
         for model in MODELS:
             managed = self.house.supervisor.models[model]
             assert managed.in_flight >= len(self.served[model]) >= 0
@@ -283,6 +290,10 @@ async def live(steps: list[tuple[object, ...]], room: str) -> None:
     assert phases <= {Phase.DOWN, Phase.BACKING_OFF, Phase.FAILED}
 
 
+@example(
+    steps=[("serve", "b"), ("late", "a"), ("ask", "a"), ("crash", "b"), ("settle", "a")],
+    room="both fit",
+)
 @settings(max_examples=250, deadline=None)
 @example(steps=[("ask", "a"), ("serve", "b"), ("rest", "a")], room="one fits")
 @example(steps=[("stranger", 70.0)], room="one fits, watched")

@@ -140,3 +140,17 @@ async def test_no_figure_is_given_for_what_an_operator_keeps_down() -> None:
     assert house.supervisor.eta_s("m") == 40.0
     house.supervisor.word.set_target("m", Rung.COLD, None)
     assert house.supervisor.eta_s("m") is None
+
+
+async def test_who_waits_is_left_alone_by_changes_that_change_nothing_for_him() -> None:
+    house = measured(40.0, max_wait=60.0)
+    waits = [asyncio.create_task(house.supervisor.acquire("m")) for _ in range(3)]
+    await house.until(lambda: house.one("m.0").state.pid is not None)
+    woken = house.supervisor.models["m"].waiting
+    for _ in range(3):
+        house.time.now += 20.0
+        house.supervisor.replica_changed("m", "m.0", *[house.one("m.0").state] * 2)
+        assert not any(each.is_set() for each in woken)
+    await house.make_ready("m.0")
+    for lease in await asyncio.gather(*waits):
+        lease.release()

@@ -282,8 +282,7 @@ class Supervisor(ReplicaListener):
         self._changed.set()
 
     def _wake(self, model: Managed) -> None:
-        for woken in model.waiting:
-            woken.set()
+        self._waiting_room.look(model)
         self._changed.set()
 
     # What the gateway asks

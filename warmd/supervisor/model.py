@@ -52,6 +52,7 @@ class Managed:
     asides: list[float] = field(default_factory=list)  # seconds from a drain's begin to its end
     figures: dict[str, SleepFigures] = field(default_factory=dict)  # by SleepPolicy.key, version
     waiting: dict[asyncio.Event, float] = field(default_factory=dict)  # -> when it came
+    soonest_at: float = -math.inf  # before which it can't be ready, as last reckoned
     last_request: float = -math.inf  # when the last request ended or gave up
     promised: tuple[float, float] | None = None  # since when and until when somebody is awaited
     aside: Rung | None = None  # where an operator had put it, and nobody has asked for it since

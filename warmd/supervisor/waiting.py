@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,8 +74,7 @@ class WaitingRoom:
         allowed = model.terms.max_wait if ask.max_wait is None else ask.max_wait
         came = self._clock.monotonic()
         ends = came + max(0.0, min(allowed, model.terms.max_wait) - ask.waited)
-        self._refuse_the_hopeless(model)
-        self._refuse_the_late(model, ends)
+        self._refuse(model, ends)
         if len(model.waiting) >= model.terms.max_waiting:
             raise self._queue_full(model)
         model.aside = None
@@ -87,8 +87,7 @@ class WaitingRoom:
                     await woken.wait()
                     if (lease := self.take(model, ask.prefix)) is not None:
                         return lease
-                    self._refuse_the_hopeless(model)
-                    self._refuse_the_late(model, ends)
+                    self._refuse(model, ends)
                     woken.clear()
         except TimeoutError:
             raise self._not_ready(model) from None
@@ -97,9 +96,22 @@ class WaitingRoom:
             # Who gave up waiting wanted it all the same, and mostly comes back.
             self._ended(model)
 
+    def look(self, model: Managed) -> None:
+        """Wake who waits for `model`, where something comes of its change: a place, or a refusal.
+
+        Many may wait: what is the same for all of them is looked at once.
+        """
+        if not model.waiting:
+            return
+        was, model.soonest_at = model.soonest_at, self._soonest_at(model)
+        later = model.soonest_at > max(was, self._clock.monotonic()) + 1.0
+        if later or _open_one(model, None) is not None or self._hopeless(model) is not None:
+            for woken in model.waiting:
+                woken.set()
+
     def outlook(self, model: Managed, since: float) -> str:
         """Say what `model` is doing, to who waits for it since `since` (monotonic seconds)."""
-        ahead = sum(came < since for came in model.waiting.values())
+        ahead = bisect_left(list(model.waiting.values()), since)  # they stand as they came
         doing = why_not_ready(model.name, self._nearest(model))
         return f"{doing}, {ahead} ahead of you" if ahead else doing
 
@@ -117,11 +129,20 @@ class WaitingRoom:
         # at every model for every request.
         model.last_request = self._clock.monotonic()
 
-    def _refuse_the_hopeless(self, model: Managed) -> None:
+    def _refuse(self, model: Managed, ends: float) -> None:
+        """Refuse who waits in vain, or can't wait as long as the quickest way that was measured."""
+        if (hopeless := self._hopeless(model)) is not None:
+            raise hopeless
+        model.soonest_at = self._soonest_at(model)
+        if model.soonest_at > max(ends, self._clock.monotonic()):
+            raise self._not_ready(model)
+
+    def _hopeless(self, model: Managed) -> NotReadyError | None:
+        """Say why no waiting helps; None where it may."""
         if self._closed:
-            raise NotReadyError(model.name, "warmd is shutting down", 30)
+            return NotReadyError(model.name, "warmd is shutting down", 30)
         if model.retired:
-            raise NotReadyError(model.name, f"{model.name} is no longer served here", 300)
+            return NotReadyError(model.name, f"{model.name} is no longer served here", 300)
         wall = self._clock.wall()
         wanted = decide_target(
             model.terms.wish, model.override, Demand(1, 0, 0.0), wall, model.diary.says(wall)
@@ -132,18 +153,17 @@ class WaitingRoom:
             calendar = model.terms.wish.calendar
             when = "" if until is None else f" until {calendar.clock(until, wall)}"
             reason = f"{model.name} is kept {wanted.rung}{when}: {wanted.reason}"
-            raise NotReadyError(model.name, reason, max(1, math.ceil(left)))
+            return NotReadyError(model.name, reason, max(1, math.ceil(left)))
         if model.is_refused(self._clock.monotonic()):
-            raise NotReadyError(model.name, _refusal(model), None)
+            return NotReadyError(model.name, _refusal(model), None)
         wanted_replicas = model.replicas[: wanted.replicas]
         if all(r.state.phase is Phase.FAILED for r in wanted_replicas):
-            raise self._not_ready(model)
+            return self._not_ready(model)
+        return None
 
-    def _refuse_the_late(self, model: Managed, ends: float) -> None:
-        """Refuse who can't wait for as long as even the quickest way to be ready has ever taken."""
-        now = self._clock.monotonic()
-        if min(soonest(each) for each in self._progresses(model)) > max(0.0, ends - now):
-            raise self._not_ready(model)
+    def _soonest_at(self, model: Managed) -> float:
+        """Return before which moment (monotonic) nobody expects it to be ready."""
+        return self._clock.monotonic() + min(soonest(p) for p in self._progresses(model))
 
     def _not_ready(self, model: Managed) -> NotReadyError:
         """Refuse, with the time at which to come back; until then that counts as waiting."""
@@ -166,12 +186,15 @@ class WaitingRoom:
         )
 
     def _nearest(self, model: Managed) -> Progress:
-        return min(self._progresses(model), key=ready_in)
+        return min(self._progresses(model, self._ahead), key=ready_in)
 
-    def _progresses(self, model: Managed) -> list[Progress]:
-        return [self._progress(model, r) for r in model.replicas[: model.terms.wish.replicas]]
+    def _progresses(
+        self, model: Managed, ahead: Callable[[Replica], float] = lambda _: 0.0
+    ) -> list[Progress]:
+        wanted = model.replicas[: model.terms.wish.replicas]
+        return [self._progress(model, replica, ahead(replica)) for replica in wanted]
 
-    def _progress(self, model: Managed, replica: Replica) -> Progress:
+    def _progress(self, model: Managed, replica: Replica, ahead: float) -> Progress:
         now = self._clock.monotonic()
         state = replica.state
         return Progress(
@@ -179,7 +202,7 @@ class WaitingRoom:
             stage=replica.stage,
             elapsed=now - (now if state.started_at is None else state.started_at),
             retry_in=0.0 if state.retry_at is None else state.retry_at - now,
-            ahead=self._ahead(replica),
+            ahead=ahead,
             starts=model.starts_from_now(replica),
             wakes=model.wakes,
             failures=state.failures,
