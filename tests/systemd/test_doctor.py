@@ -44,7 +44,8 @@ def test_doctor_of_a_service(tmp_path: Path) -> None:
         assert found["ports"][0].startswith("ok: the daemon listens on 127.0.0.1:8400")
         engines = box.run("id", "warmd-engine").stdout
         assert box.path("/tmp/who-asked").read_text() == engines, "with its groups, none of root's"
-        assert examined(box, "nobody")["service"][0].startswith("ok: units, polkit, users")
+        # Whether the rule is there only root can see, in Debian 12.
+        assert examined(box, "nobody")["service"][0].startswith("ok: units, polkit")
 
         box.run("chown", "warmd", "/srv/m/model.safetensors")
         box.run("chmod", "600", "/srv/m/model.safetensors")
