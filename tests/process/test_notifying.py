@@ -25,6 +25,8 @@ def test_a_status_may_hold_any_letter(
         ours.tell("WATCHDOG=1", "STATUS=größer → 1 hot")
         assert manager.recv(4096).decode() == "WATCHDOG=1\nSTATUS=größer → 1 hot"
     ours.tell("STATUS=it has gone")
+    assert ours._socket is not None
+    ours._socket.close()  # a daemon has it to its end
 
 
 @pytest.mark.parametrize("address", ["", "/nowhere/notify"])
