@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from warmd.calendars import calendar_of
-from warmd.config import AUTO, CPU_KV_SPACE, ScaleSettings, Settings, SleepMode
+from warmd.config import AUTO, CPU_KV_SPACE, ScaleSettings, Settings, SleepMode, quoted_key
 from warmd.devices import largest_node
 from warmd.engine import (
     Binder,
@@ -134,7 +134,7 @@ class Fitter:
             try:
                 found[name] = self._figure(settings, name, had)
             except SizingError as error:
-                wrong[f"models.{name}.vram"] = f'"auto" can\'t be told: {error}'
+                wrong[f"models.{quoted_key(name)}.vram"] = f'"auto" can\'t be told: {error}'
         if wrong:
             raise config_error(settings, wrong)
         return reserve(settings, self._cards, Sized(found, absent))
@@ -280,11 +280,11 @@ class Fitter:
                 if binder is not None:
                     binder.check()
             except EngineError as error:
-                problems[f"models.{name}.vram"] = str(error)
+                problems[f"models.{quoted_key(name)}.vram"] = str(error)
             try:
                 self._check_length(settings, name)
             except SizingError as error:
-                problems[f"models.{name}.args"] = str(error)
+                problems[f"models.{quoted_key(name)}.args"] = str(error)
         if problems:
             raise config_error(settings, dict(sorted(problems.items())))
 

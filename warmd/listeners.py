@@ -70,14 +70,22 @@ class Taker:
         return f"{self.name} (process {self.pid})"
 
 
-def who_listens(clashes: Callable[[str, int], bool]) -> Taker:
-    """Return the first process that listens on an address and a port for which `clashes` holds."""
+def who_listens(clashes: Callable[[str, int], bool], process: int | None = None) -> Taker:
+    """Return the first process that listens on an address and a port for which `clashes` holds.
+
+    `process`: only that one is asked. Several may hold one socket, and psutil tells one of them.
+    """
     try:
-        for each in psutil.net_connections(kind="tcp"):
-            if each.status != psutil.CONN_LISTEN or not each.laddr or each.pid is None:
+        found = (
+            [(each, each.pid) for each in psutil.net_connections(kind="tcp")]
+            if process is None
+            else [(each, process) for each in psutil.Process(process).net_connections(kind="tcp")]
+        )
+        for each, pid in found:
+            if each.status != psutil.CONN_LISTEN or not each.laddr or pid is None:
                 continue
             if clashes(each.laddr.ip, each.laddr.port):
-                return Taker(each.pid, psutil.Process(each.pid).name())
+                return Taker(pid, psutil.Process(pid).name())
     except (psutil.Error, OSError):
         pass  # it ended, or /proc is closed to us
     return Taker()

@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-import sdnotify
-
 _HEARD_S = 1.0
 """So long the manager may take to have read all that was said; it does so within milliseconds."""
 
@@ -22,16 +20,16 @@ class ServiceManager:
     """Who started the daemon, at $NOTIFY_SOCKET; an abstract one (`@...`) is heard as well."""
 
     def __init__(self) -> None:
-        self._notifier = sdnotify.SystemdNotifier()
+        self._socket = _connected(os.environ.get("NOTIFY_SOCKET", ""))
 
     @property
     def listens(self) -> bool:
         """Whether there is one that hears what it is told."""
-        return self._notifier.socket is not None
+        return self._socket is not None
 
     def tell(self, *words: str) -> None:
         """Say `READY=1` and the like, all in one datagram."""
-        self._notifier.notify("\n".join(words))
+        self._hand_over("\n".join(words), ())
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
@@ -72,7 +70,22 @@ class ServiceManager:
             os.close(mine)
 
     def _hand_over(self, words: str, descriptors: Sequence[int]) -> None:
-        if self._notifier.socket is None:
+        if self._socket is None:
             return
-        with suppress(OSError):  # as sdnotify does: a manager that has gone is no reason to end
-            socket.send_fds(self._notifier.socket, [words.encode()], descriptors)
+        with suppress(OSError):  # a manager that has gone is no reason to end
+            if descriptors:
+                socket.send_fds(self._socket, [words.encode()], descriptors)
+            else:
+                self._socket.sendall(words.encode())
+
+
+def _connected(address: str) -> socket.socket | None:
+    if not address:
+        return None
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        manager.connect("\0" + address[1:] if address[0] == "@" else address)
+    except OSError:
+        manager.close()
+        return None
+    return manager

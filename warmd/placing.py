@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from warmd.config import (
     OWN_GPUS,
@@ -17,6 +16,7 @@ from warmd.config import (
     Settings,
     dotted,
     memory_flag,
+    quoted_key,
 )
 from warmd.devices import HOST, Gpu, host_memory
 from warmd.engine import EngineFlags, SizingError
@@ -166,7 +166,7 @@ class _Reserving:
             found[dotted(where)] = f"contradicts what warmd reserves for {name}: {OWN_GPUS}"
         for index, arg in enumerate(table.args):
             if (flag := memory_flag(arg)) is not None:
-                found[f"models.{name}.args[{index}]"] = (
+                found[f"models.{quoted_key(name)}.args[{index}]"] = (
                     f"contradicts what warmd reserves for {name}, from which {flag} follows at "
                     "each start: take the flag away, and set `vram` to what its engines shall have"
                 )
@@ -181,7 +181,9 @@ class _Reserving:
             stages = flags.number("--pipeline-parallel-size", 1)
             return ways * stages * flags.number("--data-parallel-size", 1)
         except SizingError as error:
-            raise config_error(self._settings, {f"models.{name}.args": str(error)}) from None
+            raise config_error(
+                self._settings, {f"models.{quoted_key(name)}.args": str(error)}
+            ) from None
 
     def _pools(self) -> Iterator[PoolWish]:
         for name, pool in self._settings.pools.items():
@@ -303,5 +305,4 @@ def _place(
 
 def config_error(settings: Settings, found: Mapping[str, str]) -> ConfigError:
     """Return the error for what is wrong, by key."""
-    file = settings.sources[0] if settings.sources else Path("the config")
-    return ConfigError([Problem(file, None, key, what) for key, what in found.items()])
+    return ConfigError([Problem(*settings.place_of(key), key, what) for key, what in found.items()])

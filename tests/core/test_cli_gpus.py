@@ -94,7 +94,7 @@ def test_what_is_sick_or_not_there_is_said() -> None:
     assert lines[-3:] == [
         "GPU 1 can't be used: it is lost",
         "GPU 2 (GPU-c) can't be used: it has no slice",
-        "Xid errors aren't shown: warmd may not read the kernel's log (CAP_SYSLOG)",
+        "Xid errors aren't shown: warmd may not read the kernel's log (group systemd-journal)",
     ]
     host = card(key="host", name="host memory", used=8 * GIB, condition=None)
     lines = said(host, no_gpu="no library")

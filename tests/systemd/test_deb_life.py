@@ -53,6 +53,20 @@ connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
 answer = connection.getresponse()
 print(answer.status, answer.read().decode())
 """
+# Prints the pieces of a stream, each as it comes, and how it ended.
+STREAM = """
+import http.client, json, sys
+connection = http.client.HTTPConnection("127.0.0.1", 8400, timeout=30)
+said = [{"role": "user", "content": "x"}]
+body = {"model": "m", "max_tokens": int(sys.argv[1]), "messages": said, "stream": True}
+connection.request("POST", "/v1/chat/completions", json.dumps(body))
+answer = connection.getresponse()
+try:
+    for line in answer:
+        print(line.decode().strip(), flush=True)
+except OSError as error:
+    print("cut off:", repr(error))
+"""
 
 
 @pytest.fixture(scope="module", params=RELEASES)
@@ -175,6 +189,50 @@ def test_restart_kill_hang_and_upgrade_lose_nothing(
         assert "Watchdog timeout" in box.journal("-u", "warmd")
 
 
+def test_a_stream_in_flight_is_finished_over_restart_and_upgrade(
+    release: str, layers: Sequence[Path], tmp_path: Path
+) -> None:
+    """As long as it ends within `[gateway] drain`; the engine is the same one all the time."""
+    package.later(package.built(release), tmp_path)
+    shares = [*package.shares(release), Share(tmp_path, "/mnt/later")]
+    with a_machine(layers, *shares, model=MODEL + SLOW) as box:
+        box.run("systemctl", "start", "warmd")
+        wait_until_hot(box)
+        hot = engine(box)
+        for what, tokens, act in (
+            ("restart", 150, lambda: box.run("systemctl", "restart", "warmd")),
+            ("upgrade", 400, lambda: package.apt(box, "install", "/mnt/later/later.deb")),
+        ):
+            before = box.shows("warmd", "MainPID")
+            asking = box.popen("/usr/bin/python3", "-I", "-c", STREAM, str(tokens))
+            box.wait_for(
+                "it streams", lambda: _status(box)["models"]["m"]["replicas"][0]["in_flight"]
+            )
+            began = time.monotonic()
+            act()
+            print(f"{what} under a stream: {time.monotonic() - began:.1f} s")
+            said, _ = asking.communicate(timeout=30)
+            lines = [line for line in said.splitlines() if line]
+            assert lines[-1] == "data: [DONE]", (what, lines[-3:])
+            pieces = [json.loads(line[6:]) for line in lines[:-1]]
+            assert sum(bool(_content(each)) for each in pieces) == tokens, what
+            assert box.shows("warmd", "MainPID") != before
+            wait_until_hot(box)
+            assert engine(box) == hot, what
+
+        # What takes longer than that is told so, and not left to hang.
+        box.write("/etc/warmd/warmd.toml", '[gateway]\ndrain = "1s"\n')
+        box.run("systemctl", "restart", "warmd")
+        wait_until_hot(box)
+        asking = box.popen("/usr/bin/python3", "-I", "-c", STREAM, "1000")
+        box.wait_for("it streams", lambda: _status(box)["models"]["m"]["replicas"][0]["in_flight"])
+        box.run("systemctl", "restart", "warmd")
+        said, _ = asking.communicate(timeout=10)
+        print(said[-300:])
+        assert "[DONE]" not in said
+        assert engine(box) == hot
+
+
 def test_a_model_inside_a_window_is_hot_after_a_power_cut(
     layers: Sequence[Path], tmp_path: Path
 ) -> None:
@@ -295,6 +353,10 @@ def test_its_units_are_sound_and_shut_in(layers: Sequence[Path]) -> None:
 
 def _line(name: str, key: str) -> str:
     return f"{name}:{hashlib.sha256(key.encode()).hexdigest()}\n"
+
+
+def _content(piece: Any) -> str:
+    return "".join(each["delta"].get("content") or "" for each in piece["choices"])
 
 
 def _status(box: Box) -> Any:

@@ -36,7 +36,9 @@ def gpus_table(told: Mapping[str, Any]) -> str:
     if told["no_gpu"] is not None:
         lines.append(f"the host's memory is the device: {clean(told['no_gpu'])}")
     if any(card["condition"] and card["condition"]["xids"] is None for card in cards):
-        lines.append("Xid errors aren't shown: warmd may not read the kernel's log (CAP_SYSLOG)")
+        lines.append(
+            "Xid errors aren't shown: warmd may not read the kernel's log (group systemd-journal)"
+        )
     if told["ledger"]:
         lines += ["", *_promises(told["ledger"])]
     return "\n".join(lines)

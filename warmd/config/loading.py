@@ -74,7 +74,8 @@ def load_what_is_sound(path: Path | None = None) -> tuple[Settings | None, list[
         if keys_file is not None:
             problems += check_api_keys(keys_file)
     problems += clashes + [_locate(finding, merged, main) for finding in findings]
-    sound = settings.read_from(tuple(files)) if settings is not None else None
+    places = {dotted(path): place for path, place in merged.places.items()}
+    sound = settings.read_from(tuple(files), places) if settings is not None else None
     return sound, _in_order(problems, files)
 
 

@@ -5,7 +5,8 @@ Lengths of time are seconds, sizes are bytes; in TOML both are strings with a un
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -167,6 +168,13 @@ class CalendarSettings(Table):
     dates: Annotated[tuple[DateText, ...], Field(strict=False), AfterValidator(not_empty)]
 
 
+@dataclass(frozen=True)
+class _Places:
+    """Where keys stand: the same settings may stand elsewhere."""
+
+    by_key: Mapping[str, tuple[Path, int]] = field(compare=False)
+
+
 class Settings(Table):
     """A whole config."""
 
@@ -186,17 +194,28 @@ class Settings(Table):
     models: dict[ModelName, ModelSettings] = Field(default_factory=dict)
 
     _sources: tuple[Path, ...] = PrivateAttr(())
+    _places: _Places = PrivateAttr(default_factory=lambda: _Places({}))
 
     @property
     def sources(self) -> tuple[Path, ...]:
         """The files that these settings were read from, in their order."""
         return self._sources
 
-    def read_from(self, files: tuple[Path, ...]) -> Settings:
-        """Return the same settings, which came from `files`."""
+    def read_from(
+        self, files: tuple[Path, ...], places: Mapping[str, tuple[Path, int]] | None = None
+    ) -> Settings:
+        """Return the same settings, which came from `files`; `places`: of each key, dotted."""
         settings: Settings = self.model_copy()
-        settings._sources = files
+        settings._sources, settings._places = files, _Places(places or {})
         return settings
+
+    def place_of(self, key: str) -> tuple[Path, int | None]:
+        """Return file and line of a dotted key, or of the nearest table around it."""
+        while key:
+            if (place := self._places.by_key.get(key)) is not None:
+                return place
+            key = key.rpartition(".")[0]
+        return (self._sources[0] if self._sources else Path("the config")), None
 
     def by_systemd(self) -> Settings:
         """Return the same settings where systemd runs the engines: they outlive the daemon."""

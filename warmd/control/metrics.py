@@ -373,7 +373,8 @@ def _gauges(models: list[ModelStatus]) -> list[GaugeMetricFamily]:
     )
     pinned = GaugeMetricFamily(
         "warmd_sleep_host_bytes",
-        "RAM of the host that an engine has taken for its sleep, and holds while it lives.",
+        "RAM of the host that an engine has taken for its sleep, and holds while it lives; by PSS, "
+        "of another user's engine by RSS.",
         labels=("replica",),
     )
     kept = GaugeMetricFamily(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import socket
@@ -11,6 +12,8 @@ from pathlib import Path
 
 _BACKLOG = 64
 _PROBE_TIMEOUT_S = 1.0
+_SHUT_IN = (errno.ENOSYS, errno.EINVAL)
+"""chown(2) in the service's sandbox: no such call, and no such group."""
 
 
 class ControlError(Exception):
@@ -107,12 +110,26 @@ def _give_to(path: Path, group: str, report: Callable[[str], None]) -> None:
         )
     except PermissionError:
         why = f"this user may not give it to the group {group}: it is no member"
-    except OSError as error:  # the service's sandbox: ENOSYS, EINVAL
+    except OSError as error:
         why = f"it can't be given to the group {group} ({_why(error)})"
+        if error.errno in _SHUT_IN:
+            own = _own_group()
+            why = (
+                f"its service may give it to no group but its own, {own}, and not to {group}; take "
+                f"`group` out of [control], and let who shall use warmctl join {own} (`usermod -aG "
+                f"{own} NAME`)"
+            )
     else:
         path.chmod(0o660)
         return
     report(f"the control socket {path} is open to this user and root alone: {why}")
+
+
+def _own_group() -> str:
+    try:
+        return grp.getgrgid(os.getegid()).gr_name
+    except KeyError:
+        return str(os.getegid())
 
 
 def _why(error: OSError) -> str:

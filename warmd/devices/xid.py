@@ -1,7 +1,8 @@
 """What the NVIDIA driver has told the kernel's log of each GPU: Xid errors since it was loaded.
 
 NVML tells them only to who keeps it open and waits for them. The log is read from /dev/kmsg, which
-never waits; where `kernel.dmesg_restrict` is set that takes CAP_SYSLOG.
+never waits; where `kernel.dmesg_restrict` is set that takes CAP_SYSLOG. Who may not is told by the
+journal.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import math
 import os
 import re
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from warmd.devices.kernel_journal import KernelJournal
 
 KERNEL_LOG = Path("/dev/kmsg")
 
@@ -22,6 +26,7 @@ _RECORD_BYTES = 8192  # the kernel's own bound, see Documentation/ABI/testing/de
 _RECORDS = 200_000
 _SAID = 200
 _DRIVER = b"NVRM: "
+_JOURNAL = KernelJournal(_DRIVER)
 _LOADED = re.compile(rb"(?P<level>\d+),\d+,(?P<us>\d+),[^;]*;NVRM: loading NVIDIA UNIX ")
 _RECORD = re.compile(
     rb"(?P<level>\d+),\d+,(?P<us>\d+),[^;]*;"
@@ -80,14 +85,19 @@ def xids() -> tuple[Xid, ...] | None:
 
 
 def driver_log(log: Path | None = None) -> DriverLog | None:
-    """Read the kernel's log; None where it can't be read."""
+    """Read the kernel's log, by default whichever can be read; None where none can. Blocks."""
+    records = _read(log or KERNEL_LOG)
+    if records is None and log is None:
+        records = _JOURNAL.records()
+    return None if records is None else _told_by(records)
+
+
+def _read(log: Path) -> Sequence[bytes] | None:
     try:
-        reader = os.open(log or KERNEL_LOG, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    booted = time.time() - time.monotonic()
-    found: list[Xid] = []
-    loaded = -math.inf
+    records = []
     try:
         for _ in range(_RECORDS):
             try:
@@ -96,19 +106,27 @@ def driver_log(log: Path | None = None) -> DriverLog | None:
                 continue  # overwritten while we read: the next call goes on at the oldest
             if not record:
                 break
-            if _DRIVER not in record:
-                continue
-            if (xid := parse_record(record, booted)) is not None:
-                found.append(xid)
-            elif (match := _LOADED.match(record)) is not None and not int(match["level"]) >> 3:
-                found.clear()  # what was before has gone with it
-                loaded = int(match["us"]) / 1e6
+            if _DRIVER in record:
+                records.append(record)
     except BlockingIOError:
         pass  # that was the last one
     except OSError:
         return None
     finally:
         os.close(reader)
+    return records
+
+
+def _told_by(records: Iterable[bytes]) -> DriverLog:
+    booted = time.time() - time.monotonic()
+    found: list[Xid] = []
+    loaded = -math.inf
+    for record in records:
+        if (xid := parse_record(record, booted)) is not None:
+            found.append(xid)
+        elif (match := _LOADED.match(record)) is not None and not int(match["level"]) >> 3:
+            found.clear()  # what was before has gone with it
+            loaded = int(match["us"]) / 1e6
     return DriverLog(tuple(found), loaded)
 
 

@@ -61,9 +61,20 @@ def look_at_group(name: str) -> int | None:
         return None
 
 
-def judge_group(name: str, number: int | None, runner: User) -> Iterator[Finding]:
-    """Judge control.group, to whose members the control socket is to be open."""
-    if number is None:
+def judge_group(
+    name: str, number: int | None, runner: User, *, service: bool = False
+) -> Iterator[Finding]:
+    """Judge control.group, to whose members the control socket is to be open.
+
+    `service`: the daemon is systemd's, and shut in: it may give nothing to a group not its own.
+    """
+    if service and number is not None and runner.uid != 0 and number != runner.gid:
+        why = f"warmd's service may give it to no group but its own, and not to {name}"
+        remedy = (
+            "take `group` out of [control], do sudo usermod -aG warmd NAME for each who shall use "
+            "it, then sudo systemctl restart warmd"
+        )
+    elif number is None:
         why = f"there is no group {name} (control.group)"
         remedy = f"sudo groupadd --system {name}, or name another one in control.group"
     elif runner.uid != 0 and number not in runner.groups:

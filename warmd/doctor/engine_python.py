@@ -32,6 +32,11 @@ print("\\n" + json.dumps([sys.version.split()[0], name, vllm, version("torch")[1
 """
 """Asks for versions without importing anything of them: torch alone takes seconds."""
 
+_PACKAGED = (
+    "sudo /usr/lib/warmd/install-engine makes an environment of its own for it, and says what to "
+    "write into the config"
+)
+
 
 @dataclass(frozen=True)
 class EngineFacts:
@@ -75,6 +80,7 @@ def look_at_engine(
             env=dict(env),
             start_new_session=True,
             user=user.uid if becomes else None,
+            group=user.gid if becomes else None,
             extra_groups=sorted(user.groups) if becomes else None,
         )
     except OSError as error:
@@ -104,9 +110,12 @@ def _last_words(status: int, complaint: bytes) -> str:
 
 
 def judge_engine(
-    facts: EngineFacts, sleep: SleepMode, *, has_gpu: bool = True
+    facts: EngineFacts, sleep: SleepMode, *, has_gpu: bool = True, service: bool = False
 ) -> Iterator[Finding]:
-    """Judge what the engine's Python told; `sleep` is engine.sleep."""
+    """Judge what the engine's Python told; `sleep` is engine.sleep.
+
+    `service`: warmd's package is installed, and with it what makes an environment.
+    """
     python = facts.python
     anew = f"make that environment anew, or name another Python in engine.python (now {python})"
     if (stopped := facts.obstacle) is not None:
@@ -119,7 +128,7 @@ def judge_engine(
         return
     if facts.vllm is None:
         lacks = f"{python} (Python {facts.version}) has no vLLM"
-        yield problem(_SUBJECT, lacks, _install(facts, has_gpu))
+        yield problem(_SUBJECT, lacks, _PACKAGED if service else _install(facts, has_gpu))
         return
     if facts.torch is None:
         yield problem(_SUBJECT, f"{python} has vLLM {facts.vllm} but no torch", anew)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from warmd.config import DEFAULT_FILE, SleepMode, load_what_is_sound
+from warmd.config import DEFAULT_FILE, Settings, SleepMode, load_what_is_sound
 from warmd.doctor.clock import judge_clock, look_at_clock
 from warmd.doctor.daemon import DaemonAnswer, judge_daemon, judge_group, look_at_group
 from warmd.doctor.engine_python import judge_engine, look_at_engine
@@ -20,6 +20,7 @@ from warmd.doctor.look import Look
 from warmd.doctor.memory import judge_memory, look_at_memory
 from warmd.doctor.ports import judge_ports, look_at_ports
 from warmd.doctor.reserving import judge_reservations, look_at_reservations
+from warmd.doctor.service import judge_service, look_at_service
 from warmd.doctor.shared_memory import judge_shared_memory, look_at_shared_memory
 from warmd.doctor.sound import SoundConfig
 from warmd.doctor.user import User, owner_of, this_user, user_of
@@ -47,18 +48,25 @@ def examine(
     settings = sound.settings
     daemon = ask_daemon(settings.control_socket)
     asker = this_user()
-    runner = runner_of(daemon, settings.host.state_dir, asker)
-    env = clean_environment(os.environ) | {
-        name: secret.get_secret_value() for name, secret in settings.engine.env.items()
-    }
+    looking = Look(
+        # A tuple: that there is no service is an answer.
+        "service",
+        lambda: (look_at_service(settings.host.run_dir, user_of, within_s),),
+        within_s,
+    )
+    [service] = looking.facts() or (None,)
+    runner = runner_of(
+        daemon, settings.host.state_dir, asker, None if service is None else service.daemon
+    )
+    engines = None if service is None else service.engines
 
     gpus = Look("gpu", lambda: look_at_gpus(runner), within_s)
     weights = Look(
-        "weights", lambda: look_at_weights(sound.weights, sound.verified, runner), within_s
+        "weights", lambda: look_at_weights(sound.weights, sound.verified, runner, engines), within_s
     )
     memory = Look("memory", lambda: look_at_memory(daemon.pid), within_s)
     folders = Look("folders", lambda: look_at_folders(sound.folders, runner), within_s)
-    ports = Look("ports", lambda: look_at_ports(sound.addresses), within_s)
+    ports = Look("ports", lambda: look_at_ports(sound.addresses, daemon.pid), within_s)
     shared = Look("shared memory", lambda: look_at_shared_memory(runner.uid), within_s)
     limits = Look("limits", lambda: look_at_limits(daemon.pid), within_s)
     clock = Look("clock", look_at_clock, within_s)
@@ -70,11 +78,17 @@ def examine(
     engine: list[Finding] = []
     for_gpu = None
     if (python := sound.python) is not None:
-        asked = Look("engine", lambda: look_at_engine(python, runner, env, within_s), within_s + 1)
+        asked = Look(
+            "engine",
+            lambda: look_at_engine(python, engines or runner, _env(settings), within_s),
+            within_s + 1,
+        )
         cards = gpus.facts()
         has_gpu = cards is None or bool(cards.cards or cards.module)
         engine = asked.judged(
-            lambda facts: judge_engine(facts, settings.engine.sleep, has_gpu=has_gpu)
+            lambda facts: judge_engine(
+                facts, settings.engine.sleep, has_gpu=has_gpu, service=service is not None
+            )
         )
         told = asked.facts()
         for_gpu = told.for_gpu if told is not None else None
@@ -89,10 +103,8 @@ def examine(
         *reserved.judged(judge_reservations),
         *judge_daemon(daemon, version, asker, runner),
     ]
-    if (group := sound.group) is not None:
-        # In a thread and a tuple: a directory server may hang, and None is an answer.
-        asked_group = Look("daemon", lambda: (look_at_group(group),), within_s)
-        found += asked_group.judged(lambda number: judge_group(group, *number, runner))
+    found += _of_group(sound.group, runner, within_s, service=service is not None)
+    found += looking.judged(lambda facts: judge_service(*facts))
     found += gpus.judged(lambda facts: judge_gpus(facts, for_gpu))
     found += engine
     found += weights.judged(
@@ -111,19 +123,37 @@ def examine(
     found += folders.judged(judge_folders)
     found += ports.judged(lambda facts: judge_ports(facts, daemon.pid, runs=daemon.runs))
     found += shared.judged(judge_shared_memory)
-    pins = for_gpu is not False and settings.engine.sleep is not SleepMode.OFF
+    # Engines of the service have limits of their own, and their unit sets none.
+    pins = service is None and for_gpu is not False and settings.engine.sleep is not SleepMode.OFF
     found += limits.judged(lambda facts: judge_limits(facts, largest, pins))
     found += clock.judged(judge_clock)
     found += kernel.judged(judge_kernel)
     return found
 
 
-def runner_of(daemon: DaemonAnswer, state_dir: Path, asker: User) -> User:
-    """Return who runs the daemon; where none can be asked, who ran it last.
+def _env(settings: Settings) -> dict[str, str]:
+    own = {name: secret.get_secret_value() for name, secret in settings.engine.env.items()}
+    return clean_environment(os.environ) | own
+
+
+def _of_group(group: str | None, runner: User, within_s: float, *, service: bool) -> list[Finding]:
+    if group is None:
+        return []
+    # In a thread and a tuple: a directory server may hang, and None is an answer.
+    asked = Look("daemon", lambda: (look_at_group(group),), within_s)
+    return asked.judged(lambda number: judge_group(group, *number, runner, service=service))
+
+
+def runner_of(
+    daemon: DaemonAnswer, state_dir: Path, asker: User, of_service: User | None = None
+) -> User:
+    """Return who runs the daemon; where none can be asked, whom its service runs as, or who ran it.
 
     An ordinary user whom no daemon keeps out may want to run one by himself.
     """
     if daemon.pid is not None:
         return user_of(daemon.pid) or asker
+    if of_service is not None:
+        return of_service
     is_anothers = asker.uid == 0 or daemon.runs
     return (owner_of(state_dir) if is_anothers else None) or asker

@@ -26,12 +26,17 @@ class Port:
     unknown_host: str | None = None
 
 
-def look_at_ports(addresses: Mapping[str, tuple[Address, ...]]) -> tuple[Port, ...]:
-    """Bind each for a moment, without listening, and find who has those that are taken."""
-    return tuple(_look(key, each) for key, many in addresses.items() for each in many)
+def look_at_ports(
+    addresses: Mapping[str, tuple[Address, ...]], daemon: int | None = None
+) -> tuple[Port, ...]:
+    """Bind each for a moment, without listening, and find who has those that are taken.
+
+    `daemon`: its process. It is asked first: systemd holds each socket that it keeps for it, too.
+    """
+    return tuple(_look(key, each, daemon) for key, many in addresses.items() for each in many)
 
 
-def _look(key: str, address: Address) -> Port:
+def _look(key: str, address: Address, daemon: int | None) -> Port:
     try:
         found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -47,13 +52,18 @@ def _look(key: str, address: Address) -> Port:
                 probe.bind(where)
             except OSError as error:
                 number = error.errno or errno.EINVAL
-                taker = _taker(address) if number == errno.EADDRINUSE else None
+                taker = _taker(address, daemon) if number == errno.EADDRINUSE else None
                 return Port(key, address, number, taker)
     return Port(key, address)
 
 
-def _taker(address: Address) -> Taker:
-    return who_listens(lambda host, port: Address(host, port).overlaps(address))
+def _taker(address: Address, daemon: int | None) -> Taker:
+    def clashes(host: str, port: int) -> bool:
+        return Address(host, port).overlaps(address)
+
+    if daemon is not None and (found := who_listens(clashes, daemon)).pid is not None:
+        return found
+    return who_listens(clashes)
 
 
 def judge_ports(
@@ -110,6 +120,13 @@ def _taken(port: Port, told: str) -> Finding:
             _SUBJECT,
             f"{told} is taken, by {taker}",
             f"sudo ss -ltnp 'sport = :{port.address.port}' names it",
+        )
+    if taker.pid == 1:
+        return problem(
+            _SUBJECT,
+            f"{told} is held by {taker}, for a socket unit or for a service that is to come back",
+            f"systemctl list-sockets, and systemctl status warmd, tell for whom; or take another "
+            f"port in {port.key}",
         )
     return problem(
         _SUBJECT,

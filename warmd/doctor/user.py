@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntFlag, auto
 from pathlib import Path
 
@@ -25,10 +25,11 @@ _WORDS = {Right.READ: "read", Right.WRITE: "written to", Right.EXECUTE: "execute
 
 @dataclass(frozen=True)
 class User:
-    """A user by number, with all groups."""
+    """A user by number, with all groups; `gid`: the one of them that its processes have."""
 
     uid: int
     groups: frozenset[int]
+    gid: int | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -77,17 +78,29 @@ def unseen(path: Path) -> Obstacle:
 
 def this_user() -> User:
     """Return who asks."""
-    return User(os.geteuid(), frozenset({os.getegid(), *os.getgroups()}))
+    return User(os.geteuid(), frozenset({os.getegid(), *os.getgroups()}), os.getegid())
 
 
 def owner_of(path: Path) -> User | None:
     """Return who owns a file, with the groups of that account; None where that isn't known."""
     try:
-        uid = path.stat().st_uid
-        account = pwd.getpwuid(uid)
+        found = pwd.getpwuid(path.stat().st_uid)
     except (OSError, KeyError):
         return None
-    return User(uid, frozenset(os.getgrouplist(account.pw_name, account.pw_gid)))
+    return _of(found)
+
+
+def account(name: str) -> User | None:
+    """Return the user of that name, with the groups of the account; None where there is none."""
+    try:
+        return _of(pwd.getpwnam(name))
+    except KeyError:
+        return None
+
+
+def _of(found: pwd.struct_passwd) -> User:
+    groups = os.getgrouplist(found.pw_name, found.pw_gid)
+    return User(found.pw_uid, frozenset(groups), found.pw_gid)
 
 
 def user_of(pid: int) -> User | None:
@@ -96,10 +109,11 @@ def user_of(pid: int) -> User | None:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
         fields = dict(line.split(":", 1) for line in lines.splitlines() if ":" in line)
         uid = int(fields["Uid"].split()[1])
-        groups = {int(fields["Gid"].split()[1]), *map(int, fields["Groups"].split())}
+        gid = int(fields["Gid"].split()[1])
+        groups = {gid, *map(int, fields["Groups"].split())}
     except (OSError, KeyError, ValueError, IndexError):
         return None
-    return User(uid, frozenset(groups))
+    return User(uid, frozenset(groups), gid)
 
 
 def allows(status: os.stat_result, user: User, rights: Right) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,19 +30,29 @@ class ModelWeights:
 
 
 def look_at_weights(
-    folders: Mapping[str, Path], verified: Mapping[str, str], user: User
+    folders: Mapping[str, Path],
+    verified: Mapping[str, str],
+    user: User,
+    engines: User | None = None,
 ) -> tuple[ModelWeights, ...]:
     """Look at each model's folder, and at what `verified` says its weights are verified by.
 
-    May block on a network mount.
+    `engines`: who runs them, where that isn't the daemon's `user`. May block on a network mount.
     """
+    readers = (user,) if engines is None else (user, engines)
     return tuple(
-        _look(model, folder, verified.get(model), user) for model, folder in folders.items()
+        _look(model, folder, verified.get(model), readers) for model, folder in folders.items()
     )
 
 
-def _look(model: str, folder: Path, verify: str | None, user: User) -> ModelWeights:
-    stopped = obstacle(folder, user, Right.READ | Right.EXECUTE)
+def _stopped(path: Path, readers: Sequence[User], rights: Right) -> Obstacle | None:
+    found = (obstacle(path, each, rights) for each in readers)
+    return next((each for each in found if each is not None), None)
+
+
+def _look(model: str, folder: Path, verify: str | None, readers: Sequence[User]) -> ModelWeights:
+    user = readers[0]
+    stopped = _stopped(folder, readers, Right.READ | Right.EXECUTE)
     if stopped is not None:
         return ModelWeights(model, folder, obstacle=stopped)
     try:
@@ -53,7 +63,7 @@ def _look(model: str, folder: Path, verify: str | None, user: User) -> ModelWeig
         return ModelWeights(model, folder, trouble=str(error))
     foreign = None
     for file in found.files:
-        stopped = obstacle(file, user, Right.READ)
+        stopped = _stopped(file, readers, Right.READ)
         if stopped is not None:
             return ModelWeights(model, folder, found.total, obstacle=stopped)
         status = file.stat()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
@@ -20,6 +21,12 @@ _RATES = 10
 
 _WORTH_MEASURING = 64 * 2**20
 """Bytes below which a staging says nothing of a disk."""
+
+_OWN_S = 30.0
+"""So long after its end an engine may take to share what it compiled (`ExecStopPost=` of its unit).
+
+Before that it is its own, and that nobody else may read it is no trouble to be told.
+"""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class Shelf(StagedListener):
         self._giants: set[str] = set()  # models that are told to be too large
         self.budget: float = inf  # bytes of files that may be in RAM, as last heard
         self._rates: list[float] = []  # bytes per second
+        self._doubted: set[str] = set()  # compile caches whose trouble may pass
 
     def fit(self, terms: Iterable[FileTerms]) -> dict[FileKind, StagedFiles]:
         """Return a model's sets by kind, made or fitted to what the config says of them now."""
@@ -161,7 +169,7 @@ class Shelf(StagedListener):
         models = self._models_with(staged)
         told = {None, old.problem, staged.pushed}
         if models and new.problem not in told and not self._is_told_giant(models[0], staged):
-            self._teller.tell_staging(models[0], staged.kind, new.problem or "")
+            self._tell(models[0], staged, new.problem or "")
         if models and old.busy and not new.busy and new.took is not None:
             self._teller.tell_staged(models[0], staged.kind, new.took, new.done)
             if new.done >= _WORTH_MEASURING and new.took > 0:
@@ -175,6 +183,28 @@ class Shelf(StagedListener):
                 for woken in model.waiting:
                     woken.set()  # they wait in vain
         self._changed()
+
+    def _tell(self, model: Managed, staged: StagedFiles, problem: str) -> None:
+        if staged.kind is not FileKind.CACHES:
+            self._teller.tell_staging(model, staged.kind, problem)
+        elif staged.key not in self._doubted:
+            self._doubted.add(staged.key)
+            self._tell_later(staged, problem, was_up=False)
+
+    def _tell_later(self, staged: StagedFiles, problem: str, *, was_up: bool) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(_OWN_S, lambda: self._tell_if_it_lasts(staged, problem, was_up=was_up))
+
+    def _tell_if_it_lasts(self, staged: StagedFiles, problem: str, *, was_up: bool) -> None:
+        models = self._models_with(staged)
+        is_up = any(each.state.phase.is_up for model in models for each in model.replicas)
+        still = staged.state.problem
+        if models and still is not None and (is_up or was_up):
+            self._tell_later(staged, still, was_up=is_up)
+            return
+        self._doubted.discard(staged.key)
+        if models and still == problem:
+            self._teller.tell_staging(models[0], staged.kind, problem)
 
     def staging_evicted(self, staged: StagedFiles, sentence: str) -> None:
         """Hear what pushed files out of RAM."""

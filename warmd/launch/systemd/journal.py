@@ -36,7 +36,7 @@ class Journal:
     """Hands each engine's lines to whoever has claimed it."""
 
     def __init__(self, report: Callable[[str], None]) -> None:
-        """`report` is told, once and in a sentence, where the journal can't be read."""
+        """`report` is told, in a sentence, where the journal can't be read; once until it can."""
         self._report = report
         self._told = False
         self._is_blind = False
@@ -98,6 +98,8 @@ class Journal:
             # One that could read was ended by somebody, as by `systemctl kill warmd`: no trouble.
             if time.monotonic() - began < _AGAIN_S:
                 self._trouble(why)
+            else:
+                self._told = False
             await asyncio.sleep(_AGAIN_S)
 
     async def _run(self) -> str:
