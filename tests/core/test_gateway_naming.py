@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warmd.gateway.errors import RefusedError
-from warmd.gateway.naming import model_name
+from warmd.gateway.naming import read
 from warmd.gateway.paths import ModelIn
 
 FORM = "multipart/form-data; boundary=XX"
@@ -19,15 +19,15 @@ FORM = "multipart/form-data; boundary=XX"
 )
 def test_name_is_found_whatever_stands_around_it(more: dict[str, object], name: str) -> None:
     body = json.dumps({**more, "model": name}).encode()
-    assert model_name(body, ModelIn.JSON, "") == name
-    assert model_name(bytearray(body), ModelIn.JSON, "") == name
+    assert read(body, ModelIn.JSON, "").model == name
+    assert read(bytearray(body), ModelIn.JSON, "").model == name
 
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_name_or_a_refusal(body: bytes) -> None:
     for where in ModelIn:
         try:
-            model_name(body, where, FORM)
+            read(body, where, FORM)
         except RefusedError as refused:
             assert refused.status == 400  # noqa: PT017
 
@@ -44,10 +44,10 @@ def test_form_field(file: bytes, name: str) -> None:
     ]
     body = b"".join(b"--XX\r\n" + part + b"\r\n" for part in parts) + b"--XX--\r\n"
     for content_type in (FORM, 'Multipart/Form-Data; charset=utf-8; Boundary="XX"'):
-        assert model_name(body, ModelIn.FORM, content_type) == name
-    assert model_name(b"preamble\r\n" + body, ModelIn.FORM, FORM) == name
+        assert read(body, ModelIn.FORM, content_type).model == name
+    assert read(b"preamble\r\n" + body, ModelIn.FORM, FORM).model == name
     without = body.replace(b"name=model\r\n", b"name=other\r\n")
-    assert model_name(without, ModelIn.FORM, FORM) is None
+    assert read(without, ModelIn.FORM, FORM) is None
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_form_field(file: bytes, name: str) -> None:
 )
 def test_form_without_a_boundary(content_type: str) -> None:
     with pytest.raises(RefusedError, match="boundary"):
-        model_name(b"--XX\r\n\r\n\r\n--XX--", ModelIn.FORM, content_type)
+        read(b"--XX\r\n\r\n\r\n--XX--", ModelIn.FORM, content_type)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_form_without_a_boundary(content_type: str) -> None:
 def test_worst_body_does_not_stop_the_loop_for_long(body: bytes, where: ModelIn) -> None:
     before = time.process_time()
     try:
-        assert model_name(body, where, FORM) is None
+        assert read(body, where, FORM) is None
     except RefusedError as refused:
         assert refused.status in (400, 413)  # noqa: PT017
     assert time.process_time() - before < 0.5

@@ -15,7 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, Self
 
-import aiohttp
 import uvloop
 from aiohttp import web
 
@@ -90,11 +89,6 @@ class FakeEngine:
         self.answer: Answering = echo
         self.left_by_client = asyncio.Event()
         self._runner: web.ServerRunner | None = None
-        self.session = aiohttp.ClientSession(
-            base_url="http://engine",
-            connector=aiohttp.UnixConnector(path=str(path), limit=0),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
 
     async def start(self) -> None:
         server = web.Server(
@@ -110,7 +104,6 @@ class FakeEngine:
             self._runner = None
 
     async def close(self) -> None:
-        await self.session.close()
         await self.stop()
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -129,7 +122,6 @@ class FakeEngine:
 class FakeLease:
     replica: str
     socket: str
-    session: aiohttp.ClientSession
     released: int = 0
     doubts: int = 0
     left: int = 0  # by clients that got no byte
@@ -200,9 +192,7 @@ class FakeModels:
 
     def _next(self) -> FakeLease:
         index = len(self.leases) % len(self.engines)
-        lease = FakeLease(
-            f"{MODEL}.{index}", str(self.engines[index].path), self.engines[index].session
-        )
+        lease = FakeLease(f"{MODEL}.{index}", str(self.engines[index].path))
         self.leases.append(lease)
         return lease
 

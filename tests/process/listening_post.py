@@ -41,7 +41,7 @@ class ListeningPost:
         self.path = path
         self._heard: list[_Heard] = []
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     @property
     def requests(self) -> list[Judged]:
@@ -62,15 +62,13 @@ class ListeningPost:
     async def close(self) -> None:
         assert self._server is not None
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in tuple(self._writers):
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._writers.add(writer)
         heard = _Heard()
         self._heard.append(heard)
         try:
@@ -78,6 +76,7 @@ class ListeningPost:
                 await self._answer(heard, reader, writer)
         finally:
             writer.close()
+            self._writers.discard(writer)
 
     async def _answer(
         self, heard: _Heard, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -67,12 +67,13 @@ async def test_engine_that_does_not_listen(tmp_path: Path) -> None:
 
 
 @on_uvloop
-async def test_session_that_its_owner_closed_is_a_lost_engine(tmp_path: Path) -> None:
+async def test_engine_whose_socket_is_gone_is_a_lost_one(tmp_path: Path) -> None:
     async with Rig(tmp_path, engines=2) as rig:
-        await rig.engines[0].session.close()
+        rig.engines[0].path.unlink()
         raw = await rig.raw()
         await raw.post(chat())
         assert (await raw.response())[0] == 200
+        assert [lease.doubts for lease in rig.models.leases] == [1, 0]
 
 
 def die_after(first: bytes, content_type: str, length: int | None = None) -> object:

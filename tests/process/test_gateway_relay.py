@@ -77,15 +77,19 @@ async def test_what_the_engine_and_the_client_see_of_each_other(tmp_path: Path) 
         asked = rig.engine.asked[0]
         assert asked.target == "/v1/completions"
         assert asked.body == body
-        assert sorted(asked.headers) == [
-            ("Content-Length", str(len(body))),
-            ("Content-Type", "application/json"),
-            ("Host", "engine"),
-            ("X-Kept", "yes"),
+        assert sorted((name.lower(), value) for name, value in asked.headers) == [
+            ("content-length", str(len(body))),
+            ("content-type", "application/json"),
+            ("host", "engine"),
+            ("x-kept", "yes"),
+            ("x-request-id", headers.pop("x-request-id")),
         ]
         assert (status, got) == (422, b"body")
         assert headers.pop("date")
+        assert float(headers.pop("x-warmd-waited")) < 1
         assert headers == {
+            "x-warmd-rung": "staged",
+            "x-warmd-replica": f"{MODEL}.0",
             "content-type": "text/x",
             "content-length": "4",
             "x-twice": "2",

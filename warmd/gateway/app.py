@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Sequence
 
-from aiohttp import web
-
-from warmd.gateway.body import BodyBudget, HeldBody, read_body
-from warmd.gateway.connection import refusal
+from warmd.gateway.body import BodyBudget, HeldBody, too_large
+from warmd.gateway.client import Answering, ClientConnection
 from warmd.gateway.errors import RefusedError
+from warmd.gateway.exchange import Wanted
 from warmd.gateway.forward import Forwarder
+from warmd.gateway.head import RequestHead, bad_http, request_id
 from warmd.gateway.keys import Keys
 from warmd.gateway.limits import GatewayLimits
 from warmd.gateway.models import ModelCard, Models, RequestDone
-from warmd.gateway.naming import model_name
+from warmd.gateway.naming import read
 from warmd.gateway.paths import Endpoint, ModelList, clip, route
+from warmd.gateway.patience import max_wait_of
+from warmd.gateway.prefix import prefix_of
+from warmd.gateway.reply import reply
+from warmd.gateway.request import Request
 from warmd.gateway.server import Address, Listener
 
 
@@ -89,6 +95,7 @@ class Gateway:
 
     async def close(self) -> None:
         """End every connection, whatever is on it, and return when nothing of it is left."""
+        self._forwarder.stopping = True
         await self._listener.close()
         self._forwarder.close()
 
@@ -135,7 +142,7 @@ class Gateway:
                 raise bad_http()
 
     def _admit(self, head: RequestHead) -> None:
-        if self._keys is not None and self._keys.holder(_Shown(head)) is None:
+        if self._keys is not None and self._keys.holder(_shown(head)) is None:
             raise RefusedError(
                 401,
                 "This needs a valid API key, as `Authorization: Bearer KEY` or `x-api-key: KEY`.",
@@ -160,7 +167,7 @@ class Gateway:
             endpoint=endpoint,
             request_id=request_id(head) or self._ids.new(),
             prefix=prefix_of(said.document) if wants_prefix else None,
-            max_wait=max_wait_of(head.first(b"x-warmd-max-wait")),
+            max_wait=max_wait_of(head.field(b"x-warmd-max-wait") or None),
         )
 
     def _resolve(self, name: str) -> str:
@@ -190,6 +197,14 @@ class Gateway:
         if name in entries:
             return entries[name]
         return {**entries[self._resolve(name)], "id": name}
+
+
+def _shown(head: RequestHead) -> dict[str, str]:
+    """Return the fields that may hold a key."""
+    return {
+        "Authorization": head.field(b"authorization"),
+        "x-api-key": head.field(b"x-api-key"),
+    }
 
 
 class _Ids:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import socket
 import struct
 import termios
 from collections import deque
-from typing import Protocol
+from typing import Protocol, cast
 
 import httptools
 
@@ -17,6 +18,8 @@ from warmd.gateway.head import HEAD_MAX, Fields, RequestHead, bad_http, request_
 from warmd.gateway.limits import GatewayLimits
 from warmd.gateway.reply import refusal
 from warmd.gateway.request import Request
+
+log = logging.getLogger("warmd.gateway")
 
 # Longer than the 600 s of the usual proxies, so that they close an idle connection, not we: a
 # request on its way to a connection that is being closed would be lost.
@@ -213,8 +216,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the deadline for the first head."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # a stream's
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by class
         self._front.connected(self)
         self._arm(self._front.limits.header_timeout)
 
@@ -228,8 +230,10 @@ class ClientConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._go_on_without_upgrade(data[upgrade.args[0] :])
-            return
+            if self._in_head:
+                self._go_on_without_upgrade(data[upgrade.args[0] :])
+                return
+            self._is_deaf = True  # a CONNECT, which is refused
         except httptools.HttpParserError:
             self._fail(bad_http())
         if was_in_head and self._in_head:
@@ -281,8 +285,9 @@ class ClientConnection(asyncio.Protocol):
         self._target += piece
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take in a field."""
-        self._fields.append((name.lower(), value))
+        """Take in a field, unless it comes behind the body: a trailer belongs to no next request."""
+        if self._in_head:
+            self._fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Make a request of the head."""
@@ -381,6 +386,10 @@ class ClientConnection(asyncio.Protocol):
             answering = self._front.answer(request, self)
         except RefusedError as refused:
             self.refuse(refused)
+            return
+        except Exception as error:  # noqa: BLE001 - a bug must end one request, not all of them
+            log.error("A bug in the gateway ended a request.", exc_info=error)
+            self.refuse(RefusedError(500, "The gateway failed; its log says why."))
             return
         if self._now is request:
             self._answering = answering

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -18,6 +19,8 @@ from warmd.gateway.paths import Endpoint
 from warmd.gateway.reply import connection_line, status_line
 from warmd.gateway.request import Request
 from warmd.ladder import NotReadyError, QueueFullError, Rung
+
+log = logging.getLogger("warmd.gateway")
 
 CONNECT_S = 10.0
 _ATTEMPTS = 2
@@ -118,13 +121,29 @@ class Exchange:
         self._is_over = False
 
     def begin(self) -> None:
-        """Ask an engine at once where one is ready, else wait for it. Raises `RefusedError`."""
+        """Ask an engine at once where one is ready, else wait for it."""
         wanted = self._wanted
         lease = self._desk.models.take(wanted.model, wanted.prefix)
         if lease is None:
-            self._task = asyncio.create_task(self._wait())
+            self._spawn(self._wait())
         else:
             self._ask(lease)
+
+    def fail(self) -> None:
+        """Come to an end without an answer, by a bug of ours."""
+        self._let_go()
+        self._end(500)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        self._task = asyncio.create_task(self._guarded(work))
+
+    async def _guarded(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - a bug must end one request, not all of them
+            log.error("A bug in the gateway ended a request.", exc_info=error)
+            self._task = None
+            self.cut_off(RefusedError(500, "The gateway failed; its log says why."))
 
     # The place
 
@@ -155,7 +174,7 @@ class Exchange:
         self._waited_s = self._age()
         link = self._desk.links.take(lease.socket)
         if link is None:
-            self._task = asyncio.create_task(self._connect(lease))
+            self._spawn(self._connect(lease))
         else:
             self._send(link)
 
@@ -223,7 +242,7 @@ class Exchange:
         if unheard:
             self._head = None
             # The engine closed an idle connection just then: it has not seen this request.
-            self._task = asyncio.create_task(self._connect(lease))
+            self._spawn(self._connect(lease))
         else:
             self._engine_lost()
 

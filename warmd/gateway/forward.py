@@ -27,7 +27,11 @@ class Forwarder:
         """Have `request` answered by an engine of the model."""
         exchange = Exchange(self, request, wanted, client)
         self._under_way.add(exchange)
-        exchange.begin()
+        try:
+            exchange.begin()
+        except BaseException:
+            exchange.fail()
+            raise
         return exchange
 
     def is_over(self, exchange: Exchange, record: RequestRecord) -> None:

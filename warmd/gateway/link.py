@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import httptools
 
@@ -122,8 +122,7 @@ class EngineLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Be there."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # a stream's
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by class
 
     def data_received(self, data: bytes) -> None:
         """Pass on what came; what nobody asked for breaks the link."""
@@ -202,8 +201,9 @@ class EngineLink(asyncio.Protocol):
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field."""
-        self._fields.append((name.lower(), value))
+        """Take a field, unless it comes behind the body."""
+        if self._head is None:
+            self._fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Take the head, unless it is one of those that only announce another."""

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import aiohttp
-
 from warmd.ladder import Rung
 
 LONG_IDLE_S = 300.0
@@ -48,10 +46,6 @@ class Lease(Protocol):
     @property
     def socket(self) -> str:
         """The path of the engine's unix socket; another engine of the replica may have the same."""
-
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        """A session whose every connection leads to this replica; base URL `http://engine`."""
 
     def lost(self) -> None:
         """Say that the engine broke off: its owner sends nobody else there before it has looked."""
