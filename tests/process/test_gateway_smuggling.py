@@ -96,6 +96,7 @@ AMBIGUOUS = {
     "chunk extension with CR": post(CHUNKED, b"%x;a\rb\r\n%s\r\n" % (len(BODY), BODY) + LAST),
     "last chunk ends in LF": post(CHUNKED, CHUNK + b"0\n\n" + HIDDEN),
     "trailer with a bare LF": post(CHUNKED, CHUNK + b"0\r\nX: y\n\r\n" + HIDDEN),
+    "trailer that claims a length": post(CHUNKED, CHUNK + b"0\r\nContent-Length: 99\r\n\r\n"),
     # heads
     "header without a colon": post(LENGTH + b"Nonsense\r\n", BODY),
     "header without a name": post(LENGTH + b": y\r\n", BODY),
@@ -125,8 +126,8 @@ PLAIN = {
         post(CHUNKED, b"%X;a=b\r\n%s\r\n" % (len(BODY), BODY) + b"0\r\nX-T: y\r\n\r\n"),
         1,
     ),
-    "a trailer that claims a length": (
-        post(CHUNKED, CHUNK + b"0\r\nContent-Length: 99\r\n\r\n" + post(LENGTH, BODY)),
+    "a trailer that would change the next request": (
+        post(CHUNKED, CHUNK + b"0\r\nX-Trailer: y\r\nUpgrade: h2c\r\n\r\n" + post(LENGTH, BODY)),
         2,
     ),
     "two, one behind the other": (post(LENGTH, BODY) * 2, 2),

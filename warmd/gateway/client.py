@@ -285,7 +285,7 @@ class ClientConnection(asyncio.Protocol):
         self._target += piece
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take in a field, unless it comes behind the body: a trailer belongs to no next request."""
+        """Take in a field; a trailer, which comes behind the body, belongs to no next request."""
         if self._in_head:
             self._fields.append((name.lower(), value))
 
@@ -387,7 +387,7 @@ class ClientConnection(asyncio.Protocol):
         except RefusedError as refused:
             self.refuse(refused)
             return
-        except Exception as error:  # noqa: BLE001 - a bug must end one request, not all of them
+        except Exception as error:
             log.error("A bug in the gateway ended a request.", exc_info=error)
             self.refuse(RefusedError(500, "The gateway failed; its log says why."))
             return

@@ -140,7 +140,7 @@ class Exchange:
     async def _guarded(self, work: Coroutine[None, None, None]) -> None:
         try:
             await work
-        except Exception as error:  # noqa: BLE001 - a bug must end one request, not all of them
+        except Exception as error:
             log.error("A bug in the gateway ended a request.", exc_info=error)
             self._task = None
             self.cut_off(RefusedError(500, "The gateway failed; its log says why."))
