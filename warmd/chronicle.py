@@ -379,6 +379,7 @@ class Chronicle:
 
     def window_opened(self, model: str, opening: Opening, missed: Missed | None) -> None:
         """Keep that a time to be ready by has come; where it was missed, say why."""
+        self._metrics.window_opened(model, None if missed is None else missed.hindrance)
         told = opening.at, opening.until, opening.name, opening.replicas
         if missed is None:
             self._history.openings.record(model, KeptOpening(*told, late=0.0))

@@ -14,6 +14,7 @@ from warmd.ladder import Rung, replica_name
 from warmd.parties import Move, Party, Span
 from warmd.planner.forecast import Aside, Key, Late, Now, Outcome, Rooms, Stay, forecast
 from warmd.planner.timetable import Rise, Slot, line_up
+from warmd.policy.estimate import STOP_S
 from warmd.shortfalls import NOT_WITHIN, Shortfall, beside
 from warmd.supervisor import Standing
 
@@ -41,9 +42,9 @@ class Foretold:
     overdue: dict[str, list[Rise]] = field(default_factory=dict)  # what shall be there already
 
     def __post_init__(self) -> None:
-        busy: list[tuple[frozenset[str], float]] = []
+        busy: dict[str, tuple[frozenset[str], float]] = {}
         for party in self.parties:
-            busy += self._is_there(party)
+            busy |= dict(self._is_there(party))
             first = self.spans[party.name][0]
             if party.presence is None:
                 self._stay(party, first)
@@ -63,7 +64,7 @@ class Foretold:
             self.slots.setdefault(rise.key, Slot(rise.by, rise.by, rise.by, rise.by))
         now = Now(
             self.now,
-            busy,
+            [*self._busy(busy)],
             self.begun,
             self.not_before,
             frozenset(key for key in self.held if self.slots[key].begin_at <= self.now),
@@ -73,17 +74,25 @@ class Foretold:
         found = forecast(self.rises, self.slots, rooms, now)
         self.outcomes, self.asides = found.outcomes, found.asides
 
-    def _is_there(self, party: Party) -> Iterator[tuple[frozenset[str], float]]:
-        """Note who is asked for at this moment; yield the cards that are busy, and until when."""
+    def _is_there(self, party: Party) -> Iterator[tuple[str, tuple[frozenset[str], float]]]:
+        """Note who is asked for; yield by replica the cards that are busy, and until when."""
         if party.presence is None:
             return
         used_until = party.presence.used_until
         for index, stands in enumerate(party.presence.replicas[: len(party.cards)]):
             if stands.free_at > self.now:
-                yield party.cards[index], stands.free_at
+                yield replica_name(party.name, index), (party.cards[index], stands.free_at)
             if stands.awake and used_until > self.now and party.pool is not None:
                 stay = self._room_of(party, index, self.now, used_until)
                 self.stays.append(replace(stay, used=True))
+
+    def _busy(
+        self, busy: Mapping[str, tuple[frozenset[str], float]]
+    ) -> Iterator[tuple[frozenset[str], float]]:
+        """Yield the cards that are busy; a rise is called off once nobody wants it any more."""
+        for replica, (cards, free_at) in busy.items():
+            closes = [self.closes.get(key, inf) for key in self.begun if key[0] == replica]
+            yield cards, min(free_at, max(closes, default=inf) + STOP_S)
 
     def _ways_back(self) -> dict[str, Rise]:
         """Return how each replica rises again that was put aside, `by` left open."""

@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from warmd.control import Metrics
 from warmd.gateway.models import RequestRecord
 from warmd.ladder import FileKind, Phase, Rung, Stage, Standing, StartTimes
+from warmd.policy.opening import Hindrance
 from warmd.status import (
     CardShare,
     CardStatus,
@@ -182,3 +183,17 @@ def test_how_long_a_model_stood_where_and_why() -> None:
     assert told["warmd_rung_seconds_total cause=calendar model=tiny rung=staged"] == 0.0
     assert told["warmd_gpu_seconds_total cause=calendar model=tiny rung=hot"] == 14.0
     assert told["warmd_spared_requests_total model=tiny otherwise=asleep"] == 1
+
+
+def test_windows_are_counted_by_what_became_of_them() -> None:
+    metrics = Metrics(Daemon().snapshot, [CHAT])
+    before = scrape(metrics)
+    outcomes = ("ready", "away", "failing", "starting", "held-up")
+    assert [before[f"warmd_windows_total model=tiny outcome={each}"] for each in outcomes] == [
+        0
+    ] * 5
+    metrics.window_opened("tiny", None)
+    metrics.window_opened("tiny", Hindrance.AWAY)
+    after = scrape(metrics)
+    counted = [after[f"warmd_windows_total model=tiny outcome={each}"] for each in outcomes]
+    assert counted == [1, 1, 0, 0, 0]

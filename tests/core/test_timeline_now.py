@@ -87,6 +87,16 @@ def test_a_start_that_began_late_is_drawn_late_and_told_when_it_is_ready() -> No
     assert "other is late since 09:00 on GPU 0: it waits for its turn" in plan.warnings[1]
 
 
+def test_a_start_that_its_window_will_not_outlast_gives_its_lane_back_at_the_close() -> None:
+    now = NINE + 600
+    began = replace(starting(now), ready_at=now + 3600, free_at=now + 3600)
+    slow = there(party("slow", "09:00-09:20"), began)
+    plan = told(slow, there(party("other"), COLD), since=BY_NINE + 600, hours=3.0)
+    assert any("slow is late since 09:00" in each for each in plan.warnings)
+    (up,) = [move for move in plan.moves if move.model == "other" and move.to_rung is Rung.HOT]
+    assert up.begin_at == NINE + 1200 + 5.0, "the start is called off, and ended"
+
+
 def test_one_that_is_to_be_tried_again_says_when() -> None:
     failed = Standing(Rung.COLD, "backing off", retry_at=NINE + 120, trouble="no CUDA")
     plan = told(there(party("m"), failed), since=BY_NINE + 60)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from daemon_rig import PATIENCE_S, Daemon, a_daemon, until
+from noon import HOST, clock
 
 from warmd.cli.explain import explanation
 
@@ -74,6 +75,35 @@ def test_an_open_window_makes_hot_at_once_and_again_after_a_crash(daemon: Daemon
     for replica in ("m.0", "m.1"):
         daemon.wait_for("ready", replica)
     assert daemon.chat().status == 200
+
+
+def test_a_plan_with_another_config_says_what_its_calendars_would_move(daemon: Daemon) -> None:
+    now = time.time()
+    first, later = (now + 3600) // 60 * 60, (now + 7200) // 60 * 60
+    names = ("m", "stays", "goes", "comes")
+
+    def tables(opens: float, *models: str) -> dict[str, str]:
+        starts = {each: opens if each == "m" else first for each in models}
+        return {
+            each: 'resting = "cold"\n'
+            f'windows = [{{ from = "{clock(at)}", to = "{clock(at + 1800)}" }}]'
+            for each, at in starts.items()
+        }
+
+    daemon.write_config(tables(later, "m", "stays", "comes"), host=HOST)
+    new = daemon.folder / "new.toml"
+    new.write_text(daemon.config.read_text())
+    daemon.write_config(tables(first, "m", "stays", "goes"), host=HOST)
+    daemon.start()
+    asked = {"next": 14400.0, "config": str(new)}
+    answer = daemon.control("POST", "/plan", asked).json
+
+    def rises(timeline: Any) -> dict[str, float]:
+        return {each["model"]: each["at"] for each in timeline["moves"] if each["to_rung"] == "hot"}
+
+    assert rises(answer["before"]) == {"m": first, "stays": first, "goes": first}
+    assert rises(answer["timeline"]) == {"m": later, "stays": first, "comes": first}
+    assert set(daemon.status["models"]) == {*names} - {"comes"}, "a plan changes nothing"
 
 
 def test_what_fired_while_nobody_was_awake_is_in_force_after_a_restart(daemon: Daemon) -> None:

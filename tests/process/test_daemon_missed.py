@@ -55,6 +55,34 @@ def test_a_missed_window_is_told_once_over_a_restart_and_counted(daemon: Daemon)
     assert f" late for its window daily {clock(opens)}-" in late
 
 
+def test_a_first_window_that_opens_while_a_killed_daemon_is_away_is_told_once(
+    daemon: Daemon,
+) -> None:
+    daemon.turn("m")
+    opens = (time.time() + BEFORE_S) // 60 * 60 + 60
+    hours = f'from = "{clock(opens)}", to = "{clock(opens + 3600)}"'
+    table = f'resting = "cold"\nwindows = [{{ {hours} }}]'
+    daemon.write_config({"m": table}, host=HOST)
+    daemon.start()
+    daemon.stop(signal.SIGKILL)
+    assert time.time() < opens, "it opened before the daemon was killed"
+    until(lambda: not daemon.engine_processes(), "nothing is left of it")
+    time.sleep(max(0.0, opens + 1.0 - time.time()))
+    daemon.start()
+    daemon.wait_for("ready")
+    until(lambda: lines(daemon, "late for its window"), "it is told")
+    daemon.stop(signal.SIGKILL)
+    until(lambda: not daemon.engine_processes(), "its engines end with it")
+    daemon.start()
+    daemon.wait_for("ready")
+    (missed,) = lines(daemon, "not ready by")
+    assert f" not ready by {clock(opens)}, as its window daily " in missed
+    assert "warmd didn't run then, and began at " in missed
+    assert len(lines(daemon, "late for its window")) == 1
+    windows = daemon.control("GET", "/report?since=0").json["models"]["m"]["windows"]
+    assert (windows["opened"], windows["ready"], windows["late"]["count"]) == (1, 0, 1)
+
+
 @pytest.fixture(scope="module")
 def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("nvml"))

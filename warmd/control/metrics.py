@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from warmd.gateway.models import RequestRecord
 from warmd.ladder import FileKind, Standing, StartTimes, WakeTimes
 from warmd.policy import Synthetic
+from warmd.policy.opening import Hindrance
 from warmd.status import CardStatus, ModelStatus, Status
 
 SECONDS_BUCKETS = (
@@ -132,6 +133,13 @@ class Metrics:
             ("model", "otherwise"),
             registry=registry,
         )
+        self._windows = Counter(
+            "warmd_windows",
+            "Times at which a calendar wanted a model ready: `ready` by then, or missed, by what "
+            "was in the way at that moment.",
+            ("model", "outcome"),
+            registry=registry,
+        )
         self._evictions = Counter(
             "warmd_staging_evictions",
             "How often a part of what was staged was pushed out of RAM.",
@@ -177,6 +185,11 @@ class Metrics:
         self._synthetic.labels(name, kind.value, "failed" if failed else "answered").inc()
         if first_token_s is not None:
             self._synthetic_token.labels(name, kind.value).observe(first_token_s)
+
+    def window_opened(self, model: str, missed: Hindrance | None) -> None:
+        """Count a time to be ready by that has come; `missed` None: the model was ready."""
+        outcome = "ready" if missed is None else missed.value
+        self._windows.labels(self._known(model), outcome).inc()
 
     def start_ready(self, model: str, times: StartTimes) -> None:
         """Count a start that got ready, stage by stage."""
@@ -233,6 +246,8 @@ class Metrics:
                 self._wakes.labels(model, outcome)
             for outcome in ("asleep", "failed"):
                 self._sleeps.labels(model, outcome)
+            for window in ("ready", *Hindrance):
+                self._windows.labels(model, str(window))
             self._overdue.labels(model)
             for kind in Synthetic:
                 for outcome in ("answered", "failed"):
