@@ -9,16 +9,21 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
+from warmd.gateway.access import Access, Limits, Place
 from warmd.gateway.body import BodyBudget, HeldBody, read_body
 from warmd.gateway.connection import refusal
 from warmd.gateway.errors import RefusedError
 from warmd.gateway.forward import Forwarder
 from warmd.gateway.keys import Keys
 from warmd.gateway.limits import GatewayLimits
-from warmd.gateway.models import ModelCard, Models, RequestDone
+from warmd.gateway.models import ModelCard, Models, Refusal, Refused, RequestDone
 from warmd.gateway.naming import model_name
-from warmd.gateway.paths import Endpoint, ModelList, clip, route
+from warmd.gateway.paths import MODELS, Endpoint, ModelList, clip, route
 from warmd.gateway.server import Address, Listener
+
+
+def _untold(refusal: Refusal) -> None:
+    """Nobody wants to know."""
 
 
 class Gateway:
@@ -31,10 +36,14 @@ class Gateway:
         on_done: RequestDone,
         keys: Keys | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        limits_of_keys: Limits = dict,
+        on_refused: Refused = _untold,
     ) -> None:
         self._models = models
         self._limits = limits
-        self._keys = keys
+        self._access = Access(keys, limits_of_keys)
+        self._on_refused = on_refused
         self._clock = clock
         self._budget = BodyBudget(limits.max_buffered)
         self._listener = Listener(self._answer, limits)
@@ -104,21 +113,32 @@ class Gateway:
             return web.Response()
 
     async def _serve(self, request: web.BaseRequest, arrived: float) -> web.StreamResponse:
-        target = route(request.method, request.raw_path)
-        if self._keys is not None and self._keys.holder(request.headers) is None:
-            raise RefusedError(
-                401,
-                "This needs a valid API key, as `Authorization: Bearer KEY` or `x-api-key: KEY`.",
-                code="invalid_api_key",
-            )
-        match target:
-            case ModelList(name):
-                return await self._finish(request, self._show(name))
-            case Endpoint():
-                with HeldBody(self._budget) as body:
+        holder: str | None = None
+        path = ""  # the table's, once it is known
+        place: Place | None = None
+        try:
+            with HeldBody(self._budget) as body:
+                try:
+                    target = route(request.method, request.raw_path)
+                    path = target.path if isinstance(target, Endpoint) else MODELS
+                    headers = request.headers
+                    holder = self._access.holder(
+                        headers.get("Authorization", ""), headers.get("x-api-key", "")
+                    )
+                    if isinstance(target, ModelList):
+                        return await self._finish(request, self._show(target.name, holder))
+                    place = self._access.enter(holder)
                     await read_body(request, self._limits, body)
-                    model = self._model(request, target, body)
-                    return await self._forwarder.forward(request, target, model, body, arrived)
+                    model = self._model(request, target, body, holder)
+                except RefusedError as refused:
+                    self._on_refused(Refusal(path, refused.status, refused.code, holder))
+                    raise
+                return await self._forwarder.forward(
+                    request, target, model, body, arrived, holder=holder
+                )
+        finally:
+            if place is not None:
+                place.release()
 
     async def _finish(self, request: web.BaseRequest, response: web.Response) -> web.Response:
         """Write an answer of our own; a connection with an unread body on it is not used again."""
@@ -128,38 +148,45 @@ class Gateway:
         await response.write_eof()
         return response
 
-    def _model(self, request: web.BaseRequest, endpoint: Endpoint, body: HeldBody) -> str:
+    def _model(
+        self, request: web.BaseRequest, endpoint: Endpoint, body: HeldBody, holder: str | None
+    ) -> str:
         content_type = request.headers.get("Content-Type", "")
         name = model_name(body.data, endpoint.model_in, content_type)
         if name is None:
             raise RefusedError(
                 400,
-                f"The field `model` is missing; the models here: {self._names()}.",
+                f"The field `model` is missing; the models here: {self._names(holder)}.",
                 param="model",
                 code="model_missing",
             )
-        return self._resolve(name)
+        return self._resolve(name, holder)
 
-    def _resolve(self, name: str) -> str:
+    def _resolve(self, name: str, holder: str | None) -> str:
         model = self._models.resolve(name)
-        if model is None:
+        if model is None or not self._access.may_use(holder, model):
+            # The same for both: what others use is nothing that a limited key should learn.
+            ours = "" if holder is None else " that this key may use"
             raise RefusedError(
                 404,
-                f"There is no model {clip(name)}; the models here: {self._names()}.",
+                f"There is no model {clip(name)}{ours}; the models here: {self._names(holder)}.",
                 param="model",
                 code="model_not_found",
             )
         return model
 
-    def _names(self) -> str:
-        names = [name for card in self._models.cards() for name in (card.name, *card.aliases)]
+    def _cards(self, holder: str | None) -> list[ModelCard]:
+        return [each for each in self._models.cards() if self._access.may_use(holder, each.name)]
+
+    def _names(self, holder: str | None) -> str:
+        names = [name for card in self._cards(holder) for name in (card.name, *card.aliases)]
         return ", ".join(names) or "none"
 
-    def _show(self, name: str | None) -> web.Response:
+    def _show(self, name: str | None, holder: str | None) -> web.Response:
         """Answer `/v1/models`; an alias is an entry of its own, with the model as its root."""
         entries = {
             shown: _entry(shown, card)
-            for card in self._models.cards()
+            for card in self._cards(holder)
             for shown in (card.name, *card.aliases)
         }
         document: object
@@ -168,7 +195,7 @@ class Gateway:
         elif name in entries:
             document = entries[name]
         else:
-            root = self._resolve(name)
+            root = self._resolve(name, holder)
             document = {**entries[root], "id": name}
         return web.Response(
             body=json.dumps(document).encode(),

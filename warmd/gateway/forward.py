@@ -30,6 +30,9 @@ class _Visit:
     idle_s: float
     arrived: float
     spared: Rung | None
+    key: str | None
+    bytes_in: int
+    replica: str | None = None
     status: int = 500  # until something else is known
     waited_s: float | None = None
     first_byte_s: float | None = None
@@ -46,6 +49,9 @@ class _Visit:
             first_byte_s=self.first_byte_s,
             total_s=total,
             spared=self.spared,
+            replica=self.replica,
+            key=self.key,
+            bytes_in=self.bytes_in,
         )
 
 
@@ -79,6 +85,8 @@ class Forwarder:
         model: str,
         body: HeldBody,
         arrived: float,
+        *,
+        holder: str | None = None,
     ) -> web.StreamResponse:
         """Answer `request` from an engine of `model`, to the last byte.
 
@@ -91,6 +99,8 @@ class Forwarder:
             idle_s=self._models.idle_s(model),
             arrived=arrived,
             spared=self._models.spared(model),
+            key=holder,
+            bytes_in=len(body.data),
         )
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # a request is answered in one
@@ -151,6 +161,7 @@ class Forwarder:
                 503, error.reason, code="model_not_ready", retry_after_s=error.retry_after_s
             ) from None
         visit.waited_s = self._clock() - visit.arrived
+        visit.replica = lease.replica
         return lease
 
     async def _relay(
