@@ -27,6 +27,7 @@ from warmd.ending import Ending
 from warmd.fitting import Fitter
 from warmd.folders import Folders, StartUpError
 from warmd.gateway import (
+    Certificate,
     Gateway,
     GatewayError,
     GatewayLimits,
@@ -189,7 +190,8 @@ class Daemon:
             # Not before: a daemon that fails to come up must not take engines down with it.
             for name, record in found.items():
                 self._supervisor.succession.take_over(name, record)
-            fronts = ", ".join(f"http://{_bracketed(host)}:{port}" for host, port in bound)
+            scheme = "https" if settings.gateway.tls.certificate else "http"
+            fronts = ", ".join(f"{scheme}://{_bracketed(host)}:{port}" for host, port in bound)
             models = count(len(settings.models), "model")
             log.info(
                 "warmd %s serves %s on %s",
@@ -355,6 +357,7 @@ class Daemon:
     def _gateway(self) -> Gateway:
         table = self._config.settings.gateway
         keys = None if table.api_keys is None else Keys(table.api_keys, _warn)
+        pair = table.tls.files()
         limits = GatewayLimits(table.max_body, table.header_timeout, table.body_timeout)
         front = Front(self._supervisor, int(self._started), CLOCK)
         return Gateway(
@@ -364,6 +367,7 @@ class Daemon:
             keys,
             limits_of_keys=lambda: self._config.settings.gateway.keys,
             on_refused=self._audit.refused,
+            tls=None if pair is None else Certificate(*pair, _warn).context,
         )
 
     def _snapshot(self) -> Status:

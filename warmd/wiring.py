@@ -234,7 +234,7 @@ def check_on_host(
     total = host_memory().total
     return reserved, (
         *overbooked(settings, total),
-        *doubts_about_access(settings),
+        *doubts_about_access(settings, now),
         *_late(settings, fitter, now),
     )
 

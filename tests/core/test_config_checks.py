@@ -347,6 +347,7 @@ def test_shares_of_ram_that_are_more_than_there_is_are_warned_of(
     assert list(overbooked(load(config(tmp_path, host=host)), 100 * 2**30)) == says
 
 
+NOW = 1.8e9  # in Unix seconds
 LIMITED = 'gateway = { api_keys = "%s", keys.alice = %s }'
 
 
@@ -369,13 +370,14 @@ def test_limits_of_a_key(tmp_path: Path, limits: str, says: str) -> None:
 def test_limits_of_a_key_that_nobody_has_are_told(tmp_path: Path) -> None:
     keys = tmp_path / "api-keys"
     keys.write_text(f"alicia:{DIGEST}\n")
-    [told] = doubts_about_access(load(config(tmp_path, host=LIMITED % (keys, "{ models = [] }"))))
+    limited = config(tmp_path, host=LIMITED % (keys, "{ models = [] }"))
+    [told] = doubts_about_access(load(limited), NOW)
     assert told == (
         f"gateway.keys.alice has no effect: {keys} has no key of that name, did you mean 'alicia'?"
     )
     keys.write_text(f"alice:{DIGEST}\n")
-    assert not [*doubts_about_access(load(tmp_path / "warmd.toml"))]
-    [told] = doubts_about_access(load(config(tmp_path, host="[gateway.keys.bob]")))
+    assert not [*doubts_about_access(load(tmp_path / "warmd.toml"), NOW)]
+    [told] = doubts_about_access(load(config(tmp_path, host="[gateway.keys.bob]")), NOW)
     assert "nobody is asked for a key" in told
 
 
@@ -394,6 +396,6 @@ def test_a_certificate_is_named_by_its_path_or_as_a_credential(
 
 
 def test_tls_opens_nothing_to_others_without_keys(tmp_path: Path) -> None:
-    tls = 'gateway = { listen = ["0.0.0.0:8443"], tls.certificate = "/c.pem" }'
+    tls = 'gateway = { listen = ["0.0.0.0:8443"], tls.certificate = "credential-of-others" }'
     with pytest.raises(ConfigError, match="other machines could use the models without a key"):
         load(config(tmp_path, host=tls))

@@ -47,8 +47,11 @@ def test_each_line_says_what_kind_it_is(room: ModuleType, kinds: int) -> None:
     told = set()
     for node in ast.walk(tree):
         match node:
-            case ast.Call(func=ast.Attribute(value=ast.Name("log"), attr=level)) if (
-                level != "debug"
+            case ast.Call(func=ast.Attribute(value=ast.Name("log"), attr=level)) if level in (
+                "info",
+                "warning",
+                "error",
+                "critical",
             ):
                 extra = next((each for each in node.keywords if each.arg == "extra"), None)
                 assert extra is not None, ast.unparse(node)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from warmd.config.api_keys import read_api_keys
+from warmd.config.certificate import CertificateError, valid_until
 from warmd.config.fields import did_you_mean
 from warmd.config.problem import ConfigError, Finding, KeyPath, dotted, quoted
 from warmd.config.settings import Settings
+from warmd.spoken import duration
+
+_SOON_S = 7 * 86400.0
 
 
 def access(settings: Settings) -> Iterator[Finding]:
@@ -39,8 +43,29 @@ def _models_of_keys(settings: Settings) -> Iterator[Finding]:
             yield Finding(path, what, quoted(model), rests_on=(("models", model),))
 
 
-def doubts_about_access(settings: Settings) -> Iterator[str]:
-    """Say, in sentences, what has no effect as it stands; reads the file of keys."""
+def doubts_about_access(settings: Settings, now: float) -> Iterator[str]:
+    """Say, in sentences, what has no effect as it stands, or soon; reads the files.
+
+    `now`: Unix seconds.
+    """
+    yield from _doubts_about_keys(settings)
+    tls = settings.gateway.tls
+    if (pair := tls.files()) is None:
+        return
+    if tls.is_elsewhere:
+        yield "gateway.tls names a credential of warmd.service, which was not looked at from here"
+        return
+    try:
+        left = valid_until(pair[0]) - now
+    except CertificateError:
+        return  # told as a problem of the file
+    if left < 0:
+        yield f"{pair[0]} has expired, and clients refuse it: renew the certificate"
+    elif left < _SOON_S:
+        yield f"{pair[0]} expires in {duration(left)}: renew the certificate"
+
+
+def _doubts_about_keys(settings: Settings) -> Iterator[str]:
     limited = settings.gateway.keys
     if not limited:
         return

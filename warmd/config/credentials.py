@@ -24,6 +24,16 @@ def file_named(name: str, environ: Mapping[str, str] = os.environ) -> Path:
     return Path(environ.get(FOLDER) or "/run/credentials/warmd.service") / name
 
 
+def is_given(name: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process has the credential `name`, or may at least look at the service's."""
+    if FOLDER in environ:
+        return True
+    try:
+        return file_named(name, environ).exists()
+    except PermissionError:
+        return False
+
+
 def _pem_file(name: str) -> str:
     if "/" in no_nul(name) and not name.startswith("/"):
         raise ValueError(

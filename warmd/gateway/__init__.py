@@ -15,10 +15,12 @@ from warmd.gateway.models import (
     RequestRecord,
 )
 from warmd.gateway.server import Address
+from warmd.gateway.tls import Certificate
 
 __all__ = [
     "Address",
     "Ask",
+    "Certificate",
     "Gateway",
     "GatewayError",
     "GatewayLimits",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import time
 from collections.abc import Callable, Sequence
 
@@ -39,6 +40,7 @@ class Gateway:
         *,
         limits_of_keys: Limits = dict,
         on_refused: Refused = _untold,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._models = models
         self._limits = limits
@@ -46,7 +48,7 @@ class Gateway:
         self._on_refused = on_refused
         self._clock = clock
         self._budget = BodyBudget(limits.max_buffered)
-        self._listener = Listener(self._answer, limits)
+        self._listener = Listener(self._answer, limits, tls)
         self._forwarder = Forwarder(models, on_done, clock, lambda: self._listener.stopping)
 
     @property

@@ -36,7 +36,7 @@ class Keys:
         self._path = path
         self._on_problem = on_problem
         self._clock = clock
-        self._state = _state(path)
+        self._state = state_of(path)
         self._keys = _read(path)
         self._look_at = clock() + _LOOK_EVERY_S
 
@@ -71,7 +71,7 @@ class Keys:
 
     def _look_again(self) -> None:
         self._look_at = self._clock() + _LOOK_EVERY_S
-        state = _state(self._path)
+        state = state_of(self._path)
         if state == self._state:
             return
         self._state = state
@@ -88,8 +88,8 @@ def _read(path: Path) -> tuple[tuple[bytes, str], ...]:
         raise GatewayError(str(error)) from None
 
 
-def _state(path: Path) -> FileState | None:
-    """Return None where the file can't be looked at; reading it says why."""
+def state_of(path: Path) -> FileState | None:
+    """Return what changes whenever a file does; None where it can't be looked at."""
     try:
         seen = path.stat()
     except OSError:

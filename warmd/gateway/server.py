@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
@@ -46,7 +47,10 @@ class _ConnectionFactory(web.Server):
 class Listener:
     """Takes requests in and hands them to `answer`, which returns a response written to its end."""
 
-    def __init__(self, answer: Answering, limits: GatewayLimits) -> None:
+    def __init__(
+        self, answer: Answering, limits: GatewayLimits, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._tls = tls
         self._answer = answer
         self._limits = limits
         self._factory: _ConnectionFactory | None = None
@@ -86,7 +90,13 @@ class Listener:
         loop = asyncio.get_running_loop()
         for bound in sockets:
             self._servers.append(
-                await loop.create_server(self._factory, sock=bound, backlog=BACKLOG)
+                await loop.create_server(
+                    self._factory,
+                    sock=bound,
+                    backlog=BACKLOG,
+                    ssl=self._tls,
+                    ssl_handshake_timeout=self._limits.header_timeout if self._tls else None,
+                )
             )
         return names
 
