@@ -29,7 +29,7 @@ async def _models(folder: Path) -> None:
     async with Rig(folder, keys=keys(folder), limits_of_keys=lambda: limits) as rig:
         raw = await rig.raw()
         told = []
-        for name in (ALIAS, "none"):
+        for name in (ALIAS, "no-such-model"):
             await raw.post(chat(name), more=ALICE)
             status, _, body = await raw.response()
             told.append((status, json.loads(body)["error"]["message"].replace(name, "X")))

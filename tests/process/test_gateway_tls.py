@@ -117,9 +117,9 @@ async def _versions(folder: Path) -> None:
             await raw.close()
         old = trusting(pair)
         old.set_ciphers("DEFAULT:@SECLEVEL=0")
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
             old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
-        with pytest.raises(ssl.SSLError):
+        with pytest.raises((ssl.SSLError, ConnectionError)):
             await connect(rig, old)
 
 
@@ -166,7 +166,7 @@ def test_what_is_wrong_with_a_pair_is_one_sentence(tmp_path: Path) -> None:
         assert says in str(problem)
         with pytest.raises(CertificateError):
             tls_context(certificate, key)
-        with pytest.raises(GatewayError, match="gateway.tls"):
+        with pytest.raises(GatewayError, match=r"gateway\.tls"):
             Certificate(certificate, key, pytest.fail)
     with pytest.raises(CertificateError, match="is no certificate"):
         valid_until(junk)

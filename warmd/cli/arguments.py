@@ -211,7 +211,8 @@ def _add_key(commands: _Commands, anywhere: argparse.ArgumentParser) -> None:
         parents=[anywhere],
         help="add, remove or list API keys, with or without a daemon",
         epilog="A key is shown once, when it is made; the file has its digest only. The daemon "
-        "takes a changed file within a second.",
+        "takes a changed file within a second. Each word takes --file FILE (default: the config's "
+        "gateway.api_keys) and --config FILE.",
     )
     words = command.add_subparsers(dest="word", required=True, metavar="add|remove|list")
     for word, what in (
