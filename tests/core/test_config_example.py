@@ -67,6 +67,8 @@ def in_force(tmp_path: Path) -> Path:
         ("/srv/models/Qwen3-32B", weights),
         ("/opt/vllm/bin/python", python),
         ("/etc/warmd/api-keys", keys),
+        ("/etc/warmd/tls.pem", "a-credential-of-others"),
+        ("/etc/warmd/tls.key", "another-one"),
     ):
         assert there in text
         text = text.replace(there, str(here))

@@ -211,9 +211,9 @@ def _add_key(commands: _Commands, anywhere: argparse.ArgumentParser) -> None:
         parents=[anywhere],
         help="add, remove or list API keys, with or without a daemon",
         epilog="A key is shown once, when it is made; the file has its digest only. The daemon "
-        "takes a changed file within a second. Each word takes --file FILE (default: the config's "
-        "gateway.api_keys) and --config FILE.",
+        "takes a changed file within a second.",
     )
+    _name_keys_file(command, None)
     words = command.add_subparsers(dest="word", required=True, metavar="add|remove|list")
     for word, what in (
         ("add", "make a key, write its digest and print it: it is never shown again"),
@@ -223,18 +223,15 @@ def _add_key(commands: _Commands, anywhere: argparse.ArgumentParser) -> None:
         each = words.add_parser(word, help=what, description=what)
         if word != "list":
             each.add_argument("name", metavar="NAME", help="whose key it is")
-        each.add_argument(
-            "--file",
-            type=Path,
-            metavar="FILE",
-            help="the file of keys (default: gateway.api_keys of the config)",
-        )
-        each.add_argument(
-            "--config",
-            type=Path,
-            metavar="FILE",
-            help="default: /etc/warmd/warmd.toml and models.d beside it",
-        )
+        _name_keys_file(each, argparse.SUPPRESS)  # before the word or after it
+
+
+def _name_keys_file(command: argparse.ArgumentParser, default: str | None) -> None:
+    for option, what in (
+        ("--file", "the file of keys (default: gateway.api_keys of the config)"),
+        ("--config", "default: /etc/warmd/warmd.toml and models.d beside it"),
+    ):
+        command.add_argument(option, type=Path, metavar="FILE", default=default, help=what)
 
 
 def _add_plan(commands: _Commands, anywhere: argparse.ArgumentParser) -> None:
