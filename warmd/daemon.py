@@ -18,6 +18,7 @@ from typing import Any
 import uvloop
 
 import warmd
+from warmd.audit import Audit
 from warmd.chronicle import Chronicle
 from warmd.config import ConfigError, Problem, Settings
 from warmd.control import ControlError, ControlServer, Metrics, MetricsServer
@@ -26,6 +27,7 @@ from warmd.ending import Ending
 from warmd.fitting import Fitter
 from warmd.folders import Folders, StartUpError
 from warmd.gateway import (
+    Certificate,
     Gateway,
     GatewayError,
     GatewayLimits,
@@ -84,6 +86,8 @@ def set_up_log() -> None:
     if handler is None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(terminal_format(sys.stderr))
+    # No line says which thread or task wrote it: what isn't looked up costs no request anything.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     faulthandler.enable()  # a watchdog's SIGABRT shows where the loop stood
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
@@ -140,6 +144,7 @@ class Daemon:
         self._refitting: Refitting
         self._history: History
         self._chronicle: Chronicle
+        self._audit = Audit(CLOCK.monotonic, on=self._first.gateway.audits)
         self._keeping: KeepingWarm
         self._probes: Probes
 
@@ -185,7 +190,8 @@ class Daemon:
             # Not before: a daemon that fails to come up must not take engines down with it.
             for name, record in found.items():
                 self._supervisor.succession.take_over(name, record)
-            fronts = ", ".join(f"http://{_bracketed(host)}:{port}" for host, port in bound)
+            scheme = "https" if settings.gateway.tls.certificate else "http"
+            fronts = ", ".join(f"{scheme}://{_bracketed(host)}:{port}" for host, port in bound)
             models = count(len(settings.models), "model")
             log.info(
                 "warmd %s serves %s on %s",
@@ -351,9 +357,18 @@ class Daemon:
     def _gateway(self) -> Gateway:
         table = self._config.settings.gateway
         keys = None if table.api_keys is None else Keys(table.api_keys, _warn)
+        pair = table.tls.files()
         limits = GatewayLimits(table.max_body, table.header_timeout, table.body_timeout)
         front = Front(self._supervisor, int(self._started), CLOCK)
-        return Gateway(front, limits, self._request_done, keys)
+        return Gateway(
+            front,
+            limits,
+            self._request_done,
+            keys,
+            limits_of_keys=lambda: self._config.settings.gateway.keys,
+            on_refused=self._audit.refused,
+            tls=None if pair is None else Certificate(*pair, _warn).context,
+        )
 
     def _snapshot(self) -> Status:
         return self._operations.snapshot()
@@ -361,6 +376,7 @@ class Daemon:
     def _request_done(self, record: RequestRecord) -> None:
         self._chronicle.request_done(record)
         self._keeping.heard(record)
+        self._audit.request_done(record)
 
     # What it does by itself
 
@@ -392,6 +408,7 @@ class Daemon:
         """Feed the watchdog: only a loop that completes its ticks is alive (sd_notify(3))."""
         self._chronicle.stands(standings(self._supervisor.models.values()))
         self._history.tick()
+        self._audit.tick()
         self._refitting.around_quarantine()
         self._keeping.tick()
         self._probes.tick()

@@ -95,7 +95,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Foresight:
-    """What a reload of `files` would do. `later` holds from warmd's next start.
+    """What a reload of `files` would do. `later`: what is no model's.
 
     `held_up_by`: why no engine is made anew for now, None where nothing is in the way.
     `side_by_side`: some steps run at the same time, on GPUs of their own. `warnings`: what the

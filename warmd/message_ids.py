@@ -42,6 +42,9 @@ class MessageId(StrEnum):
     CARD_RETURNED = "7905dfed857c4554879ee5aa1f286601"
     OWN_REQUEST_FAILED = "f6698e655047486996aa61dd80588aee"
     OWN_REQUEST_ANSWERED = "20633c65fa5b470a8828652f5feba7c2"
+    REQUEST_DONE = "a43e9dff072e43209fa5c33880075f8f"
+    REQUEST_REFUSED = "1c2442c77dce461ab20e244641174714"
+    REFUSALS_UNTOLD = "dc692b30f57847298b80e744f4e95d41"
 
     def about(self, **facts: object) -> dict[str, object]:
         """What a log call takes as `extra`: this kind, and facts for fields of the journal.

@@ -141,14 +141,22 @@ class Change:
 
 
 def applicable(now: Settings, new: Settings) -> tuple[Settings, list[KeyChange]]:
-    """Return `new` with the tables that wait for a restart as they are `now`, and their changes."""
+    """Return `new` with the tables that wait for a restart as they are `now`, and their changes.
+
+    What the holders of API keys may do is a part of them, and holds at once.
+    """
     later = [
-        KeyChange(each.key, each.old, each.new, Effect.DAEMON_START)
+        KeyChange(each.key, each.old, each.new, _of_a_table(each.key))
         for name in AT_THE_NEXT_START
         for each in differences(getattr(now, name), getattr(new, name), f"{name}.")
     ]
-    kept = new.model_copy(update={name: getattr(now, name) for name in AT_THE_NEXT_START})
-    return kept, later
+    tables: dict[str, object] = {name: getattr(now, name) for name in AT_THE_NEXT_START}
+    tables["gateway"] = now.gateway.model_copy(update={"keys": new.gateway.keys})
+    return new.model_copy(update=tables), later
+
+
+def _of_a_table(key: str) -> Effect:
+    return Effect.NOW if key.startswith("gateway.keys.") else Effect.DAEMON_START
 
 
 def said(keys: Iterable[KeyChange]) -> str:

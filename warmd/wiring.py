@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from warmd.aside import aside
-from warmd.config import Settings, overbooked
+from warmd.config import Settings, doubts_about_access, overbooked
 from warmd.devices import NO_GPU, Footprint, GpuError, GpuTrouble, footprint, host_memory
 from warmd.engine import EngineError, point_at, stable_path
 from warmd.fitting import UNKNOWN_GPU, Fitter, Sizes
@@ -232,7 +232,11 @@ def check_on_host(
     fitter.check(settings, reserved, settings.models)
     fitter.reserved = reserved
     total = host_memory().total
-    return reserved, (*overbooked(settings, total), *_late(settings, fitter, now))
+    return reserved, (
+        *overbooked(settings, total),
+        *doubts_about_access(settings, now),
+        *_late(settings, fitter, now),
+    )
 
 
 def _late(settings: Settings, fitter: Fitter, now: float) -> Sequence[str]:

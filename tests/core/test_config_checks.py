@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from warmd.config import ConfigError, load, overbooked
+from warmd.config import ConfigError, doubts_about_access, load, overbooked
 
 DIGEST = hashlib.sha256(b"key").hexdigest()
 
@@ -48,7 +48,7 @@ def test_a_sound_config_is_sound(tmp_path: Path) -> None:
         ('["--port=1"]', "private socket"),
         ('["--por=1"]', "must not hold --por, which vLLM reads as --port:"),
         ('["--api-key=sk-secret"]', "set gateway.api_keys"),
-        ('["--ssl_keyfile", "k"]', "TLS in front"),
+        ('["--ssl_keyfile", "k"]', "set in gateway.tls"),
         ('["--root-path=/v"]', "without a prefix"),
         ('["--config", "c.yaml"]', "list them in `args`"),
         ('["--hf-token=sk-secret"]', "set HF_TOKEN in `env`"),
@@ -345,3 +345,57 @@ def test_shares_of_ram_that_are_more_than_there_is_are_warned_of(
     tmp_path: Path, host: str, says: list[str]
 ) -> None:
     assert list(overbooked(load(config(tmp_path, host=host)), 100 * 2**30)) == says
+
+
+NOW = 1.8e9  # in Unix seconds
+LIMITED = 'gateway = { api_keys = "%s", keys.alice = %s }'
+
+
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        ('{ models = ["n"] }', "gateway.keys.alice.models[0]: there is no such model"),
+        ('{ models = ["gpt"] }', 'is an alias: write "m", which all its aliases belong to'),
+        ("{ in_flight = 0 }", "gateway.keys.alice.in_flight: must be at least 1"),
+        ("{ model = 1 }", "gateway.keys.alice.model: unknown key, did you mean 'models'?"),
+    ],
+)
+def test_limits_of_a_key(tmp_path: Path, limits: str, says: str) -> None:
+    keys = tmp_path / "api-keys"
+    keys.write_text(f"alice:{DIGEST}\n")
+    file = config(tmp_path, model='aliases = ["gpt"]', host=LIMITED % (keys, limits))
+    assert says in problem(file)
+
+
+def test_limits_of_a_key_that_nobody_has_are_told(tmp_path: Path) -> None:
+    keys = tmp_path / "api-keys"
+    keys.write_text(f"alicia:{DIGEST}\n")
+    limited = config(tmp_path, host=LIMITED % (keys, "{ models = [] }"))
+    [told] = doubts_about_access(load(limited), NOW)
+    assert told == (
+        f"gateway.keys.alice has no effect: {keys} has no key of that name, did you mean 'alicia'?"
+    )
+    keys.write_text(f"alice:{DIGEST}\n")
+    assert not [*doubts_about_access(load(tmp_path / "warmd.toml"), NOW)]
+    [told] = doubts_about_access(load(config(tmp_path, host="[gateway.keys.bob]")), NOW)
+    assert "nobody is asked for a key" in told
+
+
+@pytest.mark.parametrize(
+    ("tls", "says"),
+    [
+        ('{ key = "/k" }', "gateway.tls.key: has no effect without gateway.tls.certificate"),
+        ('{ certificate = "./c.pem" }', "must be a whole path on this host, beginning with /, or"),
+        ('{ certificate = "" }', "must not be empty"),
+    ],
+)
+def test_a_certificate_is_named_by_its_path_or_as_a_credential(
+    tmp_path: Path, tls: str, says: str
+) -> None:
+    assert says in problem(config(tmp_path, host=f"gateway.tls = {tls}"))
+
+
+def test_tls_opens_nothing_to_others_without_keys(tmp_path: Path) -> None:
+    tls = 'gateway = { listen = ["0.0.0.0:8443"], tls.certificate = "credential-of-others" }'
+    with pytest.raises(ConfigError, match="other machines could use the models without a key"):
+        load(config(tmp_path, host=tls))

@@ -19,6 +19,13 @@ MODEL = "qwen3-32b"
 TABLES_OF_A_MODEL = ("env", "idle", "warmup", "sleep", "keepalive", "probe", "scale")
 HAVE_NO_DEFAULT = {
     "gateway.api_keys",
+    "gateway.audit",  # it goes by api_keys
+    "gateway.tls",
+    "gateway.tls.certificate",
+    "gateway.tls.key",
+    "gateway.keys",
+    "gateway.keys.NAME.models",
+    "gateway.keys.NAME.in_flight",
     "engine.python",
     "staging.rate",
     "staging.tmpfs",  # it is below run_dir
@@ -60,6 +67,8 @@ def in_force(tmp_path: Path) -> Path:
         ("/srv/models/Qwen3-32B", weights),
         ("/opt/vllm/bin/python", python),
         ("/etc/warmd/api-keys", keys),
+        ("/etc/warmd/tls.pem", "a-credential-of-others"),
+        ("/etc/warmd/tls.key", "another-one"),
     ):
         assert there in text
         text = text.replace(there, str(here))
@@ -78,6 +87,7 @@ def test_as_it_stands_it_is_the_defaults() -> None:
 def test_it_shows_every_key_and_explains_it() -> None:
     text = uncommented().replace(f"models.{MODEL}", "models.NAME")
     text = text.replace("pools.heavy", "pools.NAME").replace("calendars.holidays", "calendars.NAME")
+    text = text.replace("gateway.keys.alice", "gateway.keys.NAME")
     shown = tomli.loads(text)
     for name, table in TABLES.items():
         there = shown
@@ -97,8 +107,8 @@ def test_the_defaults_that_it_names_are_the_defaults(in_force: Path) -> None:
     resolved, expected = tomli.loads(describe(settings)), tomli.loads(describe(defaults))
     listed = ("windows", "cron", "calendars")
     for name, table in TABLES.items():
-        if any(part in listed for part in name.split(".")):
-            continue  # what stands in a list has no defaults before it is there
+        if any(part in listed for part in name.split(".")) or name == "gateway.keys.NAME":
+            continue  # what stands in a list, or has a name, has no defaults before it is there
         for key in keys_of(table):
             if (
                 key in listed

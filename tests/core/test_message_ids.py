@@ -5,13 +5,16 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 import warmd
-from warmd import chronicle
+from warmd import audit, chronicle
 from warmd.message_ids import MessageId
 
 CATALOG = Path(warmd.__file__).parents[1] / "systemd" / "warmd.catalog"
-FIELDS = {"MODEL", "REPLICA", "FROM", "TO", "REASON", "SECONDS", "GPU"}
+FIELDS = {"KEY", "MODEL", "REPLICA", "FROM", "TO", "REASON", "SECONDS", "GPU"}
 
 
 def entries() -> dict[str, str]:
@@ -38,19 +41,23 @@ def test_the_ids_are_what_they_were() -> None:
     assert all(re.fullmatch(r"[0-9a-f]{32}", each) for each in MessageId)
 
 
-def test_each_line_of_the_chronicle_says_what_kind_it_is() -> None:
-    tree = ast.parse(Path(chronicle.__file__).read_text())
+@pytest.mark.parametrize(("room", "kinds"), [(chronicle, 10), (audit, 2)])
+def test_each_line_says_what_kind_it_is(room: ModuleType, kinds: int) -> None:
+    tree = ast.parse(Path(room.__file__ or "").read_text())
     told = set()
     for node in ast.walk(tree):
         match node:
-            case ast.Call(func=ast.Attribute(value=ast.Name("log"), attr=level)) if (
-                level != "debug"
+            case ast.Call(func=ast.Attribute(value=ast.Name("log"), attr=level)) if level in (
+                "info",
+                "warning",
+                "error",
+                "critical",
             ):
                 extra = next((each for each in node.keywords if each.arg == "extra"), None)
                 assert extra is not None, ast.unparse(node)
-                kinds = re.findall(r"MessageId\.([A-Z_]+)", ast.unparse(extra))
-                assert len(kinds) == 1, ast.unparse(node)
-                told.add(kinds[0])
+                named = re.findall(r"MessageId\.([A-Z_]+)", ast.unparse(extra))
+                assert len(named) == 1, ast.unparse(node)
+                told.add(named[0])
             case _:
                 pass
-    assert len(told) > 10
+    assert len(told) >= kinds

@@ -272,3 +272,15 @@ def test_what_is_read_once_waits_for_the_next_start() -> None:
     assert kept.gateway == settings().gateway
     assert [(k.key, k.old, k.new) for k in later] == [("gateway.max_wait", '"3m"', '"5s"')]
     assert said(later) == "gateway.max_wait has changed: that holds from warmd's next start on"
+
+
+def test_what_the_holder_of_a_key_may_do_holds_at_once() -> None:
+    limited = {"max_wait": "5s", "keys": {"al ice": {"in_flight": 2}}}
+    new = settings(gateway=GatewaySettings.model_validate(limited))
+    kept, told = applicable(settings(), new)
+    assert kept.gateway.keys == new.gateway.keys
+    assert kept.gateway.max_wait == settings().gateway.max_wait
+    assert said(told) == (
+        'gateway.keys."al ice" has changed: that holds from now on; '
+        "gateway.max_wait has changed: that holds from warmd's next start on"
+    )

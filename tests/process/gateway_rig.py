@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import Any, ParamSpec, Self
 import uvloop
 from aiohttp import web
 
-from warmd.gateway import Ask, Gateway, GatewayLimits, Keys, ModelCard, RequestRecord
+from warmd.gateway import Ask, Gateway, GatewayLimits, Keys, ModelCard, Refusal, RequestRecord
+from warmd.gateway.access import Limits
 from warmd.ladder import NotReadyError, Rung
 
 DEADLINE_S = 10.0
@@ -273,7 +275,12 @@ class Rig:
         engines: int = 1,
         keys: Keys | None = None,
         limits: GatewayLimits | None = None,
+        tls: ssl.SSLContext | None = None,
+        limits_of_keys: Limits = dict,
     ) -> None:
+        self._tls = tls
+        self._limits_of_keys = limits_of_keys
+        self.refusals: list[Refusal] = []
         self._folder = folder
         self._engine_count = engines
         self._keys = keys
@@ -294,7 +301,15 @@ class Rig:
             await engine.start()
         self.models = FakeModels(self.engines)
         self.models.gate.set()
-        self.gateway = Gateway(self.models, self._limits, self.records.append, self._keys)
+        self.gateway = Gateway(
+            self.models,
+            self._limits,
+            self.records.append,
+            self._keys,
+            limits_of_keys=self._limits_of_keys,
+            on_refused=self.refusals.append,
+            tls=self._tls,
+        )
         ((self.host, self.port),) = await self.gateway.start([("127.0.0.1", 0)])
         return self
 

@@ -57,6 +57,7 @@ def test_commands_options_and_models_are_offered(socket_path: Path) -> None:
     assert offered(*there, "set", "qwen3-32b", "a") == ["asleep", "auto"]
     assert offered(*there, "report", "--json", "qwen3-32b", "l") == ["llama-8b"]
     assert offered("gpu", "") == ["forget", "return"]
+    assert offered("key", "") == ["add", "list", "remove"]
     assert offered("nonsense", "") == []
     assert completed("warmd", "run", "--", programs=socket_path.parent) == [
         "--config",

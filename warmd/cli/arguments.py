@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     commands = warmctl.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (  # in the order in which --help lists them
         *(_add_status, _add_explain, _add_history, _add_report, _add_size, _add_probe),
-        *(_add_gpus, _add_residency, _add_gpu, _add_doctor),
+        *(_add_gpus, _add_residency, _add_gpu, _add_doctor, _add_key),
         *(_add_plan, _add_reload, _add_shutdown, _add_stage, _add_set),
     ):
         add(commands, anywhere)
@@ -203,6 +203,35 @@ def _add_doctor(commands: _Commands, anywhere: argparse.ArgumentParser) -> None:
         help="default: /etc/warmd/warmd.toml and models.d beside it",
     )
     command.add_argument("--json", action="store_true", help="print each finding as JSON")
+
+
+def _add_key(commands: _Commands, anywhere: argparse.ArgumentParser) -> None:
+    command = commands.add_parser(
+        "key",
+        parents=[anywhere],
+        help="add, remove or list API keys, with or without a daemon",
+        epilog="A key is shown once, when it is made; the file has its digest only. The daemon "
+        "takes a changed file within a second.",
+    )
+    _name_keys_file(command, None)
+    words = command.add_subparsers(dest="word", required=True, metavar="add|remove|list")
+    for word, what in (
+        ("add", "make a key, write its digest and print it: it is never shown again"),
+        ("remove", "take a key away; its holder is refused from then on"),
+        ("list", "print the names of the keys"),
+    ):
+        each = words.add_parser(word, help=what, description=what)
+        if word != "list":
+            each.add_argument("name", metavar="NAME", help="whose key it is")
+        _name_keys_file(each, argparse.SUPPRESS)  # before the word or after it
+
+
+def _name_keys_file(command: argparse.ArgumentParser, default: str | None) -> None:
+    for option, what in (
+        ("--file", "the file of keys (default: gateway.api_keys of the config)"),
+        ("--config", "default: /etc/warmd/warmd.toml and models.d beside it"),
+    ):
+        command.add_argument(option, type=Path, metavar="FILE", default=default, help=what)
 
 
 def _add_plan(commands: _Commands, anywhere: argparse.ArgumentParser) -> None:

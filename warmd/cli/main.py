@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return probe(client, args.model, args.idle, as_json=args.json)
         elif args.command == "stage":
             return _stage(client, args)
-        elif args.command == "doctor":
-            return _doctor(args)
+        elif args.command in ("doctor", "key"):
+            return _doctor(args) if args.command == "doctor" else _key(args)
         elif args.json:
             _print_json(client, "/status")
         else:
@@ -112,6 +112,20 @@ def _doctor(args: argparse.Namespace) -> int:
     status = doctor(args.config, Path(args.socket) if named else None, as_json=args.json)
     print(end="", flush=True)
     return status
+
+
+def _key(args: argparse.Namespace) -> int:
+    # Brings the config room along, which few other commands need.
+    from warmd.cli.key import add, names, remove  # noqa: PLC0415
+
+    match args.word:
+        case "add":
+            add(args.config, args.file, args.name)
+        case "remove":
+            remove(args.config, args.file, args.name)
+        case _:
+            names(args.config, args.file)
+    return 0
 
 
 def _reload(client: Client) -> None:

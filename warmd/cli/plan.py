@@ -54,9 +54,13 @@ def _lines(answer: Mapping[str, Any]) -> Iterator[str]:
     yield f"a reload of {read}{more} would do this; nothing has been done"
     for group in _groups(list(models.values())):
         yield from _group(group)
-    if later:
-        yield "from warmd's next start"
-        yield from _keys(later, with_effect=False)
+    for when, keys in (
+        ("from then on", [each for each in later if each["effect"] == "now"]),
+        ("from warmd's next start", [each for each in later if each["effect"] != "now"]),
+    ):
+        if keys:
+            yield when
+            yield from _keys(keys, with_effect=False)
     for warning in warnings:
         yield from _wrapped(warning, 0, 2)
     if steps:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from warmd.config.access_checks import doubts_about_access
+from warmd.config.access_settings import KeySettings, TlsSettings
 from warmd.config.address import Address
 from warmd.config.api_keys import ApiKey, read_api_keys
 from warmd.config.checks import OWN_GPUS
+from warmd.config.credentials import file_named
 from warmd.config.describe import describe
 from warmd.config.difference import Difference, differences
 from warmd.config.engine_args import memory_flag, refuse_args
@@ -58,6 +61,7 @@ __all__ = [
     "HistorySettings",
     "HostSettings",
     "IdleSettings",
+    "KeySettings",
     "MetricsSettings",
     "ModelSettings",
     "Problem",
@@ -68,6 +72,7 @@ __all__ = [
     "Share",
     "SleepMode",
     "Table",
+    "TlsSettings",
     "WarmupKind",
     "WarmupSettings",
     "WindowSettings",
@@ -75,6 +80,8 @@ __all__ = [
     "describe",
     "differences",
     "dotted",
+    "doubts_about_access",
+    "file_named",
     "format_duration",
     "format_size",
     "host_zone",

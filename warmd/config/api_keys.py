@@ -14,8 +14,9 @@ from warmd.config.problem import ConfigError, Problem
 from warmd.config.reading import content, unreadable
 
 _ENTRY = re.compile(r"([^\s:#][^:]*?)\s*:\s*([0-9a-fA-F]{64})")
-_HOW = 'make a digest with: printf %s "$KEY" | sha256sum'
-_IF_MISSING = "there is no such file: make it, with one line NAME:SHA256 for each key"
+_HOW = "`warmctl key add NAME` makes a key and writes its line"
+_LONGEST_NAME = 64
+_IF_MISSING = f"there is no such file; {_HOW}"
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,17 @@ class ApiKey:
 
     name: str
     digest: str = field(repr=False)
+
+
+def key_name(name: str) -> str:
+    """Return `name`; raises `ValueError` where no line of the file could begin with it."""
+    if not name or len(name) > _LONGEST_NAME or not name.isprintable() or set(name) & set(":#"):
+        raise ValueError(
+            f"the name of a key is 1 to {_LONGEST_NAME} printable characters, none of them : or #"
+        )
+    if name != name.strip():
+        raise ValueError("the name of a key has no space around it")
+    return name
 
 
 def read_api_keys(file: Path) -> tuple[ApiKey, ...]:
@@ -37,6 +49,12 @@ def read_api_keys(file: Path) -> tuple[ApiKey, ...]:
 def check_api_keys(file: Path) -> tuple[Problem, ...]:
     """Find every faulty line, or why the file can't be used at all."""
     return tuple(each for each in _read(file) if isinstance(each, Problem))
+
+
+def entry_name(line: str) -> str | None:
+    """Return the name of the key in a line of the file; None where it holds none."""
+    match = _ENTRY.fullmatch(line.partition("#")[0].strip())
+    return None if match is None else match[1]
 
 
 def _read(file: Path) -> Iterator[ApiKey | Problem]:

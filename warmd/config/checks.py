@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
+from warmd.config.access_checks import access
 from warmd.config.address import Address
 from warmd.config.engine_args import memory_contradiction, own_width
 from warmd.config.fields import did_you_mean
@@ -34,6 +35,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     """Find what single values can't show."""
     yield from _names(settings.models)
     yield from _addresses(settings)
+    yield from access(settings)
     yield from _socket_paths(settings)
     yield from _stage_folder(settings)
     yield from _python(settings)

@@ -13,6 +13,10 @@ _WHEN_UNSET = {
     "gpus": "where it fits best",
     "concurrency": "2 requests of full length, more where they are short",
     "gateway.api_keys": "whoever reaches the addresses above may ask",
+    "gateway.tls.certificate": "clients speak plain HTTP",
+    "gateway.tls.key": "it stands in the certificate's file",
+    "models": "any model",
+    "in_flight": "any number of requests",
     "verify": "nobody asks whether the files are whole",
     "staging.rate": "as fast as the disk goes",
     "engine.python": "no model needs it",
@@ -54,8 +58,10 @@ def _resolved(settings: Settings) -> Settings:
         for name, model in settings.models.items()
     }
     control = settings.control.model_copy(update={"socket": settings.control_socket})
+    gateway = settings.gateway.model_copy(update={"audit": settings.gateway.audits})
     staging = settings.staging.model_copy(update={"tmpfs": settings.stage_folder})
-    return settings.model_copy(update={"models": models, "control": control, "staging": staging})
+    update = {"models": models, "control": control, "staging": staging, "gateway": gateway}
+    return settings.model_copy(update=update)
 
 
 def _table(table: Mapping[str, object], name: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ import re
 _NAMES = "clients ask for the table's own name and its `aliases`"
 _SOCKET = "engines listen on a private socket only, and clients come in through gateway.listen"
 _SLEEP = "whether its engines can sleep is set by engine.sleep"
-_TLS = "engines speak plain HTTP on a private socket; put TLS in front of the gateway"
+_TLS = "engines speak plain HTTP on a private socket; clients' TLS is set in gateway.tls"
 
 _OWN_FLAGS = {
     "--model": "the folder is the table's `weights`",

@@ -17,6 +17,7 @@ from typing import Annotated, Final, Literal, TypeVar
 from pydantic import AfterValidator, PlainSerializer, PlainValidator, SecretStr
 
 from warmd.config.address import Address
+from warmd.config.api_keys import key_name
 from warmd.config.engine_args import allowed_arg, allowed_variable, no_nul
 from warmd.config.hours import Days, TimeOfDay, parse_date, parse_zone
 from warmd.config.json_schema import schema_flaw
@@ -275,6 +276,8 @@ RestingRung = Annotated[Rung, one_of(Rung), PlainSerializer(str)]
 IdleRung = Annotated[Rung, one_of(Rung, {Rung.HOT: _ALWAYS_HOT}), PlainSerializer(str)]
 VerifyText = Annotated[str, AfterValidator(_parse_verify)]
 ModelName = Annotated[str, AfterValidator(_parse_model_name)]
+Holder = Annotated[str, AfterValidator(key_name)]
+"""The name of an API key."""
 PoolName = Annotated[str, AfterValidator(_parse_pool_name)]
 Alias = Annotated[str, AfterValidator(_parse_alias)]
 Zone = Annotated[str, AfterValidator(parse_zone)]

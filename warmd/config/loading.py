@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from warmd.config.api_keys import check_api_keys
+from warmd.config.certificate import check_certificate
 from warmd.config.checks import check
 from warmd.config.findings import validate
 from warmd.config.problem import ConfigError, Finding, KeyPath, Problem, dotted
@@ -73,6 +74,9 @@ def load_what_is_sound(path: Path | None = None) -> tuple[Settings | None, list[
         keys_file = settings.gateway.api_keys
         if keys_file is not None:
             problems += check_api_keys(keys_file)
+        tls = settings.gateway.tls
+        if (pair := tls.files()) is not None and not tls.is_elsewhere:
+            problems += check_certificate(*pair)
     problems += clashes + [_locate(finding, merged, main) for finding in findings]
     places = {dotted(path): place for path, place in merged.places.items()}
     sound = settings.read_from(tuple(files), places) if settings is not None else None

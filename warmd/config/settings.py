@@ -14,6 +14,7 @@ from typing import Annotated, get_args, get_origin
 
 from pydantic import AfterValidator, Field, PlainSerializer, PrivateAttr
 
+from warmd.config.access_settings import KeySettings, TlsSettings
 from warmd.config.address import Address
 from warmd.config.fields import (
     AddressText,
@@ -21,6 +22,7 @@ from warmd.config.fields import (
     DateText,
     Environment,
     GpuNames,
+    Holder,
     ModelName,
     PoolName,
     Seconds,
@@ -54,7 +56,7 @@ class HostSettings(Table):
 
 
 class GatewaySettings(Table):
-    """The OpenAI-compatible front."""
+    """The OpenAI-compatible front. `audit` None: where there are keys."""
 
     listen: Annotated[tuple[AddressText, ...], Field(strict=False), AfterValidator(not_empty)] = (
         Address("127.0.0.1", 8400),
@@ -66,6 +68,14 @@ class GatewaySettings(Table):
     header_timeout: Seconds = 10.0
     body_timeout: Seconds = 60.0
     drain: Seconds = 30.0
+    audit: bool | None = None
+    keys: dict[Holder, KeySettings] = Field(default_factory=dict)
+    tls: TlsSettings = TlsSettings()
+
+    @property
+    def audits(self) -> bool:
+        """Whether each request gets a line in the journal."""
+        return self.api_keys is not None if self.audit is None else self.audit
 
 
 class ControlSettings(Table):
@@ -283,10 +293,13 @@ def _tables(table: type[Table], name: str) -> Iterator[tuple[str, type[Table]]]:
 TABLES = dict(_tables(Settings, ""))
 """Every table by its header; a model's stand under `models.NAME`, the whole under `""`."""
 
-_NAMED = ("models", "pools", "calendars")
+_NAMED = (("models",), ("pools",), ("calendars",), ("gateway", "keys"))
 
 
 def table_at(path: KeyPath) -> type[Table] | None:
     """Return the table at a path such as `("models", "qwen", "idle")`, None if that is none."""
-    named = (path[0], "NAME", *path[2:]) if path[:1] and path[0] in _NAMED and path[1:] else path
+    named = path
+    for head in _NAMED:
+        if path[: len(head)] == head and len(path) > len(head):
+            named = (*head, "NAME", *path[len(head) + 1 :])
     return TABLES.get(".".join(str(key) for key in named if not isinstance(key, int)))

@@ -5,12 +5,22 @@ from warmd.gateway.errors import GatewayError
 from warmd.gateway.inherited import inherited_sockets
 from warmd.gateway.keys import Keys
 from warmd.gateway.limits import GatewayLimits
-from warmd.gateway.models import Ask, Lease, ModelCard, Models, RequestDone, RequestRecord
+from warmd.gateway.models import (
+    Ask,
+    Lease,
+    ModelCard,
+    Models,
+    Refusal,
+    RequestDone,
+    RequestRecord,
+)
 from warmd.gateway.server import Address
+from warmd.gateway.tls import Certificate
 
 __all__ = [
     "Address",
     "Ask",
+    "Certificate",
     "Gateway",
     "GatewayError",
     "GatewayLimits",
@@ -18,6 +28,7 @@ __all__ = [
     "Lease",
     "ModelCard",
     "Models",
+    "Refusal",
     "RequestDone",
     "RequestRecord",
     "inherited_sockets",

@@ -6,9 +6,11 @@ import itertools
 import json
 import os
 import socket
+import ssl
 import time
 from collections.abc import Callable, Sequence
 
+from warmd.gateway.access import Access, Limits
 from warmd.gateway.body import BodyBudget, HeldBody, too_large
 from warmd.gateway.client import Answering, ClientConnection
 from warmd.gateway.errors import RefusedError
@@ -17,14 +19,18 @@ from warmd.gateway.forward import Forwarder
 from warmd.gateway.head import RequestHead, bad_http, request_id
 from warmd.gateway.keys import Keys
 from warmd.gateway.limits import GatewayLimits
-from warmd.gateway.models import ModelCard, Models, RequestDone
+from warmd.gateway.models import ModelCard, Models, Refusal, Refused, RequestDone
 from warmd.gateway.naming import read
-from warmd.gateway.paths import Endpoint, ModelList, clip, route
+from warmd.gateway.paths import MODELS, Endpoint, ModelList, clip, route
 from warmd.gateway.patience import max_wait_of
 from warmd.gateway.prefix import prefix_of
 from warmd.gateway.reply import reply
 from warmd.gateway.request import Request
 from warmd.gateway.server import Address, Listener
+
+
+def _untold(refusal: Refusal) -> None:
+    """Nobody wants to know."""
 
 
 class Gateway:
@@ -37,13 +43,18 @@ class Gateway:
         on_done: RequestDone,
         keys: Keys | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        limits_of_keys: Limits = dict,
+        on_refused: Refused = _untold,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._models = models
         self._limits = limits
-        self._keys = keys
+        self._access = Access(keys, limits_of_keys)
+        self._on_refused = on_refused
         self._clock = clock
         self._budget = BodyBudget(limits.max_buffered)
-        self._listener = Listener(self, limits)
+        self._listener = Listener(self, limits, tls)
         self._forwarder = Forwarder(models, on_done, clock)
         self._ids = _Ids()
 
@@ -104,9 +115,10 @@ class Gateway:
     def request_began(self, head: RequestHead) -> Request:
         """Look at a head before its body comes; what is wrong with it is in `refused`."""
         request = Request(head, self._clock(), HeldBody(self._budget, self._limits.max_body))
+        request.identity = request_id(head) or self._ids.new()
         try:
             request.target = route(head.method, head.target)
-            self._admit(head)
+            self._admit(request, head)
             if head.length is not None and head.length > self._limits.max_body:
                 raise too_large(self._limits.max_body)
             encoding = head.field(b"content-encoding")
@@ -131,7 +143,7 @@ class Gateway:
         match request.target:
             case ModelList(name):
                 keeps = request.keeps_alive and not self._listener.stopping
-                body = json.dumps(self._show(name)).encode()
+                body = json.dumps(self._show(name, request.holder)).encode()
                 client.write(reply(200, body, keeps=keeps, is_1_0=request.is_1_0))
                 client.finish(keeps=keeps)
                 return None
@@ -141,13 +153,23 @@ class Gateway:
             case None:
                 raise bad_http()
 
-    def _admit(self, head: RequestHead) -> None:
-        if self._keys is not None and self._keys.holder(_shown(head)) is None:
-            raise RefusedError(
-                401,
-                "This needs a valid API key, as `Authorization: Bearer KEY` or `x-api-key: KEY`.",
-                code="invalid_api_key",
-            )
+    def refused(self, request: Request, refused: RefusedError) -> None:
+        """Note a request that ended before a model was found for it."""
+        match request.target:
+            case Endpoint(path):
+                pass
+            case ModelList():
+                path = MODELS
+            case None:
+                path = ""
+        self._on_refused(
+            Refusal(path, refused.status, refused.code, request.holder, request.identity)
+        )
+
+    def _admit(self, request: Request, head: RequestHead) -> None:
+        request.holder = self._access.holder(head.field(b"authorization"), head.field(b"x-api-key"))
+        if isinstance(request.target, Endpoint):
+            request.place = self._access.enter(request.holder)
 
     def _wanted(self, request: Request, endpoint: Endpoint) -> Wanted:
         head = request.head
@@ -156,55 +178,51 @@ class Gateway:
         if said.model is None:
             raise RefusedError(
                 400,
-                f"The field `model` is missing; the models here: {self._names()}.",
+                f"The field `model` is missing; the models here: {self._names(request.holder)}.",
                 param="model",
                 code="model_missing",
             )
-        model = self._resolve(said.model)
+        model = self._resolve(said.model, request.holder)
         wants_prefix = self._models.wants_prefix(model)
         return Wanted(
             model=model,
             endpoint=endpoint,
-            request_id=request_id(head) or self._ids.new(),
             prefix=prefix_of(said.document) if wants_prefix else None,
             max_wait=max_wait_of(head.field(b"x-warmd-max-wait") or None),
         )
 
-    def _resolve(self, name: str) -> str:
+    def _resolve(self, name: str, holder: str | None) -> str:
         model = self._models.resolve(name)
-        if model is None:
+        if model is None or not self._access.may_use(holder, model):
+            # The same for both: what others use is nothing that a limited key should learn.
+            ours = "" if holder is None else " that this key may use"
             raise RefusedError(
                 404,
-                f"There is no model {clip(name)}; the models here: {self._names()}.",
+                f"There is no model {clip(name)}{ours}; the models here: {self._names(holder)}.",
                 param="model",
                 code="model_not_found",
             )
         return model
 
-    def _names(self) -> str:
-        names = [name for card in self._models.cards() for name in (card.name, *card.aliases)]
+    def _cards(self, holder: str | None) -> list[ModelCard]:
+        return [each for each in self._models.cards() if self._access.may_use(holder, each.name)]
+
+    def _names(self, holder: str | None) -> str:
+        names = [name for card in self._cards(holder) for name in (card.name, *card.aliases)]
         return ", ".join(names) or "none"
 
-    def _show(self, name: str | None) -> object:
+    def _show(self, name: str | None, holder: str | None) -> object:
         """Answer `/v1/models`; an alias is an entry of its own, with the model as its root."""
         entries = {
             shown: _entry(shown, card)
-            for card in self._models.cards()
+            for card in self._cards(holder)
             for shown in (card.name, *card.aliases)
         }
         if name is None:
             return {"object": "list", "data": list(entries.values())}
         if name in entries:
             return entries[name]
-        return {**entries[self._resolve(name)], "id": name}
-
-
-def _shown(head: RequestHead) -> dict[str, str]:
-    """Return the fields that may hold a key."""
-    return {
-        "Authorization": head.field(b"authorization"),
-        "x-api-key": head.field(b"x-api-key"),
-    }
+        return {**entries[self._resolve(name, holder)], "id": name}
 
 
 class _Ids:

@@ -82,6 +82,9 @@ class Front(Protocol):
         Raises `RefusedError`.
         """
 
+    def refused(self, request: Request, refused: RefusedError) -> None:
+        """Hear that a request ended before a model was found for it."""
+
 
 class ClientConnection(asyncio.Protocol):
     """Reads requests, has each answered in its turn, and ends where it must."""
@@ -143,6 +146,7 @@ class ClientConnection(asyncio.Protocol):
         assert request is not None  # noqa: S101  # whose answer it is
         self._now = self._answering = None
         self._line.popleft()
+        request.let_go()
         self._front.request_is_over()
         if not keeps:
             self._close_after_answer(reads_on=not request.is_whole)
@@ -161,12 +165,13 @@ class ClientConnection(asyncio.Protocol):
         else:
             self.finish(keeps=False)
 
-    def refuse(self, refused: RefusedError, *, more: bytes = b"") -> None:
+    def refuse(self, refused: RefusedError) -> None:
         """Answer the request that is answered now with an error."""
         request = self._now
         assert request is not None  # noqa: S101  # whoever refuses answers one
         request.body.drop()
         keeps = request.keeps_alive and not self._front.stopping
+        more = b"x-request-id: %b\r\n" % request.identity.encode() if request.identity else b""
         self.write(refusal(refused, request.path, keeps=keeps, is_1_0=request.is_1_0, more=more))
         self.finish(keeps=keeps)
 
@@ -266,7 +271,7 @@ class ClientConnection(asyncio.Protocol):
         self._end_stall()
         answering, self._answering, self._now = self._answering, None, None
         for request in self._line:
-            request.body.drop()
+            request.let_go()
             self._front.request_is_over()
         self._line.clear()
         if answering is not None:
@@ -385,6 +390,7 @@ class ClientConnection(asyncio.Protocol):
                 raise request.refused
             answering = self._front.answer(request, self)
         except RefusedError as refused:
+            self._front.refused(request, refused)
             self.refuse(refused)
             return
         except Exception as error:

@@ -62,7 +62,6 @@ class Wanted:
 
     model: str
     endpoint: Endpoint
-    request_id: str
     prefix: int | None = None
     max_wait: float | None = None
 
@@ -76,6 +75,7 @@ class Exchange:
 
     __slots__ = (
         "_attempts",
+        "_bytes_in",
         "_client",
         "_desk",
         "_engine_head",
@@ -88,6 +88,7 @@ class Exchange:
         "_lease",
         "_link",
         "_met",
+        "_replica",
         "_request",
         "_sent",
         "_spared",
@@ -110,7 +111,9 @@ class Exchange:
         self._waited_s: float | None = None
         self._first_byte_s: float | None = None
         self._attempts = 0
+        self._bytes_in = len(request.body.data)
         self._sent = 0  # bytes of the answer's body
+        self._replica: str | None = None
         self._engine_head = b""
         self._lease: Lease | None = None
         self._link: EngineLink | None = None
@@ -170,6 +173,7 @@ class Exchange:
 
     def _ask(self, lease: Lease) -> None:
         self._lease = lease
+        self._replica = lease.replica
         self._attempts += 1
         self._waited_s = self._age()
         link = self._desk.links.take(lease.socket)
@@ -196,7 +200,7 @@ class Exchange:
                 wanted.endpoint.path,
                 head.fields,
                 len(self._request.body.data),
-                wanted.request_id,
+                self._request.identity,
             )
         self._link = link
         link.ask(self, self._engine_head, self._request.body.data)
@@ -248,7 +252,7 @@ class Exchange:
 
     def _answer_head(self) -> bytes:
         """Write the head as the client gets it; from now on there is no second try."""
-        head, lease, request, wanted = self._head, self._lease, self._request, self._wanted
+        head, lease, request = self._head, self._lease, self._request
         assert head is not None  # noqa: S101  # it has begun
         assert lease is not None  # noqa: S101  # it was asked under one
         self._is_out = True
@@ -263,7 +267,7 @@ class Exchange:
             status_line(head.status, head.reason),
             client_fields(head.fields),
             framing,
-            wanted.request_id.encode(),
+            request.identity.encode(),
             self._met.value.encode(),
             self._waited_s or 0.0,
         ) + b"x-warmd-replica: %b\r\n%b\r\n" % (
@@ -313,8 +317,7 @@ class Exchange:
     def _refuse(self, why: RefusedError) -> None:
         self._task = None
         self._end(why.status)
-        identity = b"x-request-id: %b\r\n" % self._wanted.request_id.encode()
-        self._client.refuse(why, more=identity)
+        self._client.refuse(why)
 
     def _cut(self, why: RefusedError) -> None:
         """End the client's connection so that a half answer can't be taken for a whole one."""
@@ -374,6 +377,11 @@ class Exchange:
                 first_byte_s=self._first_byte_s,
                 total_s=total,
                 spared=self._spared,
+                request_id=self._request.identity,
+                replica=self._replica,
+                key=self._request.holder,
+                bytes_in=self._bytes_in,
+                bytes_out=self._sent,
             ),
         )
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from warmd.config import ApiKey, ConfigError, read_api_keys
+from warmd.config import ConfigError, read_api_keys
 from warmd.gateway.errors import GatewayError
 
 _LOOK_EVERY_S = 1.0
@@ -36,31 +36,42 @@ class Keys:
         self._path = path
         self._on_problem = on_problem
         self._clock = clock
-        self._state = _state(path)
+        self._state = state_of(path)
         self._keys = _read(path)
-        self._looked_at = clock()
+        self._look_at = clock() + _LOOK_EVERY_S
 
     def holder(self, headers: Mapping[str, str]) -> str | None:
         """Return the name of the key that a request shows, None where it shows none of ours."""
-        self._look_again()
-        scheme, _, token = headers.get("Authorization", "").partition(" ")
-        shown = [token.strip()] if scheme.lower() == "bearer" else []
-        shown.append(headers.get("x-api-key", ""))
+        return self.whose(headers.get("Authorization", ""), headers.get("x-api-key", ""))
+
+    def whose(self, authorization: str, api_key: str = "") -> str | None:
+        """Return the holder of the key in the two headers, as text that was decoded from bytes.
+
+        Bytes that are no UTF-8 come as surrogates. "" stands for a header that isn't there.
+        """
+        if self._clock() >= self._look_at:
+            self._look_again()
         holder = None
-        for key in filter(None, shown):
-            digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-            for known in self._keys:
-                # Every entry is compared, so that the time taken tells nothing.
-                if hmac.compare_digest(digest, known.digest):
-                    holder = known.name
+        if authorization:
+            scheme, _, token = authorization.partition(" ")
+            if scheme.lower() == "bearer" and (token := token.strip()):
+                holder = self._holder_of(token)
+        return (self._holder_of(api_key) or holder) if api_key else holder
+
+    def _holder_of(self, key: str) -> str | None:
+        # What was once found isn't remembered by the key that was shown: to look it up takes a
+        # time that depends on it. The digest of a guess can't be steered towards one of ours, and
+        # every entry is compared, so that the time taken tells nothing.
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        holder = None
+        for known, name in self._keys:
+            if hmac.compare_digest(digest, known):
+                holder = name
         return holder
 
     def _look_again(self) -> None:
-        now = self._clock()
-        if now - self._looked_at < _LOOK_EVERY_S:
-            return
-        self._looked_at = now
-        state = _state(self._path)
+        self._look_at = self._clock() + _LOOK_EVERY_S
+        state = state_of(self._path)
         if state == self._state:
             return
         self._state = state
@@ -70,15 +81,15 @@ class Keys:
             self._on_problem(f"{error}; the keys read before stay in force")
 
 
-def _read(path: Path) -> tuple[ApiKey, ...]:
+def _read(path: Path) -> tuple[tuple[bytes, str], ...]:
     try:
-        return read_api_keys(path)
+        return tuple((bytes.fromhex(each.digest), each.name) for each in read_api_keys(path))
     except ConfigError as error:
         raise GatewayError(str(error)) from None
 
 
-def _state(path: Path) -> FileState | None:
-    """Return None where the file can't be looked at; reading it says why."""
+def state_of(path: Path) -> FileState | None:
+    """Return what changes whenever a file does; None where it can't be looked at."""
     try:
         seen = path.stat()
     except OSError:

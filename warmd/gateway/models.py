@@ -117,6 +117,11 @@ class RequestRecord:
     first_byte_s: float | None  # from arrival to the engine's first byte of body
     total_s: float
     spared: Rung | None = None  # what it would have met without the model's calendar
+    request_id: str = ""
+    replica: str | None = None  # None where it never had a place on one
+    key: str | None = None  # the name of the key's holder; None where none is asked for
+    bytes_in: int = 0  # of the body
+    bytes_out: int = 0
 
     @property
     def is_first(self) -> bool:
@@ -125,3 +130,17 @@ class RequestRecord:
 
 
 RequestDone = Callable[[RequestRecord], None]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A request that the gateway refused before a model was found for it. Never its content."""
+
+    path: str
+    status: int
+    code: str | None
+    key: str | None  # the name of the key's holder, where it showed one
+    request_id: str = ""
+
+
+Refused = Callable[[Refusal], None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from warmd.gateway.access import Place
 from warmd.gateway.body import HeldBody
 from warmd.gateway.errors import RefusedError
 from warmd.gateway.head import RequestHead
@@ -17,10 +18,19 @@ class Request:
     head: RequestHead | None
     arrived: float  # monotonic seconds
     body: HeldBody
+    identity: str = ""  # its own word for itself, or ours; empty where it is none
+    holder: str | None = None  # of the key that it shows
+    place: Place | None = None  # among the requests of that holder
     target: Endpoint | ModelList | None = None  # None where it is refused
     refused: RefusedError | None = None
     is_whole: bool = False  # its body has come to its end
     is_told_to_continue: bool = False
+
+    def let_go(self) -> None:
+        """Give back what it holds; doing it again does nothing."""
+        self.body.drop()
+        if self.place is not None:
+            self.place.release()
 
     @property
     def path(self) -> str:

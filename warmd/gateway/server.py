@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import socket
+import ssl
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -45,11 +46,17 @@ class Answerer(Protocol):
     def answer(self, request: Request, client: ClientConnection) -> Answering | None:
         """Begin to answer a whole request; None where that is done. Raises `RefusedError`."""
 
+    def refused(self, request: Request, refused: RefusedError) -> None:
+        """Hear that a request ended before a model was found for it."""
+
 
 class Listener:
     """Takes requests in and hands them to an `Answerer`: the `Front` of all connections."""
 
-    def __init__(self, answerer: Answerer, limits: GatewayLimits) -> None:
+    def __init__(
+        self, answerer: Answerer, limits: GatewayLimits, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._tls = tls
         self._answerer = answerer
         self.limits = limits
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -85,6 +92,10 @@ class Listener:
     def answer(self, request: Request, client: ClientConnection) -> Answering | None:
         """Have a whole request answered."""
         return self._answerer.answer(request, client)
+
+    def refused(self, request: Request, refused: RefusedError) -> None:
+        """Have it noted that a request ended before a model was found for it."""
+        self._answerer.refused(request, refused)
 
     def request_is_over(self) -> None:
         """Count one less."""
@@ -130,7 +141,15 @@ class Listener:
             return ClientConnection(self, loop)
 
         for bound in sockets:
-            self._servers.append(await loop.create_server(client, sock=bound, backlog=BACKLOG))
+            self._servers.append(
+                await loop.create_server(
+                    client,
+                    sock=bound,
+                    backlog=BACKLOG,
+                    ssl=self._tls,
+                    ssl_handshake_timeout=self.limits.header_timeout if self._tls else None,
+                )
+            )
         self._sweeping = loop.call_later(_SWEEP_S, self._sweep)
         return names
 

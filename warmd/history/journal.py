@@ -11,6 +11,7 @@ import socket
 import sys
 from array import array
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -110,30 +111,34 @@ class JournalHandler(logging.Handler):
 
 
 def _datagram(message: str, priority: int, fields: Mapping[str, str]) -> bytes:
-    everything = {
-        "MESSAGE": message,
-        "PRIORITY": str(priority),
-        "SYSLOG_IDENTIFIER": "warmd",
-        **fields,
-    }
-    return b"".join(_field(name, value) for name, value in everything.items())
+    # Encoded at one go: with a line for each request this is what a line costs.
+    plain = [f"PRIORITY={priority}\nSYSLOG_IDENTIFIER=warmd\n"]
+    long = b""
+    for name, value in (("MESSAGE", message), *fields.items()):
+        if "\n" in value:
+            long += _of_several_lines(name, value)
+        else:
+            plain.append(f"{name}={value}\n")
+    return "".join(plain).encode("utf-8", "backslashreplace") + long
 
 
-def _field(name: str, value: str) -> bytes:
-    key, data = name.encode(), value.encode("utf-8", "backslashreplace")
-    if b"\n" in data:
-        return key + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
-    return key + b"=" + data + b"\n"
+def _of_several_lines(name: str, value: str) -> bytes:
+    data = value.encode("utf-8", "backslashreplace")
+    return name.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
 
 
 def _warmd_fields(record: logging.LogRecord) -> dict[str, str]:
     kind = getattr(record, "message_id", None)
-    known = {} if kind is None else {"MESSAGE_ID": str(kind)}
-    return known | {
-        "WARMD_" + re.sub(r"[^A-Z0-9]", "_", str(name).upper()): str(value)
-        for name, value in getattr(record, "warmd", {}).items()
-        if value is not None
-    }
+    fields = {} if kind is None else {"MESSAGE_ID": str(kind)}
+    for name, value in getattr(record, "warmd", {}).items():
+        if value is not None:
+            fields[_field_name(name)] = str(value)
+    return fields
+
+
+@cache
+def _field_name(name: str) -> str:
+    return "WARMD_" + re.sub(r"[^A-Z0-9]", "_", str(name).upper())
 
 
 def _priority(level: int) -> int:

@@ -1,0 +1,48 @@
+"""Files that are named by their path, or as a credential that systemd hands over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from warmd.config.engine_args import no_nul
+
+FOLDER = "CREDENTIALS_DIRECTORY"
+
+
+def file_named(name: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the file for a path, or for the name of a credential (systemd.exec(5)).
+
+    Outside the service there are no credentials; the path then says where one was looked for.
+    """
+    if "/" in name:
+        return Path(name)
+    return Path(environ.get(FOLDER) or "/run/credentials/warmd.service") / name
+
+
+def is_given(name: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process has the credential `name`, or may at least look at the service's."""
+    if FOLDER in environ:
+        return True
+    try:
+        return file_named(name, environ).exists()
+    except PermissionError:
+        return False
+
+
+def _pem_file(name: str) -> str:
+    if "/" in no_nul(name) and not name.startswith("/"):
+        raise ValueError(
+            "must be a whole path on this host, beginning with /, or the name of a credential of "
+            "systemd, which has no /"
+        )
+    if not name.strip() or name in (".", ".."):
+        raise ValueError("must not be empty: write the path of a PEM file")
+    return name
+
+
+PemFile = Annotated[str, AfterValidator(_pem_file)]
