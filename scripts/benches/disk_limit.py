@@ -69,7 +69,8 @@ def missing() -> list[str]:
     absent = [name for name in ("fio", "vmtouch") if tool(name) is None]
     if not absent:
         return []
-    return [f"not compared, as missing here: {', '.join(absent)}; scripts/debian-tools fetches them"]
+    names = ", ".join(absent)
+    return [f"not compared, as missing here: {names}; scripts/debian-tools fetches them"]
 
 
 def _fio(fio: str, engine: str, size: str, depth: int, jobs: int) -> Way:

@@ -20,7 +20,7 @@ In the unpaced stream chunks come in one go, and a proxy passes on as many as it
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -112,13 +112,15 @@ def run(seconds: float) -> list[Table]:
         engine = daemon.status(_MODEL)["replicas"][0]
         socket = str(daemon.run_dir / "engines" / engine["name"] / "engine.sock")
         ours = Proxy(WARMD, daemon.pid, ("127.0.0.1", daemon.port))
-        with a_load_client() as client, a_load_client() as other:
-            with other_proxies(folder, socket) as others:
-                proxies = [ours, *others]
-                bench = _Bench(proxies, Proxy(_DIRECT, engine["pid"], socket), client, other)
-                tables = bench.measure(seconds)
-                crowd = many_streams(daemon, _MODEL, proxies, client, _chat)
-    return [*tables, crowd]
+        with (
+            a_load_client() as client,
+            a_load_client() as other,
+            other_proxies(folder, socket) as others,
+        ):
+            proxies = [ours, *others]
+            bench = _Bench(proxies, Proxy(_DIRECT, engine["pid"], socket), client, other)
+            tables = bench.measure(seconds)
+            return [*tables, many_streams(daemon, _MODEL, proxies, client, _chat)]
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,9 @@ def _median(by_way: _ByWay, name: str) -> float | None:
     return median(by_way[name]) if name in by_way else None
 
 
-def _over_rounds(by_way: _ByWay, other: str, compare: Any) -> float | None:
+def _over_rounds(
+    by_way: _ByWay, other: str, compare: Callable[[float, float], float]
+) -> float | None:
     """Compare warmd with another way, round by round."""
     if other not in by_way:
         return None

@@ -53,8 +53,8 @@ def missing() -> list[str]:
     absent = [name for name in ("nginx", "go") if tool(name) is None]
     if not absent:
         return []
-    fetched = " ".join(absent)
-    return [f"not compared, as missing here: {fetched}; `scripts/debian-tools {fetched}` fetches it"]
+    names = " ".join(absent)
+    return [f"not compared, as missing here: {names}; `scripts/debian-tools {names}` fetches it"]
 
 
 @contextmanager

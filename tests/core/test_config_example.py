@@ -19,6 +19,7 @@ MODEL = "qwen3-32b"
 TABLES_OF_A_MODEL = ("env", "idle", "warmup", "sleep", "keepalive", "probe", "scale")
 HAVE_NO_DEFAULT = {
     "gateway.api_keys",
+    "gateway.agent_check",  # nobody listens there
     "engine.python",
     "staging.rate",
     "staging.tmpfs",  # it is below run_dir

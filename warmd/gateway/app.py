@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -15,9 +14,10 @@ from warmd.gateway.errors import RefusedError
 from warmd.gateway.forward import Forwarder
 from warmd.gateway.keys import Keys
 from warmd.gateway.limits import GatewayLimits
-from warmd.gateway.models import ModelCard, Models, RequestDone
+from warmd.gateway.models import Models, RequestDone
 from warmd.gateway.naming import model_name
-from warmd.gateway.paths import Endpoint, ModelList, clip, route
+from warmd.gateway.own_answers import OwnAnswer, model_entries, probe_answer
+from warmd.gateway.paths import Endpoint, Health, ModelList, Readiness, clip, route
 from warmd.gateway.server import Address, Listener
 
 
@@ -105,6 +105,9 @@ class Gateway:
 
     async def _serve(self, request: web.BaseRequest, arrived: float) -> web.StreamResponse:
         target = route(request.method, request.raw_path)
+        if isinstance(target, (Health, Readiness)):
+            answer = probe_answer(target, self._models, stopping=self._listener.stopping)
+            return await self._finish(request, _response(answer))
         if self._keys is not None and self._keys.holder(request.headers) is None:
             raise RefusedError(
                 401,
@@ -156,12 +159,8 @@ class Gateway:
         return ", ".join(names) or "none"
 
     def _show(self, name: str | None) -> web.Response:
-        """Answer `/v1/models`; an alias is an entry of its own, with the model as its root."""
-        entries = {
-            shown: _entry(shown, card)
-            for card in self._models.cards()
-            for shown in (card.name, *card.aliases)
-        }
+        """Answer `/v1/models`."""
+        entries = model_entries(self._models)
         document: object
         if name is None:
             document = {"object": "list", "data": list(entries.values())}
@@ -170,19 +169,9 @@ class Gateway:
         else:
             root = self._resolve(name)
             document = {**entries[root], "id": name}
-        return web.Response(
-            body=json.dumps(document).encode(),
-            headers={"Server": "warmd", "Content-Type": "application/json"},
-        )
+        return _response(OwnAnswer(200, document))
 
 
-def _entry(shown: str, card: ModelCard) -> dict[str, object]:
-    return {
-        "id": shown,
-        "object": "model",
-        "created": card.created,
-        "owned_by": "warmd",
-        "root": card.name,
-        "parent": None,
-        "warmd": {"rung": card.rung.value},
-    }
+def _response(answer: OwnAnswer) -> web.Response:
+    headers = {"Server": "warmd", "Content-Type": "application/json", **answer.headers}
+    return web.Response(status=answer.status, body=answer.body, headers=headers)

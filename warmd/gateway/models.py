@@ -17,12 +17,15 @@ the first request then measures what warmth is worth."""
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A model as `/v1/models` shows it."""
+    """A model as `/v1/models` shows it, and as load balancers hear of it."""
 
     name: str
     aliases: tuple[str, ...]
     rung: Rung
     created: int  # Unix seconds
+    ready: int = 0  # replicas that answer a request at once
+    wanted: int = 0  # replicas that should be hot now
+    refused: str | None = None  # why no request is answered, for operators
 
 
 @dataclass(frozen=True)
