@@ -43,11 +43,11 @@ def cold() -> Iterator[Daemon]:
 def ask(port: int, said: bytes = b"") -> bytes:
     """Return all that is answered: nothing, where the connection is cut."""
     answer = b""
-    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as asking:
-        with suppress(ConnectionError):
-            asking.sendall(said)
-            while part := asking.recv(4096):
-                answer += part
+    asking = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+    with asking, suppress(ConnectionError):
+        asking.sendall(said)
+        while part := asking.recv(4096):
+            answer += part
     return answer
 
 
