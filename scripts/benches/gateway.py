@@ -13,7 +13,7 @@ another client has so many paced streams through the same proxy.
 
 CPU: of all threads of the process, by its own CPU clock, divided by what the client received. One
 chunk is one server-sent event of some 200 bytes. The paced streams get a chunk at each step of the
-engine, all streams at the same moment; a stream's share of the request's own cost is in its chunks.
+engine, all streams at the same moment, or `apart`, each by a clock of its own; a stream's share of the request's own cost is in its chunks.
 In the unpaced stream chunks come in one go, and a proxy passes on as many as it finds at once.
 """
 
@@ -57,12 +57,15 @@ def _chat(**more: object) -> str:
 
 @dataclass(frozen=True)
 class _Load:
-    """A kind of work whose CPU is measured. `per`: what the cost is divided by."""
+    """A kind of work whose CPU is measured. `per`: what the cost is divided by.
+
+    Each connection has one of the bodies, which all ask for as many tokens.
+    """
 
     name: str
     per: str
     connections: int
-    body: str
+    bodies: Sequence[str]
 
 
 _LATENCIES = {
@@ -70,15 +73,21 @@ _LATENCIES = {
     "chat, stream": _chat(max_tokens=4, stream=True, pace_ms=1),
 }
 _STREAMS = _Load(
-    "chunk, 64 streams, 20 ms", "events", 64, _chat(max_tokens=25, stream=True, pace_ms=20)
+    "chunk, 64 streams, 20 ms", "events", 64, [_chat(max_tokens=25, stream=True, pace_ms=20)]
 )
 _BESIDE = "chat, beside 64 streams"
 _LOADS = (
-    _Load("request, 1 at a time", "answers", 1, _chat(max_tokens=1)),
-    _Load("request, 64 at a time", "answers", 64, _chat(max_tokens=1)),
-    _Load("chunk, 1 stream, 10 ms", "events", 1, _chat(max_tokens=50, stream=True, pace_ms=10)),
+    _Load("request, 1 at a time", "answers", 1, [_chat(max_tokens=1)]),
+    _Load("request, 64 at a time", "answers", 64, [_chat(max_tokens=1)]),
+    _Load("chunk, 1 stream, 10 ms", "events", 1, [_chat(max_tokens=50, stream=True, pace_ms=10)]),
     _STREAMS,
-    _Load("chunk, 1 stream, unpaced", "events", 1, _chat(max_tokens=500, stream=True)),
+    _Load(
+        "chunk, 64 streams, each apart",
+        "events",
+        64,
+        [_chat(max_tokens=25, stream=True, pace_ms=18 + each / 16) for each in range(64)],
+    ),
+    _Load("chunk, 1 stream, unpaced", "events", 1, [_chat(max_tokens=500, stream=True)]),
 )
 
 _ByWay = dict[str, list[float]]
@@ -169,7 +178,7 @@ class _Bench:
         said = self.client.do(**_fan(proxy, load, length))
         spent = {name: cpu_s(pid) - before[name] for name, pid in pids.items()}
         count = said[load.per]
-        expected = said["answers"] * (json.loads(load.body)["max_tokens"] + 1)
+        expected = said["answers"] * (json.loads(load.bodies[0])["max_tokens"] + 1)
         if load.per == "events" and count != expected:
             raise BenchError(f"{load.name}: {count} events came through, and {expected} were sent")
         return {name: 1e6 * seconds / count for name, seconds in spent.items()}
@@ -180,7 +189,7 @@ def _fan(way: Proxy, load: _Load, seconds: float) -> dict[str, Any]:
         "do": "fan",
         "way": way.way,
         "connections": load.connections,
-        "bodies": [load.body],
+        "bodies": load.bodies,
         "seconds": seconds,
     }
 
