@@ -13,8 +13,9 @@ another client has so many paced streams through the same proxy.
 
 CPU: of all threads of the process, by its own CPU clock, divided by what the client received. One
 chunk is one server-sent event of some 200 bytes. The paced streams get a chunk at each step of the
-engine, all streams at the same moment, or `apart`, each by a clock of its own; a stream's share of the request's own cost is in its chunks.
-In the unpaced stream chunks come in one go, and a proxy passes on as many as it finds at once.
+engine, all streams at the same moment, or `apart`, each by a clock of its own; a stream's share of
+the request's own cost is in its chunks. In the unpaced stream chunks come in one go, and a proxy
+passes on as many as it finds at once.
 """
 
 from __future__ import annotations

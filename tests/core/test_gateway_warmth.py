@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from warmd.gateway.models import Ask, Lease, ModelCard
+from warmd.gateway.models import ModelCard
 from warmd.gateway.own_answers import model_entries, probe_answer
 from warmd.gateway.paths import Health, Readiness, route
 from warmd.gateway.warmth import agent_answer
@@ -20,7 +20,7 @@ def card(name: str, rung: Rung, ready: int = 0, wanted: int = 0, **more: str) ->
 
 @dataclass
 class Told:
-    """The owner of the models, as far as these answers ask it."""
+    """What exists."""
 
     all: Sequence[ModelCard]
     eta: dict[str, float] = field(default_factory=dict)
@@ -33,24 +33,6 @@ class Told:
 
     def eta_s(self, model: str) -> float | None:
         return self.eta.get(model)
-
-    def rung(self, model: str) -> Rung:
-        raise NotImplementedError
-
-    def idle_s(self, model: str) -> float:
-        raise NotImplementedError
-
-    def spared(self, model: str) -> Rung | None:
-        raise NotImplementedError
-
-    def take(self, model: str, prefix: int | None = None) -> Lease | None:
-        raise NotImplementedError
-
-    async def acquire(self, model: str, ask: Ask) -> Lease:
-        raise NotImplementedError
-
-    def outlook(self, model: str, since: float) -> str:
-        raise NotImplementedError
 
 
 BOX = Told(

@@ -15,7 +15,7 @@ from typing import cast
 
 from warmd.config import Address
 from warmd.gateway.errors import GatewayError
-from warmd.gateway.models import Models
+from warmd.gateway.models import Directory
 from warmd.gateway.warmth import agent_answer
 from warmd.listeners import BACKLOG, listen_on, who_listens
 
@@ -28,7 +28,7 @@ _CLOSED_WITHIN_S = 2.0
 class AgentCheck:
     """Answers on ports of its own."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Directory) -> None:
         self._models = models
         self._servers: list[asyncio.Server] = []
         self._asking: set[_Asking] = set()

@@ -41,6 +41,19 @@ class Ask:
     prefix: int | None = None
 
 
+class Directory(Protocol):
+    """What exists and how far it is: a part of `Models`."""
+
+    def resolve(self, name: str) -> str | None:
+        """Return the model's own name for a name or an alias, None where there is none."""
+
+    def cards(self) -> Sequence[ModelCard]:
+        """Every model that exists."""
+
+    def eta_s(self, model: str) -> float | None:
+        """Seconds until `model` is ready, as measured; see `Models.eta_s`."""
+
+
 class Lease(Protocol):
     """One request's place on a ready replica; `release` must be called exactly once."""
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from warmd.gateway.models import ModelCard, Models
+from warmd.gateway.models import Directory, ModelCard
 from warmd.gateway.paths import Health, Readiness, clip
 
 _RETRY_AFTER_S = 5
@@ -28,7 +28,7 @@ class OwnAnswer:
         return json.dumps(self.document).encode()
 
 
-def model_entries(models: Models) -> dict[str, dict[str, object]]:
+def model_entries(models: Directory) -> dict[str, dict[str, object]]:
     """Return the entries of `/v1/models` by the name that is asked for, aliases included."""
     return {
         shown: _entry(shown, card, models.eta_s(card.name))
@@ -55,7 +55,7 @@ def _entry(shown: str, card: ModelCard, eta_s: float | None) -> dict[str, object
     }
 
 
-def probe_answer(asked: Health | Readiness, models: Models, *, stopping: bool) -> OwnAnswer:
+def probe_answer(asked: Health | Readiness, models: Directory, *, stopping: bool) -> OwnAnswer:
     """Answer a load balancer."""
     match asked:
         case Health():
@@ -71,7 +71,7 @@ def probe_answer(asked: Health | Readiness, models: Models, *, stopping: bool) -
             return _box_answer(models, every=asked.every, stopping=stopping)
 
 
-def _model_answer(card: ModelCard, models: Models, *, stopping: bool) -> OwnAnswer:
+def _model_answer(card: ModelCard, models: Directory, *, stopping: bool) -> OwnAnswer:
     eta_s = models.eta_s(card.name)
     ready = bool(card.ready) and not stopping
     document = {
@@ -84,7 +84,7 @@ def _model_answer(card: ModelCard, models: Models, *, stopping: bool) -> OwnAnsw
     return _answer(document, [eta_s], ready=ready)
 
 
-def _box_answer(models: Models, *, every: bool, stopping: bool) -> OwnAnswer:
+def _box_answer(models: Directory, *, every: bool, stopping: bool) -> OwnAnswer:
     """Models aren't named here: whoever asks has shown no key."""
     wanted = [card for card in models.cards() if card.wanted]
     up = [card for card in wanted if card.ready]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from warmd.gateway.models import ModelCard, Models
+from warmd.gateway.models import Directory, ModelCard
 from warmd.gateway.paths import clip
 from warmd.ladder import Rung
 
@@ -22,7 +22,7 @@ NOTHING_NEW = "up 0%"
 _SHARE = {Rung.ASLEEP: 4, Rung.STAGED: 2, Rung.COLD: 1}
 
 
-def agent_answer(models: Models, asked: str, *, stopping: bool) -> str:
+def agent_answer(models: Directory, asked: str, *, stopping: bool) -> str:
     """Return the line for a model's name, or for the whole box where `asked` is empty."""
     if stopping:
         return NOTHING_NEW
