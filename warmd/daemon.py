@@ -27,6 +27,7 @@ from warmd.ending import Ending
 from warmd.fitting import Fitter
 from warmd.folders import Folders, StartUpError
 from warmd.gateway import (
+    AgentCheck,
     Certificate,
     Gateway,
     GatewayError,
@@ -180,12 +181,14 @@ class Daemon:
                     extra=MessageId.LEFTOVER_KILLED.about(replica=leftover.name),
                 )
             await self._open_to_operators(house)
-            gateway = self._gateway()
+            front = Front(self._supervisor, int(self._started), CLOCK)
+            gateway = self._gateway(front)
             house.push_async_callback(gateway.close)
             addresses = [(a.host, a.port) for a in settings.gateway.listen]
             ready = await self._listening.tcp("gateway", addresses)
             bound = await gateway.start(addresses, ready)
             self._listening.keep("gateway", gateway.sockets)
+            balancers = await self._tell_balancers(house, front)
 
             # Not before: a daemon that fails to come up must not take engines down with it.
             for name, record in found.items():
@@ -210,6 +213,7 @@ class Daemon:
             ends: list[asyncio.Future[Any]] = [loop, stop]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             reason = stop.result() if stop.done() else "the supervisor failed"
+            balancers.stopping = True
             await self._shut_down(gateway, loop, reason)
             if not stop.done():
                 loop.result()  # raises: it is our bug, and its traceback belongs in the journal
@@ -354,12 +358,19 @@ class Daemon:
         )
         return supervisor
 
-    def _gateway(self) -> Gateway:
+    async def _tell_balancers(self, house: AsyncExitStack, front: Front) -> AgentCheck:
+        told = AgentCheck(front)
+        house.callback(told.close)
+        addresses = self._first.gateway.agent_check
+        ready = await self._listening.tcp("agent-check", [(a.host, a.port) for a in addresses])
+        self._listening.keep("agent-check", await told.start(addresses, ready))
+        return told
+
+    def _gateway(self, front: Front) -> Gateway:
         table = self._config.settings.gateway
         keys = None if table.api_keys is None else Keys(table.api_keys, _warn)
         pair = table.tls.files()
         limits = GatewayLimits(table.max_body, table.header_timeout, table.body_timeout)
-        front = Front(self._supervisor, int(self._started), CLOCK)
         return Gateway(
             front,
             limits,

@@ -11,7 +11,7 @@ from warmd.gateway import inherited_sockets
 from warmd.listeners import meant
 from warmd.notifying import ServiceManager
 
-FRONTS = ("gateway", "control", "metrics")
+FRONTS = ("gateway", "control", "metrics", "agent-check")
 
 _KEPT = "kept-"
 """Before a front's name: what an earlier daemon left. Without it, it is a socket unit's."""

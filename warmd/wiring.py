@@ -17,7 +17,7 @@ from warmd.fitting import UNKNOWN_GPU, Fitter, Sizes
 from warmd.gateway import ModelCard
 from warmd.gpu_watch import GpuWatch
 from warmd.history import HISTORY_FILE, History, KeptOpening, Rises, read_rises, read_sizes
-from warmd.ladder import FileKind, Rung, replica_name
+from warmd.ladder import FileKind, Phase, Rung, replica_name
 from warmd.launch import Launcher
 from warmd.learning import Learner
 from warmd.parties import party_of_new
@@ -42,7 +42,17 @@ from warmd.staging import (
     model_folder,
     weight_files,
 )
-from warmd.supervisor import CardRules, Clock, FileTerms, Known, Rules, Scan, Supervisor, spared
+from warmd.supervisor import (
+    CardRules,
+    Clock,
+    FileTerms,
+    Known,
+    Managed,
+    Rules,
+    Scan,
+    Supervisor,
+    spared,
+)
 from warmd.timeline import WEEK_S, foretell
 
 _DRIVER_S = 10.0
@@ -162,11 +172,15 @@ class Front:
 
     def cards(self) -> list[ModelCard]:
         """Every model that exists."""
-        return [
-            ModelCard(m.name, m.terms.aliases, m.rung, self._created)
-            for m in self._supervisor.models.values()
-            if not m.retired
-        ]
+        models = self._supervisor.models.values()
+        return [self._card(each) for each in models if not each.retired]
+
+    def _card(self, model: Managed) -> ModelCard:
+        refused, target = model.why_no_hold(self._clock.wall()), model.target
+        ready = 0 if refused else sum(r.state.phase is Phase.READY for r in model.replicas)
+        wanted = target.replicas - target.extra if target.rung is Rung.HOT else 0
+        name, aliases = model.name, model.terms.aliases
+        return ModelCard(name, aliases, model.rung, self._created, ready, wanted, refused)
 
 
 async def fitter(

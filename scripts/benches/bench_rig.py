@@ -7,6 +7,7 @@ import http.client
 import json
 import math
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -70,6 +71,13 @@ def cpu_s(pid: int) -> float:
         raise BenchError(f"process {pid} has no CPU clock any more: {error.strerror}") from None
 
 
+def raise_file_limit() -> None:
+    """Let us and our children open as many files as the system allows, within reason."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 16384 if hard == resource.RLIM_INFINITY else min(hard, 16384)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+
+
 def popen(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start a child that ends with us, however we end; a Ctrl-C at the terminal is ours alone."""
 
@@ -105,7 +113,7 @@ class Daemon:
         """
         self.folder = folder
         self._listener = listener
-        self.port = _free_port() if listener is None else int(listener.getsockname()[1])
+        self.port = free_port() if listener is None else int(listener.getsockname()[1])
         self.run_dir = folder / "run"
         self._log = folder / "log"
         self._config = folder / "warmd.toml"
@@ -240,7 +248,8 @@ def _marked(mark: str) -> bool:
     return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port that nobody had a moment ago."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

@@ -1,6 +1,6 @@
 """The disk's own limit: the best of a few ways to read files in their order past the page cache.
 
-By fio where there is one, see `scripts/bench-tools`, else by our own reader, in the same patterns.
+By fio where there is one, see `scripts/debian-tools`, else by our own reader, in the same patterns.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from statistics import median
 from bench_rig import HERE, BenchError
 from children import Took, Way, command
 
-_TOOLS = HERE.parents[1] / ".cache" / "bench-tools" / "bin"
+TOOLS = HERE.parents[1] / ".cache" / "tools" / "bin"
 # Engine, block, in flight, jobs. Of 39 settings (libaio, io_uring and psync, 1 to 16 MiB, 1 to 32
 # in flight, 1 and 4 jobs) the first three were ahead on a virtual disk; the last is for NVMe.
 _FIO = (
@@ -31,7 +31,7 @@ READER = [sys.executable, "-I", "-S", str(HERE / "reader.py")]
 
 def tool(name: str) -> str | None:
     """Return where a tool to compare with is: on PATH, or fetched; None where it is missing."""
-    return shutil.which(name) or shutil.which(name, path=_TOOLS)
+    return shutil.which(name) or shutil.which(name, path=f"{TOOLS}:/usr/sbin:/sbin")
 
 
 def limits() -> dict[str, Way]:
@@ -69,7 +69,8 @@ def missing() -> list[str]:
     absent = [name for name in ("fio", "vmtouch") if tool(name) is None]
     if not absent:
         return []
-    return [f"not compared, as missing here: {', '.join(absent)}; scripts/bench-tools fetches them"]
+    names = ", ".join(absent)
+    return [f"not compared, as missing here: {names}; scripts/debian-tools fetches them"]
 
 
 def _fio(fio: str, engine: str, size: str, depth: int, jobs: int) -> Way:

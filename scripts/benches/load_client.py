@@ -4,9 +4,9 @@ It reads one command a line on stdin, as JSON, does it, and answers with one lin
 
     {"do": "turns", "ways": [WAY, ...], "body": TEXT, "seconds": N}
         one request at a time, by each way in turn -> {"first_byte_s": [[SECONDS, ...], ...]}
-    {"do": "fan", "way": WAY, "connections": N, "body": TEXT, "seconds": N}
-        each connection sends its next request when its answer is whole, the last of them begun
-        before the time is up -> {"answers": N, "events": N, "seconds": N}
+    {"do": "fan", "way": WAY, "connections": N, "bodies": [TEXT, ...], "seconds": N}
+        each connection has one of the bodies, and sends its next request when its answer is whole,
+        the last of them begun before the time is up -> {"answers": N, "events": N, "seconds": N}
     {"do": "steady", "way": WAY, "bodies": [TEXT, ...], "per_s": N, "seconds": N}
         requests at a steady rate whatever becomes of them, each on a connection of its own, with
         each body in turn -> {"requests": [{"began": UNIX SECONDS, "first_byte_s": SECONDS or null,
@@ -65,7 +65,17 @@ class _Reading:
 
     @property
     def events(self) -> int:
-        return self._text.count(b"data: ", self._body_at)
+        """Server-sent events; a proxy's own chunks may begin in the midst of one."""
+        if self._ends_at is not None:
+            return self._text.count(b"data: ", self._body_at)
+        body, at = bytearray(), self._body_at
+        while True:
+            line_end = self._text.index(b"\r\n", at)
+            size = int(self._text[at:line_end], 16)
+            if not size:
+                return body.count(b"data: ")
+            body += self._text[line_end + 2 : line_end + 2 + size]
+            at = line_end + size + 4
 
 
 def connected(way: Any) -> socket.socket:
@@ -116,19 +126,21 @@ def turns(command: dict[str, Any]) -> dict[str, Any]:
 
 def fan(command: dict[str, Any]) -> dict[str, Any]:
     """Keep several connections busy."""
-    request = request_of(command["body"])
+    bodies = [request_of(body) for body in command["bodies"]]
     poll = select.epoll()
+    requests: dict[int, bytes] = {}
     readings: dict[int, _Reading] = {}
     connections: dict[int, socket.socket] = {}
-    for _ in range(command["connections"]):
+    for index in range(command["connections"]):
         connection = connected(command["way"])
         connections[connection.fileno()] = connection
+        requests[connection.fileno()] = bodies[index % len(bodies)]
         poll.register(connection, select.EPOLLIN)
     began = time.monotonic()
     end = began + command["seconds"]
     for number, connection in connections.items():
         readings[number] = _Reading()
-        connection.sendall(request)
+        connection.sendall(requests[number])
     answers = events = 0
     while readings:
         ready = poll.poll(_PATIENCE_S)
@@ -142,7 +154,7 @@ def fan(command: dict[str, Any]) -> dict[str, Any]:
             events += reading.events
             if time.monotonic() < end:
                 readings[number] = _Reading()
-                connections[number].sendall(request)
+                connections[number].sendall(requests[number])
             else:
                 del readings[number]
     seconds = time.monotonic() - began

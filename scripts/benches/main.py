@@ -51,7 +51,7 @@ class _BenchOnDisk:
 
 BENCHES: dict[str, _Bench | _BenchOnDisk] = {
     "idle": _Bench(20.0, idle.run),
-    "gateway": _Bench(45.0, gateway.run),
+    "gateway": _Bench(90.0, gateway.run),
     "exec": _Bench(30.0, cold_exec.run),
     "wake": _Bench(30.0, wake.run),
     "crash": _Bench(20.0, crash.run),

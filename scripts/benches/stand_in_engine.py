@@ -84,7 +84,9 @@ class _Steps:
 
     def _step(self) -> None:
         for stream, chunks in list(self.left.items()):
-            if chunks == 1 or stream.is_closing():
+            if stream.is_closing():
+                del self.left[stream]
+            elif chunks == 1:
                 del self.left[stream]
                 stream.write(CHUNK + _END)
             else:

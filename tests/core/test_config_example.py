@@ -26,6 +26,7 @@ HAVE_NO_DEFAULT = {
     "gateway.keys",
     "gateway.keys.NAME.models",
     "gateway.keys.NAME.in_flight",
+    "gateway.agent_check",  # nobody listens there
     "engine.python",
     "staging.rate",
     "staging.tmpfs",  # it is below run_dir

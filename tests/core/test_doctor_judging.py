@@ -374,7 +374,7 @@ def test_only_what_is_sound_of_a_config_is_looked_at(tmp_path: Path) -> None:
     sound = SoundConfig(file, *load_what_is_sound(file))
     assert set(sound.weights) == set()  # a has none, b's are not there: both are told
     assert set(sound.folders) == {"state_dir", "cache_dir"}
-    assert set(sound.addresses) == {"metrics.listen"}
+    assert set(sound.addresses) == {"metrics.listen", "gateway.agent_check"}
     told = [each.sentence for each in sound.judge(frozenset({"engine.python"}))]
     assert not any("engine.python" in sentence for sentence in told)
     assert any("models.b.weights: there is no such folder" in sentence for sentence in told)

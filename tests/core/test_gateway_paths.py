@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warmd.gateway.errors import Dialect, RefusedError
-from warmd.gateway.paths import ENDPOINTS, Endpoint, ModelList, dialect_of, route
+from warmd.gateway.paths import ENDPOINTS, ModelList, dialect_of, route
 
 
 def test_the_table() -> None:
@@ -23,7 +23,7 @@ def test_the_table() -> None:
 def test_whatever_is_forwarded_is_a_path_of_the_table(before: str, path: str, after: str) -> None:
     for target in (before, before + path, path + after, before + path + after):
         try:
-            found: Endpoint | ModelList | RefusedError = route("POST", target)
+            found: object = route("POST", target)
         except RefusedError as refused:
             found = refused
         match found:

@@ -239,6 +239,10 @@ FAKE_VLLM = '{knobs}'
         body = {"model": model, "messages": messages, **more}
         return self.post("/v1/chat/completions", body, patience)
 
+    def get(self, path: str) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        return _ask(connection, "GET", path, None)
+
     def engine_processes(self) -> list[psutil.Process]:
         """Every process that any engine of this daemon left anywhere."""
         mark = str(self.run_dir.resolve())

@@ -155,7 +155,7 @@ class FakeModels:
         return MODEL if name in (MODEL, ALIAS, "org/tiny") else None
 
     def cards(self) -> Sequence[ModelCard]:
-        return [ModelCard(MODEL, (ALIAS, "org/tiny"), Rung.HOT, 1_700_000_000)]
+        return [ModelCard(MODEL, (ALIAS, "org/tiny"), Rung.HOT, 1_700_000_000, 1, 1)]
 
     def rung(self, model: str) -> Rung:
         return Rung.STAGED

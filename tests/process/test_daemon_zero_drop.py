@@ -140,6 +140,22 @@ def test_a_listener_that_the_config_no_longer_names_is_closed_and_not_kept(
     connection.close()
 
 
+def test_a_load_balancer_that_asks_during_a_restart_is_answered_by_the_next_daemon(
+    manager: StandInManager,
+) -> None:
+    daemon, port = manager.daemon, free_port()
+    write(daemon, gateway=f'agent_check = ["127.0.0.1:{port}"]')
+    manager.restart()
+    daemon.wait_until_up()
+    daemon.wait_for("ready")
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.process.wait(PATIENCE_S)
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as asking:
+        manager.launch()
+        assert asking.recv(100).startswith(b"up ")
+
+
 def test_an_operator_who_asks_during_a_restart_is_answered_by_the_next_daemon(
     manager: StandInManager,
 ) -> None:

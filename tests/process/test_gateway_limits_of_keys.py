@@ -81,7 +81,10 @@ async def _in_flight(folder: Path) -> None:
         status, headers, body = await third.response()
         assert (status, headers["retry-after"]) == (429, "1")
         assert json.loads(body)["error"]["type"] == "rate_limit_error"
-        assert rig.refusals == [Refusal("/v1/messages", 429, "rate_limit_exceeded", "alice")]
+        (told,) = rig.refusals
+        assert told.request_id
+        expected = Refusal("/v1/messages", 429, "rate_limit_exceeded", "alice", told.request_id)
+        assert told == expected
         other = await rig.raw()
         await other.post(chat(), more=BOB)
         await until(lambda: rig.models.waiting == 3, "another key has its own count")

@@ -261,10 +261,11 @@ def _sleepers(settings: Settings) -> Iterator[Finding]:
 
 def _addresses(settings: Settings) -> Iterator[Finding]:
     listeners: list[tuple[KeyPath, Address]] = [
-        ((table, "listen", index), address)
-        for table, addresses in (
-            ("gateway", settings.gateway.listen),
-            ("metrics", settings.metrics.listen),
+        ((*key, index), address)
+        for key, addresses in (
+            (("gateway", "listen"), settings.gateway.listen),
+            (("metrics", "listen"), settings.metrics.listen),
+            (("gateway", "agent_check"), settings.gateway.agent_check),
         )
         for index, address in enumerate(addresses)
     ]

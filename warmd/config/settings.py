@@ -61,6 +61,7 @@ class GatewaySettings(Table):
     listen: Annotated[tuple[AddressText, ...], Field(strict=False), AfterValidator(not_empty)] = (
         Address("127.0.0.1", 8400),
     )
+    agent_check: Annotated[tuple[AddressText, ...], Field(strict=False)] = ()
     api_keys: WholePath | None = None
     max_wait: Seconds = 180.0
     max_waiting: Annotated[int, Field(ge=1, le=1_000_000)] = 1000

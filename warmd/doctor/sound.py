@@ -69,6 +69,7 @@ class SoundConfig:
         addresses = {
             "gateway.listen": self.settings.gateway.listen,
             "metrics.listen": self.settings.metrics.listen,
+            "gateway.agent_check": self.settings.gateway.agent_check,
         }
         return {key: many for key, many in addresses.items() if self._is_sound(key)}
 

@@ -1,5 +1,6 @@
 """The OpenAI-compatible front: find the model, hold until ready, stream."""
 
+from warmd.gateway.agent_check import AgentCheck
 from warmd.gateway.app import Gateway
 from warmd.gateway.errors import GatewayError
 from warmd.gateway.inherited import inherited_sockets
@@ -19,6 +20,7 @@ from warmd.gateway.tls import Certificate
 
 __all__ = [
     "Address",
+    "AgentCheck",
     "Ask",
     "Certificate",
     "Gateway",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import socket
 import ssl
@@ -21,7 +20,16 @@ from warmd.gateway.keys import Keys
 from warmd.gateway.limits import GatewayLimits
 from warmd.gateway.models import ModelCard, Models, Refusal, Refused, RequestDone
 from warmd.gateway.naming import read
-from warmd.gateway.paths import MODELS, Endpoint, ModelList, clip, route
+from warmd.gateway.own_answers import OwnAnswer, model_entries, probe_answer
+from warmd.gateway.paths import (
+    MODELS,
+    Endpoint,
+    Health,
+    ModelList,
+    Readiness,
+    clip,
+    route,
+)
 from warmd.gateway.patience import max_wait_of
 from warmd.gateway.prefix import prefix_of
 from warmd.gateway.reply import reply
@@ -118,7 +126,8 @@ class Gateway:
         request.identity = request_id(head) or self._ids.new()
         try:
             request.target = route(head.method, head.target)
-            self._admit(request, head)
+            if not isinstance(request.target, Health | Readiness):
+                self._admit(request, head)
             if head.length is not None and head.length > self._limits.max_body:
                 raise too_large(self._limits.max_body)
             encoding = head.field(b"content-encoding")
@@ -141,17 +150,26 @@ class Gateway:
     def answer(self, request: Request, client: ClientConnection) -> Answering | None:
         """Begin to answer a whole request; None where that is done. Raises `RefusedError`."""
         match request.target:
+            case Health() | Readiness() as asked:
+                stopping = self._listener.stopping
+                self._say(request, client, probe_answer(asked, self._models, stopping=stopping))
+                return None
             case ModelList(name):
-                keeps = request.keeps_alive and not self._listener.stopping
-                body = json.dumps(self._show(name, request.holder)).encode()
-                client.write(reply(200, body, keeps=keeps, is_1_0=request.is_1_0))
-                client.finish(keeps=keeps)
+                self._say(request, client, OwnAnswer(200, self._show(name, request.holder)))
                 return None
             case Endpoint() as endpoint:
                 wanted = self._wanted(request, endpoint)
                 return self._forwarder.forward(request, wanted, client)
             case None:
                 raise bad_http()
+
+    def _say(self, request: Request, client: ClientConnection, answer: OwnAnswer) -> None:
+        keeps = request.keeps_alive and not self._listener.stopping
+        more = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items()).encode()
+        whole = reply(answer.status, answer.body, keeps=keeps, is_1_0=request.is_1_0, more=more)
+        is_head = request.head is not None and request.head.method == "HEAD"
+        client.write(whole.removesuffix(answer.body) if is_head else whole)
+        client.finish(keeps=keeps)
 
     def refused(self, request: Request, refused: RefusedError) -> None:
         """Note a request that ended before a model was found for it."""
@@ -160,7 +178,7 @@ class Gateway:
                 pass
             case ModelList():
                 path = MODELS
-            case None:
+            case Health() | Readiness() | None:
                 path = ""
         self._on_refused(
             Refusal(path, refused.status, refused.code, request.holder, request.identity)
@@ -212,12 +230,8 @@ class Gateway:
         return ", ".join(names) or "none"
 
     def _show(self, name: str | None, holder: str | None) -> object:
-        """Answer `/v1/models`; an alias is an entry of its own, with the model as its root."""
-        entries = {
-            shown: _entry(shown, card)
-            for card in self._cards(holder)
-            for shown in (card.name, *card.aliases)
-        }
+        """Answer `/v1/models`."""
+        entries = model_entries(self._models, self._cards(holder))
         if name is None:
             return {"object": "list", "data": list(entries.values())}
         if name in entries:
@@ -234,15 +248,3 @@ class _Ids:
 
     def new(self) -> str:
         return f"warmd-{self._of_this_daemon}-{next(self._numbers):x}"
-
-
-def _entry(shown: str, card: ModelCard) -> dict[str, object]:
-    return {
-        "id": shown,
-        "object": "model",
-        "created": card.created,
-        "owned_by": "warmd",
-        "root": card.name,
-        "parent": None,
-        "warmd": {"rung": card.rung.value},
-    }

@@ -15,12 +15,15 @@ the first request then measures what warmth is worth."""
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A model as `/v1/models` shows it."""
+    """A model as `/v1/models` shows it, and as load balancers hear of it."""
 
     name: str
     aliases: tuple[str, ...]
     rung: Rung
     created: int  # Unix seconds
+    ready: int = 0  # replicas that answer a request at once
+    wanted: int = 0  # replicas that should be hot now
+    refused: str | None = None  # why no request is answered, for operators
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,19 @@ class Ask:
     waited: float = 0.0
     max_wait: float | None = None
     prefix: int | None = None
+
+
+class Directory(Protocol):
+    """What exists and how far it is: a part of `Models`."""
+
+    def resolve(self, name: str) -> str | None:
+        """Return the model's own name for a name or an alias, None where there is none."""
+
+    def cards(self) -> Sequence[ModelCard]:
+        """Every model that exists."""
+
+    def eta_s(self, model: str) -> float | None:
+        """Seconds until `model` is ready, as measured; see `Models.eta_s`."""
 
 
 class Lease(Protocol):

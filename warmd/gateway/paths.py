@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 from warmd.gateway.errors import Dialect, RefusedError
 
 MODELS = "/v1/models"
+HEALTHZ = "/healthz"
+READYZ = "/readyz"
 
 
 class ModelIn(Enum):
@@ -38,6 +40,25 @@ class ModelList:
 
     name: str | None = None
 
+
+@dataclass(frozen=True)
+class Health:
+    """Whether the daemon lives. No key is asked for: load balancers in front have none."""
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether a request for `model` would be answered at once; None: whether the box is of use.
+
+    `every`: each model that should be hot must be, not one of them. No key is asked for.
+    """
+
+    model: str | None = None
+    every: bool = False
+
+
+Target = Endpoint | ModelList | Health | Readiness
+"""What a request may ask for."""
 
 ENDPOINTS = {
     endpoint.path: endpoint
@@ -69,12 +90,12 @@ def dialect_of(target: str) -> Dialect:
     return Dialect.OPENAI if endpoint is None else endpoint.dialect
 
 
-def route(method: str, target: str) -> Endpoint | ModelList:
+def route(method: str, target: str) -> Target:
     """Find what `target`, the raw string of the request line, asks for.
 
     Raises `RefusedError` with 404 for whatever is not in the table, and with 405.
     """
-    path = target.partition("?")[0]
+    path, _, query = target.partition("?")
     endpoint = ENDPOINTS.get(path)
     if endpoint is not None:
         if method != "POST":
@@ -85,7 +106,20 @@ def route(method: str, target: str) -> Endpoint | ModelList:
             raise _wrong_method(method, MODELS, "GET")
         # The name may hold an encoded slash; it is looked up and goes nowhere else.
         return ModelList(unquote(path[len(MODELS) + 1 :]) or None)
+    if path in (HEALTHZ, READYZ):
+        if method not in ("GET", "HEAD"):
+            raise _wrong_method(method, path, "GET, HEAD")
+        return Health() if path == HEALTHZ else _readiness(query)
     raise RefusedError(404, f"There is no {clip(method)} {clip(path)} here.", code="not_found")
+
+
+def _readiness(query: str) -> Readiness:
+    try:
+        asked = parse_qs(query, keep_blank_values=True, max_num_fields=10)
+    except ValueError:
+        asked = {}
+    model = asked.get("model", [""])[0]
+    return Readiness(model or None, "all" in asked)
 
 
 def clip(text: str, limit: int = 100) -> str:

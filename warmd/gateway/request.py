@@ -8,7 +8,7 @@ from warmd.gateway.access import Place
 from warmd.gateway.body import HeldBody
 from warmd.gateway.errors import RefusedError
 from warmd.gateway.head import RequestHead
-from warmd.gateway.paths import Endpoint, ModelList
+from warmd.gateway.paths import Target
 
 
 @dataclass(slots=True)
@@ -21,7 +21,7 @@ class Request:
     identity: str = ""  # its own word for itself, or ours; empty where it is none
     holder: str | None = None  # of the key that it shows
     place: Place | None = None  # among the requests of that holder
-    target: Endpoint | ModelList | None = None  # None where it is refused
+    target: Target | None = None  # None where it is refused
     refused: RefusedError | None = None
     is_whole: bool = False  # its body has come to its end
     is_told_to_continue: bool = False
