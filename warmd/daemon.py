@@ -26,15 +26,7 @@ from warmd.devices import host_memory
 from warmd.ending import Ending
 from warmd.fitting import Fitter
 from warmd.folders import Folders, StartUpError
-from warmd.gateway import (
-    AgentCheck,
-    Certificate,
-    Gateway,
-    GatewayError,
-    GatewayLimits,
-    Keys,
-    RequestRecord,
-)
+from warmd.gateway import AgentCheck, Gateway, GatewayError, RequestRecord
 from warmd.gateway.paths import ENDPOINTS
 from warmd.gpu_watch import GpuWatch
 from warmd.history import HISTORY_FILE, History, journal_handler, terminal_format
@@ -56,7 +48,7 @@ from warmd.staging import Keeper, StagingError
 from warmd.status import Status
 from warmd.status_line import status_line
 from warmd.supervisor import Clock, Held, Supervisor, standings
-from warmd.wiring import Build, Front, fitter
+from warmd.wiring import Build, Front, fitter, gateway_of
 
 log = logging.getLogger("warmd")
 
@@ -182,7 +174,13 @@ class Daemon:
                 )
             await self._open_to_operators(house)
             front = Front(self._supervisor, int(self._started), CLOCK)
-            gateway = self._gateway(front)
+            gateway = gateway_of(
+                lambda: self._config.settings.gateway,
+                front,
+                self._request_done,
+                self._audit.refused,
+                _warn,
+            )
             house.push_async_callback(gateway.close)
             addresses = [(a.host, a.port) for a in settings.gateway.listen]
             ready = await self._listening.tcp("gateway", addresses)
@@ -365,21 +363,6 @@ class Daemon:
         ready = await self._listening.tcp("agent-check", [(a.host, a.port) for a in addresses])
         self._listening.keep("agent-check", await told.start(addresses, ready))
         return told
-
-    def _gateway(self, front: Front) -> Gateway:
-        table = self._config.settings.gateway
-        keys = None if table.api_keys is None else Keys(table.api_keys, _warn)
-        pair = table.tls.files()
-        limits = GatewayLimits(table.max_body, table.header_timeout, table.body_timeout)
-        return Gateway(
-            front,
-            limits,
-            self._request_done,
-            keys,
-            limits_of_keys=lambda: self._config.settings.gateway.keys,
-            on_refused=self._audit.refused,
-            tls=None if pair is None else Certificate(*pair, _warn).context,
-        )
 
     def _snapshot(self) -> Status:
         return self._operations.snapshot()

@@ -10,11 +10,20 @@ from functools import partial
 from pathlib import Path
 
 from warmd.aside import aside
-from warmd.config import Settings, doubts_about_access, overbooked
+from warmd.config import GatewaySettings, Settings, doubts_about_access, overbooked
 from warmd.devices import NO_GPU, Footprint, GpuError, GpuTrouble, footprint, host_memory
 from warmd.engine import EngineError, point_at, stable_path
 from warmd.fitting import UNKNOWN_GPU, Fitter, Sizes
-from warmd.gateway import ModelCard
+from warmd.gateway import (
+    Certificate,
+    Gateway,
+    GatewayLimits,
+    Keys,
+    ModelCard,
+    Models,
+    Refused,
+    RequestDone,
+)
 from warmd.gpu_watch import GpuWatch
 from warmd.history import HISTORY_FILE, History, KeptOpening, Rises, read_rises, read_sizes
 from warmd.ladder import FileKind, Phase, Rung, replica_name
@@ -148,6 +157,28 @@ def _weights(terms: FileTerms) -> Request:
 
 def _files(found: FileSet | None) -> Request:
     return Request((), 0) if found is None else Request(found.files, found.total)
+
+
+def gateway_of(
+    table: Callable[[], GatewaySettings],
+    models: Models,
+    on_done: RequestDone,
+    on_refused: Refused,
+    warn: Callable[[str], None],
+) -> Gateway:
+    """Build the gateway as `table` says now; what holders of keys may do is asked each time."""
+    now = table()
+    keys = None if now.api_keys is None else Keys(now.api_keys, warn)
+    pair = now.tls.files()
+    return Gateway(
+        models,
+        GatewayLimits(now.max_body, now.header_timeout, now.body_timeout),
+        on_done,
+        keys,
+        limits_of_keys=lambda: table().keys,
+        on_refused=on_refused,
+        tls=None if pair is None else Certificate(*pair, warn).context,
+    )
 
 
 class Front:

@@ -72,11 +72,11 @@ def test_hop_by_hop_fields_stay_behind() -> None:
     ]
     sent = engine_head("/v1/completions", fields, 7, "id-1")
     assert sent == (
-        b"POST /v1/completions HTTP/1.1\r\nhost: engine\r\ncontent-length: 7\r\n"
-        b"x-request-id: id-1\r\nc: a\r\n\r\n"
+        b"POST /v1/completions HTTP/1.1\r\nHost: engine\r\nContent-Length: 7\r\n"
+        b"X-Request-Id: id-1\r\nc: a\r\n\r\n"
     )
     assert client_fields([(b"connection", b"x"), (b"x", b"1"), (b"c", b"a")]) == (
-        b"c: a\r\nserver: warmd\r\n"
+        b"c: a\r\nServer: warmd\r\n"
     )
     assert client_fields([(b"server", b"uvicorn"), (b"x-warmd-rung", b"!")]) == (
         b"server: uvicorn\r\n"

@@ -109,7 +109,7 @@ def test_a_box_is_ready_with_one_of_its_models_or_with_all() -> None:
 
 
 def test_the_list_tells_rung_eta_and_aliases() -> None:
-    entries = model_entries(BOX)
+    entries = model_entries(BOX, BOX.cards())
     assert entries["big-alias"]["root"] == "big"
     assert entries["big-alias"]["warmd"] == {
         "rung": "staged",

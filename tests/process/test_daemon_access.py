@@ -71,7 +71,11 @@ def test_keys_limits_tls_and_audit_of_a_daemon_that_runs(
     assert told == "gateway.keys.bob, gateway.keys.carol have changed: that holds from now on"
     assert (ask(bob), ask(alice)) == (404, 200)
     checked = subprocess.run(
-        [sys.executable, "-m", "warmd", "check-config", *config], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-m", "warmd", "check-config", *config],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
     )
     assert f"# warning: gateway.keys.carol has no effect: {keys} has no key" in checked.stdout
 

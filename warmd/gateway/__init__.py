@@ -12,6 +12,7 @@ from warmd.gateway.models import (
     ModelCard,
     Models,
     Refusal,
+    Refused,
     RequestDone,
     RequestRecord,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "ModelCard",
     "Models",
     "Refusal",
+    "Refused",
     "RequestDone",
     "RequestRecord",
     "inherited_sockets",

@@ -8,14 +8,11 @@ import logging
 import socket
 import struct
 import termios
-from collections import deque
 from typing import Protocol, cast
 
-import httptools
-
 from warmd.gateway.errors import RefusedError
-from warmd.gateway.head import HEAD_MAX, Fields, RequestHead, bad_http, request_head, too_long
 from warmd.gateway.limits import GatewayLimits
+from warmd.gateway.reading import RequestReader, Source
 from warmd.gateway.reply import refusal
 from warmd.gateway.request import Request
 
@@ -55,7 +52,7 @@ class Answering(Protocol):
         """Hear that the client takes more, after it was full."""
 
 
-class Front(Protocol):
+class Front(Source, Protocol):
     """Whoever made the connection."""
 
     limits: GatewayLimits
@@ -66,12 +63,6 @@ class Front(Protocol):
 
     def disconnected(self, client: ClientConnection) -> None:
         """Hear that it is gone."""
-
-    def request_began(self, head: RequestHead) -> Request:
-        """Make a request of a head; what is wrong with it is in `refused`."""
-
-    def request_failed(self, refused: RefusedError) -> Request:
-        """Make one of bytes that are none."""
 
     def request_is_over(self) -> None:
         """Hear that one of these was answered, or that its client has left."""
@@ -91,20 +82,15 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_answering",
-        "_fields",
         "_front",
-        "_head_bytes",
-        "_in_head",
         "_is_advancing",
-        "_is_deaf",
         "_is_new",
         "_is_paused",
         "_line",
         "_loop",
         "_now",
-        "_parser",
+        "_reader",
         "_stall",
-        "_target",
         "_timer",
         "_transport",
         "_watched",
@@ -115,21 +101,16 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, front: Front, loop: asyncio.AbstractEventLoop) -> None:
         self._front = front
         self._loop = loop
-        self._parser = httptools.HttpRequestParser(self)
+        self._reader = RequestReader(front)
+        self._line = self._reader.line  # the first one is answered now, or read
         self._transport: asyncio.Transport | None = None
-        self._line: deque[Request] = deque()  # the first one is answered now, or read
         self._answering: Answering | None = None
-        self._fields: Fields = []
-        self._target = b""
-        self._in_head = False
-        self._head_bytes = 0
+        self._now: Request | None = None  # the one that is answered now
         self._is_new = True  # nothing has come yet
-        self._is_deaf = False  # whatever comes is of no interest any more
         self._is_paused = self._is_advancing = False
         self._watched: object = _HEAD  # what the deadline is for
         self._timer: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
-        self._now: Request | None = None  # the one that is answered now
         self.idle_since: float | None = None
         self.is_full = False  # more would have to be kept here: the client doesn't read
 
@@ -171,7 +152,7 @@ class ClientConnection(asyncio.Protocol):
         assert request is not None  # noqa: S101  # whoever refuses answers one
         request.body.drop()
         keeps = request.keeps_alive and not self._front.stopping
-        more = b"x-request-id: %b\r\n" % request.identity.encode() if request.identity else b""
+        more = b"X-Request-Id: %b\r\n" % request.identity.encode() if request.identity else b""
         self.write(refusal(refused, request.path, keeps=keeps, is_1_0=request.is_1_0, more=more))
         self.finish(keeps=keeps)
 
@@ -180,7 +161,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def expects_a_request(self) -> bool:
         """Whether one is sure to come, or has begun to."""
-        return self._is_new or self._in_head
+        return self._is_new or self._reader.in_head
 
     def close_if_idle(self) -> None:
         """Close the connection unless a request is on it, or has begun to come.
@@ -198,7 +179,7 @@ class ClientConnection(asyncio.Protocol):
             self._loop.call_later(FIRST_WORD_S, self._close_if_idle)
             return
         self._is_new = False
-        if not self._line and not self._in_head:
+        if not self._line and not self._reader.in_head:
             self.end(at_once=False)
 
     def _has_unread(self) -> bool:
@@ -210,7 +191,7 @@ class ClientConnection(asyncio.Protocol):
 
     def end(self, *, at_once: bool) -> None:
         """Close the connection; what was written still goes out unless `at_once`."""
-        self._is_deaf = True
+        self._reader.is_deaf = True
         if self._transport is not None:
             if at_once:
                 self._transport.abort()
@@ -227,24 +208,12 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came; answer what is whole."""
-        if self._is_deaf:
+        reader = self._reader
+        if reader.is_deaf:
             return
         self._is_new = False
         self.idle_since = None
-        was_in_head = self._in_head
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            if self._in_head:
-                self._go_on_without_upgrade(data[upgrade.args[0] :])
-                return
-            self._is_deaf = True  # a CONNECT, which is refused
-        except httptools.HttpParserError:
-            self._fail(bad_http())
-        if was_in_head and self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_MAX:
-                self._fail(too_long())
+        reader.feed(data)
         self._watch()
         self._advance()
 
@@ -266,7 +235,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything."""
         self._transport = None
-        self._is_deaf = True
+        self._reader.is_deaf = True
         self._disarm()
         self._end_stall()
         answering, self._answering, self._now = self._answering, None, None
@@ -278,94 +247,7 @@ class ClientConnection(asyncio.Protocol):
             answering.client_left()
         self._front.disconnected(self)
 
-    # httptools
-
-    def on_message_begin(self) -> None:
-        """Note that a head has begun."""
-        self._in_head = True
-        self._head_bytes = 0
-
-    def on_url(self, piece: bytes) -> None:
-        """Take in a part of the request's target."""
-        self._target += piece
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take in a field; a trailer, which comes behind the body, belongs to no next request."""
-        if self._in_head:
-            self._fields.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        """Make a request of the head."""
-        if self._is_deaf:
-            return
-        parser = self._parser
-        if parser.should_upgrade() and parser.get_method() != b"CONNECT":
-            return  # see `_go_on_without_upgrade`
-        self._in_head = False
-        fields, self._fields = self._fields, []
-        target, self._target = self._target, b""
-        size = len(target) + sum([len(name) + len(value) + 4 for name, value in fields])
-        try:
-            if size > HEAD_MAX:
-                raise too_long()
-            head = request_head(
-                parser.get_method(),
-                target,
-                parser.get_http_version(),
-                fields,
-                keeps_alive=parser.should_keep_alive(),
-            )
-        except RefusedError as refused:
-            self._fail(refused)
-            return
-        self._line.append(self._front.request_began(head))
-
-    def on_body(self, piece: bytes) -> None:
-        """Take in a part of the body, unless nobody wants it."""
-        if self._is_deaf or not self._line:
-            return
-        request = self._line[-1]
-        if request.refused is None:
-            try:
-                request.body.add(piece)
-            except RefusedError as refused:
-                request.body.drop()
-                request.refused = refused
-
-    def on_message_complete(self) -> None:
-        """Note that the request is whole."""
-        if not self._is_deaf and self._line and self._line[-1].head is not None:
-            self._line[-1].is_whole = True
-
     # What it does
-
-    def _go_on_without_upgrade(self, rest: bytes) -> None:
-        """Read a request that offers another protocol as one that doesn't (RFC 9110, 7.8).
-
-        The parser takes what follows such a head for the other protocol. Clients that would like
-        to speak HTTP/2 offer it with every first request.
-        """
-        parser = self._parser
-        method, version = parser.get_method(), parser.get_http_version().encode()
-        kept = [
-            b"%b: %b\r\n" % (name, b"close" if name == b"connection" else value)
-            for name, value in self._fields
-            if name != b"upgrade" and (name != b"connection" or b"close" in value.lower())
-        ]
-        line = b"%b %b HTTP/%b\r\n" % (method, self._target, version)
-        self._fields, self._target = [], b""
-        self._parser = httptools.HttpRequestParser(self)
-        self.data_received(b"".join((line, *kept, b"\r\n", rest)))
-
-    def _fail(self, refused: RefusedError) -> None:
-        """Read no more: where the next request begins isn't known."""
-        self._is_deaf = True
-        self._in_head = False
-        last = self._line[-1] if self._line else None
-        if last is None or (last.is_whole and last.keeps_alive):
-            self._line.append(self._front.request_failed(refused))
-        elif not last.is_whole and last.refused is None:
-            last.refused = refused
 
     def _advance(self) -> None:
         """Answer what stands first, and what comes behind it once it is its turn."""
@@ -425,7 +307,7 @@ class ClientConnection(asyncio.Protocol):
         """Close; with `reads_on` what still comes is read for a while, or it would reset the
         connection before the client has read the answer.
         """
-        self._is_deaf = True
+        self._reader.is_deaf = True
         transport = self._transport
         if transport is None:
             return
@@ -442,7 +324,7 @@ class ClientConnection(asyncio.Protocol):
     def _watch(self) -> None:
         """Have a deadline for a head or a body that has begun, and none for anything else."""
         last = self._line[-1] if self._line else None
-        if self._in_head:
+        if self._reader.in_head:
             watched, seconds = _HEAD, self._front.limits.header_timeout
         elif last is not None and not last.is_whole and last.refused is None:
             watched, seconds = last, self._front.limits.body_timeout
@@ -472,11 +354,11 @@ class ClientConnection(asyncio.Protocol):
             )
             self._advance()
         elif last is None and self._transport is not None:
-            if self._in_head:
+            if self._reader.in_head:
                 self._transport.write(_TOO_SLOW)
             self._transport.close()
         else:  # behind a request that is answered still
-            self._is_deaf = True
+            self._reader.is_deaf = True
 
     def _stalled(self) -> None:
         self._stall = None

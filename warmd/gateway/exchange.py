@@ -262,15 +262,15 @@ class Exchange:
         elif request.is_1_0:
             self._framing, framing = _Framing.CLOSE, b""
         else:
-            self._framing, framing = _Framing.CHUNKS, b"transfer-encoding: chunked\r\n"
-        return b"%b%b%bx-request-id: %b\r\nx-warmd-rung: %b\r\nx-warmd-waited: %.3f\r\n" % (
+            self._framing, framing = _Framing.CHUNKS, b"Transfer-Encoding: chunked\r\n"
+        return b"%b%b%bX-Request-Id: %b\r\nX-Warmd-Rung: %b\r\nX-Warmd-Waited: %.3f\r\n" % (
             status_line(head.status, head.reason),
             client_fields(head.fields),
             framing,
             request.identity.encode(),
             self._met.value.encode(),
             self._waited_s or 0.0,
-        ) + b"x-warmd-replica: %b\r\n%b\r\n" % (
+        ) + b"X-Warmd-Replica: %b\r\n%b\r\n" % (
             lease.replica.encode(),
             connection_line(keeps=self._keeps(), is_1_0=request.is_1_0),
         )

@@ -129,7 +129,7 @@ def engine_head(path: str, fields: Fields, length: int, identity: str) -> bytes:
     dropped = _dropped(fields, _NOT_FOR_ENGINES)
     kept = b"".join([b"%b: %b\r\n" % field for field in fields if field[0] not in dropped])
     return (
-        b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n"
+        b"POST %b HTTP/1.1\r\nHost: engine\r\nContent-Length: %d\r\nX-Request-Id: %b\r\n%b\r\n"
         % (
             path.encode("ascii"),
             length,
@@ -144,7 +144,7 @@ def client_fields(fields: Fields) -> bytes:
     dropped = _dropped(fields, _NOT_FOR_CLIENTS)
     kept = [b"%b: %b\r\n" % field for field in fields if field[0] not in dropped]
     if not any(name == b"server" for name, _ in fields):
-        kept.append(b"server: warmd\r\n")
+        kept.append(b"Server: warmd\r\n")
     return b"".join(kept)
 
 

@@ -23,7 +23,7 @@ class _Date:
         now = int(time.time())
         if now != self._second:
             self._second = now
-            self._line = b"date: %b\r\n" % formatdate(now, usegmt=True).encode()
+            self._line = b"Date: %b\r\n" % formatdate(now, usegmt=True).encode()
         return self._line
 
 
@@ -38,8 +38,8 @@ def status_line(status: int, reason: bytes = b"") -> bytes:
 def connection_line(*, keeps: bool, is_1_0: bool) -> bytes:
     """Say what becomes of the connection where the client can't know by itself."""
     if not keeps:
-        return b"connection: close\r\n"
-    return b"connection: keep-alive\r\n" if is_1_0 else b""
+        return b"Connection: close\r\n"
+    return b"Connection: keep-alive\r\n" if is_1_0 else b""
 
 
 def reply(
@@ -49,9 +49,9 @@ def reply(
     return b"".join(
         (
             status_line(status),
-            b"server: warmd\r\n",
+            b"Server: warmd\r\n",
             _date.line(),
-            b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body),
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body),
             more,
             connection_line(keeps=keeps, is_1_0=is_1_0),
             b"\r\n",
@@ -65,10 +65,10 @@ def refusal(
 ) -> bytes:
     """Write the answer to a refused request in the dialect of the path that it asked for."""
     if refused.retry_after_s is not None:
-        more += b"retry-after: %d\r\n" % max(1, refused.retry_after_s)
+        more += b"Retry-After: %d\r\n" % max(1, refused.retry_after_s)
     if refused.allow is not None:
-        more += b"allow: %b\r\n" % refused.allow.encode()
+        more += b"Allow: %b\r\n" % refused.allow.encode()
     if refused.status == 401:
-        more += b"www-authenticate: Bearer\r\n"
+        more += b"WWW-Authenticate: Bearer\r\n"
     body = dialect_of(target).body(refused)
     return reply(refused.status, body, keeps=keeps, is_1_0=is_1_0, more=more)

@@ -1,0 +1,155 @@
+"""The bytes of one client, read strictly as requests of HTTP/1.1."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+import httptools
+
+from warmd.gateway.errors import RefusedError
+from warmd.gateway.head import HEAD_MAX, Fields, RequestHead, bad_http, request_head, too_long
+from warmd.gateway.request import Request
+
+
+class Source(Protocol):
+    """Makes requests of heads."""
+
+    def request_began(self, head: RequestHead) -> Request:
+        """Make a request of a head; what is wrong with it is in `refused`."""
+
+    def request_failed(self, refused: RefusedError) -> Request:
+        """Make one of bytes that are none."""
+
+
+class RequestReader:
+    """Puts requests into `line` in their order; the last one may be incomplete still.
+
+    `in_head`: a head has begun and isn't whole. `is_deaf`: whatever comes is of no interest any
+    more, as where the next request begins isn't known.
+    """
+
+    __slots__ = (
+        "_fields",
+        "_head_bytes",
+        "_parser",
+        "_source",
+        "_target",
+        "in_head",
+        "is_deaf",
+        "line",
+    )
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._parser = httptools.HttpRequestParser(self)
+        self._fields: Fields = []
+        self._target = b""
+        self._head_bytes = 0
+        self.line: deque[Request] = deque()
+        self.in_head = False
+        self.is_deaf = False
+
+    def feed(self, data: bytes) -> None:
+        """Read what came; never raises."""
+        was_in_head = self.in_head
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self.in_head:
+                self._go_on_without_upgrade(data[upgrade.args[0] :])
+                return
+            self.is_deaf = True  # a CONNECT, which is refused
+        except httptools.HttpParserError:
+            self._fail(bad_http())
+        if was_in_head and self.in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_MAX:
+                self._fail(too_long())
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        """Note that a head has begun."""
+        self.in_head = True
+        self._head_bytes = 0
+
+    def on_url(self, piece: bytes) -> None:
+        """Take in a part of the request's target."""
+        self._target += piece
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take in a field; a trailer, which comes behind the body, belongs to no next request."""
+        if self.in_head:
+            self._fields.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Make a request of the head."""
+        if self.is_deaf:
+            return
+        parser = self._parser
+        if parser.should_upgrade() and parser.get_method() != b"CONNECT":
+            return  # see `_go_on_without_upgrade`
+        self.in_head = False
+        fields, self._fields = self._fields, []
+        target, self._target = self._target, b""
+        size = len(target) + sum([len(name) + len(value) + 4 for name, value in fields])
+        try:
+            if size > HEAD_MAX:
+                raise too_long()
+            head = request_head(
+                parser.get_method(),
+                target,
+                parser.get_http_version(),
+                fields,
+                keeps_alive=parser.should_keep_alive(),
+            )
+        except RefusedError as refused:
+            self._fail(refused)
+            return
+        self.line.append(self._source.request_began(head))
+
+    def on_body(self, piece: bytes) -> None:
+        """Take in a part of the body, unless nobody wants it."""
+        if self.is_deaf or not self.line:
+            return
+        request = self.line[-1]
+        if request.refused is None:
+            try:
+                request.body.add(piece)
+            except RefusedError as refused:
+                request.body.drop()
+                request.refused = refused
+
+    def on_message_complete(self) -> None:
+        """Note that the request is whole."""
+        if not self.is_deaf and self.line and self.line[-1].head is not None:
+            self.line[-1].is_whole = True
+
+    def _go_on_without_upgrade(self, rest: bytes) -> None:
+        """Read a request that offers another protocol as one that doesn't (RFC 9110, 7.8).
+
+        The parser takes what follows such a head for the other protocol. Clients that would like
+        to speak HTTP/2 offer it with every first request.
+        """
+        parser = self._parser
+        method, version = parser.get_method(), parser.get_http_version().encode()
+        kept = [
+            b"%b: %b\r\n" % (name, b"close" if name == b"connection" else value)
+            for name, value in self._fields
+            if name != b"upgrade" and (name != b"connection" or b"close" in value.lower())
+        ]
+        line = b"%b %b HTTP/%b\r\n" % (method, self._target, version)
+        self._fields, self._target = [], b""
+        self._parser = httptools.HttpRequestParser(self)
+        self.feed(b"".join((line, *kept, b"\r\n", rest)))
+
+    def _fail(self, refused: RefusedError) -> None:
+        """Read no more: where the next request begins isn't known."""
+        self.is_deaf = True
+        self.in_head = False
+        last = self.line[-1] if self.line else None
+        if last is None or (last.is_whole and last.keeps_alive):
+            self.line.append(self._source.request_failed(refused))
+        elif not last.is_whole and last.refused is None:
+            last.refused = refused
