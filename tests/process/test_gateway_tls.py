@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from certificates import Pair, make_pair, openssl
-from gateway_rig import MODEL, Raw, Rig, chat, on_uvloop
+from gateway_rig import MODEL, Raw, Rig, chat, on_uvloop, until
 
 from warmd.config.certificate import CertificateError, check_certificate, tls_context, valid_until
 from warmd.gateway import Certificate, GatewayError
@@ -187,3 +188,27 @@ async def _silent(folder: Path) -> None:
 
 def test_who_never_shakes_hands_holds_up_nobody(tmp_path: Path) -> None:
     _silent(tmp_path)
+
+
+@on_uvloop
+async def _late_handshake(folder: Path) -> None:
+    pair = make_pair(folder, "one")
+    certificate = Certificate(pair.certificate, pair.key, pytest.fail)
+    async with Rig(folder, tls=certificate.context) as rig:
+        bare = socket.create_connection((rig.host, rig.port))
+        listener = rig.gateway._listener
+        await until(lambda: listener._shaking_hands, "it is accepted")
+        stopping = asyncio.create_task(rig.gateway.stop_accepting())
+        await asyncio.sleep(0)
+        streams = await asyncio.open_connection(
+            sock=bare, ssl=trusting(pair), server_hostname=rig.host
+        )
+        raw = Raw(*streams)
+        await raw.post(chat(MODEL))
+        assert (await raw.response())[0] == 200
+        await stopping
+        await raw.close()
+
+
+def test_who_shakes_hands_as_the_gateway_stops_is_answered(tmp_path: Path) -> None:
+    _late_handshake(tmp_path)

@@ -81,6 +81,7 @@ class ClientConnection(asyncio.Protocol):
     """Reads requests, has each answered in its turn, and ends where it must."""
 
     __slots__ = (
+        "__weakref__",
         "_answering",
         "_front",
         "_is_advancing",

@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import ssl
+import weakref
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -61,6 +62,8 @@ class Listener:
         self.limits = limits
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clients: set[ClientConnection] = set()
+        # Those whose TLS handshake isn't over; one that fails is let go by whoever carried it out.
+        self._shaking_hands: weakref.WeakSet[ClientConnection] = weakref.WeakSet()
         self._servers: list[asyncio.Server] = []
         self._sweeping: asyncio.TimerHandle | None = None
         self.sockets: tuple[socket.socket, ...] = ()
@@ -74,6 +77,10 @@ class Listener:
     def connected(self, client: ClientConnection) -> None:
         """Hear of a new connection."""
         self._clients.add(client)
+        if self._tls is not None:
+            self._shaking_hands.discard(client)
+            if self.stopping:
+                client.close_if_idle()
 
     def disconnected(self, client: ClientConnection) -> None:
         """Hear that it is gone."""
@@ -138,7 +145,10 @@ class Listener:
         self._loop = loop = asyncio.get_running_loop()
 
         def client() -> ClientConnection:
-            return ClientConnection(self, loop)
+            made = ClientConnection(self, loop)
+            if self._tls is not None:
+                self._shaking_hands.add(made)
+            return made
 
         for bound in sockets:
             self._servers.append(
@@ -180,7 +190,8 @@ class Listener:
     async def hear_out(self) -> None:
         """Return when whoever had just come has said what it wants: after a moment at most."""
         for _ in range(round(2 * FIRST_WORD_S / _LOOK_EVERY_S)):
-            if not any(each.expects_a_request for each in self._clients):
+            expects = any(each.expects_a_request for each in self._clients)
+            if not expects and not self._shaking_hands:
                 return
             await asyncio.sleep(_LOOK_EVERY_S)
 
