@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from warmd.gateway.answer import AnswerHead
 from warmd.gateway.client import ClientConnection
 from warmd.gateway.errors import RefusedError
-from warmd.gateway.head import client_fields, engine_head
-from warmd.gateway.link import AnswerHead, EngineLink
+from warmd.gateway.head import engine_head
+from warmd.gateway.link import EngineLink
 from warmd.gateway.links import Links
 from warmd.gateway.models import Ask, Lease, Models, RequestRecord
 from warmd.gateway.paths import Endpoint
-from warmd.gateway.reply import connection_line, status_line
+from warmd.gateway.reply import connection_line
 from warmd.gateway.request import Request
 from warmd.ladder import NotReadyError, QueueFullError, Rung
 
@@ -263,9 +264,8 @@ class Exchange:
             self._framing, framing = _Framing.CLOSE, b""
         else:
             self._framing, framing = _Framing.CHUNKS, b"Transfer-Encoding: chunked\r\n"
-        return b"%b%b%bX-Request-Id: %b\r\nX-Warmd-Rung: %b\r\nX-Warmd-Waited: %.3f\r\n" % (
-            status_line(head.status, head.reason),
-            client_fields(head.fields),
+        return b"%b%bX-Request-Id: %b\r\nX-Warmd-Rung: %b\r\nX-Warmd-Waited: %.3f\r\n" % (
+            head.passed_on,
             framing,
             request.identity.encode(),
             self._met.value.encode(),
@@ -322,10 +322,7 @@ class Exchange:
     def _cut(self, why: RefusedError) -> None:
         """End the client's connection so that a half answer can't be taken for a whole one."""
         assert self._head is not None  # noqa: S101  # it is out
-        is_stream = any(
-            name == b"content-type" and value.startswith(b"text/event-stream")
-            for name, value in self._head.fields
-        )
+        is_stream = self._head.is_stream
         if is_stream:
             self._client.write(self._framing.framed(self._wanted.endpoint.dialect.event(why)))
         self._end(why.status)
