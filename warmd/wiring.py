@@ -172,7 +172,16 @@ def gateway_of(
     pair = now.tls.files()
     return Gateway(
         models,
-        GatewayLimits(now.max_body, now.header_timeout, now.body_timeout),
+        GatewayLimits(
+            now.max_body,
+            now.header_timeout,
+            now.body_timeout,
+            connect_timeout=now.connect_timeout,
+            first_byte_timeout=now.first_byte_timeout,
+            silence_timeout=now.silence_timeout,
+            say_after=now.say_after,
+            say_every=now.say_every,
+        ),
         on_done,
         keys,
         limits_of_keys=lambda: table().keys,

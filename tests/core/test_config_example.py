@@ -19,6 +19,8 @@ MODEL = "qwen3-32b"
 TABLES_OF_A_MODEL = ("env", "idle", "warmup", "sleep", "keepalive", "probe", "scale")
 HAVE_NO_DEFAULT = {
     "gateway.api_keys",
+    "gateway.first_byte_timeout",
+    "gateway.silence_timeout",
     "gateway.audit",  # it goes by api_keys
     "gateway.tls",
     "gateway.tls.certificate",

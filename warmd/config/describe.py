@@ -8,6 +8,8 @@ from warmd.config.problem import quoted, quoted_key
 from warmd.config.settings import Settings
 
 _WHEN_UNSET = {
+    "gateway.first_byte_timeout": "an engine may take as long as it takes",
+    "gateway.silence_timeout": "an engine may be silent as long as it is",
     "pool": "a pool of its own",
     "vram": "all that is left of a GPU; without a GPU nothing is reserved",
     "gpus": "where it fits best",

@@ -56,7 +56,7 @@ class HostSettings(Table):
 
 
 class GatewaySettings(Table):
-    """The OpenAI-compatible front. `audit` None: where there are keys."""
+    """The OpenAI-compatible front. `audit` None: where there are keys; a timeout None: for ever."""
 
     listen: Annotated[tuple[AddressText, ...], Field(strict=False), AfterValidator(not_empty)] = (
         Address("127.0.0.1", 8400),
@@ -68,6 +68,11 @@ class GatewaySettings(Table):
     max_body: Bytes = 32 * 2**20
     header_timeout: Seconds = 10.0
     body_timeout: Seconds = 60.0
+    connect_timeout: Seconds = 5.0
+    first_byte_timeout: Seconds | None = None
+    silence_timeout: Seconds | None = None
+    say_after: Seconds = 10.0
+    say_every: Seconds = 5.0
     drain: Seconds = 30.0
     audit: bool | None = None
     keys: dict[Holder, KeySettings] = Field(default_factory=dict)

@@ -13,7 +13,6 @@ from warmd.gateway.access import Access, Limits
 from warmd.gateway.body import BodyBudget, HeldBody, too_large
 from warmd.gateway.client import Answering, ClientConnection
 from warmd.gateway.errors import RefusedError
-from warmd.gateway.exchange import Wanted
 from warmd.gateway.forward import Forwarder
 from warmd.gateway.head import RequestHead, bad_http, request_id
 from warmd.gateway.keys import Keys
@@ -35,6 +34,7 @@ from warmd.gateway.prefix import prefix_of
 from warmd.gateway.reply import reply
 from warmd.gateway.request import Request
 from warmd.gateway.server import Address, Listener
+from warmd.gateway.visit import Wanted
 
 
 def _untold(refusal: Refusal) -> None:
@@ -63,7 +63,7 @@ class Gateway:
         self._clock = clock
         self._budget = BodyBudget(limits.max_buffered)
         self._listener = Listener(self, limits, tls)
-        self._forwarder = Forwarder(models, on_done, clock)
+        self._forwarder = Forwarder(models, limits, on_done, clock)
         self._ids = _Ids()
 
     @property
@@ -207,6 +207,7 @@ class Gateway:
             endpoint=endpoint,
             prefix=prefix_of(said.document) if wants_prefix else None,
             max_wait=max_wait_of(head.field(b"x-warmd-max-wait") or None),
+            streams=said.document.get("stream") is True,
         )
 
     def _resolve(self, name: str, holder: str | None) -> str:

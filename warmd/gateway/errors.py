@@ -32,6 +32,7 @@ class RefusedError(Exception):
         self.allow = allow
 
 
+_OPENAI_TYPES = {429: "rate_limit_error"}
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -40,6 +41,7 @@ _ANTHROPIC_TYPES = {
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
+    504: "timeout_error",
 }
 
 
@@ -58,7 +60,17 @@ class Dialect(Enum):
 
         The blank line in front ends an event that the engine left half said.
         """
-        data = json.dumps(self._document(refused)).encode()
+        return self.event_of(json.dumps(self._document(refused)).encode())
+
+    def event_of(self, error: bytes) -> bytes:
+        """Return the event for an error that is JSON in this shape already.
+
+        What is none, as an engine's proxy may say it, is put into one.
+        """
+        try:
+            data = json.dumps(json.loads(error)).encode()
+        except ValueError:
+            return self.event(RefusedError(502, error.decode("utf-8", "replace")[:500]))
         match self:
             case Dialect.OPENAI:
                 return b"\n\ndata: " + data + b"\n\n"
@@ -69,9 +81,10 @@ class Dialect(Enum):
         ours = refused.status >= 500
         match self:
             case Dialect.OPENAI:
+                default = "server_error" if ours else "invalid_request_error"
                 error = {
                     "message": refused.message,
-                    "type": "server_error" if ours else "invalid_request_error",
+                    "type": _OPENAI_TYPES.get(refused.status, default),
                     "param": refused.param,
                     "code": refused.code,
                 }

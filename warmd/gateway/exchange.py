@@ -4,45 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from enum import Enum
 from typing import Protocol
 
 from warmd.gateway.answer import AnswerHead
 from warmd.gateway.client import ClientConnection
 from warmd.gateway.errors import RefusedError
+from warmd.gateway.framing import LAST_CHUNK, Framing, before_the_engine, passed_on
 from warmd.gateway.head import engine_head
+from warmd.gateway.limits import GatewayLimits
 from warmd.gateway.link import EngineLink
 from warmd.gateway.links import Links
 from warmd.gateway.models import Ask, Lease, Models, RequestRecord
-from warmd.gateway.paths import Endpoint
-from warmd.gateway.reply import connection_line
 from warmd.gateway.request import Request
-from warmd.ladder import NotReadyError, QueueFullError, Rung
+from warmd.gateway.visit import Visit, Wanted
+from warmd.ladder import NotReadyError, QueueFullError
 
 log = logging.getLogger("warmd.gateway")
 
-CONNECT_S = 10.0
 _ATTEMPTS = 2
 _CLIENT_LEFT = 499
-_LAST_CHUNK = b"0\r\n\r\n"
-
-
-class _Framing(Enum):
-    """How the client learns where the answer's body ends."""
-
-    LENGTH = "length"
-    CHUNKS = "chunks"
-    CLOSE = "close"
-
-    def framed(self, piece: bytes) -> bytes:
-        """Return a piece as it goes to the client."""
-        match self:
-            case _Framing.CHUNKS:
-                return b"%x\r\n%b\r\n" % (len(piece), piece)
-            case _Framing.LENGTH | _Framing.CLOSE:
-                return piece
 
 
 class Desk(Protocol):
@@ -52,19 +34,10 @@ class Desk(Protocol):
     links: Links
     stopping: bool
     clock: Callable[[], float]
+    limits: GatewayLimits
 
     def is_over(self, exchange: Exchange, record: RequestRecord) -> None:
         """Hear that a request has come to its end."""
-
-
-@dataclass(slots=True)
-class Wanted:
-    """What a request asks for, beside its body."""
-
-    model: str
-    endpoint: Endpoint
-    prefix: int | None = None
-    max_wait: float | None = None
 
 
 class Exchange:
@@ -75,57 +48,59 @@ class Exchange:
     """
 
     __slots__ = (
+        "_asked_at",
         "_attempts",
-        "_bytes_in",
         "_client",
         "_desk",
         "_engine_head",
-        "_first_byte_s",
         "_framing",
         "_head",
-        "_idle_s",
         "_is_out",
         "_is_over",
         "_lease",
         "_link",
-        "_met",
-        "_replica",
+        "_of_an_error",
+        "_piece_at",
         "_request",
-        "_sent",
-        "_spared",
+        "_says_at",
+        "_talks",
         "_task",
-        "_waited_s",
+        "_timer",
+        "_visit",
         "_wanted",
     )
 
     def __init__(
         self, desk: Desk, request: Request, wanted: Wanted, client: ClientConnection
     ) -> None:
-        models, model = desk.models, wanted.model
         self._desk = desk
         self._request = request
         self._wanted = wanted
         self._client = client
-        self._met: Rung = models.rung(model)
-        self._idle_s = models.idle_s(model)
-        self._spared = models.spared(model)
-        self._waited_s: float | None = None
-        self._first_byte_s: float | None = None
+        self._visit = Visit(desk.models, wanted.model, len(request.body.data))
         self._attempts = 0
-        self._bytes_in = len(request.body.data)
-        self._sent = 0  # bytes of the answer's body
-        self._replica: str | None = None
         self._engine_head = b""
         self._lease: Lease | None = None
         self._link: EngineLink | None = None
         self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._head: AnswerHead | None = None
-        self._framing = _Framing.LENGTH
-        self._is_out = False  # bytes of the answer are on their way to the client
+        self._framing = Framing.LENGTH
+        self._is_out = False  # bytes of the engine's answer are on their way to the client
         self._is_over = False
+        self._talks = False  # words of ours are, as it waits
+        self._of_an_error: list[bytes] = []  # an engine's error behind words of ours
+        self._says_at = self._asked_at = self._piece_at = math.inf
 
     def begin(self) -> None:
         """Ask an engine at once where one is ready, else wait for it."""
+        limits = self._desk.limits
+        if self._wanted.streams and limits.say_after is not None:
+            self._says_at = self._request.arrived + limits.say_after
+            self._watch()
+        self._find_a_place()
+
+    def _find_a_place(self) -> None:
         wanted = self._wanted
         lease = self._desk.models.take(wanted.model, wanted.prefix)
         if lease is None:
@@ -174,9 +149,9 @@ class Exchange:
 
     def _ask(self, lease: Lease) -> None:
         self._lease = lease
-        self._replica = lease.replica
         self._attempts += 1
-        self._waited_s = self._age()
+        self._visit.replica = lease.replica
+        self._visit.waited_s = self._age()
         link = self._desk.links.take(lease.socket)
         if link is None:
             self._spawn(self._connect(lease))
@@ -185,7 +160,7 @@ class Exchange:
 
     async def _connect(self, lease: Lease) -> None:
         try:
-            link = await self._desk.links.connect(lease.socket, CONNECT_S)
+            link = await self._desk.links.connect(lease.socket, self._desk.limits.connect_timeout)
         except (OSError, TimeoutError):
             self._task = None
             self._engine_lost()
@@ -205,6 +180,9 @@ class Exchange:
             )
         self._link = link
         link.ask(self, self._engine_head, self._request.body.data)
+        if self._desk.limits.first_byte_timeout is not None:
+            self._asked_at = self._desk.clock()
+            self._watch()
 
     # The answer: `link.Asker`
 
@@ -214,26 +192,32 @@ class Exchange:
 
     def answer_goes_on(self, piece: bytes) -> None:
         """Pass on what came."""
-        self._sent += len(piece)
+        self._visit.bytes_out += len(piece)
         if self._is_out:
             self._client.write(self._framing.framed(piece))
+            if self._watches_silence:
+                self._piece_at = self._desk.clock()
+        elif self._talks and not self._is_a_stream:
+            self._of_an_error.append(piece)
         else:
-            self._first_byte_s = self._age()
-            head = self._answer_head()
-            self._client.write(head + self._framing.framed(piece))
+            self._visit.first_byte_s = self._age()
+            self._client.write(self._answer_head() + self._framing.framed(piece))
         if self._client.is_full and self._link is not None:
             self._link.pause()
 
     def answer_ended(self) -> None:
         """Finish: all of it was passed on."""
         self._link = None
-        if not self._is_out:
-            self._client.write(self._answer_head())
-        if self._framing is _Framing.CHUNKS:
-            self._client.write(_LAST_CHUNK)
         head, lease = self._head, self._lease
         assert head is not None  # noqa: S101  # it has begun
         assert lease is not None  # noqa: S101  # it was asked under one
+        if not self._is_out:
+            if self._talks and not self._is_a_stream:
+                self._cut_behind_words(head.status)
+                return
+            self._client.write(self._answer_head())
+        if self._framing is Framing.CHUNKS:
+            self._client.write(LAST_CHUNK)
         if head.status < 400:
             lease.answered()
         self._end(head.status)
@@ -258,29 +242,96 @@ class Exchange:
         assert lease is not None  # noqa: S101  # it was asked under one
         self._is_out = True
         request.body.drop()
-        if head.length is not None:
-            self._framing, framing = _Framing.LENGTH, b""  # the engine's own field says it
-        elif request.is_1_0:
-            self._framing, framing = _Framing.CLOSE, b""
-        else:
-            self._framing, framing = _Framing.CHUNKS, b"Transfer-Encoding: chunked\r\n"
-        return b"%b%bX-Request-Id: %b\r\nX-Warmd-Rung: %b\r\nX-Warmd-Waited: %.3f\r\n" % (
-            head.passed_on,
-            framing,
-            request.identity.encode(),
-            self._met.value.encode(),
-            self._waited_s or 0.0,
-        ) + b"X-Warmd-Replica: %b\r\n%b\r\n" % (
-            lease.replica.encode(),
-            connection_line(keeps=self._keeps(), is_1_0=request.is_1_0),
-        )
+        self._unwatch()
+        self._says_at = self._asked_at = math.inf
+        if head.length is None and self._desk.limits.silence_timeout is not None:
+            self._piece_at = self._desk.clock()
+            self._watch()
+        if self._talks:
+            return b""  # the client has one
+        self._framing = Framing.of(head.length, is_1_0=request.is_1_0)
+        return passed_on(head, self._framing, request, self._visit, keeps=self._keeps())
 
     def _keeps(self) -> bool:
         return (
-            self._framing is not _Framing.CLOSE
+            self._framing is not Framing.CLOSE
             and self._request.keeps_alive
             and not self._desk.stopping
         )
+
+    @property
+    def _is_a_stream(self) -> bool:
+        return self._head is not None and self._head.is_stream
+
+    # What is told, and what is not waited for any longer
+
+    @property
+    def _watches_silence(self) -> bool:
+        return self._piece_at != math.inf
+
+    def _watch(self) -> None:
+        """Look again when something is due: one timer, whatever it is for."""
+        limits = self._desk.limits
+        due = min(
+            self._says_at,
+            self._asked_at + (limits.first_byte_timeout or 0.0),
+            self._piece_at + (limits.silence_timeout or 0.0),
+        )
+        self._unwatch()
+        if due != math.inf:
+            in_s = max(0.0, due - self._desk.clock())
+            self._timer = asyncio.get_running_loop().call_later(in_s, self._look)
+
+    def _unwatch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        limits, now = self._desk.limits, self._desk.clock()
+        model = self._wanted.model
+        if limits.silence_timeout is not None and now >= self._piece_at + limits.silence_timeout:
+            self._give_up(f"The engine of {model} fell silent for {limits.silence_timeout:g} s")
+        elif limits.first_byte_timeout is not None and (
+            now >= self._asked_at + limits.first_byte_timeout
+        ):
+            self._give_up(f"The engine of {model} said nothing for {limits.first_byte_timeout:g} s")
+        else:
+            if now >= self._says_at:
+                self._says_at = now + limits.say_every
+                self._say()
+            self._watch()
+
+    def _give_up(self, why: str) -> None:
+        """End what an engine doesn't; another one isn't asked, as it would take as long."""
+        if self._lease is not None and not self._is_out:
+            self._lease.given_up()
+        self.cut_off(RefusedError(504, f"{why}: send the request again.", code="engine_silent"))
+
+    def _say(self) -> None:
+        """Tell a waiting stream how it stands, in a comment, which clients ignore."""
+        model = self._wanted.model
+        if self._lease is None:
+            says = self._desk.models.outlook(model, self._request.arrived)
+        else:
+            says = f"{model} is at work on this request"
+        comment = b": warmd: %b\n\n" % says.encode()
+        if self._talks:
+            self._client.write(self._framing.framed(comment))
+            return
+        self._talks = True
+        self._framing = Framing.of(None, is_1_0=self._request.is_1_0)
+        head = before_the_engine(self._framing, self._request, self._visit, keeps=self._keeps())
+        self._client.write(head + self._framing.framed(comment))
+
+    def _cut_behind_words(self, status: int) -> None:
+        """Pass on an engine's error as an event, where a stream has begun already."""
+        error = b"".join(self._of_an_error)
+        event = self._wanted.endpoint.dialect.event_of(error)
+        self._client.write(self._framing.framed(event))
+        self._end(status)
+        self._client.cut(resets=False)
 
     # The bad ends
 
@@ -295,7 +346,9 @@ class Exchange:
             self._cut(RefusedError(502, f"{why}: send the request again.", code="engine_lost"))
         elif self._attempts < _ATTEMPTS:
             self._head = None
-            self.begin()
+            self._of_an_error.clear()
+            self._asked_at = math.inf
+            self._find_a_place()
         else:
             self._refuse(
                 RefusedError(
@@ -316,18 +369,20 @@ class Exchange:
 
     def _refuse(self, why: RefusedError) -> None:
         self._task = None
+        if self._talks:
+            self._cut(why)
+            return
         self._end(why.status)
         self._client.refuse(why)
 
     def _cut(self, why: RefusedError) -> None:
         """End the client's connection so that a half answer can't be taken for a whole one."""
-        assert self._head is not None  # noqa: S101  # it is out
-        is_stream = self._head.is_stream
+        is_stream = self._talks or self._is_a_stream
         if is_stream:
             self._client.write(self._framing.framed(self._wanted.endpoint.dialect.event(why)))
         self._end(why.status)
         # Where the connection's end is the answer's end, only a reset tells the difference.
-        self._client.cut(resets=self._framing is _Framing.CLOSE and not is_stream)
+        self._client.cut(resets=self._framing is Framing.CLOSE and not is_stream)
 
     # The client: `client.Answering`
 
@@ -335,7 +390,7 @@ class Exchange:
         """Leave the engine: it stops working for nobody."""
         if self._is_over:
             return
-        if self._lease is not None and self._first_byte_s is None:
+        if self._lease is not None and self._visit.first_byte_s is None:
             self._lease.given_up()
         self._let_go()
         self._end(503 if self._desk.stopping else _CLIENT_LEFT)
@@ -357,30 +412,13 @@ class Exchange:
 
     def _end(self, status: int) -> None:
         self._is_over = True
+        self._unwatch()
         self._request.body.drop()
         lease, self._lease = self._lease, None
         if lease is not None:
             lease.release()
-        total = self._age()
-        self._desk.is_over(
-            self,
-            RequestRecord(
-                model=self._wanted.model,
-                path=self._wanted.endpoint.path,
-                status=status,
-                met=self._met,
-                idle_s=self._idle_s,
-                waited_s=total if self._waited_s is None else self._waited_s,
-                first_byte_s=self._first_byte_s,
-                total_s=total,
-                spared=self._spared,
-                request_id=self._request.identity,
-                replica=self._replica,
-                key=self._request.holder,
-                bytes_in=self._bytes_in,
-                bytes_out=self._sent,
-            ),
-        )
+        record = self._visit.record(self._request, self._wanted, status, self._age())
+        self._desk.is_over(self, record)
 
     def _age(self) -> float:
         return self._desk.clock() - self._request.arrived

@@ -6,17 +6,26 @@ from collections.abc import Callable
 
 from warmd.gateway.client import ClientConnection
 from warmd.gateway.errors import RefusedError
-from warmd.gateway.exchange import Exchange, Wanted
+from warmd.gateway.exchange import Exchange
+from warmd.gateway.limits import GatewayLimits
 from warmd.gateway.links import Links
 from warmd.gateway.models import Models, RequestDone, RequestRecord
 from warmd.gateway.request import Request
+from warmd.gateway.visit import Wanted
 
 
 class Forwarder:
     """Passes requests on to the engines of `models`."""
 
-    def __init__(self, models: Models, on_done: RequestDone, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        models: Models,
+        limits: GatewayLimits,
+        on_done: RequestDone,
+        clock: Callable[[], float],
+    ) -> None:
         self.models = models
+        self.limits = limits
         self.links = Links()
         self.clock = clock
         self.stopping = False

@@ -17,6 +17,12 @@ class GatewayLimits:
     max_buffered: int = 256 * MIB  # of all bodies that are held at one time
     stall_timeout: float = 120.0  # how long a client may leave its full socket unread
 
+    connect_timeout: float = 5.0  # to an engine's socket
+    first_byte_timeout: float | None = None  # from an engine's request to its first byte of body
+    silence_timeout: float | None = None  # between two pieces of a stream
+    say_after: float | None = None  # silence before a waiting stream is told how it stands
+    say_every: float = 5.0  # and then again
+
     def __post_init__(self) -> None:
         if self.max_buffered < self.max_body:
             object.__setattr__(self, "max_buffered", self.max_body)
