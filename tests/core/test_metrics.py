@@ -177,7 +177,7 @@ def test_how_long_a_model_stood_where_and_why() -> None:
     hot = Standing("tiny", Rung.HOT, "calendar", 2, 4, highest=True)
     metrics.stood([hot, replace(hot, rung=Rung.STAGED, gpus=0, highest=False)], 2.5)
     metrics.stood([hot], 1.0)
-    metrics.request_done(replace(request(Rung.HOT, 900.0), spared=Rung.ASLEEP))
+    metrics.request_done(request(Rung.HOT, 900.0)._replace(spared=Rung.ASLEEP))
     told = scrape(metrics)
     assert told["warmd_rung_seconds_total cause=calendar model=tiny rung=hot"] == 3.5
     assert told["warmd_rung_seconds_total cause=calendar model=tiny rung=staged"] == 0.0

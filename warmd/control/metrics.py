@@ -43,6 +43,9 @@ class Metrics:
         self._snapshot = snapshot
         self._paths = frozenset(paths)
         self._models: set[str] = set()
+        # What each request is counted in: to find it by its labels takes longer than to count.
+        self._request_counters: dict[tuple[str, str, int], Counter] = {}
+        self._first_bytes: dict[str, Histogram] = {}
         registry = self._registry = CollectorRegistry()
         registry.register(_Gauges(snapshot))
         ProcessCollector(registry=registry)
@@ -165,7 +168,12 @@ class Metrics:
         """Count a request that is over."""
         model = self._known(record.model)
         path = record.path if record.path in self._paths else _OTHER
-        self._requests.labels(model, path, str(record.status)).inc()
+        kind = model, path, record.status
+        counter = self._request_counters.get(kind)
+        if counter is None:
+            counter = self._requests.labels(model, path, str(record.status))
+            self._request_counters[kind] = counter
+        counter.inc()
         if record.spared is not None:
             self._spared.labels(model, record.spared.value).inc()
         if record.first_byte_s is None:
@@ -173,7 +181,10 @@ class Metrics:
         if record.is_first:
             self._first_delay.labels(model, record.met.value).observe(record.first_byte_s)
         else:
-            self._first_byte.labels(model).observe(record.first_byte_s)
+            first_byte = self._first_bytes.get(model)
+            if first_byte is None:
+                first_byte = self._first_bytes[model] = self._first_byte.labels(model)
+            first_byte.observe(record.first_byte_s)
 
     def stood(self, standings: Iterable[Standing], seconds: float) -> None:
         """Count that models stood so for `seconds`."""

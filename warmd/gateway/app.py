@@ -126,7 +126,7 @@ class Gateway:
         request.identity = request_id(head) or self._ids.new()
         try:
             request.target = route(head.method, head.target)
-            if not isinstance(request.target, Health | Readiness):
+            if not isinstance(request.target, (Health, Readiness)):
                 self._admit(request, head)
             if head.length is not None and head.length > self._limits.max_body:
                 raise too_large(self._limits.max_body)

@@ -8,12 +8,13 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Protocol
 
+from warmd.gateway.answer import AnswerHead
 from warmd.gateway.client import ClientConnection
 from warmd.gateway.errors import RefusedError
 from warmd.gateway.framing import LAST_CHUNK, Framing, before_the_engine, passed_on
 from warmd.gateway.head import engine_head
 from warmd.gateway.limits import GatewayLimits
-from warmd.gateway.link import AnswerHead, EngineLink
+from warmd.gateway.link import EngineLink
 from warmd.gateway.links import Links
 from warmd.gateway.models import Ask, Lease, Models, RequestRecord
 from warmd.gateway.request import Request
@@ -260,10 +261,7 @@ class Exchange:
 
     @property
     def _is_a_stream(self) -> bool:
-        return self._head is not None and any(
-            name == b"content-type" and value.startswith(b"text/event-stream")
-            for name, value in self._head.fields
-        )
+        return self._head is not None and self._head.is_stream
 
     # What is told, and what is not waited for any longer
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from warmd.gateway.head import client_fields
-from warmd.gateway.link import AnswerHead
-from warmd.gateway.reply import connection_line, status_line
+from warmd.gateway.answer import AnswerHead
+from warmd.gateway.reply import connection_line
 from warmd.gateway.request import Request
 from warmd.gateway.visit import Visit
 
@@ -47,8 +46,7 @@ def passed_on(
     """Write an engine's head as the client gets it."""
     return b"".join(
         (
-            status_line(head.status, head.reason),
-            client_fields(head.fields),
+            head.passed_on,
             framing.line,
             _told(request, visit),
             connection_line(keeps=keeps, is_1_0=request.is_1_0),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from warmd.gateway.errors import RefusedError
 
@@ -40,30 +40,28 @@ _NOT_FOR_ENGINES = _HOP_BY_HOP | {
     b"x-warmd-max-wait",
 }
 _OURS = frozenset({b"x-request-id", b"x-warmd-rung", b"x-warmd-waited", b"x-warmd-replica"})
-_NOT_FOR_CLIENTS = _HOP_BY_HOP | _OURS
+NOT_FOR_CLIENTS = _HOP_BY_HOP | _OURS
 
+_CHECKED = frozenset({b"content-length", b"transfer-encoding", b"host", b"expect"})
 _ID_MAX = 128
 _ID_BYTES = frozenset(range(0x21, 0x7F))
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """A request's line and header fields. Its framing is sound: see `request_head`."""
 
     method: str
     target: str
     is_1_0: bool
     fields: Fields
+    first: Mapping[bytes, bytes]  # the first field of each name
     length: int | None  # of the body in bytes; None where it comes in chunks
     expects: bool  # 100-continue
     keeps_alive: bool
 
     def field(self, name: bytes) -> str:
         """Return the first field of that name as text, empty where there is none."""
-        for key, value in self.fields:
-            if key == name:
-                return value.decode("utf-8", "surrogateescape")
-        return ""
+        return self.first.get(name, b"").decode("utf-8", "surrogateescape")
 
 
 def request_head(
@@ -83,6 +81,8 @@ def request_head(
     hosts = 0
     is_chunked = expects = False
     for name, value in fields:
+        if name not in _CHECKED:
+            continue
         match name:
             case b"content-length":
                 if length is not None or not value.isdigit() or len(value) > 18:
@@ -109,6 +109,7 @@ def request_head(
         target=target.decode("utf-8", "surrogateescape"),
         is_1_0=is_1_0,
         fields=fields,
+        first=dict(reversed(fields)),
         length=None if is_chunked else length or 0,
         expects=expects,
         keeps_alive=keeps_alive,
@@ -117,11 +118,9 @@ def request_head(
 
 def request_id(head: RequestHead) -> str | None:
     """Return the client's own id of its request where it is one that can be passed on."""
-    for name, value in head.fields:
-        if name == b"x-request-id":
-            fits = 0 < len(value) <= _ID_MAX and _ID_BYTES.issuperset(value)
-            return value.decode("ascii") if fits else None
-    return None
+    value = head.first.get(b"x-request-id", b"")
+    fits = 0 < len(value) <= _ID_MAX and _ID_BYTES.issuperset(value)
+    return value.decode("ascii") if fits else None
 
 
 def engine_head(path: str, fields: Fields, length: int, identity: str) -> bytes:
@@ -139,20 +138,11 @@ def engine_head(path: str, fields: Fields, length: int, identity: str) -> bytes:
     )
 
 
-def client_fields(fields: Fields) -> bytes:
-    """Write an engine's header fields as the client gets them, without the framing's."""
-    dropped = _dropped(fields, _NOT_FOR_CLIENTS)
-    kept = [b"%b: %b\r\n" % field for field in fields if field[0] not in dropped]
-    if not any(name == b"server" for name, _ in fields):
-        kept.append(b"Server: warmd\r\n")
-    return b"".join(kept)
-
-
 def _dropped(fields: Sequence[tuple[bytes, bytes]], always: frozenset[bytes]) -> frozenset[bytes]:
     """Add what `Connection` names to what never goes through."""
     named: set[bytes] = set()
     for name, value in fields:
-        if name == b"connection":
+        if name == b"connection" and value != b"keep-alive":
             named.update(token.strip() for token in value.lower().split(b","))
     return always | named if named else always
 

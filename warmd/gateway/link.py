@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, cast
 
 import httptools
 
-from warmd.gateway.head import Fields
+from warmd.gateway.answer import AnswerHead, BrokenAnswerError, answer_head
+from warmd.gateway.head import HEAD_MAX
 from warmd.gateway.naming import Body
 
 _MOST_WAITING = 1 << 18  # bytes of a body that the kernel hasn't taken yet
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerHead:
-    """The head of an engine's answer. `length`: of its body, None where only its end tells."""
-
-    status: int
-    reason: bytes
-    fields: Fields
-    length: int | None
+# What the parser of chunks is told for a head: the real one is read already.
+_CHUNKS_FOLLOW = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 class Asker(Protocol):
@@ -50,18 +42,16 @@ class EngineLink(asyncio.Protocol):
 
     __slots__ = (
         "_asker",
-        "_fields",
-        "_has_begun",
         "_head",
+        "_head_text",
         "_is_heard",
         "_is_over",
         "_is_paused",
         "_is_used",
-        "_keeps",
+        "_left",
         "_on_free",
         "_parser",
         "_pieces",
-        "_reason",
         "_transport",
         "free_since",
     )
@@ -69,19 +59,17 @@ class EngineLink(asyncio.Protocol):
     def __init__(self, on_free: Callable[[EngineLink], None]) -> None:
         """`on_free` is called when it may carry the next request, and when it has closed."""
         self._on_free = on_free
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = None  # of the chunks that are coming
         self._transport: asyncio.Transport | None = None
         self._asker: Asker | None = None
         self._head: AnswerHead | None = None  # of the answer that is coming
-        self._fields: Fields = []
+        self._head_text = b""  # as far as it has come
+        self._left = 0  # bytes of a body whose length is known
         self._pieces: list[bytes] = []
-        self._reason = b""
-        self._has_begun = False  # the asker knows the head
         self._is_heard = False  # a byte of this answer has come
-        self._is_over = False
+        self._is_over = False  # its last chunk has come
         self._is_used = False  # it has carried a request before
         self._is_paused = False
-        self._keeps = False
         self.free_since = 0.0
 
     @property
@@ -126,20 +114,33 @@ class EngineLink(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass on what came; what nobody asked for breaks the link."""
-        if self._asker is None:
+        asker = self._asker
+        if asker is None:
             self._break()
             return
         self._is_heard = True
-        is_sound = True
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            is_sound = False
-        self._deliver()
-        if self._is_over:
-            self._end(keeps=is_sound and self._keeps)
-        elif not is_sound:
-            self._break()
+        head = self._head
+        if head is None:
+            try:
+                head, data = self._read_head(data)
+            except BrokenAnswerError:
+                self._break()
+                return
+            if head is None:
+                return
+            self._head = head
+            asker.answer_began(head)
+        if head.is_chunked:
+            self._take_chunks(asker, head, data)
+            return
+        left = None if head.length is None else self._left - len(data)
+        if data:
+            asker.answer_goes_on(data[:left] if left is not None and left < 0 else data)
+        if left is None:
+            return
+        self._left = left
+        if left <= 0:
+            self._end(keeps=head.keeps_alive and left == 0)
 
     def eof_received(self) -> None:
         """Take the connection's end for the answer's where nothing else marks it."""
@@ -158,25 +159,50 @@ class EngineLink(asyncio.Protocol):
     @property
     def _is_until_closed(self) -> bool:
         """Whether an answer is coming that ends with the connection."""
-        if self._head is None or self._head.length is not None:
-            return False
-        return all(name != b"transfer-encoding" for name, _ in self._head.fields)
+        head = self._head
+        return head is not None and head.length is None and not head.is_chunked
 
-    def _deliver(self) -> None:
-        if self._asker is not None and self._head is not None and not self._has_begun:
-            self._has_begun = True
-            self._asker.answer_began(self._head)
+    def _read_head(self, data: bytes) -> tuple[AnswerHead | None, bytes]:
+        """Return the head, once it is whole, and what came behind it."""
+        if self._head_text:
+            data, self._head_text = self._head_text + data, b""
+        while (end := data.find(b"\r\n\r\n", 0, HEAD_MAX)) >= 0:
+            head = answer_head(data[:end])
+            data = data[end + 4 :]
+            if head.status == 101:
+                raise BrokenAnswerError  # nobody asked for another protocol
+            if head.status > 199:
+                self._left = head.length or 0
+                return head, data
+        if len(data) >= HEAD_MAX:
+            raise BrokenAnswerError
+        self._head_text = data
+        return None, b""
+
+    def _take_chunks(self, asker: Asker, head: AnswerHead, data: bytes) -> None:
+        parser = self._parser
+        is_sound = True
+        try:
+            if parser is None:
+                parser = self._parser = httptools.HttpResponseParser(self)
+                parser.feed_data(_CHUNKS_FOLLOW)
+            parser.feed_data(data)
+        except httptools.HttpParserError:
+            is_sound = False
         pieces = self._pieces
         if pieces:
             piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
-            if self._asker is not None:
-                self._asker.answer_goes_on(piece)
+            asker.answer_goes_on(piece)
+        if self._is_over:
+            self._end(keeps=head.keeps_alive and is_sound)
+        elif not is_sound:
+            self._break()
 
     def _end(self, *, keeps: bool) -> None:
         asker, self._asker = self._asker, None
-        self._head = None
-        self._has_begun = self._is_over = False
+        self._head = self._parser = None
+        self._is_over = False
         self._is_used = True
         if self._transport is not None:
             if keeps:
@@ -194,35 +220,18 @@ class EngineLink(asyncio.Protocol):
         if asker is not None:
             asker.answer_broken(unheard=self._is_used and not self._is_heard)
 
-    # httptools
+    # httptools, for chunks
 
-    def on_status(self, reason: bytes) -> None:
-        """Take the words behind the status."""
-        self._reason += reason
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field, unless it comes behind the body."""
-        if self._head is None:
-            self._fields.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        """Take the head, unless it is one of those that only announce another."""
-        status = self._parser.get_status_code()
-        fields, self._fields = self._fields, []
-        reason, self._reason = self._reason, b""
-        if status < 200:
-            return
-        length = next((int(value) for name, value in fields if name == b"content-length"), None)
-        if status in (204, 304):
-            length = 0
-        self._head = AnswerHead(status, reason, fields, length)
+    def on_message_begin(self) -> None:
+        """Take nothing behind the end for another answer: nobody asked for one."""
+        if self._is_over:
+            raise BrokenAnswerError
 
     def on_body(self, piece: bytes) -> None:
         """Take a piece; all that one read brings goes on together."""
-        self._pieces.append(piece)
+        if not self._is_over:
+            self._pieces.append(piece)
 
     def on_message_complete(self) -> None:
-        """Note the end of an answer."""
-        if self._head is not None:
-            self._is_over = True
-            self._keeps = self._parser.should_keep_alive()
+        """Note the last chunk's end."""
+        self._is_over = True

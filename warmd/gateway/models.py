@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from warmd.ladder import Rung
 
@@ -120,8 +120,7 @@ class Models(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class RequestRecord:
+class RequestRecord(NamedTuple):
     """What is known of a request once it is over. Never its content."""
 
     model: str

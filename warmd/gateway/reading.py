@@ -33,6 +33,7 @@ class RequestReader:
         "_fields",
         "_head_bytes",
         "_parser",
+        "_seen",
         "_source",
         "_target",
         "in_head",
@@ -46,6 +47,7 @@ class RequestReader:
         self._fields: Fields = []
         self._target = b""
         self._head_bytes = 0
+        self._seen = 0  # bytes from the read on in which the last head began
         self.line: deque[Request] = deque()
         self.in_head = False
         self.is_deaf = False
@@ -53,6 +55,7 @@ class RequestReader:
     def feed(self, data: bytes) -> None:
         """Read what came; never raises."""
         was_in_head = self.in_head
+        self._seen = len(data) + (self._seen if was_in_head else 0)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -93,9 +96,8 @@ class RequestReader:
         self.in_head = False
         fields, self._fields = self._fields, []
         target, self._target = self._target, b""
-        size = len(target) + sum([len(name) + len(value) + 4 for name, value in fields])
         try:
-            if size > HEAD_MAX:
+            if self._seen > HEAD_MAX and len(target) + _size(fields) > HEAD_MAX:
                 raise too_long()
             head = request_head(
                 parser.get_method(),
@@ -153,3 +155,7 @@ class RequestReader:
             self.line.append(self._source.request_failed(refused))
         elif not last.is_whole and last.refused is None:
             last.refused = refused
+
+
+def _size(fields: Fields) -> int:
+    return sum(len(name) + len(value) + 4 for name, value in fields)

@@ -53,9 +53,10 @@ def spared(model: Managed, now: float) -> Rung | None:
     None where that is nothing less: the model isn't hot, isn't so for its calendar alone, or has
     been in use within its `idle.after`, so that demand keeps it hot.
     """
-    target, demand = model.target, model.demand(now)
+    target = model.target
     if target.rank is not Rank.CALENDAR or target.rung is not Rung.HOT or not _lifted(target):
         return None
+    demand = model.demand(now)
     if demand.waiting or demand.in_flight or demand.idle_s < model.terms.wish.idle_after:
         return None
     return target.otherwise if model.rung_met is Rung.HOT else None

@@ -224,6 +224,8 @@ def _refusal(model: Managed) -> str:
 def _open_one(model: Managed, prefix: int | None) -> Replica | None:
     """Return the replica that gets the next request; None where none is open."""
     replicas, wanted = model.replicas, model.target.replicas
+    if len(replicas) == 1:
+        return replicas[0] if replicas[0].is_open else None
     if not model.terms.by_prefix:
         prefix = None
     serving = [
