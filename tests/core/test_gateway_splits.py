@@ -113,8 +113,9 @@ class Heard:
         assert not self.ended
         self.body += piece
 
-    def answer_ended(self) -> None:
+    def answer_ended(self, piece: bytes) -> None:
         assert not self.ended
+        self.body += piece
         self.ended = True
 
     def answer_broken(self, *, unheard: bool) -> None:

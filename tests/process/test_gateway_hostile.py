@@ -327,3 +327,43 @@ async def test_client_that_leaves_in_the_middle_of_its_body(tmp_path: Path) -> N
         raw.writer.transport.abort()
         await until(lambda: rig.gateway.buffered == 0, "the half is let go")
         assert rig.records == []
+
+
+@on_uvloop
+async def test_a_head_that_stays_half_said_behind_another_request_is_refused_in_its_turn(
+    tmp_path: Path,
+) -> None:
+    go_on = asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        await go_on.wait()
+        return web.Response(body=b"done")
+
+    async with Rig(tmp_path, limits=GatewayLimits(header_timeout=0.05)) as rig:
+        rig.engine.answer = answer
+        raw = await rig.raw()
+        await raw.post(chat())
+        await raw.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: ")
+        await until(lambda: rig.engine.asked, "the engine is asked")
+        await asyncio.sleep(0.1)
+        go_on.set()
+        assert (await raw.response())[0] == 200
+        assert (await raw.response())[0] == 408
+        assert await raw.rest() == b""
+
+
+@on_uvloop
+async def test_thousands_of_offers_of_another_protocol_at_once_are_one_too_many(
+    tmp_path: Path,
+) -> None:
+    offer = b"GET /v1/models HTTP/1.1\r\nHost: g\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"
+    async with Rig(tmp_path) as rig:
+        raw = await rig.raw()
+        await raw.send(offer * 3000)
+        assert (await raw.response())[0] == 200
+        assert (await raw.response())[0] == 400
+        assert await raw.rest() == b""
+        again = await rig.raw()
+        for _ in range(3):  # one after the other they do no harm
+            await again.send(offer)
+            assert (await again.response())[0] == 200

@@ -358,8 +358,13 @@ class ClientConnection(asyncio.Protocol):
             if self._reader.in_head:
                 self._transport.write(_TOO_SLOW)
             self._transport.close()
-        else:  # behind a request that is answered still
-            self._reader.is_deaf = True
+        elif self._reader.in_head:  # behind a request that is answered still
+            seconds = self._front.limits.header_timeout
+            self._reader.fail(
+                RefusedError(
+                    408, f"The head did not come within {seconds:g} seconds.", code="head_timeout"
+                )
+            )
 
     def _stalled(self) -> None:
         self._stall = None

@@ -192,32 +192,36 @@ class Exchange:
 
     def answer_goes_on(self, piece: bytes) -> None:
         """Pass on what came."""
-        self._visit.bytes_out += len(piece)
-        if self._is_out:
-            self._client.write(self._framing.framed(piece))
-            if self._watches_silence:
-                self._piece_at = self._desk.clock()
-        elif self._talks and not self._is_a_stream:
-            self._of_an_error.append(piece)
-        else:
-            self._visit.first_byte_s = self._age()
-            self._client.write(self._answer_head() + self._framing.framed(piece))
+        self._client.write(self._as_it_goes(piece))
         if self._client.is_full and self._link is not None:
             self._link.pause()
 
-    def answer_ended(self) -> None:
-        """Finish: all of it was passed on."""
+    def _as_it_goes(self, piece: bytes) -> bytes:
+        """Return what the client gets of a piece, behind the head where it is the first one."""
+        self._visit.bytes_out += len(piece)
+        if self._is_out:
+            if self._watches_silence:
+                self._piece_at = self._desk.clock()
+            return self._framing.framed(piece)
+        if self._talks and not self._is_a_stream:
+            self._of_an_error.append(piece)
+            return b""
+        self._visit.first_byte_s = self._age()
+        return self._answer_head() + self._framing.framed(piece)
+
+    def answer_ended(self, piece: bytes) -> None:
+        """Pass on the last piece and finish."""
         self._link = None
         head, lease = self._head, self._lease
         assert head is not None  # noqa: S101  # it has begun
         assert lease is not None  # noqa: S101  # it was asked under one
+        last = self._as_it_goes(piece) if piece else b""
         if not self._is_out:
             if self._talks and not self._is_a_stream:
                 self._cut_behind_words(head.status)
                 return
-            self._client.write(self._answer_head())
-        if self._framing is Framing.CHUNKS:
-            self._client.write(LAST_CHUNK)
+            last = self._answer_head()
+        self._client.write(last + LAST_CHUNK if self._framing is Framing.CHUNKS else last)
         if head.status < 400:
             lease.answered()
         self._end(head.status)

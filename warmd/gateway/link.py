@@ -24,10 +24,10 @@ class Asker(Protocol):
         """Hear of the answer's head; of those with 1xx nothing is heard."""
 
     def answer_goes_on(self, piece: bytes) -> None:
-        """Hear a piece of the body."""
+        """Hear a piece of the body; more may follow."""
 
-    def answer_ended(self) -> None:
-        """Hear that the answer is whole."""
+    def answer_ended(self, piece: bytes) -> None:
+        """Hear that the answer is whole with this piece, which may be empty."""
 
     def answer_broken(self, *, unheard: bool) -> None:
         """Hear that it breaks off.
@@ -133,25 +133,25 @@ class EngineLink(asyncio.Protocol):
         if head.is_chunked:
             self._take_chunks(asker, head, data)
             return
-        left = None if head.length is None else self._left - len(data)
+        if head.length is not None:
+            self._left = left = self._left - len(data)
+            if left <= 0:
+                rest = data[:left] if left else data
+                self._end(rest, keeps=head.keeps_alive and left == 0)
+                return
         if data:
-            asker.answer_goes_on(data[:left] if left is not None and left < 0 else data)
-        if left is None:
-            return
-        self._left = left
-        if left <= 0:
-            self._end(keeps=head.keeps_alive and left == 0)
+            asker.answer_goes_on(data)
 
     def eof_received(self) -> None:
         """Take the connection's end for the answer's where nothing else marks it."""
         if self._is_until_closed:
-            self._end(keeps=False)
+            self._end(b"", keeps=False)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Be gone."""
         self._transport = None
         if exc is None and self._is_until_closed:
-            self._end(keeps=False)
+            self._end(b"", keeps=False)
         else:
             self._break()
         self._on_free(self)
@@ -190,16 +190,17 @@ class EngineLink(asyncio.Protocol):
         except httptools.HttpParserError:
             is_sound = False
         pieces = self._pieces
-        if pieces:
-            piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            pieces.clear()
-            asker.answer_goes_on(piece)
+        piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
         if self._is_over:
-            self._end(keeps=head.keeps_alive and is_sound)
-        elif not is_sound:
+            self._end(piece, keeps=head.keeps_alive and is_sound)
+            return
+        if piece:
+            asker.answer_goes_on(piece)
+        if not is_sound:
             self._break()
 
-    def _end(self, *, keeps: bool) -> None:
+    def _end(self, piece: bytes, *, keeps: bool) -> None:
         asker, self._asker = self._asker, None
         self._head = self._parser = None
         self._is_over = False
@@ -211,7 +212,7 @@ class EngineLink(asyncio.Protocol):
             else:
                 self._transport.close()
         if asker is not None:
-            asker.answer_ended()
+            asker.answer_ended(piece)
 
     def _break(self) -> None:
         asker, self._asker = self._asker, None

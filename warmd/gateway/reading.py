@@ -52,23 +52,26 @@ class RequestReader:
         self.in_head = False
         self.is_deaf = False
 
-    def feed(self, data: bytes) -> None:
-        """Read what came; never raises."""
+    def feed(self, data: bytes, *, is_offered: bool = False) -> None:
+        """Read what came; never raises. `is_offered`: it holds no second offer to be let pass."""
         was_in_head = self.in_head
         self._seen = len(data) + (self._seen if was_in_head else 0)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            if self.in_head:
+            if self.in_head and is_offered:
+                self.fail(bad_http("nothing may follow an offer of another protocol"))
+            elif self.in_head:
                 self._go_on_without_upgrade(data[upgrade.args[0] :])
                 return
-            self.is_deaf = True  # a CONNECT, which is refused
+            else:
+                self.is_deaf = True  # a CONNECT, which is refused
         except httptools.HttpParserError:
-            self._fail(bad_http())
+            self.fail(bad_http())
         if was_in_head and self.in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_MAX:
-                self._fail(too_long())
+                self.fail(too_long())
 
     # httptools
 
@@ -107,7 +110,7 @@ class RequestReader:
                 keeps_alive=parser.should_keep_alive(),
             )
         except RefusedError as refused:
-            self._fail(refused)
+            self.fail(refused)
             return
         self.line.append(self._source.request_began(head))
 
@@ -144,10 +147,10 @@ class RequestReader:
         line = b"%b %b HTTP/%b\r\n" % (method, self._target, version)
         self._fields, self._target = [], b""
         self._parser = httptools.HttpRequestParser(self)
-        self.feed(b"".join((line, *kept, b"\r\n", rest)))
+        self.feed(b"".join((line, *kept, b"\r\n", rest)), is_offered=True)
 
-    def _fail(self, refused: RefusedError) -> None:
-        """Read no more: where the next request begins isn't known."""
+    def fail(self, refused: RefusedError) -> None:
+        """Read no more, as where the next request begins isn't known, or it comes too late."""
         self.is_deaf = True
         self.in_head = False
         last = self.line[-1] if self.line else None
