@@ -353,17 +353,10 @@ async def test_a_head_that_stays_half_said_behind_another_request_is_refused_in_
 
 
 @on_uvloop
-async def test_thousands_of_offers_of_another_protocol_at_once_are_one_too_many(
-    tmp_path: Path,
-) -> None:
+async def test_thousands_of_offers_of_another_protocol_at_once_are_answered(tmp_path: Path) -> None:
     offer = b"GET /v1/models HTTP/1.1\r\nHost: g\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"
     async with Rig(tmp_path) as rig:
         raw = await rig.raw()
         await raw.send(offer * 3000)
-        assert (await raw.response())[0] == 200
-        assert (await raw.response())[0] == 400
-        assert await raw.rest() == b""
-        again = await rig.raw()
-        for _ in range(3):  # one after the other they do no harm
-            await again.send(offer)
-            assert (await again.response())[0] == 200
+        for _ in range(3000):
+            assert (await raw.response())[0] == 200

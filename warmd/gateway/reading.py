@@ -52,26 +52,32 @@ class RequestReader:
         self.in_head = False
         self.is_deaf = False
 
-    def feed(self, data: bytes, *, is_offered: bool = False) -> None:
-        """Read what came; never raises. `is_offered`: it holds no second offer to be let pass."""
+    def feed(self, data: bytes) -> None:
+        """Read what came; never raises."""
         was_in_head = self.in_head
         self._seen = len(data) + (self._seen if was_in_head else 0)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            if self.in_head and is_offered:
-                self.fail(bad_http("nothing may follow an offer of another protocol"))
-            elif self.in_head:
-                self._go_on_without_upgrade(data[upgrade.args[0] :])
-                return
-            else:
-                self.is_deaf = True  # a CONNECT, which is refused
+            self._parse(data)
         except httptools.HttpParserError:
             self.fail(bad_http())
         if was_in_head and self.in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_MAX:
                 self.fail(too_long())
+
+    def _parse(self, data: bytes) -> None:
+        rest: bytes | memoryview = data
+        while rest:
+            try:
+                self._parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self.in_head:
+                    self.is_deaf = True  # a CONNECT, which is refused
+                    return
+                rest = memoryview(rest)[upgrade.args[0] :]
+                self._go_on_without_upgrade()
+            else:
+                return
 
     # httptools
 
@@ -131,7 +137,7 @@ class RequestReader:
         if not self.is_deaf and self.line and self.line[-1].head is not None:
             self.line[-1].is_whole = True
 
-    def _go_on_without_upgrade(self, rest: bytes) -> None:
+    def _go_on_without_upgrade(self) -> None:
         """Read a request that offers another protocol as one that doesn't (RFC 9110, 7.8).
 
         The parser takes what follows such a head for the other protocol. Clients that would like
@@ -147,7 +153,7 @@ class RequestReader:
         line = b"%b %b HTTP/%b\r\n" % (method, self._target, version)
         self._fields, self._target = [], b""
         self._parser = httptools.HttpRequestParser(self)
-        self.feed(b"".join((line, *kept, b"\r\n", rest)), is_offered=True)
+        self._parser.feed_data(b"".join((line, *kept, b"\r\n")))
 
     def fail(self, refused: RefusedError) -> None:
         """Read no more, as where the next request begins isn't known, or it comes too late."""
