@@ -67,12 +67,15 @@ class Foretold:
             [*self._busy(busy)],
             self.begun,
             self.not_before,
-            frozenset(key for key in self.held if self.slots[key].begin_at <= self.now),
+            frozenset(key for key in self.held if self._is_held(key)),
             frozenset(self.timeless),
             self.closes,
         )
         found = forecast(self.rises, self.slots, rooms, now)
         self.outcomes, self.asides = found.outcomes, found.asides
+
+    def _is_held(self, key: Key) -> bool:
+        return key in self.begun or self.slots[key].begin_at <= self.now
 
     def _is_there(self, party: Party) -> Iterator[tuple[str, tuple[frozenset[str], float]]]:
         """Note who is asked for; yield by replica the cards that are busy, and until when."""
@@ -163,6 +166,8 @@ class Foretold:
         presence = party.presence
         if stands.ready_at is not None and stands.began_at is not None:
             self.begun[rise.key] = stands.began_at, max(stands.ready_at, self.now)
+            if stands.trouble is not None:
+                self.held[rise.key] = f"it is {stands.doing}, and failed before: {stands.trouble}"
         elif stands.given_up:
             self.held[rise.key] = f"it was given up: {stands.trouble}"
         elif stands.retry_at > self.now:
@@ -331,10 +336,10 @@ class Foretold:
         """Say for whom or what a rise waits that is overdue, or comes late for that."""
         outcome, presence = self.outcomes[rise.key], party.presence
         stands = _standing(party, rise.index)
-        if rise.key in self.begun:
-            return None
         if outcome.late is Late.HELD:
             return self.held[rise.key]
+        if rise.key in self.begun:
+            return None
         waited = outcome.begin_at > self._slot(rise).begin_at + 1.0
         if outcome.behind and waited:
             waits = beside(rise.model, outcome.behind)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from warmd.aside import aside
-from warmd.config import GatewaySettings, Settings, doubts_about_access, overbooked
+from warmd.config import GatewaySettings, Settings, bygone, doubts_about_access, overbooked
 from warmd.devices import NO_GPU, Footprint, GpuError, GpuTrouble, footprint, host_memory
 from warmd.engine import EngineError, point_at, stable_path
 from warmd.fitting import UNKNOWN_GPU, Fitter, Sizes
@@ -48,6 +48,7 @@ from warmd.staging import (
     cache_files,
     expected_digests,
     known_program,
+    knows_format,
     model_folder,
     weight_files,
 )
@@ -274,9 +275,10 @@ def check_on_host(
 ) -> tuple[Reservations, Sequence[str]]:
     """Say what `settings` reserve on this host, as `warmd run` would; waits for the disk.
 
-    Beside that, where `[ram]` gives away more than there is, and what can't be ready in time within
-    a week from `now` (Unix seconds). `report` is told of GPUs that are others than those which were
-    noted. Raises `ConfigError`: where pools don't fit, or engines in their vram.
+    Beside that, where `[ram]` gives away more than there is, weights that aren't there, windows
+    that are over, and what can't be ready in time within a week from `now` (Unix seconds).
+    `report` is told of GPUs that are others than those which were noted. Raises `ConfigError`:
+    where pools don't fit, or engines in their vram.
     """
     known = read_sizes(settings.host.state_dir / HISTORY_FILE)
     fitter = fitter_of_host(
@@ -289,8 +291,21 @@ def check_on_host(
     return reserved, (
         *overbooked(settings, total),
         *doubts_about_access(settings, now),
+        *bygone(settings, now),
+        *_without_weights(settings, fitter),
         *_late(settings, fitter, now),
     )
+
+
+def _without_weights(settings: Settings, fitter: Fitter) -> Iterator[str]:
+    """Say which models have no weights that an engine could load, as far as that is known."""
+    for name, model in settings.models.items():
+        for each in fitter.terms(settings, name).files:
+            if each.kind is FileKind.WEIGHTS and knows_format(each.load_format):
+                try:
+                    weight_files(model.weights, each.load_format)
+                except StagingError as error:
+                    yield f"{name} can't start: {error}"
 
 
 def _late(settings: Settings, fitter: Fitter, now: float) -> Sequence[str]:

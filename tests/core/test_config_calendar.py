@@ -11,7 +11,7 @@ import tomli
 from test_config_checks import config
 
 from warmd.calendars import calendar_of
-from warmd.config import ConfigError, describe, differences, load
+from warmd.config import ConfigError, bygone, describe, differences, load
 from warmd.config.hours import host_zone
 from warmd.ladder import Rung
 
@@ -216,3 +216,14 @@ def test_a_calendar_names_its_zone_where_that_is_not_the_hosts(tmp_path: Path) -
     assert calendar_of(far, "m").clock(0.0, 0.0) == "09:00 Asia/Tokyo"
     here = load(config(tmp_path, WINDOW, 'host.timezone = "Asia/Tokyo"'))
     assert calendar_of(here, "m").clock(0.0, 0.0) == "09:00"
+
+
+def test_a_window_that_never_opens_again_is_warned_of(tmp_path: Path) -> None:
+    dated = WINDOW + 'dates = ["2020-01-01", "2019-12-31"]\n'
+    settings = load(config(tmp_path, model=f"{dated}{WINDOW}{dated}days = 'mon'"))
+    [told] = bygone(settings, 1.8e9)
+    assert told == (
+        "models.m.windows[0].dates: it never opens again, the last of its dates was 2020-01-01: "
+        "name dates to come, or take the window out"
+    )
+    assert not [*bygone(settings, 1577836800.0 + 86400.0)], "on the day after it may be open yet"

@@ -97,6 +97,20 @@ def test_a_start_that_its_window_will_not_outlast_gives_its_lane_back_at_the_clo
     assert up.begin_at == NINE + 1200 + 5.0, "the start is called off, and ended"
 
 
+def test_a_start_after_a_failed_one_is_promised_for_no_time() -> None:
+    now = NINE + 60
+    again = there(party("m"), replace(starting(now), trouble="/srv/m holds no weights"))
+    plan = told(again, there(party("other"), COLD), since=BY_NINE + 60, hours=2.0)
+    why = "it is starting, and failed before: /srv/m holds no weights"
+    assert plan.warnings[0] == f"m is late since 09:00 on GPU 0: {why}"
+    (up,) = [move for move in plan.moves if move.model == "m" and move.to_rung is Rung.HOT]
+    assert (up.ready_at, up.waits) == (None, why)
+    assert set(row(drawn(plan), "m").strip()) == {"!"}
+    # Its device is busy with it all the same.
+    (late,) = [move for move in plan.moves if move.model == "other" and move.to_rung is Rung.HOT]
+    assert late.begin_at == now + 20
+
+
 def test_one_that_is_to_be_tried_again_says_when() -> None:
     failed = Standing(Rung.COLD, "backing off", retry_at=NINE + 120, trouble="no CUDA")
     plan = told(there(party("m"), failed), since=BY_NINE + 60)

@@ -6,6 +6,7 @@ from warmd.config.access_checks import doubts_about_access
 from warmd.config.access_settings import KeySettings, TlsSettings
 from warmd.config.address import Address
 from warmd.config.api_keys import ApiKey, read_api_keys
+from warmd.config.bygone import bygone
 from warmd.config.checks import OWN_GPUS
 from warmd.config.credentials import file_named
 from warmd.config.describe import describe
@@ -77,6 +78,7 @@ __all__ = [
     "WarmupSettings",
     "WindowSettings",
     "as_toml",
+    "bygone",
     "describe",
     "differences",
     "dotted",

@@ -113,7 +113,8 @@ class Now:
     """What is so at this moment.
 
     `busy`: cards, and until when operations have them; `begun`: when rises that are under way began
-    and will be ready; `not_before`: when others are tried again; `held`: those that can't begin;
+    and will be ready; `not_before`: when others are tried again; `held`: those that can't begin,
+    or have begun and failed before, so that nobody knows when they are ready;
     `timeless`: those that are due by no time, and never late; `closes`: when others are wanted no
     longer, and are called off.
     """
@@ -165,6 +166,8 @@ class _Play:
                 begin, ready = self._now.begun[rise.key]
                 self._settle(rise)
                 found[rise.key] = self._outcome(rise, begin, ready)
+                if rise.key in self._now.held:
+                    found[rise.key] = Outcome(begin, inf, Late.HELD)
             elif rise.takes:
                 due = self._slots[rise.key].begin_at
                 held = self._now.not_before.get(rise.key, -inf)

@@ -10,7 +10,7 @@ from warmd.staging.program import Learnt, is_known, known_program, learn_program
 from warmd.staging.proofs import FIRST, Proofs, identity_of
 from warmd.staging.published import published_copy
 from warmd.staging.request import Left, Pace, Request, StagingProgress
-from warmd.staging.weights import model_folder, weight_files
+from warmd.staging.weights import knows_format, model_folder, weight_files
 
 __all__ = [
     "FIRST",
@@ -33,6 +33,7 @@ __all__ = [
     "identity_of",
     "is_known",
     "known_program",
+    "knows_format",
     "learn_program",
     "model_folder",
     "published_copy",

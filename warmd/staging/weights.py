@@ -56,6 +56,11 @@ def model_folder(path: Path) -> Path:
         raise StagingError(str(error)) from error
 
 
+def knows_format(load_format: str) -> bool:
+    """Whether it is known here which files vLLM reads with this `--load-format`."""
+    return load_format in _SUFFIXES
+
+
 def weight_files(path: Path, load_format: str = "auto") -> FileSet:
     """Find the weights, tokenizer and configuration that the engine reads, in the order it does.
 

@@ -20,7 +20,8 @@ class Standing:
 
     `began_at`, `ready_at`: of a rise that is under way, else None; `since`: when it came to do what
     it is `doing`; `free_at`: when an operation is done with its cards; `retry_at`: it is not tried
-    before; `trouble`: why it failed last; `awake`: it has its room in its pool.
+    before; `trouble`: why it failed last, also while it
+    starts again; `awake`: it has its room in its pool.
     """
 
     rung: Rung
@@ -86,6 +87,7 @@ def _standing(model: Managed, replica: Replica, clock: Clock) -> Standing:
     if state.phase.holds_the_device:
         free = now + to_wall + (STOP_S if left is None else left)
     failed = state.phase in (Phase.BACKING_OFF, Phase.FAILED)
+    trouble = state.trouble if state.phase.is_coming_up else None
     return Standing(
         rung=stands,
         doing="being taken over" if state.phase is Phase.ADOPTING else state.phase.words,
@@ -94,7 +96,7 @@ def _standing(model: Managed, replica: Replica, clock: Clock) -> Standing:
         ready_at=ready,
         free_at=free,
         retry_at=0.0 if state.retry_at is None else state.retry_at + to_wall,
-        trouble=state.reason if failed else None,
+        trouble=state.reason if failed else trouble,
         given_up=state.phase is Phase.FAILED,
         awake=state.phase.is_up and state.phase is not Phase.ASLEEP,
     )
