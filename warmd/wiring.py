@@ -217,11 +217,21 @@ class Front:
         return [self._card(each) for each in models if not each.retired]
 
     def _card(self, model: Managed) -> ModelCard:
-        refused, target = model.why_no_hold(self._clock.wall()), model.target
+        refused = model.why_no_hold(self._clock.wall()) or _given_up(model)
+        target = model.target
         ready = 0 if refused else sum(r.state.phase is Phase.READY for r in model.replicas)
         wanted = target.replicas - target.extra if target.rung is Rung.HOT else 0
         name, aliases = model.name, model.terms.aliases
         return ModelCard(name, aliases, model.rung, self._created, ready, wanted, refused)
+
+
+def _given_up(model: Managed) -> str | None:
+    """Say why nobody is answered where every start has failed too often; see `WaitingRoom`."""
+    failed = [each.state for each in model.replicas if each.state.phase is Phase.FAILED]
+    if not failed or len(failed) < len(model.replicas):
+        return None
+    why = failed[0].trouble or failed[0].reason
+    return f"its starts keep failing and it needs an operator: {why}"
 
 
 async def fitter(

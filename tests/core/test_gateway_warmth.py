@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -124,3 +125,13 @@ def test_probes_are_read_from_the_query() -> None:
     assert route("HEAD", "/readyz?model=org%2Ftiny") == Readiness("org/tiny")
     assert route("GET", "/readyz?all") == Readiness(every=True)
     assert route("GET", "/readyz?model=") == Readiness()
+
+
+def test_what_no_time_makes_ready_is_told_apart_from_what_is_cold() -> None:
+    told = Told([card("m", Rung.STAGED, refused="its starts keep failing"), card("n", Rung.STAGED)])
+    given_up = probe_answer(Readiness("m"), told, stopping=False)
+    assert (given_up.status, "Retry-After" in given_up.headers) == (503, False)
+    assert json.loads(given_up.body)["needs_an_operator"] is True
+    cold = probe_answer(Readiness("n"), told, stopping=False)
+    assert (cold.status, "Retry-After" in cold.headers) == (503, True)
+    assert "needs_an_operator" not in json.loads(cold.body)

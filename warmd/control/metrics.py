@@ -51,7 +51,7 @@ class Metrics:
         ProcessCollector(registry=registry)
         self._requests = Counter(
             "warmd_requests",
-            "Requests that ended, by HTTP status (499: the client left first).",
+            "Requests by how they ended: a status, also told inside a stream (499: client left).",
             ("model", "path", "code"),
             registry=registry,
         )

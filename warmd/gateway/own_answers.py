@@ -81,6 +81,8 @@ def _model_answer(card: ModelCard, models: Directory, *, stopping: bool) -> OwnA
         "eta_s": _rounded(eta_s),
         **_stopping(stopping),
     }
+    if card.refused is not None:  # no time makes it ready, so nobody is told to come back
+        return OwnAnswer(503, {**document, "needs_an_operator": True})
     return _answer(document, [eta_s], ready=ready)
 
 
