@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from warmd.regular_file import open_regular
@@ -23,6 +24,11 @@ def snapshot_of(path: Path) -> Path:
             return path
         there = sorted(each.name for each in snapshots.iterdir() if each.is_dir())
         named = _main(path / "refs" / "main")
+    except PermissionError as error:
+        raise SnapshotError(
+            f"{_closed(Path(error.filename))}: can't be entered or listed ({error.strerror}); let "
+            "the daemon's user read it"
+        ) from None
     except OSError as error:
         raise SnapshotError(
             f"{error.filename}: can't be read ({error.strerror}); let the daemon's user read it"
@@ -42,6 +48,14 @@ def snapshot_of(path: Path) -> Path:
         f"{path}: holds {len(there)} snapshots and no refs/main that says which one is meant; "
         f"set `weights` to one of {', '.join(str(snapshots / name) for name in there)}"
     )
+
+
+def _closed(path: Path) -> Path:
+    """Return the uppermost folder above `path` that can't be entered, else `path` itself."""
+    for folder in reversed(path.absolute().parents):
+        if not os.access(folder, os.X_OK, effective_ids=True):
+            return folder
+    return path
 
 
 def _main(ref: Path) -> str | None:

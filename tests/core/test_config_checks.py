@@ -399,3 +399,19 @@ def test_tls_opens_nothing_to_others_without_keys(tmp_path: Path) -> None:
     tls = 'gateway = { listen = ["0.0.0.0:8443"], tls.certificate = "credential-of-others" }'
     with pytest.raises(ConfigError, match="other machines could use the models without a key"):
         load(config(tmp_path, host=tls))
+
+
+def test_keys_that_are_a_credential_of_the_service_are_no_fault_of_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = Path("/run/credentials/warmd.service/api-keys")
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+
+    def closed(path: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    file = config(tmp_path, host=f'gateway.api_keys = "{keys}"')
+    monkeypatch.setattr(Path, "open", closed)
+    found = load(file)
+    told = list(doubts_about_access(found, 0.0))
+    assert told == [f"gateway.api_keys {keys} is a credential of systemd, not looked at from here"]

@@ -87,6 +87,17 @@ def test_what_keeps_engines_from_running(
     assert remedy in finding.remedy
 
 
+@pytest.mark.parametrize("state", ["inactive", "failed"])
+def test_a_stage_socket_that_is_stopped_beside_a_running_daemon(state: str) -> None:
+    stage = {"warmd-stage.socket": {"LoadState": "loaded", "ActiveState": state}}
+    stopped = replace(FINE, units=units() | stage)
+    [finding] = judge_service(stopped)
+    assert finding.level is Level.PROBLEM
+    assert finding.remedy == "sudo systemctl start warmd-stage.socket"
+    [fine] = judge_service(replace(stopped, running=None))  # it is started with the daemon
+    assert fine.level == "ok"
+
+
 def test_what_is_only_good_to_know() -> None:
     changed = {name: LOADED | {"NeedDaemonReload": "yes"} for name in UNITS}
     [stale] = judge_service(replace(FINE, units=changed))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from warmd.config.api_keys import read_api_keys
 from warmd.config.certificate import CertificateError, valid_until
+from warmd.config.credentials import is_of_others
 from warmd.config.fields import did_you_mean
 from warmd.config.problem import ConfigError, Finding, KeyPath, dotted, quoted
 from warmd.config.settings import Settings
@@ -48,7 +49,11 @@ def doubts_about_access(settings: Settings, now: float) -> Iterator[str]:
 
     `now`: Unix seconds.
     """
-    yield from _doubts_about_keys(settings)
+    keys = settings.gateway.api_keys
+    if keys is not None and is_of_others(keys):
+        yield f"gateway.api_keys {keys} is a credential of systemd, not looked at from here"
+    else:
+        yield from _doubts_about_keys(settings)
     tls = settings.gateway.tls
     if (pair := tls.files()) is None:
         return

@@ -12,6 +12,7 @@ from pydantic import AfterValidator
 from warmd.config.engine_args import no_nul
 
 FOLDER = "CREDENTIALS_DIRECTORY"
+_CREDENTIALS = Path("/run/credentials")
 
 
 def file_named(name: str, environ: Mapping[str, str] = os.environ) -> Path:
@@ -32,6 +33,19 @@ def is_given(name: str, environ: Mapping[str, str] = os.environ) -> bool:
         return file_named(name, environ).exists()
     except PermissionError:
         return False
+
+
+def is_of_others(path: Path, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether `path` is a service's credential that is there for that service's eyes alone."""
+    if FOLDER in environ or not path.is_relative_to(_CREDENTIALS):
+        return False
+    try:
+        path.open("rb").close()
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _pem_file(name: str) -> str:

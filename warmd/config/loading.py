@@ -8,6 +8,7 @@ from pathlib import Path
 from warmd.config.api_keys import check_api_keys
 from warmd.config.certificate import check_certificate
 from warmd.config.checks import check
+from warmd.config.credentials import is_of_others
 from warmd.config.findings import validate
 from warmd.config.problem import ConfigError, Finding, KeyPath, Problem, dotted
 from warmd.config.reading import (
@@ -72,7 +73,7 @@ def load_what_is_sound(path: Path | None = None) -> tuple[Settings | None, list[
         bad = {finding.path for finding in wrong}
         findings += [found for found in check(settings) if _is_sound(found, bad, all_read)]
         keys_file = settings.gateway.api_keys
-        if keys_file is not None:
+        if keys_file is not None and not is_of_others(keys_file):
             problems += check_api_keys(keys_file)
         tls = settings.gateway.tls
         if (pair := tls.files()) is not None and not tls.is_elsewhere:

@@ -20,7 +20,8 @@ _DAEMON = "warmd.service"
 _ENGINE = engine_unit("doctor")
 _TEMPLATE = "warmd-engine@.service"
 _POLKIT = "polkit.service"
-_ASKED = ("Id", "LoadState", "User", "NeedDaemonReload", "ExecStart", "MainPID")
+_STAGE = "warmd-stage.socket"
+_ASKED = ("Id", "LoadState", "ActiveState", "User", "NeedDaemonReload", "ExecStart", "MainPID")
 _RULES = tuple(Path(folder, "polkit-1/rules.d/50-warmd.rules") for folder in ("/etc", "/usr/share"))
 _RUN_DIR = Path("/run/warmd")
 _KEPT_JOURNAL = Path("/var/log/journal")
@@ -99,7 +100,7 @@ def look_at_service(
 def _units(within_s: float) -> Mapping[str, Unit]:
     said = _said(
         "systemctl",
-        *("show", _DAEMON, _ENGINE, _POLKIT, f"--property={','.join(_ASKED)}"),
+        *("show", _DAEMON, _ENGINE, _POLKIT, _STAGE, f"--property={','.join(_ASKED)}"),
         within_s=within_s,
     )
     blocks = (
@@ -177,6 +178,7 @@ def judge_service(facts: ServiceFacts | None) -> Iterator[Finding]:
         return
     found = [
         *_judge_units(facts),
+        *_judge_stage(facts),
         *_judge_polkit(facts),
         *_judge_users(facts),
         *_judge_folder(facts),
@@ -217,6 +219,18 @@ def _judge_units(facts: ServiceFacts) -> Iterator[Finding]:
             f"{' and '.join(changed)} changed on disk, and systemd goes by what was there before",
             "sudo systemctl daemon-reload; what changed of the daemon's takes systemctl restart "
             "warmd",
+        )
+
+
+def _judge_stage(facts: ServiceFacts) -> Iterator[Finding]:
+    socket = facts.unit(_STAGE)
+    if socket.get("LoadState") != "loaded":  # the daemon then starts a keeper of its own
+        return
+    if facts.running is not None and socket.get("ActiveState") in ("inactive", "failed"):
+        yield problem(
+            _SUBJECT,
+            f"{_STAGE} isn't active, so no stage keeper of systemd's can be reached",
+            f"sudo systemctl start {_STAGE}",
         )
 
 

@@ -71,7 +71,7 @@ class Link:
         """Say, of a keeper that has gone, what became of it."""
         self._writer.close()
         if self._child is None:
-            return f"process {self.pid}, the stage keeper, has ended"
+            return ended(self.pid)
         return await self._child.how_it_ended()
 
     async def end(self) -> None:
@@ -134,6 +134,13 @@ class Child:
         if self._words >= 0:
             os.close(self._words)
             self._words = -1
+
+
+def ended(pid: int) -> str:
+    """Say that the keeper of a socket made by `pid` has ended: 1 is systemd, not the keeper."""
+    return (
+        "the stage keeper has ended" if pid == 1 else f"process {pid}, the stage keeper, has ended"
+    )
 
 
 def encoded(word: dict[str, object]) -> bytes:
