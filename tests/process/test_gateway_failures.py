@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from gateway_rig import MODEL, Raw, Rig, chat, head, on_uvloop, until
 
-from warmd.gateway import GatewayLimits
+from warmd.gateway import GatewayLimits, exchange
 from warmd.ladder import NotReadyError
 
 
@@ -264,3 +264,29 @@ async def test_failing_owner_of_the_models_is_our_bug_and_says_so(tmp_path: Path
         (said,) = rig.complaints.said
         assert "ZeroDivisionError" in said
         rig.complaints.said.clear()
+
+
+@pytest.mark.parametrize("late", [False, True])
+@on_uvloop
+async def test_a_kept_connection_that_ends_late_is_a_lost_engine(
+    tmp_path: Path, late: bool
+) -> None:
+    """At once it is an idle one that was closed just then: nobody is in doubt."""
+    asked = 0
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            await asyncio.sleep(exchange.JUST_THEN_S + 0.1 if late else 0)
+            return await die(request)
+        return web.Response(body=b"ok")
+
+    async with Rig(tmp_path) as rig:
+        rig.engine.answer = answer
+        raw = await rig.raw()
+        for _ in range(2):
+            await raw.post(chat())
+            assert (await raw.response())[0] == 200
+        assert [lease.doubts for lease in rig.models.leases] == ([0, 1, 0] if late else [0, 0])
+        assert asked == 3

@@ -25,6 +25,8 @@ log = logging.getLogger("warmd.gateway")
 
 _ATTEMPTS = 2
 _CLIENT_LEFT = 499
+JUST_THEN_S = 1.0
+"""Within so long after a request, a kept connection's end is that of an idle one, not a crash."""
 
 
 class Desk(Protocol):
@@ -63,6 +65,7 @@ class Exchange:
         "_piece_at",
         "_request",
         "_says_at",
+        "_sent_at",
         "_talks",
         "_task",
         "_timer",
@@ -91,6 +94,7 @@ class Exchange:
         self._talks = False  # words of ours are, as it waits
         self._of_an_error: list[bytes] = []  # an engine's error behind words of ours
         self._says_at = self._asked_at = self._piece_at = math.inf
+        self._sent_at = 0.0
 
     def begin(self) -> None:
         """Ask an engine at once where one is ready, else wait for it."""
@@ -180,8 +184,9 @@ class Exchange:
             )
         self._link = link
         link.ask(self, self._engine_head, self._request.body.data)
+        self._sent_at = self._desk.clock()
         if self._desk.limits.first_byte_timeout is not None:
-            self._asked_at = self._desk.clock()
+            self._asked_at = self._sent_at
             self._watch()
 
     # The answer: `link.Asker`
@@ -232,8 +237,7 @@ class Exchange:
         self._link = None
         lease = self._lease
         assert lease is not None  # noqa: S101  # it was asked under one
-        if unheard:
-            self._head = None
+        if unheard and self._desk.clock() - self._sent_at < JUST_THEN_S:
             # The engine closed an idle connection just then: it has not seen this request.
             self._spawn(self._connect(lease))
         else:
