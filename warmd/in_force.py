@@ -18,7 +18,7 @@ from warmd.fitting import Fitter
 from warmd.foresight import Foresight, foresee
 from warmd.history import History
 from warmd.message_ids import MessageId
-from warmd.parties import Party, party_of
+from warmd.parties import Party, cold_presence, party_of
 from warmd.placing import ROSTER_FILE, naming, renumbered
 from warmd.planner import Card, Reservations
 from warmd.reload import Change, changes, said
@@ -218,7 +218,7 @@ class InForce:
         view = self._supervisor.view
         coming = view.coming_on(terms, rules(found.settings, found.reserved))
         for n, each in enumerate(parties):
-            if each.presence is not None:
+            if each.presence is not None and each.name in self._supervisor.models:
                 shall = view.outlook(each.name, terms[each.name], None, coming[each.name]).target
                 there = replace(each.presence, shall=shall.rung)
                 parties[n] = replace(each, presence=there)
@@ -233,7 +233,9 @@ class InForce:
             party_of(name, each, models.get(name), known.get(name) or Known(), shelf)
             for name, each in terms.items()
         ]
-        return [replace(each, presence=presence(each.name)) for each in parties]
+        return [
+            replace(each, presence=presence(each.name) or cold_presence(each)) for each in parties
+        ]
 
     async def _foretell(
         self, parties: Sequence[Party], reserved: Reservations, now: float, until: float

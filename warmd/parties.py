@@ -12,7 +12,7 @@ from math import inf
 from warmd.ladder import Rung
 from warmd.policy import Calendar, Override
 from warmd.policy.lead import Leads, leads_of
-from warmd.supervisor import Known, Managed, Presence, Terms
+from warmd.supervisor import Known, Managed, Presence, Standing, Terms
 from warmd.supervisor.shelf import Shelf
 from warmd.supervisor.soon import figures, figures_of_new
 
@@ -131,6 +131,11 @@ def party_of_new(name: str, terms: Terms, leads: Leads) -> Party:
         least=0 if wish.scale is None else wish.replicas,
         pinned=terms.pinned,
     )
+
+
+def cold_presence(party: Party) -> Presence:
+    """Return where a model stands that nobody has run yet."""
+    return Presence(tuple(Standing(Rung.COLD) for _ in party.cards))
 
 
 def spans_of(party: Party, now: float, end: float) -> Iterator[Span]:

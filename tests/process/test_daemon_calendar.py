@@ -80,17 +80,19 @@ def test_an_open_window_makes_hot_at_once_and_again_after_a_crash(daemon: Daemon
 def test_a_plan_with_another_config_says_what_its_calendars_would_move(daemon: Daemon) -> None:
     now = time.time()
     first, later = (now + 3600) // 60 * 60, (now + 7200) // 60 * 60
-    names = ("m", "stays", "goes", "comes")
+    opened = (now - 600) // 60 * 60
+    names = ("m", "stays", "goes", "comes", "open")
 
     def tables(opens: float, *models: str) -> dict[str, str]:
-        starts = {each: opens if each == "m" else first for each in models}
+        starts = {"m": opens, "open": opened}
         return {
             each: 'resting = "cold"\n'
             f'windows = [{{ from = "{clock(at)}", to = "{clock(at + 1800)}" }}]'
-            for each, at in starts.items()
+            for each in models
+            for at in [starts.get(each, first)]
         }
 
-    daemon.write_config(tables(later, "m", "stays", "comes"), host=HOST)
+    daemon.write_config(tables(later, "m", "stays", "comes", "open"), host=HOST)
     new = daemon.folder / "new.toml"
     new.write_text(daemon.config.read_text())
     daemon.write_config(tables(first, "m", "stays", "goes"), host=HOST)
@@ -102,8 +104,11 @@ def test_a_plan_with_another_config_says_what_its_calendars_would_move(daemon: D
         return {each["model"]: each["at"] for each in timeline["moves"] if each["to_rung"] == "hot"}
 
     assert rises(answer["before"]) == {"m": first, "stays": first, "goes": first}
-    assert rises(answer["timeline"]) == {"m": later, "stays": first, "comes": first}
-    assert set(daemon.status["models"]) == {*names} - {"comes"}, "a plan changes nothing"
+    found = {"m": later, "stays": first, "comes": first, "open": opened}
+    assert rises(answer["timeline"]) == found
+    # It is new, so nobody has begun to start it for the window that is open.
+    assert any(each.startswith("open is late since") for each in answer["timeline"]["warnings"])
+    assert set(daemon.status["models"]) == {*names} - {"comes", "open"}, "a plan changes nothing"
 
 
 def test_what_fired_while_nobody_was_awake_is_in_force_after_a_restart(daemon: Daemon) -> None:
