@@ -9,6 +9,7 @@ from typing import Any
 
 from warmd.cli.history import history
 from warmd.history import Probed, SyntheticCounts
+from warmd.history.openings import NotKept
 from warmd.history.report import (
     Durations,
     Failure,
@@ -128,3 +129,15 @@ def test_requests_of_warmds_own_have_lines_of_their_own() -> None:
     assert any(
         line.endswith("9.0 s from staged: imports 6.0 s, first token 420 ms") for line in lines
     )
+
+
+def test_times_that_were_not_kept_are_told_with_their_reason() -> None:
+    window = "window daily 09:00-10:00"
+    model = ModelReport(
+        not_kept=[NotKept(120.0, window, None, "no\nCUDA"), NotKept(60.0, window, 96.0, None)]
+    )
+    report = Report(180.0, 0.0, 5.0, {"m": model}, [])
+    answer = json.loads(json.dumps(dataclasses.asdict(report))) | {"history_trouble": None}
+    lines = [line.strip() for line in history(answer, time.gmtime).splitlines()]
+    assert f"not in time   1970-01-01 00:02:00  {window}: not ready: no CUDA" in lines
+    assert f"1970-01-01 00:01:00  {window}: 1 min 36 s late" in lines

@@ -162,6 +162,7 @@ async def test_a_report_for_programs(owner: Owner, capsys: pytest.CaptureFixture
             "first_tokens_awake": None,
             "synthetic": {},
             "probes": [],
+            "not_kept": [],
             "failures": [],
             "requests": None,
         }

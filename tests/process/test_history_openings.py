@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from warmd.history import History, KeptOpening, read_past
+from warmd.history.openings import NotKept
 from warmd.history.schema import MIGRATIONS
 from warmd.ladder import Rung
 
@@ -118,3 +119,18 @@ def test_a_file_of_version_7_is_gone_on_with(begin: Callable[[], History], path:
         assert history.openings.last("m") == [KEPT]
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+
+
+def test_the_history_shows_what_was_not_kept(begin: Callable[[], History]) -> None:
+    with closing(begin()) as history:
+        history.openings.record("m", KEPT)
+        history.openings.record("m", MISSED)
+        late = KeptOpening(NOON + 90, NOON + 3600, "window 09:01-10:00", 1, None, "away", "why")
+        history.openings.record("m", late)
+        history.openings.record_ready("m", late.at, 96.0)
+        found = history.report("m", NOON - 1).models["m"].not_kept
+        assert found == [
+            NotKept(late.at, late.name, 96.0, "why"),
+            NotKept(MISSED.at, MISSED.name, None, "pool p is full"),
+        ]
+        assert history.report("m", NOON + 91).models["m"].not_kept == []

@@ -64,6 +64,10 @@ def _facts(
             after = f"from {each['met']}, hot in {brief(each['came_up_s'])}"
         then = f"then {brief(ranked[(len(ranked) - 1) // 2])} ({each['source']})"
         yield "probes", f"{_at(each['at'], local)}  {after}: first token {token}, {then}"
+    for each in model.get("not_kept", ()):
+        why = "" if each["reason"] is None else f": {clean(each['reason'])}"
+        late = "not ready" if each["late"] is None else f"{duration(each['late'])} late"
+        yield "not in time", f"{_at(each['at'], local)}  {each['name']}: {late}{why}"
     if model["sleeps"]:
         yield "sleeps", _sleeps(model["sleeps"])
     if model["wakes"]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,32 @@ class KeptOpening:
     late: float | None = None
     hindrance: str | None = None
     reason: str | None = None
+
+
+@dataclass(frozen=True)
+class NotKept:
+    """An opening whose model wasn't ready `at` then (Unix seconds): `late` as in `KeptOpening`."""
+
+    at: float
+    name: str
+    late: float | None
+    reason: str | None
+
+
+def read_not_kept(
+    db: sqlite3.Connection, model: str | None, since: float
+) -> Iterator[tuple[str, NotKept]]:
+    """Yield the last openings of each model since `since` that weren't kept, newest first."""
+    shown: dict[str, int] = {}
+    for name, *row in db.execute(
+        "SELECT model, at, name, late, reason FROM openings"
+        " WHERE at >= :since AND (:model IS NULL OR model = :model)"
+        " AND (late IS NULL OR late > 0) ORDER BY at DESC",
+        {"model": model, "since": since},
+    ):
+        shown[name] = shown.get(name, 0) + 1
+        if shown[name] <= _KNOWN:
+            yield name, NotKept(*row)
 
 
 def opening(row: Sequence[Any]) -> KeptOpening:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from warmd.history.minutes import SLOW_S
+from warmd.history.openings import NotKept, read_not_kept
 from warmd.history.synthetic import Probed, SyntheticCounts, read_counts, read_probes
 from warmd.ladder import Rung
 
@@ -125,6 +126,7 @@ class ModelReport:
     requests: Requests | None = None
     synthetic: dict[str, SyntheticCounts] = field(default_factory=dict)  # warmd's own, by kind
     probes: list[Probed] = field(default_factory=list)  # newest first
+    not_kept: list[NotKept] = field(default_factory=list)  # newest first
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,8 @@ class _Reading:
             self._of(name).synthetic[kind] = counts
         for name, probed in read_probes(self._db, self._model, self._since):
             self._of(name).probes.append(probed)
+        for name, missed in read_not_kept(self._db, self._model, self._since):
+            self._of(name).not_kept.append(missed)
         decisions = self._rows(
             "SELECT at, model, replica, from_rung, to_rung, reason, seconds FROM decisions"
             " WHERE at >= :since AND (:model IS NULL OR model = :model)"
