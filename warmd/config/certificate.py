@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from warmd.config.credentials import is_credential, not_handed_over
 from warmd.config.problem import Problem
 from warmd.config.reading import content, unreadable
 
@@ -113,4 +114,6 @@ def _text(file: Path, setting: str) -> str:
     try:
         return content(file).decode("latin-1")
     except OSError as error:
+        if is_credential(file) and isinstance(error, (FileNotFoundError, PermissionError)):
+            raise CertificateError(file, not_handed_over(file), setting) from None
         raise CertificateError(file, unreadable(error), setting) from None

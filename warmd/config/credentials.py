@@ -48,6 +48,20 @@ def is_of_others(path: Path, environ: Mapping[str, str] = os.environ) -> bool:
     return False
 
 
+def is_credential(path: Path) -> bool:
+    """Whether `path` is where systemd puts a service's credentials."""
+    return path.is_relative_to(_CREDENTIALS)
+
+
+def not_handed_over(path: Path) -> str:
+    """Say what to do where a service lacks a credential: no permission of a file helps there."""
+    return (
+        f"systemd hands no credential {path.name} to this process: as root `systemctl edit "
+        f"{path.parent.name}`, write LoadCredential={path.name}:/WHERE/IT/IS below [Service], and "
+        "restart it"
+    )
+
+
 def _pem_file(name: str) -> str:
     if "/" in no_nul(name) and not name.startswith("/"):
         raise ValueError(
