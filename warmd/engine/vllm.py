@@ -286,6 +286,8 @@ class Vllm:
                     f"will stop {self._replica} instead of taking it over"
                 )
             self._note_lost = True
+        else:
+            self._note_lost = False
 
     def noted(self) -> Mapping[str, object] | None:
         """Return what was written down; None where there is nothing, or nothing sound."""
