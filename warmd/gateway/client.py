@@ -29,14 +29,6 @@ FIRST_WORD_S = 0.5
 # So many requests may wait on one connection behind the one that is answered.
 _IN_LINE = 16
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_TOO_SLOW = b"\r\n".join(
-    (
-        b"HTTP/1.1 408 Request Timeout",
-        b"Server: warmd",
-        b"Connection: close",
-        b"Content-Length: 0\r\n\r\n",
-    )
-)
 
 
 _HEAD = object()
@@ -354,17 +346,16 @@ class ClientConnection(asyncio.Protocol):
                 408, f"The body did not come within {seconds:g} seconds.", code="body_timeout"
             )
             self._advance()
-        elif last is None and self._transport is not None:
-            if self._reader.in_head:
-                self._transport.write(_TOO_SLOW)
-            self._transport.close()
-        elif self._reader.in_head:  # behind a request that is answered still
+        elif self._reader.in_head:
             seconds = self._front.limits.header_timeout
             self._reader.fail(
                 RefusedError(
                     408, f"The head did not come within {seconds:g} seconds.", code="head_timeout"
                 )
             )
+            self._advance()
+        elif last is None and self._transport is not None:
+            self._transport.close()
 
     def _stalled(self) -> None:
         self._stall = None
